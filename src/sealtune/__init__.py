@@ -1,0 +1,3 @@
+"""sealtune: secure distributed fine-tuning of large language models."""
+
+__version__ = "0.1.0"

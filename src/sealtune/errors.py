@@ -1,0 +1,170 @@
+"""Every error that sealtune raises on purpose, drawn as one tree.
+
+    SealtuneError                    exit code  what a caller can act on
+    ├── ConfigError                      2      the job file; lists every problem at once
+    ├── DataError                        3      a data file, column, label or text
+    ├── ModelError                       4
+    │   ├── UnsupportedModelError               an architecture the slice plan does not understand
+    │   ├── TargetModulesError                  target modules match nothing, or no linear layer
+    │   └── AdapterMismatchError                an adapter of another base model, or with missing keys
+    ├── OffloadError                     5
+    │   ├── RingBudgetError                     a product would not fit into 32 bits
+    │   ├── PadReuseError                       a one-time pad would be used twice
+    │   ├── AcceleratorLostError                the accelerator went away or broke the protocol
+    │   └── IntegrityError                      the accelerator returned a wrong product
+    ├── ChannelError                     6
+    │   ├── FrameError                          bytes from outside that are not a well-formed frame
+    │   ├── SealError                           a sealed message was altered, replayed or reordered
+    │   └── KeyReleaseError                     a key could not be released or opened
+    ├── AttestationError                 7      evidence was refused (subclasses: sealtune.attest)
+    ├── FederationError                  8
+    │   ├── PortInUseError                      a port that the run needs is taken
+    │   ├── SiteLostError                       a site did not answer before its deadline
+    │   └── ProcessDiedError                    one of the run's processes ended unexpectedly
+    └── StorageError                     9      disk full, no permission, run folder in the way
+
+Every message says what happened, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SealtuneError(Exception):
+    """Base of every deliberate error.
+
+    Args:
+        message: what happened and where, in one sentence.
+        hint: what to do next; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a configuration file.
+
+    Attributes:
+        key: dotted path of the key, such as ``tuning.rank``.
+        message: what is wrong with it, and what would be right.
+    """
+
+    key: str
+    message: str
+
+
+class ConfigError(SealtuneError):
+    """A job file with faults; all of them are listed together."""
+
+    exit_code = 2
+
+    def __init__(self, source: str, problems: Sequence[Problem], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        lines = "".join(f"\n  {p.key}: {p.message}" for p in self.problems)
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        super().__init__(f"{source}: {len(self.problems)} {noun}{lines}", hint=hint)
+
+
+class DataError(SealtuneError):
+    """A data file is missing, unreadable, or its contents cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(SealtuneError):
+    """A model or adapter cannot be loaded, planned or exported."""
+
+    exit_code = 4
+
+
+class UnsupportedModelError(ModelError):
+    """The slice plan does not understand this architecture."""
+
+
+class TargetModulesError(ModelError):
+    """The target modules match nothing, or match something that is not linear."""
+
+
+class AdapterMismatchError(ModelError):
+    """The adapter belongs to another base model, or lacks tensors."""
+
+
+class OffloadError(SealtuneError):
+    """Work handed to the untrusted accelerator failed."""
+
+    exit_code = 5
+
+
+class RingBudgetError(OffloadError):
+    """A product could leave the range of the ring, so its value would be lost."""
+
+
+class PadReuseError(OffloadError):
+    """A one-time pad was asked for a second time."""
+
+
+class AcceleratorLostError(OffloadError):
+    """The accelerator closed the connection or broke the protocol."""
+
+
+class IntegrityError(OffloadError):
+    """The accelerator returned a product that is provably wrong."""
+
+
+class ChannelError(SealtuneError):
+    """Sealed traffic between enclaves failed."""
+
+    exit_code = 6
+
+
+class FrameError(ChannelError):
+    """Bytes from outside are not a well-formed frame."""
+
+
+class SealError(ChannelError):
+    """A sealed message was altered, replayed, reordered or cut short."""
+
+
+class KeyReleaseError(ChannelError):
+    """A key could not be sealed to, or opened by, an attested enclave."""
+
+
+class AttestationError(SealtuneError):
+    """Evidence was refused."""
+
+    exit_code = 7
+
+
+class FederationError(SealtuneError):
+    """The processes or the network engine of a run failed."""
+
+    exit_code = 8
+
+
+class PortInUseError(FederationError):
+    """A port that the run needs is taken."""
+
+
+class SiteLostError(FederationError):
+    """A site did not answer before its deadline."""
+
+
+class ProcessDiedError(FederationError):
+    """One of the run's processes ended unexpectedly."""
+
+
+class StorageError(SealtuneError):
+    """Files cannot be written: disk full, no permission, or a folder in the way."""
+
+    exit_code = 9
