@@ -1,0 +1,33 @@
+"""Proof of what a process is: evidence, its verifiers, and the policy they apply.
+
+Trust domain: every enclave, and whoever appraises one.
+"""
+
+from sealtune.attest.evidence import (
+    DOMAIN,
+    Attester,
+    Claims,
+    Evidence,
+    Kind,
+    Verifier,
+    gpu_nonce,
+    report_data,
+)
+from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+from sealtune.attest.simulated import SimulatedAttester, SimulatedVerifier, simulated_policy
+
+__all__ = [
+    "DOMAIN",
+    "AppraisalPolicy",
+    "Attester",
+    "Claims",
+    "Evidence",
+    "Kind",
+    "KindPolicy",
+    "SimulatedAttester",
+    "SimulatedVerifier",
+    "Verifier",
+    "gpu_nonce",
+    "report_data",
+    "simulated_policy",
+]

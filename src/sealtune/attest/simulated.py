@@ -1,0 +1,219 @@
+"""Simulated evidence: the whole protocol on machines without a TEE, and no confidentiality.
+
+All simulated enclaves of one user on one machine sign with **one development key**, an Ed25519 key
+in a file of mode 0600 (`default_key_path`, or any path that is passed). Whoever can read that file
+can pretend to be any enclave. So the evidence has a kind of its own, its claims say
+``confidential = false``, and a policy that does not name ``simulated`` refuses it.
+
+Format, little-endian, exactly 220 bytes:
+
+    magic "SIM1" | flags u32 (1 = debug) | svn u32 | measurement 48 | report data 64 | key 32 |
+    signature 64 over everything before it
+
+Trust domain: every enclave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import struct
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from sealtune.attest.errors import (
+    AttesterUnavailableError,
+    BadSignatureError,
+    GpuEvidenceError,
+    MalformedEvidenceError,
+    TrailingBytesError,
+    UnknownSignerError,
+    WrongReportDataError,
+)
+from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
+from sealtune.attest.measure import own_measurement
+from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+
+BODY = struct.Struct("<4sII48s64s32s")
+MAGIC = b"SIM1"
+SIZE = BODY.size + 64
+DEBUG = 1
+CONTEXT = b"sealtune simulated evidence v1\0"
+
+
+def default_key_path() -> Path:
+    """Where the development key lives: ``$XDG_DATA_HOME/sealtune/simulated-tee.key``."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "sealtune" / "simulated-tee.key"
+
+
+def load_key(path: Path | None = None) -> Ed25519PrivateKey:
+    """The development key; made on first use. Safe when several processes start at once.
+
+    Raises:
+        AttesterUnavailableError: the file cannot be made, is readable by others, or is no key.
+    """
+    where = path or default_key_path()
+    try:
+        if not where.exists():
+            _create_key(where)
+        mode = stat.S_IMODE(where.stat().st_mode)
+        raw = where.read_bytes()
+    except OSError as error:
+        raise AttesterUnavailableError(
+            f"development key {where}: {error.strerror or error}",
+            hint="simulated enclaves need a folder that they may write to",
+        ) from error
+    if mode & 0o077:
+        raise AttesterUnavailableError(
+            f"development key {where} can be read by others (mode {mode:04o})",
+            hint=f"delete it, or: chmod 600 {where}",
+        )
+    if len(raw) != 32:
+        raise AttesterUnavailableError(
+            f"development key {where} has {len(raw)} bytes, not 32", hint="delete it"
+        )
+    return Ed25519PrivateKey.from_private_bytes(raw)
+
+
+def _create_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        # link, unlike rename, fails where another process was faster: then its key counts.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+
+
+class SimulatedAttester:
+    """Signs report data with the development key.
+
+    Args:
+        key: the development key; default: `load_key()`.
+        measurement: 48 bytes; default: digest of the installed source.
+        svn: security version to state.
+        debug: whether to pretend to be a debug enclave (for tests).
+    """
+
+    kind = Kind.SIMULATED
+
+    def __init__(
+        self,
+        key: Ed25519PrivateKey | None = None,
+        *,
+        measurement: bytes | None = None,
+        svn: int = 0,
+        debug: bool = False,
+    ) -> None:
+        self._key = key or load_key()
+        self._measurement = own_measurement() if measurement is None else measurement
+        if len(self._measurement) != 48:
+            raise AttesterUnavailableError("a simulated measurement has 48 bytes")
+        self._svn = svn
+        self._debug = debug
+
+    def collect(self, report_data: bytes) -> Evidence:
+        """Evidence over 64 bytes of report data."""
+        if len(report_data) != REPORT_DATA_SIZE:
+            raise AttesterUnavailableError(f"report data of {len(report_data)} bytes, not 64")
+        body = BODY.pack(
+            MAGIC,
+            DEBUG if self._debug else 0,
+            self._svn,
+            self._measurement,
+            report_data,
+            self._key.public_key().public_bytes_raw(),
+        )
+        return Evidence(Kind.SIMULATED, body + self._key.sign(CONTEXT + body))
+
+    def collect_gpu(self, nonce: bytes) -> bytes:
+        """No GPU takes part in a simulation."""
+        return b""
+
+
+class SimulatedVerifier:
+    """Accepts the development key's signature, if the policy names ``simulated``.
+
+    Args:
+        keys: raw public keys (32 bytes each) that count as development keys; default: the one of
+            `load_key()`, so that both sides must be on this machine and user.
+    """
+
+    def __init__(self, keys: tuple[bytes, ...] | None = None) -> None:
+        self._keys = keys or (load_key().public_key().public_bytes_raw(),)
+
+    def verify(
+        self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
+    ) -> Claims:
+        """See `sealtune.attest.evidence.Verifier`."""
+        kind_policy = policy.for_kind(Kind.SIMULATED)
+        if evidence.kind is not Kind.SIMULATED:
+            raise MalformedEvidenceError(f"{evidence.kind} evidence given to the simulation")
+        if evidence.endorsements or evidence.gpu:
+            raise TrailingBytesError("simulated evidence has no endorsements and no GPU")
+        if policy.gpu_required:
+            raise GpuEvidenceError("the policy asks for an attested GPU; a simulation has none")
+        claims = self._parse(evidence.data, at)
+        if claims.report_data != report_data.hex():
+            raise WrongReportDataError(
+                "simulated evidence was made for another nonce, job, role or key"
+            )
+        kind_policy.check(claims)
+        return claims
+
+    def _parse(self, data: bytes, at: datetime) -> Claims:
+        if len(data) > SIZE:
+            raise TrailingBytesError(f"{len(data) - SIZE} bytes follow the simulated evidence")
+        if len(data) < SIZE:
+            raise MalformedEvidenceError(f"simulated evidence of {len(data)} bytes, not {SIZE}")
+        body, signature = data[: BODY.size], data[BODY.size :]
+        magic, flags, svn, measurement, bound, key = BODY.unpack(body)
+        if magic != MAGIC or flags & ~DEBUG:
+            raise MalformedEvidenceError("not simulated evidence: wrong magic or flags")
+        if key not in self._keys:
+            raise UnknownSignerError(
+                f"simulated evidence is signed by key {key.hex()}, which is not the development "
+                "key known here",
+                hint="simulated enclaves must share one development key file",
+            )
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, CONTEXT + body)
+        except InvalidSignature as error:
+            raise BadSignatureError("signature of the simulated evidence is wrong") from error
+        return Claims(
+            kind=Kind.SIMULATED,
+            confidential=False,
+            measurement=measurement.hex(),
+            signer=key.hex(),
+            svn=svn,
+            tcb_status="Simulated",
+            debug=bool(flags & DEBUG),
+            report_data=bound.hex(),
+            verified_at=at,
+        )
+
+
+def simulated_policy(measurement: bytes | None = None) -> AppraisalPolicy:
+    """A policy that accepts simulated evidence of one code digest, and nothing else.
+
+    Args:
+        measurement: 48 bytes; default: the code installed here, so a peer must run the same.
+    """
+    digest = own_measurement() if measurement is None else measurement
+    return AppraisalPolicy(
+        kinds={
+            Kind.SIMULATED: KindPolicy(measurements=(digest.hex(),), tcb_statuses=("Simulated",))
+        }
+    )

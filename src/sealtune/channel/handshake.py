@@ -1,0 +1,346 @@
+"""The attested handshake: two round trips, both sides prove what they are before a key moves.
+
+    1. server -> client  challenge     nonce_s
+    2. client -> server  client-hello  nonce_c, pk_c, evidence_c over nonce_s
+    3. server -> client  server-hello  pk_s, seal(pk_c, k_s), evidence_s over nonce_c
+    4. client -> server  client-key    seal(pk_s, k_c), confirmation
+
+The server releases its half k_s only after it has verified the client's evidence, the client its
+half k_c only after the server's. Each half opens for one job, one piece of evidence, one purpose.
+The session secrets come from both halves and a hash of all messages, so that a party in the middle
+that changed any byte leaves both ends with different keys, which the confirmation shows.
+
+Both sides are state machines of bytes in and bytes out. One object is good for one handshake: any
+refusal ends it, and a nonce is answered once. Start again with a new object.
+
+    server = ServerHandshake(job_id, site, attester, verifier, policy)
+    client = ClientHandshake(job_id, site, attester, verifier, policy)
+    hello = client.on_challenge(server.challenge())
+    server_hello = server.on_hello(hello)
+    client_key, at_client = client.on_server_hello(server_hello)
+    at_server = server.on_client_key(client_key)
+
+Trust domain: client enclave and server enclave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from sealtune import frames
+from sealtune.attest.errors import NonceReusedError
+from sealtune.attest.evidence import (
+    DOMAIN,
+    MAX_EVIDENCE,
+    NONCE_SIZE,
+    Attester,
+    Claims,
+    Evidence,
+    Verifier,
+    gpu_nonce,
+    length_prefixed,
+    report_data,
+)
+from sealtune.attest.policy import AppraisalPolicy
+from sealtune.channel.hpke import ENCAPSULATED, PUBLIC_SIZE, TAG, KeyPair, seal_key
+from sealtune.channel.sealed import SealedSession
+from sealtune.errors import ChannelError, FrameError, KeyReleaseError
+
+VERSION = 1
+SHARE_SIZE = 32  # bytes of k_s and of k_c
+CONFIRMATION_SIZE = 48
+JOB_ID_SIZE = 48
+SEALED_SHARE = ENCAPSULATED + SHARE_SIZE + TAG
+SERVER = "server"
+
+
+def client_role(site: str) -> str:
+    """The role name of a site's enclave, as bound into evidence and sealed messages."""
+    return f"client:{site}"
+
+
+@dataclass(frozen=True)
+class Established:
+    """What a completed handshake gives to one side.
+
+    Attributes:
+        outgoing: seals what this side sends.
+        incoming: opens what this side receives.
+        peer: what the other side has proved to be.
+        transcript: SHA-384 over all messages; equal on both sides.
+    """
+
+    outgoing: SealedSession
+    incoming: SealedSession
+    peer: Claims
+    transcript: bytes
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Handshake:
+    """What both sides share: context, own key pair and nonce, and the order of steps."""
+
+    def __init__(
+        self,
+        job_id: bytes,
+        site: str,
+        attester: Attester,
+        verifier: Verifier,
+        policy: AppraisalPolicy,
+        *,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        if len(job_id) != JOB_ID_SIZE:
+            raise ChannelError(f"a job id has {JOB_ID_SIZE} bytes, not {len(job_id)}")
+        self._job_id = job_id
+        self._site = site
+        self._attester = attester
+        self._verifier = verifier
+        self._policy = policy
+        self._clock = clock
+        self._nonce = secrets.token_bytes(NONCE_SIZE)
+        self._messages: list[bytes] = []
+        self._next = 0
+
+    @contextmanager
+    def _step(self, number: int) -> Iterator[None]:
+        """Run step ``number``, once and in order; a failure ends the handshake."""
+        if self._next != number:
+            why = "failed" if self._next < 0 else "is past this step or not there yet"
+            raise NonceReusedError(
+                f"handshake with {self._site} {why}; a nonce is answered once",
+                hint="start a new handshake",
+            )
+        self._next = -1
+        yield
+        self._next = number + 1
+
+    def _prove(self, role: str, nonce: bytes, public_key: bytes) -> tuple[Evidence, bytes]:
+        """Own evidence over the peer's nonce, and the report data it was made over."""
+        gpu = self._attester.collect_gpu(gpu_nonce(role, nonce, self._job_id, public_key))
+        digest = hashlib.sha256(gpu).digest() if gpu else b""
+        data = report_data(
+            DOMAIN,
+            role,
+            nonce=nonce,
+            job_id=self._job_id,
+            public_key=public_key,
+            gpu_evidence_digest=digest,
+        )
+        return replace(self._attester.collect(data), gpu=gpu), data
+
+    def _appraise(self, role: str, raw: bytes, public_key: bytes) -> tuple[Claims, bytes]:
+        """Verify the peer's evidence over the own nonce."""
+        evidence = Evidence.decode(raw)
+        data = report_data(
+            DOMAIN,
+            role,
+            nonce=self._nonce,
+            job_id=self._job_id,
+            public_key=public_key,
+            gpu_evidence_digest=evidence.gpu_digest,
+        )
+        claims = self._verifier.verify(
+            evidence, report_data=data, policy=self._policy, at=self._clock()
+        )
+        return claims, data
+
+    def _establish(
+        self, own: str, peer: str, shares: tuple[bytes, bytes], sealed: bytes, claims: Claims
+    ) -> tuple[Established, bytes]:
+        """Sessions and confirmation code from ``(k_s, k_c)`` and all messages."""
+        transcript = hashlib.sha384(length_prefixed(*self._messages, sealed)).digest()
+        info = length_prefixed(b"sealtune/channel/v1", self._job_id, self._site.encode())
+        keys = HKDF(SHA384(), 96, salt=transcript, info=info).derive(b"".join(shares))
+        secret = {SERVER: keys[:32], client_role(self._site): keys[32:64]}
+        outgoing = SealedSession(
+            secret[own], job_id=self._job_id, sender=own, receiver=peer, mode="seal"
+        )
+        incoming = SealedSession(
+            secret[peer], job_id=self._job_id, sender=peer, receiver=own, mode="open"
+        )
+        confirmation = hmac.digest(keys[64:], transcript, "sha384")
+        return Established(outgoing, incoming, claims, transcript), confirmation
+
+
+class ServerHandshake(_Handshake):
+    """The server enclave's side towards one site.
+
+    Args:
+        job_id: SHA-384 of the job.
+        site: the site that is expected at the other end.
+        attester: makes this enclave's evidence.
+        verifier: appraises the client's evidence.
+        policy: what is accepted of the client.
+        clock: the time for which evidence is appraised.
+    """
+
+    def challenge(self) -> bytes:
+        """Message 1: a fresh nonce."""
+        with self._step(0):
+            message = _message("challenge", nonce=self._nonce, job_id=self._job_id)
+            self._messages.append(message)
+            return message
+
+    def on_hello(self, message: bytes) -> bytes:
+        """Take message 2, verify the client, and return message 3.
+
+        Raises:
+            FrameError: malformed.
+            AttestationError: the client's evidence was refused; no key was released.
+        """
+        with self._step(1):
+            nonce, key, raw = _parse(
+                message, "client-hello", nonce=NONCE_SIZE, public_key=PUBLIC_SIZE
+            )
+            role = client_role(self._site)
+            self._claims, bound = self._appraise(role, raw, key)
+            self._share = secrets.token_bytes(SHARE_SIZE)
+            sealed = seal_key(
+                key, self._share, job_id=self._job_id, report_data=bound, purpose="server-share"
+            )
+            self._pair = KeyPair.generate()
+            evidence, self._bound = self._prove(SERVER, nonce, self._pair.public_bytes)
+            reply = _message(
+                "server-hello",
+                evidence.encode(),
+                public_key=self._pair.public_bytes,
+                sealed_key=sealed,
+            )
+            self._messages += [message, reply]
+            return reply
+
+    def on_client_key(self, message: bytes) -> Established:
+        """Take message 4 and finish.
+
+        Raises:
+            FrameError: malformed.
+            KeyReleaseError: the client's half does not open, or somebody changed a message.
+        """
+        with self._step(2):
+            sealed, confirmation, rest = _parse(
+                message, "client-key", sealed_key=SEALED_SHARE, confirmation=CONFIRMATION_SIZE
+            )
+            if rest:
+                raise FrameError("client-key message has a body")
+            share = self._pair.open(
+                sealed, job_id=self._job_id, report_data=self._bound, purpose="client-share"
+            )
+            established, expected = self._establish(
+                SERVER, client_role(self._site), (self._share, share), sealed, self._claims
+            )
+            if not hmac.compare_digest(confirmation, expected):
+                raise KeyReleaseError(
+                    f"the two ends of the handshake with {self._site} saw different messages"
+                )
+            del self._share, self._pair
+            return established
+
+
+class ClientHandshake(_Handshake):
+    """A client enclave's side. Arguments as for `ServerHandshake`; ``site`` is its own name."""
+
+    def on_challenge(self, message: bytes) -> bytes:
+        """Take message 1 and return message 2, with evidence over the server's nonce."""
+        with self._step(0):
+            nonce, job_id, rest = _parse(message, "challenge", nonce=NONCE_SIZE, job_id=JOB_ID_SIZE)
+            if rest:
+                raise FrameError("challenge message has a body")
+            if job_id != self._job_id:
+                raise ChannelError(
+                    f"the server asks for job {job_id.hex()[:16]}…, this site takes part in "
+                    f"{self._job_id.hex()[:16]}…",
+                    hint="all parties must start from the same job file",
+                )
+            self._pair = KeyPair.generate()
+            evidence, self._bound = self._prove(
+                client_role(self._site), nonce, self._pair.public_bytes
+            )
+            reply = _message(
+                "client-hello",
+                evidence.encode(),
+                nonce=self._nonce,
+                public_key=self._pair.public_bytes,
+            )
+            self._messages += [message, reply]
+            return reply
+
+    def on_server_hello(self, message: bytes) -> tuple[bytes, Established]:
+        """Take message 3, verify the server, and return message 4 and the channel.
+
+        Raises:
+            FrameError: malformed.
+            AttestationError: the server's evidence was refused; no key was released.
+            KeyReleaseError: the server's half does not open.
+        """
+        with self._step(1):
+            key, sealed, raw = _parse(
+                message, "server-hello", public_key=PUBLIC_SIZE, sealed_key=SEALED_SHARE
+            )
+            claims, bound = self._appraise(SERVER, raw, key)
+            share = self._pair.open(
+                sealed, job_id=self._job_id, report_data=self._bound, purpose="server-share"
+            )
+            own = secrets.token_bytes(SHARE_SIZE)
+            answer = seal_key(
+                key, own, job_id=self._job_id, report_data=bound, purpose="client-share"
+            )
+            self._messages.append(message)
+            established, confirmation = self._establish(
+                client_role(self._site), SERVER, (share, own), answer, claims
+            )
+            del self._pair
+            return _message("client-key", sealed_key=answer, confirmation=confirmation), established
+
+
+def is_challenge(message: bytes) -> bool:
+    """Whether a message starts a handshake (then a client enclave makes a new `ClientHandshake`).
+
+    Anyone on the network can send one: keep the old channel until the new handshake succeeds.
+    """
+    try:
+        return frames.decode(message, max_body=MAX_EVIDENCE).kind == "challenge"
+    except FrameError:
+        return False
+
+
+def _message(kind: str, body: bytes = b"", **fields: bytes) -> bytes:
+    meta: dict[str, Any] = {name: value.hex() for name, value in fields.items()}
+    return frames.encode(frames.Frame(kind, {"version": VERSION, **meta}, body))
+
+
+def _parse(message: bytes, kind: str, **sizes: int) -> tuple[bytes, bytes, bytes]:
+    """The two byte fields with the given sizes, in that order, and the body."""
+    frame = frames.decode(message, max_body=MAX_EVIDENCE)
+    if frame.kind != kind:
+        raise FrameError(f"handshake message {frame.kind[:40]!r} where {kind!r} was expected")
+    if frame.meta.get("version") != VERSION or set(frame.meta) != {"version", *sizes}:
+        raise FrameError(f"{kind} message of another version, or with other fields")
+    first, second = (_unhex(frame.meta[name], size, name) for name, size in sizes.items())
+    return first, second, bytes(frame.body)
+
+
+def _unhex(value: object, size: int, name: str) -> bytes:
+    # bytes.fromhex skips blanks, so the length of the text is checked too.
+    if not isinstance(value, str) or len(value) != 2 * size:
+        raise FrameError(f"handshake field {name} is not {size} bytes in hex")
+    try:
+        raw = bytes.fromhex(value)
+    except ValueError as error:
+        raise FrameError(f"handshake field {name} is not hex") from error
+    if len(raw) != size:
+        raise FrameError(f"handshake field {name} is not {size} bytes in hex")
+    return raw
