@@ -1,0 +1,85 @@
+"""``python -m sealtune.accelerator CONFIG.json``: the accelerator process of a run.
+
+Trust domain: accelerator (untrusted).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.prefix import PlainBlocks
+from sealtune.accelerator.server import Server
+from sealtune.errors import SealtuneError
+
+_REPORT_EVERY = 5.0  # seconds
+
+
+def _emit(**event: object) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def _engine(config: dict[str, str]) -> Engine:
+    resolved = json.loads(Path(config["job"]).read_text())
+    plan = resolved["plan"]
+    backbone = Path(plan["backbone"]["path"])
+    prefix = None
+    if plan["prefix_blocks"]:
+        model = resolved["job"]["model"]
+        prefix = PlainBlocks(model["path"], model["revision"], plan["prefix_blocks"], backbone)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Engine(backbone, plan["groups"], prefix=prefix, device=device)
+
+
+def _report(server: Server) -> None:
+    _emit(
+        event="offload",
+        calls=server.engine.calls,
+        bytes_in=server.bytes_in,
+        bytes_out=server.bytes_out,
+        busy_seconds=round(server.engine.busy_seconds, 3),
+    )
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    config = json.loads(Path(sys.argv[1]).read_text())
+    stop = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        server = Server(_engine(config), config["accelerator"])
+    except SealtuneError as error:
+        _emit(
+            event="error",
+            code=error.exit_code,
+            error=type(error).__name__,
+            message=error.message,
+            hint=error.hint,
+        )
+        return error.exit_code
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _emit(event="ready")
+    while not stop.wait(_REPORT_EVERY):
+        _report(server)
+    server.close()
+    _report(server)
+    _emit(event="memory", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    _emit(event="done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The slice plan: which module runs where, and why. Making one is in ``sealtune.model.plan``.
+
+The plan is public, part of the job id, and the only thing that decides placement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict
+
+Placement = Literal["enclave", "masked", "plain"]
+Role = Literal["embedding", "block", "linear", "other"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModulePlan(_Frozen):
+    """Where one module runs.
+
+    Attributes:
+        name: dotted name in the Hugging Face model, such as ``model.layers.0.self_attn.q_proj``.
+        kind: its class name.
+        role: what it is to the plan.
+        placement: ``enclave``, ``masked`` (on the accelerator, codes masked) or ``plain``
+            (on the accelerator, in the clear).
+        reason: one sentence for people.
+    """
+
+    name: str
+    kind: str
+    role: Role
+    placement: Placement
+    reason: str
+
+
+class LinearGroup(_Frozen):
+    """Frozen linear layers that share one input, so one pad and one call serve all of them.
+
+    Attributes:
+        name: name of the first member.
+        members: dotted module names, in call order.
+        in_features: K.
+        out_features: N of each member.
+        backward: whether a gradient flows to the input, so that ``W^T g`` is needed too.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    in_features: int
+    out_features: tuple[int, ...]
+    backward: bool
+
+
+class Backbone(_Frozen):
+    """The int8 weights file that enclave and accelerator both read.
+
+    Attributes:
+        path: safetensors file; its location is a convenience and no part of the plan's digest.
+        tensors: SHA-256 (hex) of the raw bytes of each tensor.
+    """
+
+    path: str
+    tensors: dict[str, str]
+
+
+class SlicePlan(_Frozen):
+    """Placement of every module of one model under one protection level.
+
+    Attributes:
+        architecture: class name of the Hugging Face model.
+        protect: protection level of the job.
+        blocks: number of decoder blocks.
+        prefix_blocks: how many leading blocks run whole and plain on the accelerator.
+        modules: placement of each module that holds parameters or computes.
+        groups: the linear layers that are called on the accelerator.
+        trainable: PEFT state-dict name -> shape of every trainable tensor.
+        backbone: the int8 weights.
+    """
+
+    architecture: str
+    protect: str
+    blocks: int
+    prefix_blocks: int
+    modules: tuple[ModulePlan, ...]
+    groups: tuple[LinearGroup, ...]
+    trainable: dict[str, tuple[int, ...]]
+    backbone: Backbone
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the plan's RFC 8785 bytes, without the backbone's path."""
+        content = self.model_dump(mode="json", exclude={"backbone": {"path"}})
+        return hashlib.sha256(rfc8785.dumps(content)).hexdigest()

@@ -1,0 +1,76 @@
+"""The frozen backbone as int8: one code matrix and one step per output channel.
+
+The file is a pure function of the model, so every party makes the same bytes and agrees on their
+digests.
+
+Trust domain: none of its own; it handles public weights only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from sealtune.job.plan import Backbone
+from sealtune.job.spec import ModelSpec
+from sealtune.job.storage import storage_error
+from sealtune.model.cache import cache_folder
+from sealtune.model.load import load_model, model_digest
+from sealtune.model.quantise import quantise
+from sealtune.offload.wire import tensor_bytes
+
+
+def prepare_backbone(spec: ModelSpec, linear: Sequence[str]) -> Backbone:
+    """The int8 file for the named linear layers, made once and kept in the cache.
+
+    Args:
+        spec: the public model.
+        linear: dotted names of the frozen linear layers.
+    """
+    names = hashlib.sha256(json.dumps(sorted(linear)).encode()).hexdigest()
+    key = f"{model_digest(spec)[:24]}-{names[:8]}"
+    path = cache_folder() / "backbones" / f"{key}.safetensors"
+    if not path.is_file():
+        _write(spec, linear, path)
+    with safe_open(path, framework="pt") as file:
+        return Backbone(
+            path=str(path),
+            tensors={name: _digest(file.get_tensor(name)) for name in file.keys()},  # noqa: SIM118
+        )
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+
+
+def _write(spec: ModelSpec, linear: Sequence[str], path: Path) -> None:
+    model = load_model(spec.model_copy(update={"task": "causal-lm"}), None)
+    tensors: dict[str, Tensor] = {}
+    for name in linear:
+        module = model.get_submodule(name)
+        weight = module.get_parameter("weight")
+        codes, scale = quantise(weight.t() if isinstance(module, Conv1D) else weight)
+        tensors[f"{name}.weight"], tensors[f"{name}.scale"] = codes.contiguous(), scale
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".backbone-")
+        os.close(handle)
+        save_file(tensors, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)

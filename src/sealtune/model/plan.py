@@ -1,0 +1,263 @@
+"""The slice plan: decide by a taint pass which module runs in the enclave and which outside.
+
+The model is built on the ``meta`` device (shapes without weights), the adapter is put on, and one
+forward pass is watched. What is secret spreads by itself:
+
+* ``adapter``: a tensor is secret if it depends on a trainable parameter, which is exactly what
+  autograd tracks as ``requires_grad``.
+* ``adapter+data``: everything from the embedding on is secret.
+
+The same pass shows which linear layers share an input (one pad, one call) and which need a backward
+product (their input carries a gradient).
+
+Trust domain: none of its own; it handles public structure only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.job.plan import LinearGroup, ModulePlan, SlicePlan
+from sealtune.job.spec import Job
+from sealtune.model.backbone import prepare_backbone
+from sealtune.model.load import load_model
+from sealtune.model.lora import apply_lora, trainable_state
+from sealtune.offload.session import canonical_name
+
+__all__ = ["LinearGroup", "ModulePlan", "SlicePlan", "make_plan"]
+
+_TOKENS = 8  # of the watched forward pass; any small number does
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a frozen linear layer during the watched pass."""
+
+    name: str
+    module: nn.Module
+    source: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, N)."""
+        if isinstance(self.module, nn.Linear):
+            return self.module.in_features, self.module.out_features
+        inner, outer = self.module.weight.shape  # Conv1D keeps its weight transposed
+        return int(inner), int(outer)
+
+
+def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
+    """Plan ``job``'s model, and make the int8 backbone file if it is not there yet.
+
+    Args:
+        num_labels: number of classes, for the classification head; None for other tasks.
+
+    Raises:
+        UnsupportedModelError: the architecture hides where data flows (named module in the text).
+        TargetModulesError: the adapter's targets match nothing that is linear.
+    """
+    model = load_model(job.model, num_labels, meta=True)
+    blocks_name, blocks = _find_blocks(model)
+    peft_model = apply_lora(model, job.tuning, job.model.task, job.job.seed)
+    calls, tainted = _watch(peft_model, blocks_name, len(blocks))
+    protect = job.protection.protect
+    prefix = tainted if protect == "adapter" else 0
+    calls = [c for c in calls if _block_index(c.name, blocks_name) >= prefix]
+    groups = _groups(calls)
+    linear = {c.name for c in calls}
+    embedding = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
+    modules = [
+        _place(canonical_name(name), module, protect, prefix, blocks_name, embedding, linear)
+        for name, module in peft_model.named_modules()
+        if _is_listed(name, module, blocks_name, prefix)
+    ]
+    return SlicePlan(
+        architecture=type(model).__name__,
+        protect=protect,
+        blocks=len(blocks),
+        prefix_blocks=prefix,
+        modules=tuple(modules),
+        groups=tuple(groups),
+        trainable={k: tuple(v.shape) for k, v in sorted(trainable_state(peft_model).items())},
+        backbone=prepare_backbone(job.model, _all_linear(model, blocks_name)),
+    )
+
+
+def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    count = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no list of {count} decoder blocks",
+        hint="use a decoder model such as Llama, Qwen, Mistral, GLM or GPT-2",
+    )
+
+
+def _block_index(name: str, blocks_name: str) -> int:
+    """Number of the block that a module lies in, or -1."""
+    rest = name.removeprefix(blocks_name + ".")
+    head = rest.split(".", 1)[0]
+    return int(head) if rest != name and head.isdecimal() else -1
+
+
+def _is_frozen_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D) and not any(
+        p.requires_grad for p in module.parameters()
+    )
+
+
+def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call], int]:
+    """Run once on meta tensors; return the calls inside blocks and the first tainted block."""
+    calls: list[_Call] = []
+    first_tainted = blocks
+
+    def watch_linear(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            calls.append(_Call(name, module, args[0]))
+
+        return hook
+
+    def watch_block(index: int) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _args: object, output: object) -> None:
+            nonlocal first_tainted
+            hidden = output[0] if isinstance(output, tuple) else output
+            if isinstance(hidden, Tensor) and hidden.requires_grad:
+                first_tainted = min(first_tainted, index)
+
+        return hook
+
+    handles = []
+    for path, module in model.named_modules():
+        name = canonical_name(path)
+        index = _block_index(name, blocks_name)
+        if index >= 0 and name == f"{blocks_name}.{index}" and not path.endswith(".base_layer"):
+            handles.append(module.register_forward_hook(watch_block(index)))
+        # LoRA's own matrices are linear too, but trainable, so they are not called frozen
+        if index >= 0 and _is_frozen_linear(module):
+            handles.append(module.register_forward_pre_hook(watch_linear(name)))
+    ids = torch.ones((1, _TOKENS), dtype=torch.long, device="meta")
+    try:
+        model(input_ids=ids, use_cache=False)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"cannot trace {type(model).__name__}: {str(error)[:300]}",
+            hint="the slice plan needs a decoder that runs on token ids alone",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    _refuse_repeated(model, calls, blocks_name)
+    return calls, first_tainted
+
+
+def _refuse_repeated(model: nn.Module, calls: Sequence[_Call], blocks_name: str) -> None:
+    """Every frozen linear layer must be called exactly once, on every token."""
+    times = Counter(c.name for c in calls)
+    for path, module in model.named_modules():
+        name = canonical_name(path)
+        if _block_index(name, blocks_name) < 0 or not _is_frozen_linear(module):
+            continue
+        if times[name] != 1:
+            raise UnsupportedModelError(
+                f"{name} is called {times[name]} times in a forward pass, not once",
+                hint="mixtures of experts and tied blocks would show data in the call pattern",
+            )
+    for call in calls:
+        if call.source.numel() // call.source.shape[-1] != _TOKENS:
+            raise UnsupportedModelError(f"{call.name} does not see every token exactly once")
+
+
+def _groups(calls: Sequence[_Call]) -> list[LinearGroup]:
+    """Consecutive calls with the very same input tensor form one group."""
+    result: list[list[_Call]] = []
+    for call in calls:
+        if result and result[-1][0].source is call.source:
+            result[-1].append(call)
+        else:
+            result.append([call])
+    return [
+        LinearGroup(
+            name=group[0].name,
+            members=tuple(c.name for c in group),
+            in_features=group[0].shape[0],
+            out_features=tuple(c.shape[1] for c in group),
+            backward=group[0].source.requires_grad,
+        )
+        for group in result
+    ]
+
+
+def _all_linear(model: nn.Module, blocks_name: str) -> list[str]:
+    """Every frozen linear layer inside blocks: the backbone file serves all protection levels."""
+    return [
+        canonical_name(path)
+        for path, module in model.named_modules()
+        if _block_index(canonical_name(path), blocks_name) >= 0
+        and _is_frozen_linear(module)
+        and ".lora_" not in path
+    ]
+
+
+def _is_listed(path: str, module: nn.Module, blocks_name: str, prefix: int) -> bool:
+    """Whether a module gets a line of its own in the plan."""
+    name = canonical_name(path)
+    index = _block_index(name, blocks_name)
+    if 0 <= index < prefix:
+        return name == f"{blocks_name}.{index}"
+    if path.endswith(".base_layer"):
+        return True
+    if any(True for _ in module.children()):
+        return False
+    return not name.endswith((".lora_dropout", ".default")) or ".lora_" in name
+
+
+def _place(
+    name: str,
+    module: nn.Module,
+    protect: str,
+    prefix: int,
+    blocks_name: str,
+    embedding: str,
+    linear: set[str],
+) -> ModulePlan:
+    kind = type(module).__name__
+    index = _block_index(name, blocks_name)
+    if 0 <= index < prefix:
+        reason = "below the first adapter: it carries no secret of this job"
+        return ModulePlan(name=name, kind=kind, role="block", placement="plain", reason=reason)
+    if name == embedding and prefix:
+        reason = "token ids are the owner's, and so is this accelerator"
+        return ModulePlan(name=name, kind=kind, role="embedding", placement="plain", reason=reason)
+    if name in linear:
+        if protect == "insecure-none":
+            reason = "insecure-none: its input crosses to the accelerator without a mask"
+            return ModulePlan(name=name, kind=kind, role="linear", placement="plain", reason=reason)
+        secret = "activations of the owner's text" if protect == "adapter+data" else "the adapter"
+        reason = f"frozen and linear; its input depends on {secret}, so it crosses under a pad"
+        return ModulePlan(name=name, kind=kind, role="linear", placement="masked", reason=reason)
+    if any(p.requires_grad for p in module.parameters()):
+        reason = "trainable: the tuned parameters never leave the enclave"
+    elif name == embedding:
+        reason = "turns token ids into activations"
+    else:
+        reason = "not linear, or outside the blocks"
+    role = "embedding" if name == embedding else "other"
+    return ModulePlan(name=name, kind=kind, role=role, placement="enclave", reason=reason)
+
+
+def check_installable(plan: SlicePlan) -> None:
+    """Refuse a plan that offloads nothing: the job would run wholly in the enclave.
+
+    Raises:
+        ModelError: no linear layer is offloaded.
+    """
+    if not plan.groups:
+        raise ModelError("the slice plan offloads no layer", hint="check tuning.layers")

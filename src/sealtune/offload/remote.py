@@ -1,0 +1,141 @@
+"""The accelerator behind a socket, as the enclave calls it.
+
+Trust domain: client enclave. Every answer is checked for shape before use.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from sealtune import frames
+from sealtune.errors import AcceleratorLostError, FrameError
+from sealtune.frames import Frame
+from sealtune.job.plan import LinearGroup
+from sealtune.offload import wire
+
+_HINT = "see the accelerator's log; start the run again with --resume"
+
+
+class RemoteAccelerator:
+    """Client of ``sealtune.accelerator`` (see ``wire`` for the protocol).
+
+    Args:
+        sock: connected stream socket.
+        groups: of the slice plan; they say how wide each answer must be.
+        shared_memory: both sides are on one host, so an arena can be passed.
+    """
+
+    def __init__(
+        self, sock: socket.socket, groups: Sequence[LinearGroup], *, shared_memory: bool
+    ) -> None:
+        self._sock = sock
+        self._shared_memory = shared_memory
+        self._arena: wire.Arena | None = None
+        self._columns: dict[tuple[str, bool], int] = {}
+        for group in groups:
+            self._columns[group.name, False] = sum(group.out_features)
+            self._columns[group.name, True] = group.in_features
+
+    @classmethod
+    def connect(
+        cls, address: str, groups: Sequence[LinearGroup], *, timeout: float = 600.0
+    ) -> Self:
+        """Connect to ``unix:/path`` or ``tcp:host:port``.
+
+        Args:
+            timeout: seconds without any answer after which the accelerator counts as lost.
+
+        Raises:
+            AcceleratorLostError: nothing answers.
+        """
+        scheme, place = wire.parse_address(address)
+        family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(place)
+        except OSError as error:
+            sock.close()
+            raise AcceleratorLostError(
+                f"no accelerator answers at {address}: {error}", hint="is it running?"
+            ) from error
+        if scheme == "tcp":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return cls(sock, groups, shared_memory=scheme == "unix")
+
+    def product(self, group: str, codes: Tensor, *, backward: bool) -> Tensor:
+        """See ``Accelerator.product``."""
+        rows, cols = codes.shape
+        meta = {"group": group, "backward": backward, "rows": rows}
+        columns = self._result_columns(group, backward)
+        if self._shared_memory:
+            arena = self._reserve(rows * max(cols, columns) * 4)
+            arena.codes(rows, cols).copy_(codes)
+            self._ask(Frame("product", meta), "product")
+            return arena.codes(rows, columns).clone()
+        answer = self._ask(Frame("product", meta, wire.tensor_bytes(codes)), "product")
+        try:
+            return wire.codes_from_bytes(answer.body, rows, columns)
+        except FrameError as error:
+            raise AcceleratorLostError(f"accelerator: {error}", hint=_HINT) from error
+
+    def prefix(self, input_ids: Tensor) -> Tensor:
+        """See ``Accelerator.prefix``."""
+        batch, length = input_ids.shape
+        body = wire.tensor_bytes(input_ids.to(torch.int64))
+        answer = self._ask(Frame("prefix", {"batch": batch, "length": length}, body), "prefix")
+        dim = answer.meta.get("dim")
+        if not isinstance(dim, int) or len(answer.body) != batch * length * dim * 4:
+            raise AcceleratorLostError("accelerator: prefix of the wrong size", hint=_HINT)
+        flat = torch.frombuffer(bytearray(answer.body), dtype=torch.float32)
+        return flat.view(batch, length, dim)
+
+    def close(self) -> None:
+        """Say goodbye and close."""
+        try:
+            frames.send(self._sock, Frame("bye"))
+        except OSError:
+            pass  # it has gone already, which is what was wanted
+        finally:
+            self._sock.close()
+            if self._arena is not None:
+                self._arena.close()
+                self._arena = None
+
+    def _result_columns(self, group: str, backward: bool) -> int:
+        try:
+            return self._columns[group, backward]
+        except KeyError:
+            raise AcceleratorLostError(f"group {group} is not in the slice plan") from None
+
+    def _reserve(self, size: int) -> wire.Arena:
+        if self._arena is None or self._arena.size < size:
+            if self._arena is not None:
+                self._arena.close()
+            self._arena = wire.Arena.create(size)
+            frames.send(self._sock, Frame("arena", {"bytes": self._arena.size}))
+            wire.send_descriptor(self._sock, self._arena.descriptor)
+            self._expect("ok")
+        return self._arena
+
+    def _ask(self, frame: Frame, expected: str) -> Frame:
+        try:
+            frames.send(self._sock, frame)
+        except OSError as error:
+            raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
+        return self._expect(expected)
+
+    def _expect(self, kind: str) -> Frame:
+        try:
+            answer = frames.receive(self._sock, max_body=wire.MAX_BODY)
+        except (OSError, EOFError, FrameError) as error:
+            raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
+        if answer.kind != kind:
+            message = str(answer.meta.get("message", answer.kind))[:500]
+            raise AcceleratorLostError(f"the accelerator refused: {message}", hint=_HINT)
+        return answer

@@ -1,0 +1,145 @@
+"""An enclave's whole dealing with one accelerator: install masked layers, make pads, keep time.
+
+Trust domain: client enclave.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from sealtune.errors import ModelError
+from sealtune.job.plan import SlicePlan
+from sealtune.offload.accelerator import Accelerator
+from sealtune.offload.frozen import load_frozen
+from sealtune.offload.masked import (
+    GroupChannel,
+    MaskedLinear,
+    PassThrough,
+    PlainPrefix,
+    SharedInput,
+)
+from sealtune.offload.pads import PadStream
+from sealtune.offload.remote import RemoteAccelerator
+
+
+class OffloadSession:
+    """Masked products for one model in one enclave.
+
+    Args:
+        accelerator: who multiplies; untrusted.
+        plan: what is offloaded.
+        integrity_bits: a wrong product is missed with probability at most 2^-bits.
+        owner: job and site, to separate pad key streams.
+
+    Usage::
+
+        with OffloadSession.connect("unix:/run/a.sock", plan, integrity_bits=40, owner="x") as s:
+            s.install(peft_model)
+            s.begin_step(tokens, backward=True)
+            peft_model(**batch).loss.backward()
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, plan: SlicePlan, *, integrity_bits: int, owner: str
+    ) -> None:
+        self.plan = plan
+        self.seconds: dict[str, float] = {"pads": 0.0, "accelerator": 0.0}
+        self._accelerator = accelerator
+        masked = plan.protect != "insecure-none"
+        pads = PadStream(owner) if masked else None
+        self._shared = {
+            name: SharedInput(GroupChannel(group, accelerator, pads, integrity_bits, self.seconds))
+            for name, group in load_frozen(plan.backbone, plan.groups).items()
+        }
+
+    @classmethod
+    def connect(cls, address: str, plan: SlicePlan, *, integrity_bits: int, owner: str) -> Self:
+        """Open a session with the accelerator process at ``unix:/path`` or ``tcp:host:port``.
+
+        Raises:
+            AcceleratorLostError: nothing answers there.
+            ModelError: the int8 backbone is not the one in the plan.
+        """
+        accelerator = RemoteAccelerator.connect(address, plan.groups)
+        return cls(accelerator, plan, integrity_bits=integrity_bits, owner=owner)
+
+    def install(self, model: nn.Module) -> None:
+        """Swap the planned frozen layers of ``model`` (plain or PEFT) for masked ones, in place.
+
+        Raises:
+            ModelError: the model lacks a module that the plan names.
+        """
+        by_name = {canonical_name(name): name for name, _ in model.named_modules()}
+        for shared in self._shared.values():
+            for index, member in enumerate(shared.channel.frozen.spec.members):
+                path = _existing(by_name, member)
+                bias = getattr(model.get_submodule(path), "bias", None)
+                frozen_bias = None if bias is None else bias.detach().to(torch.float32).clone()
+                model.set_submodule(path, MaskedLinear(shared, index, frozen_bias))
+        if self.plan.prefix_blocks:
+            self._install_prefix(model, by_name)
+
+    def _install_prefix(self, model: nn.Module, by_name: dict[str, str]) -> None:
+        for module in self.plan.modules:
+            if module.placement != "plain":
+                continue
+            path = _existing(by_name, module.name)
+            if module.role == "embedding":
+                model.set_submodule(path, PlainPrefix(self._accelerator, self.seconds))
+            elif module.role == "block":
+                model.set_submodule(path, PassThrough())
+
+    def begin_step(self, tokens: int, *, backward: bool) -> None:
+        """Make the pads of one step.
+
+        Args:
+            tokens: B * T of the batch, padding included.
+            backward: whether a backward pass follows.
+        """
+        start = perf_counter()
+        for shared in self._shared.values():
+            shared.reset()
+            shared.channel.discard()
+            shared.channel.prepare(tokens, backward=False)
+            if backward and shared.channel.frozen.spec.backward:
+                shared.channel.prepare(tokens, backward=True)
+        self.seconds["pads"] += perf_counter() - start
+
+    def multiply(self, group: str, values: Tensor, *, backward: bool = False) -> Tensor:
+        """One product by itself, for tests and benchmarks (see ``GroupChannel.multiply``)."""
+        return self._shared[group].channel.multiply(values, backward=backward)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._accelerator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def canonical_name(name: str) -> str:
+    """A module's name in the plain model, whatever PEFT has wrapped around it."""
+    return name.removeprefix("base_model.model.").removesuffix(".base_layer")
+
+
+def _existing(by_name: dict[str, str], name: str) -> str:
+    path = by_name.get(name)
+    if path is None:
+        raise ModelError(
+            f"the model has no module {name}, which the slice plan names",
+            hint="the plan was made for another model: run `sealtune plan` again",
+        )
+    return path

@@ -1,0 +1,151 @@
+"""The accelerator process's server: right answers over both transports, and no way to hurt it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sealtune import frames
+from sealtune.accelerator.server import Server
+from sealtune.errors import AcceleratorLostError, FrameError
+from sealtune.frames import Frame
+from sealtune.offload import wire
+from sealtune.offload.remote import RemoteAccelerator
+from tests.offload.layers import GROUPS, HIDDEN, INNER, Setup, make_setup
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    return make_setup(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def address(
+    request: pytest.FixtureRequest, setup: Setup, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    unix = f"unix:{tmp_path_factory.mktemp('s')}/a.sock"
+    server = Server(setup.engine, unix if request.param == "unix" else "tcp:127.0.0.1:0")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield unix if request.param == "unix" else f"tcp:127.0.0.1:{server.port}"
+    server.close()
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the other side closed, politely or by a reset because it left bytes unread."""
+    try:
+        return sock.recv(10) == b""
+    except ConnectionResetError:
+        return True
+
+
+def codes(rows: int, cols: int) -> torch.Tensor:
+    return torch.randint(-(2**31), 2**31, (rows, cols)).to(torch.int32)
+
+
+def test_products_are_those_of_the_engine(setup: Setup, address: str) -> None:
+    remote = RemoteAccelerator.connect(address, GROUPS)
+    for rows in (1, 17, 300, 2):  # growing and shrinking shared memory
+        for backward in (False, True):
+            sent = codes(rows, HIDDEN + 16 if backward else INNER)
+            got = remote.product("q", sent, backward=backward)
+            assert torch.equal(got, setup.engine.product("q", sent, backward=backward))
+    remote.close()
+
+
+def test_an_answer_is_out_of_the_accelerators_reach(setup: Setup, address: str) -> None:
+    remote = RemoteAccelerator.connect(address, GROUPS)
+    first_codes = codes(4, INNER)
+    first = remote.product("q", first_codes, backward=False)
+    remote.product("q", codes(4, INNER), backward=False)
+    assert torch.equal(first, setup.engine.product("q", first_codes, backward=False))
+    remote.close()
+
+
+def test_an_unplanned_request_is_refused_and_the_connection_lives(address: str) -> None:
+    remote = RemoteAccelerator.connect(address, GROUPS)
+    with pytest.raises(AcceleratorLostError, match="no plain blocks"):
+        remote.prefix(torch.ones((1, 4), dtype=torch.long))
+    with pytest.raises(AcceleratorLostError, match="not in the slice plan"):
+        remote.product("elsewhere", codes(1, INNER), backward=False)
+    assert remote.product("q", codes(1, INNER), backward=False).shape == (1, HIDDEN + 16)
+    remote.close()
+
+
+def test_nobody_listening_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(AcceleratorLostError, match="no accelerator answers"):
+        RemoteAccelerator.connect(f"unix:{tmp_path}/none.sock", GROUPS)
+
+
+def test_an_accelerator_that_dies_is_a_clear_error(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{tmp_path}/a.sock")
+    listener.listen()
+
+    def die() -> None:
+        sock, _ = listener.accept()
+        sock.recv(64)
+        sock.close()
+
+    threading.Thread(target=die, daemon=True).start()
+    remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS)
+    with pytest.raises(AcceleratorLostError, match="has gone"):
+        remote.product("q", codes(2, INNER), backward=False)
+    remote.close()
+    listener.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["product", "prefix", "arena?", ""]),
+    meta=st.dictionaries(
+        st.sampled_from(["group", "rows", "backward", "batch", "length", "bytes"]),
+        st.one_of(st.integers(-(2**40), 2**40), st.text(max_size=5), st.none(), st.booleans()),
+    ),
+    body=st.binary(max_size=200),
+)
+def test_hostile_requests_get_an_error_frame(
+    setup: Setup, kind: str, meta: dict[str, object], body: bytes
+) -> None:
+    server = Server(setup.engine, "tcp:127.0.0.1:0")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        frames.send(sock, Frame(kind, meta, body))
+        assert frames.receive(sock).kind == "error"
+    server.close()
+
+
+def test_garbage_ends_only_its_own_connection(setup: Setup) -> None:
+    server = Server(setup.engine, "tcp:127.0.0.1:0")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    good = RemoteAccelerator.connect(f"tcp:127.0.0.1:{server.port}", GROUPS)
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n____", struct.pack("<4sIQI", b"STF1", 4, 2**63, 0)):
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(garbage)
+            sock.shutdown(socket.SHUT_WR)
+            assert has_ended(sock)
+    assert good.product("o", codes(2, HIDDEN), backward=False).shape == (2, INNER)
+    good.close()
+    server.close()
+
+
+def test_shared_memory_of_a_false_size_is_refused() -> None:
+    arena = wire.Arena.create(4096)
+    with pytest.raises(FrameError, match="announced size"):
+        wire.Arena.attach(arena.descriptor, 8192)
+    with pytest.raises(FrameError, match="do not fit"):
+        arena.codes(2**20, 2**20)
+    arena.close()
+
+
+@pytest.mark.parametrize("bad", ["", "unix:", "tcp:1.2.3.4", "http://x:1", "tcp:h:port"])
+def test_addresses_are_checked(bad: str) -> None:
+    with pytest.raises(ValueError, match="neither"):
+        wire.parse_address(bad)

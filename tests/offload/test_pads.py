@@ -1,0 +1,79 @@
+"""One-time pads: uniform, used once, never repeated by another process or after a restart."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from sealtune.errors import PadReuseError
+from sealtune.offload.pads import Pad, PadStream
+
+
+def test_an_index_is_never_handed_out_twice_by_many_threads() -> None:
+    stream = PadStream("job/site")
+    seen: list[int] = []
+
+    def draw() -> None:
+        for _ in range(500):
+            seen.append(stream.reserve())
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == len(set(seen)) == 4000
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_masks_repeat_for_one_index_and_differ_for_all_others(rows: int, cols: int) -> None:
+    stream = PadStream("job/site")
+    first, second = stream.reserve(), stream.reserve()
+    assert torch.equal(stream.mask(first, rows, cols), stream.mask(first, rows, cols))
+    assert stream.mask(first, rows, cols).shape == (rows, cols)
+    long_first = stream.mask(first, 100, 100).view(-1, 4)
+    long_second = stream.mask(second, 100, 100).view(-1, 4)
+    blocks = {tuple(b) for b in long_first.tolist()} & {tuple(b) for b in long_second.tolist()}
+    assert not blocks  # no 128-bit block of key stream is shared
+
+
+def test_a_restart_with_the_same_purpose_gives_another_stream() -> None:
+    before, after = PadStream("job/site"), PadStream("job/site")
+    assert not torch.equal(before.mask(0, 4, 4), after.mask(0, 4, 4))
+
+
+def test_a_forked_process_may_not_draw() -> None:
+    stream = PadStream("job/site")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            stream.reserve()
+            os.write(writer, b"drawn")
+        except PadReuseError:
+            os.write(writer, b"refused")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 16) == b"refused"
+
+
+def test_a_pad_is_used_once() -> None:
+    pad = Pad(0, 1, 1, torch.zeros((1, 1), dtype=torch.int32))
+    pad.use()
+    with pytest.raises(PadReuseError, match="twice"):
+        pad.use()
+
+
+def test_bytes_are_uniform() -> None:
+    stream = PadStream("job/site")
+    mask = stream.mask(stream.reserve(), 1000, 256).view(torch.uint8)
+    counts = torch.bincount(mask.flatten().to(torch.int64), minlength=256)
+    assert chisquare(counts.numpy()).pvalue > 1e-6

@@ -1,0 +1,79 @@
+"""Ring arithmetic against Python's unbounded integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sealtune.errors import RingBudgetError
+from sealtune.offload import ring
+
+INT32 = st.integers(-(2**31), 2**31 - 1)
+SHAPE = st.integers(1, 9)
+
+
+def wrap(value: int) -> int:
+    """Python integer to its int32 representative."""
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def random_codes(rng: np.random.Generator, rows: int, cols: int) -> torch.Tensor:
+    values = rng.integers(-(2**31), 2**31, (rows, cols), dtype=np.int64)
+    edges = np.array([-(2**31), 2**31 - 1, -1, 0, 127, 128, -128, -129, 0x7F7F7F80])
+    where = rng.random((rows, cols)) < 0.3
+    values[where] = rng.choice(edges, where.sum())
+    return torch.from_numpy(values.astype(np.int32))
+
+
+@given(st.lists(INT32, min_size=1, max_size=50))
+def test_digits_are_balanced_and_recombine(values: list[int]) -> None:
+    codes = torch.tensor([values], dtype=torch.int32)
+    planes = ring.split_digits(codes).view(4, 1, len(values))
+    for column, value in enumerate(values):
+        digits = [int(planes[d, 0, column]) for d in range(4)]
+        assert all(-128 <= d <= 127 for d in digits)
+        assert wrap(sum(d * 256**i for i, d in enumerate(digits))) == value
+    assert torch.equal(ring.recombine(planes.to(torch.int32)), codes)
+
+
+@given(st.lists(INT32, min_size=1, max_size=50))
+def test_balanced_bytes_are_the_digit_planes(values: list[int]) -> None:
+    codes = torch.tensor([values], dtype=torch.int32)
+    side_by_side = ring.balance(codes).view(torch.int8).view(len(values), 4)
+    planes = ring.split_digits(codes).view(4, len(values))
+    assert torch.equal(side_by_side.t(), planes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPE, st.integers(1, 40), st.integers(1, 20), st.integers(0, 2**32 - 1), st.booleans())
+def test_product_equals_python_integers(
+    rows: int, inner: int, cols: int, seed: int, transposed: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = random_codes(rng, rows, inner)
+    weight = torch.from_numpy(rng.integers(-128, 128, (inner, cols), dtype=np.int8))
+    left, right = codes.tolist(), weight.tolist()
+    expected = [
+        [wrap(sum(left[t][k] * right[k][n] for k in range(inner))) for n in range(cols)]
+        for t in range(rows)
+    ]
+    given_weight = weight.t().contiguous().t() if transposed else weight
+    assert ring.product(codes, given_weight).tolist() == expected
+
+
+def test_product_is_exact_for_the_worst_case_of_real_layers() -> None:
+    codes = torch.full((3, 8192), -(2**31) + 0x7F7F7F7F, dtype=torch.int32)
+    weight = torch.full((8192, 5), -128, dtype=torch.int8)
+    expected = wrap(8192 * int(codes[0, 0]) * -128)
+    assert torch.equal(ring.product(codes, weight), torch.full((3, 5), expected, dtype=torch.int32))
+
+
+def test_too_long_an_inner_dimension_is_refused() -> None:
+    with pytest.raises(RingBudgetError, match="inner dimension"):
+        ring.product(
+            torch.zeros((1, ring.MAX_INNER + 1), dtype=torch.int32),
+            torch.zeros((ring.MAX_INNER + 1, 1), dtype=torch.int8),
+        )
