@@ -1,5 +1,6 @@
 """The contract of a run: what ``job.toml`` says, checked, and the id that everyone agrees on."""
 
+from sealtune.job.load import check_files, is_hub_data, load_job
 from sealtune.job.spec import (
     DataSpec,
     Job,
@@ -22,4 +23,7 @@ __all__ = [
     "SitesSpec",
     "TrainSpec",
     "TuningSpec",
+    "check_files",
+    "is_hub_data",
+    "load_job",
 ]

@@ -1,27 +1,50 @@
-"""The settings of ``job.toml`` as typed, frozen models. Reading files is in ``job.load``."""
+"""The settings of ``job.toml`` as typed, frozen models. Reading files is in ``job.load``.
+
+Rules that join two sections are in ``cross_problems``, so that the loader can report them beside
+the faults of single keys. Numbers are strict: ``rounds = "3"`` and ``rounds = true`` are errors.
+``docs/job-file.md`` explains every key to users.
+
+Trust domain: every process; settings only.
+"""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from sealtune.errors import Problem
+from sealtune.job.template import parse_template
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+NonEmpty = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
+BlockIndex = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class JobSpec(Section):
     """``[job]``: what this run is called and how long it goes on."""
 
     name: Name
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    rounds: int = Field(default=3, ge=1, le=10_000)
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
+    rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
 
 
 class ModelSpec(Section):
@@ -48,10 +71,21 @@ class DataSpec(Section):
     train: Path | dict[str, Path]
     test: Path | dict[str, Path]
     template: str = "{text}"
-    label: str = "label"
-    labels: tuple[str, ...] | None = None
-    max_tokens: int = Field(default=64, ge=2, le=8192)
-    max_test_rows: int | None = Field(default=None, ge=1)
+    label: str = Field(default="label", min_length=1)
+    labels: tuple[NonEmpty, ...] | None = Field(default=None, min_length=2)
+    max_tokens: int = Field(default=64, ge=2, le=8192, strict=True)
+    max_test_rows: int | None = Field(default=None, ge=1, strict=True)
+
+    @field_validator("template")
+    @classmethod
+    def _parses(cls, value: str) -> str:
+        parse_template(value)
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value if value is None else _distinct(value)
 
 
 class SitesSpec(Section):
@@ -59,24 +93,23 @@ class SitesSpec(Section):
 
     names: tuple[Name, ...] = Field(min_length=1, max_length=64)
     partition: Literal["dirichlet", "label", "file"] = "file"
-    alpha: float = Field(default=0.5, gt=0, le=1000)
+    alpha: float = Field(default=0.5, gt=0, le=1000, strict=True)
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("site names must differ from each other")
-        return self
+    @field_validator("names")
+    @classmethod
+    def _names_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct(value)
 
 
 class TuningSpec(Section):
     """``[tuning]``: the adapter, in PEFT's words."""
 
     method: Literal["lora"] = "lora"
-    rank: int = Field(default=8, ge=1, le=1024)
-    alpha: float = Field(default=16, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    layers: tuple[int, ...] | None = None
+    rank: int = Field(default=8, ge=1, le=1024, strict=True)
+    alpha: float = Field(default=16, gt=0, strict=True)
+    dropout: float = Field(default=0.0, ge=0, lt=1, strict=True)
+    targets: ModuleNames | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    layers: tuple[BlockIndex, ...] | None = Field(default=None, min_length=1)
 
 
 class ProtectionSpec(Section):
@@ -90,18 +123,18 @@ class ProtectionSpec(Section):
     """
 
     protect: Literal["adapter+data", "adapter", "insecure-none"] = "adapter+data"
-    integrity_bits: int = Field(default=40, ge=1, le=128)
+    integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
     attestation: Literal["simulated"] = "simulated"
 
 
 class TrainSpec(Section):
     """``[train]``: local optimisation between two aggregations."""
 
-    steps_per_round: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    eval_batch_size: int = Field(default=32, ge=1)
+    steps_per_round: int = Field(default=10, ge=1, strict=True)
+    batch_size: int = Field(default=16, ge=1, strict=True)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
+    weight_decay: float = Field(default=0.0, ge=0, strict=True)
+    eval_batch_size: int = Field(default=32, ge=1, strict=True)
 
 
 class NetworkSpec(Section):
@@ -111,8 +144,8 @@ class NetworkSpec(Section):
     seconds a site may take for one message.
     """
 
-    min_sites: int | None = Field(default=None, ge=1)
-    deadline: float = Field(default=1800.0, gt=0)
+    min_sites: int | None = Field(default=None, ge=1, strict=True)
+    deadline: float = Field(default=1800.0, gt=0, strict=True)
 
 
 class Job(Section):
@@ -133,18 +166,76 @@ class Job(Section):
         return self.network.min_sites or len(self.sites.names)
 
     @model_validator(mode="after")
-    def _files_match_sites(self) -> Self:
-        for key, files in (("train", self.data.train), ("test", self.data.test)):
-            if isinstance(files, dict):
-                if set(files) != set(self.sites.names):
-                    raise ValueError(f"data.{key} must name one file for each of sites.names")
-                if self.sites.partition != "file":
-                    raise ValueError(f"data.{key} is a table, so sites.partition must be 'file'")
-            elif self.sites.partition == "file":
-                raise ValueError(
-                    f"data.{key} is one pooled file: set sites.partition to 'dirichlet' or "
-                    "'label', or give one file for each site"
-                )
-        if self.quorum > len(self.sites.names):
-            raise ValueError("network.min_sites is larger than the number of sites")
+    def _sections_agree(self) -> Self:
+        problems = cross_problems(self.model, self.data, self.sites, self.network)
+        if problems:
+            raise ValidationError.from_exception_data("Job", [_as_detail(p) for p in problems])
         return self
+
+
+def cross_problems(
+    model: ModelSpec | None,
+    data: DataSpec | None,
+    sites: SitesSpec | None,
+    network: NetworkSpec | None,
+) -> list[Problem]:
+    """Faults between sections, each with its key; a section that is itself faulty is None."""
+    problems: list[Problem] = []
+    if data and sites:
+        problems += _files_and_sites("data.train", data.train, sites)
+        problems += _files_and_sites("data.test", data.test, sites)
+    if network and sites and (network.min_sites or 0) > len(sites.names):
+        problems.append(
+            Problem(
+                "network.min_sites",
+                f"is {network.min_sites}, but sites.names has only {len(sites.names)}",
+            )
+        )
+    if model and data and model.task == "label-words" and data.template.rstrip() != data.template:
+        problems.append(
+            Problem(
+                "data.template",
+                "ends in white space, which would keep the model from writing a label word "
+                "(its tokens start with a space): remove it",
+            )
+        )
+    return problems
+
+
+def _files_and_sites(key: str, files: Path | dict[str, Path], sites: SitesSpec) -> list[Problem]:
+    if not isinstance(files, dict):
+        if sites.partition != "file":
+            return []
+        return [
+            Problem(
+                key,
+                "is one pooled file: set sites.partition to 'dirichlet' or 'label', or give a "
+                "table with one file for each site",
+            )
+        ]
+    problems = []
+    if sites.partition != "file":
+        problems.append(
+            Problem(key, "is a table of site = file, so sites.partition must be 'file'")
+        )
+    for name in sites.names:
+        if name not in files:
+            problems.append(Problem(f"{key}.{name}", "is missing: every site needs a file"))
+    for name in files:
+        if name not in sites.names:
+            near = difflib.get_close_matches(name, sites.names, n=1)
+            advice = f"did you mean '{near[0]}'?" if near else "add it to sites.names or remove it"
+            problems.append(Problem(f"{key}.{name}", f"is not one of sites.names; {advice}"))
+    return problems
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(map(repr, twice))} more than once")
+    return values
+
+
+def _as_detail(problem: Problem) -> InitErrorDetails:
+    fault = PydanticCustomError("rule", "{message}", {"message": problem.message})
+    return InitErrorDetails(type=fault, loc=tuple(problem.key.split(".")), input=None)

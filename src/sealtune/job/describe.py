@@ -1,0 +1,117 @@
+"""Say in plain words what a key of the job file may hold, from the models' own JSON schema.
+
+Trust domain: every process; settings only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sealtune.job.spec import Job
+
+NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Job.model_json_schema()
+
+
+def sections() -> dict[str, tuple[str, ...]]:
+    """Section name -> its keys, in the order of the models."""
+    return {
+        name: tuple(_deref(node)["properties"]) for name, node in _schema()["properties"].items()
+    }
+
+
+def describe(path: Sequence[str | int]) -> str:
+    """What the key at ``path`` may hold, such as ``a whole number from 1 to 1024``.
+
+    Returns an empty string for a path that the models do not know.
+    """
+    node = _schema()
+    for part in path:
+        found = _step(node, part)
+        if found is None:
+            return ""
+        node = found
+    return _words(node)
+
+
+def _deref(node: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in node:
+        found: dict[str, Any] = _schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return found
+    return dict(node)
+
+
+def _step(node: Mapping[str, Any], part: str | int) -> dict[str, Any] | None:
+    for option in node.get("anyOf", [node]):
+        inner = _deref(option)
+        if isinstance(part, int):
+            if "items" in inner:
+                return _deref(inner["items"])
+        elif part in inner.get("properties", {}):
+            return _deref(inner["properties"][part])
+        elif isinstance(inner.get("additionalProperties"), dict):
+            return _deref(inner["additionalProperties"])
+    return None
+
+
+def _words(node: Mapping[str, Any]) -> str:
+    if "anyOf" in node:
+        options = [_words(o) for o in node["anyOf"] if o.get("type") != "null"]
+        return ", or ".join(options)
+    if "enum" in node or "const" in node:
+        values = node.get("enum", [node.get("const")])
+        quoted = [f'"{value}"' for value in values]
+        return quoted[0] if len(quoted) == 1 else f"one of {', '.join(quoted)}"
+    kinds: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "integer": lambda n: "a whole number" + _bounds(n),
+        "number": lambda n: "a number" + _bounds(n),
+        "string": _string_words,
+        "array": _array_words,
+    }
+    if node.get("type") in kinds:
+        return kinds[node["type"]](node)
+    if isinstance(node.get("additionalProperties"), dict):
+        return "a table of site = file"
+    return "a section of its own, with keys below it"
+
+
+def _bounds(node: Mapping[str, Any]) -> str:
+    low, above = node.get("minimum"), node.get("exclusiveMinimum")
+    high, below = node.get("maximum"), node.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    limits = [f"at least {low}"] if low is not None else []
+    limits += [f"more than {above}"] if above is not None else []
+    limits += [f"at most {high}"] if high is not None else []
+    limits += [f"less than {below}"] if below is not None else []
+    return f", {' and '.join(limits)}" if limits else ""
+
+
+def _string_words(node: Mapping[str, Any]) -> str:
+    if node.get("format") == "path":
+        return "the name of a file, in quotes"
+    if node.get("pattern") == NAME_PATTERN:
+        return (
+            "a name of lower-case letters, digits and hyphens "
+            "(at most 40, starting with a letter or digit)"
+        )
+    return "text in quotes, not empty" if node.get("minLength") else "text in quotes"
+
+
+def _array_words(node: Mapping[str, Any]) -> str:
+    items = {"integer": "whole numbers", "string": "texts"}.get(
+        _deref(node.get("items", {})).get("type", ""), "values"
+    )
+    if _deref(node.get("items", {})).get("pattern") == NAME_PATTERN:
+        items = "names (lower-case letters, digits, hyphens)"
+    words = f"a list of {items}"
+    low, high = node.get("minItems"), node.get("maxItems")
+    if low and high:
+        return f"{words}, {low} to {high} of them"
+    return f"{words}, at least {low}" if low else words

@@ -1,0 +1,292 @@
+"""Read ``job.toml``: every fault of the file in one error, each with its key and the remedy.
+
+    job = load_job(Path("job.toml"))   # typed settings, paths made absolute
+    check_files(job)                   # do the files that it names exist?
+
+Trust domain: every process; reads the job file only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from sealtune.errors import ConfigError, Problem
+from sealtune.job.describe import describe, sections
+from sealtune.job.spec import (
+    DataSpec,
+    Job,
+    ModelSpec,
+    NetworkSpec,
+    Section,
+    SitesSpec,
+    cross_problems,
+)
+
+HUB_PREFIX = "hf:"  # a data set of the Hugging Face hub: hf:owner/name:split
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+MAX_JOB_BYTES = 1 << 20
+
+_Path = tuple[str | int, ...]
+_S = TypeVar("_S", bound=Section)
+
+
+def load_job(path: Path) -> Job:
+    """Read and check a job file.
+
+    Relative files in ``[data]`` and a relative ``[model] path`` that is a folder are taken from
+    the job file's own folder; ``~`` is the home folder.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or has faults; all of them are listed.
+    """
+    raw = _read_toml(path)
+    problems, job = _validate(raw)
+    if job is None:
+        raise ConfigError(str(path), problems, hint="docs/job-file.md explains every key")
+    return _absolute(job, Path(os.path.abspath(path)).parent)
+
+
+def is_hub_data(path: Path) -> bool:
+    """Whether ``path`` names a data set of the Hugging Face hub instead of a file."""
+    return str(path).startswith(HUB_PREFIX)
+
+
+def check_files(job: Job) -> None:
+    """Check that the data files and the model folder of ``job`` are there.
+
+    Hub ids are left to the loaders, which may need a network.
+
+    Raises:
+        ConfigError: lists every file that is missing, empty, unreadable or of an unknown kind.
+    """
+    problems: list[Problem] = []
+    for section, files in (("data.train", job.data.train), ("data.test", job.data.test)):
+        named = files.items() if isinstance(files, dict) else [("", files)]
+        for site, path in named:
+            message = "" if is_hub_data(path) else _file_fault(path)
+            if message:
+                problems.append(Problem(f"{section}.{site}" if site else section, message))
+    if Path(job.model.path).is_absolute():
+        problems += _model_faults(Path(job.model.path))
+    if problems:
+        raise ConfigError(
+            f"job '{job.job.name}'",
+            problems,
+            hint="relative paths start at the job file's folder; `sealtune demo-data` and "
+            "`sealtune demo-model` fetch what the examples use",
+        )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            what = "is a folder, not a file" if path.is_dir() else "there is no such file"
+            raise ConfigError(
+                str(path), [Problem("file", what)], hint="`sealtune init` writes a job file"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(str(path), [Problem("file", f"cannot be read: {reason}")]) from error
+    if len(data) > MAX_JOB_BYTES:
+        message = f"is {len(data)} bytes long, a job file has at most {MAX_JOB_BYTES}"
+        raise ConfigError(str(path), [Problem("file", message)])
+    try:
+        text = data.decode("utf-8-sig")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = Problem(f"line {line}", "is not UTF-8 text; save the file as UTF-8")
+        raise ConfigError(str(path), [problem]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [_syntax_problem(text, str(error))]) from error
+    except RecursionError as error:
+        raise ConfigError(str(path), [Problem("file", "is nested too deeply")]) from error
+
+
+def _syntax_problem(text: str, message: str) -> Problem:
+    found = re.search(r"\(at line (\d+), column (\d+)\)", message)
+    lines = text.splitlines() or [""]
+    number = min(int(found[1]) if found else len(lines), len(lines))
+    what = re.sub(r"\s*\(at .*\)$", "", message)
+    what = what[:1].lower() + what[1:]
+    column = f", column {found[2]}" if found else ""
+    shown = lines[number - 1].strip()
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    advice = ""
+    if what == "invalid value" and re.search(r"=\s*[A-Za-z./~]", shown):
+        advice = '; text needs quotes, as in name = "demo"'
+    elif what == "cannot overwrite a value" or what.startswith("cannot declare"):
+        what = "the key or section stands there a second time"
+    return Problem(f"line {number}{column}", f"not valid TOML: {what} in: {shown}{advice}")
+
+
+def _validate(raw: dict[str, Any]) -> tuple[list[Problem], Job | None]:
+    try:
+        return [], Job.model_validate(raw)
+    except ValidationError as error:
+        problems = _translate(error, raw)
+    # Rules between sections only run on a valid whole; repeat them on the sections that are valid.
+    problems += cross_problems(
+        _section(ModelSpec, raw.get("model")),
+        _section(DataSpec, raw.get("data")),
+        _section(SitesSpec, raw.get("sites")),
+        _section(NetworkSpec, raw.get("network", {})),
+    )
+    return list(dict.fromkeys(problems)), None
+
+
+def _section(kind: type[_S], raw: object) -> _S | None:
+    try:
+        return kind.model_validate(raw)
+    except ValidationError:
+        return None
+
+
+def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
+    found: dict[_Path, list[str]] = {}
+    rules: list[Problem] = []
+    for fault in error.errors(include_url=False):
+        if fault["type"] == "rule":
+            rules.append(Problem(".".join(map(str, fault["loc"])), fault["msg"]))
+            continue
+        path = _real_path(fault["loc"], raw, fault["type"])
+        if fault["type"] == "value_error":
+            message = str(fault.get("ctx", {}).get("error", fault["msg"]))
+        elif fault["type"] == "extra_forbidden":
+            message = _unknown_key(path)
+        elif fault["type"] == "missing":
+            message = _missing(path)
+        else:
+            message = f"is {_shown(_value(raw, path))}; it should be {describe(path)}"
+        if message not in found.setdefault(path, []):
+            found[path].append(message)
+    # A list or table with a faulty member is reported by the member alone.
+    leaves = [p for p in found if not any(q != p and q[: len(p)] == p for q in found)]
+    return [Problem(_dotted(p), m) for p in leaves for m in found[p]] + rules
+
+
+def _real_path(loc: Iterable[str | int], raw: Any, kind: str) -> _Path:
+    """The keys in ``loc`` that stand in the file; pydantic mixes names of union members in."""
+    path: list[str | int] = []
+    parts = list(loc)
+    node = raw
+    for index, part in enumerate(parts):
+        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if in_list or (isinstance(node, dict) and part in node):
+            node = node[part]
+        elif not (kind == "missing" and index == len(parts) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _value(raw: Any, path: _Path) -> Any:
+    for part in path:
+        raw = raw[part]
+    return raw
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        text = f'"{value}"'
+    elif isinstance(value, dict):
+        return "a table"
+    else:
+        text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _dotted(path: _Path) -> str:
+    words = ""
+    for part in path:
+        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
+    return words or "file"
+
+
+def _missing(path: _Path) -> str:
+    if len(path) == 1:
+        return f"the section [{path[0]}] is missing"
+    return f"is missing; it should be {describe(path)}"
+
+
+def _unknown_key(path: _Path) -> str:
+    known = sections()
+    name = str(path[-1])
+    if len(path) == 1:
+        near = difflib.get_close_matches(name, known, n=1)
+        homes = [s for s, keys in known.items() if name in keys]
+        if near:
+            return f"unknown section; did you mean [{near[0]}]?"
+        if homes:
+            return f"unknown section; the key '{name}' belongs into [{homes[0]}]"
+        return f"unknown section; there are {', '.join(f'[{s}]' for s in known)}"
+    homes = [s for s, keys in known.items() if name in keys]
+    if homes:
+        return f"unknown key here; it belongs into [{homes[0]}]"
+    here = known.get(str(path[0]), ())
+    near = difflib.get_close_matches(name, here, n=1)
+    if near:
+        return f"unknown key; did you mean '{near[0]}'?"
+    return f"unknown key; [{path[0]}] has {', '.join(here)}"
+
+
+def _absolute(job: Job, base: Path) -> Job:
+    data = job.data.model_copy(
+        update={
+            "train": _absolute_files(job.data.train, base),
+            "test": _absolute_files(job.data.test, base),
+        }
+    )
+    path = os.path.expanduser(job.model.path)
+    if path.startswith((".", "/")) or (base / path).is_dir():
+        path = os.path.abspath(base / path)
+    model = job.model.model_copy(update={"path": path})
+    return job.model_copy(update={"data": data, "model": model})
+
+
+def _absolute_files(files: Path | dict[str, Path], base: Path) -> Path | dict[str, Path]:
+    if isinstance(files, dict):
+        return {site: _absolute_file(path, base) for site, path in files.items()}
+    return _absolute_file(files, base)
+
+
+def _absolute_file(path: Path, base: Path) -> Path:
+    if is_hub_data(path):
+        return path
+    return Path(os.path.abspath(base / os.path.expanduser(path)))
+
+
+def _file_fault(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return f"{path} is a folder, not a file"
+        if not path.exists():
+            return f"there is no file {path}"
+        if path.suffix.lower() not in SUFFIXES:
+            return f"{path.name} should end in one of {', '.join(SUFFIXES)}"
+        if path.stat().st_size == 0:
+            return f"{path} is empty"
+    except OSError as error:
+        return f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+    return "" if os.access(path, os.R_OK) else f"{path} cannot be read: permission denied"
+
+
+def _model_faults(path: Path) -> list[Problem]:
+    if not path.is_dir():
+        return [Problem("model.path", f"there is no folder {path}")]
+    if not (path / "config.json").is_file():
+        message = f"{path} holds no config.json, so it is not a Hugging Face model folder"
+        return [Problem("model.path", message)]
+    return []

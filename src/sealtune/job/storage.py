@@ -1,0 +1,43 @@
+"""Write files so that a reader sees the old contents or the new, never a half.
+
+Trust domain: every process that writes files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from sealtune.errors import StorageError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: temporary file beside it, fsync, rename.
+
+    Raises:
+        StorageError: no space, no permission, or a folder in the way; nothing is left behind.
+    """
+    part = path.parent / f".{path.name}.{secrets.token_hex(6)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The StorageError that says what ``error`` means for ``path``."""
+    reason = (error.strerror or str(error)).lower()
+    return StorageError(
+        f"cannot write {path}: {reason}",
+        hint="free some space, check the permissions, or choose another place",
+    )
