@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from sealtune.attest.errors import (
     AdvisoryError,
@@ -27,7 +27,11 @@ from sealtune.attest.errors import (
 )
 from sealtune.attest.evidence import Claims, Kind
 
-Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})+$", to_lower=True, max_length=256)]
+Hex = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9a-fA-F]{2})+$", max_length=256),
+    AfterValidator(str.lower),
+]
 Any = Literal["any"]
 
 

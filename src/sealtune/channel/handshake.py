@@ -334,13 +334,11 @@ def _parse(message: bytes, kind: str, **sizes: int) -> tuple[bytes, bytes, bytes
 
 
 def _unhex(value: object, size: int, name: str) -> bytes:
-    # bytes.fromhex skips blanks, so the length of the text is checked too.
-    if not isinstance(value, str) or len(value) != 2 * size:
-        raise FrameError(f"handshake field {name} is not {size} bytes in hex")
+    """Exactly ``size`` bytes from lower-case hex: one spelling only, so no message has a twin."""
     try:
-        raw = bytes.fromhex(value)
-    except ValueError as error:
-        raise FrameError(f"handshake field {name} is not hex") from error
-    if len(raw) != size:
-        raise FrameError(f"handshake field {name} is not {size} bytes in hex")
+        raw = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        raw = b""
+    if len(raw) != size or raw.hex() != value:
+        raise FrameError(f"handshake field {name} is not {size} bytes in lower-case hex")
     return raw

@@ -1,0 +1,200 @@
+"""The simulated TEE: same interface, no confidentiality, and it says so."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealtune.attest import (
+    AppraisalPolicy,
+    Evidence,
+    Kind,
+    KindPolicy,
+    SimulatedAttester,
+    SimulatedVerifier,
+    simulated_policy,
+)
+from sealtune.attest.errors import (
+    AttesterUnavailableError,
+    DebugEnclaveError,
+    GpuEvidenceError,
+    KindNotAllowedError,
+    MalformedEvidenceError,
+    SvnTooLowError,
+    TrailingBytesError,
+    UnknownMeasurementError,
+    UnknownSignerError,
+    WrongReportDataError,
+)
+from sealtune.attest.measure import enclave_sources, measure_sources, own_measurement
+from sealtune.attest.simulated import SIZE, default_key_path, load_key
+from sealtune.errors import AttestationError
+
+KEY = Ed25519PrivateKey.generate()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DATA = bytes(range(64))
+
+
+def evidence(**kwargs: object) -> Evidence:
+    return SimulatedAttester(KEY, **kwargs).collect(DATA)  # type: ignore[arg-type]
+
+
+def verify(
+    given: Evidence, policy: AppraisalPolicy | None = None, report_data: bytes = DATA
+) -> object:
+    verifier = SimulatedVerifier((KEY.public_key().public_bytes_raw(),))
+    return verifier.verify(
+        given, report_data=report_data, policy=policy or simulated_policy(), at=NOW
+    )
+
+
+def test_accepted_and_marked() -> None:
+    claims = verify(evidence())
+    assert claims.confidential is False
+    assert claims.measurement == own_measurement().hex()
+    assert claims.verified_at == NOW
+    assert '"confidential":false' in claims.model_dump_json()
+
+
+def test_refused_where_the_policy_does_not_name_it() -> None:
+    policy = AppraisalPolicy(kinds={Kind.TDX: KindPolicy(measurements="any")})
+    with pytest.raises(KindNotAllowedError, match="accepted: tdx"):
+        verify(evidence(), policy)
+    # Even a policy that names it must accept the status "Simulated" in so many letters.
+    loose = AppraisalPolicy(kinds={Kind.SIMULATED: KindPolicy(measurements="any")})
+    with pytest.raises(AttestationError, match="Simulated"):
+        verify(evidence(), loose)
+
+
+def test_refused() -> None:
+    with pytest.raises(WrongReportDataError):
+        verify(evidence(), report_data=bytes(64))
+    with pytest.raises(UnknownMeasurementError):
+        verify(evidence(measurement=bytes(48)))
+    with pytest.raises(DebugEnclaveError):
+        verify(evidence(debug=True))
+    with pytest.raises(UnknownSignerError):
+        verify(SimulatedAttester(Ed25519PrivateKey.generate()).collect(DATA))
+    with pytest.raises(GpuEvidenceError):
+        verify(evidence(), simulated_policy().model_copy(update={"gpu_required": True}))
+    with pytest.raises(TrailingBytesError):
+        verify(replace(evidence(), data=evidence().data + b"\0"))
+    with pytest.raises(TrailingBytesError):
+        verify(replace(evidence(), gpu=b"x"))
+    with pytest.raises(MalformedEvidenceError):
+        verify(replace(evidence(), data=evidence().data[:-1]))
+    with pytest.raises(MalformedEvidenceError):
+        verify(replace(evidence(), kind=Kind.SGX))
+
+
+def test_svn() -> None:
+    policy = simulated_policy()
+    asks = policy.kinds[Kind.SIMULATED].model_copy(update={"min_svn": 3})
+    strict = policy.model_copy(update={"kinds": {Kind.SIMULATED: asks}})
+    with pytest.raises(SvnTooLowError):
+        verify(evidence(svn=2), strict)
+    verify(evidence(svn=3), strict)
+
+
+def test_one_bit_anywhere() -> None:
+    data = evidence().data
+    for place in random.Random(0).sample(range(8 * SIZE), 400):
+        bad = bytearray(data)
+        bad[place // 8] ^= 1 << place % 8
+        with pytest.raises(AttestationError):
+            verify(Evidence(Kind.SIMULATED, bytes(bad)))
+
+
+def test_sizes_of_inputs() -> None:
+    with pytest.raises(AttesterUnavailableError):
+        SimulatedAttester(KEY).collect(b"short")
+    with pytest.raises(AttesterUnavailableError):
+        SimulatedAttester(KEY, measurement=b"short")
+
+
+# ---- the development key ------------------------------------------------------------------
+
+
+def test_key_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "key"
+    first = load_key(path).private_bytes_raw()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_key(path).private_bytes_raw() == first
+    assert [p.name for p in path.parent.iterdir()] == ["key"]
+
+
+def test_default_key_is_shared_by_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_key_path().is_relative_to(tmp_path)
+    SimulatedVerifier().verify(
+        SimulatedAttester().collect(DATA), report_data=DATA, policy=simulated_policy(), at=NOW
+    )
+
+
+def test_key_readable_by_others_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    load_key(path)
+    path.chmod(0o640)
+    with pytest.raises(AttesterUnavailableError, match="0640"):
+        load_key(path)
+
+
+def test_bad_key_files(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"x")
+    short.chmod(0o600)
+    with pytest.raises(AttesterUnavailableError, match="32"):
+        load_key(short)
+    with pytest.raises(AttesterUnavailableError):
+        load_key(tmp_path)
+    with pytest.raises(AttesterUnavailableError):
+        load_key(short / "below a file")
+
+
+def test_processes_that_start_together_share_the_key(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; import sys; from sealtune.attest.simulated import load_key;"
+        "print(load_key(Path(sys.argv[1])).public_key().public_bytes_raw().hex())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "key")]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ.copy()) for _ in range(4)
+    ]
+    assert len({process.communicate()[0] for process in running}) == 1
+
+
+# ---- the measurement ----------------------------------------------------------------------
+
+
+def test_changed_code_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "attest").mkdir()
+    (tmp_path / "accelerator").mkdir()
+    module = tmp_path / "attest" / "policy.py"
+    module.write_text("allowed = False\n")
+    before = measure_sources(tmp_path)
+    module.write_text("allowed = True\n")
+    assert measure_sources(tmp_path) != before
+    changed = measure_sources(tmp_path)
+    module.rename(module.with_name("other.py"))
+    assert measure_sources(tmp_path) != changed, "names count too"
+    renamed = measure_sources(tmp_path)
+    (tmp_path / "accelerator" / "gemm.py").write_text("")
+    assert measure_sources(tmp_path) == renamed, "code outside the enclave does not"
+
+
+def test_measurement_covers_the_enclave_only() -> None:
+    names = {path.parent.name for path in enclave_sources()} | {
+        path.name for path in enclave_sources()
+    }
+    assert {"attest", "channel", "errors.py", "frames.py"} <= names
+    assert not {"cli", "federation", "accelerator", "launch", "report"} & names

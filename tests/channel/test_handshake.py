@@ -1,0 +1,112 @@
+"""The handshake without an attacker."""
+
+from __future__ import annotations
+
+import pytest
+
+from sealtune.attest import Kind
+from sealtune.attest.errors import NonceReusedError
+from sealtune.channel import ServerHandshake, is_challenge
+from sealtune.errors import ChannelError, SealError
+from tests.channel import parties
+
+
+def test_both_ends_get_matching_channels() -> None:
+    server, client = parties.shake_hands()
+    assert server.transcript == client.transcript
+    for round_ in range(3):
+        down = server.outgoing.seal(b"global adapter", round_)
+        assert client.incoming.open(down, round_) == b"global adapter"
+        up = client.outgoing.seal(b"update", round_)
+        assert server.incoming.open(up, round_) == b"update"
+
+
+def test_peer_claims_say_simulated_and_not_confidential() -> None:
+    for side in parties.shake_hands():
+        assert side.peer.kind is Kind.SIMULATED
+        assert side.peer.confidential is False
+        assert side.peer.measurement == parties.CODE.hex()
+        assert side.peer.signer == parties.PUBLIC.hex()
+
+
+def test_directions_have_different_keys() -> None:
+    server, _ = parties.shake_hands()
+    with pytest.raises(SealError, match="another job, sender or receiver"):
+        server.incoming.open(server.outgoing.seal(b"x", 0), 0)
+
+
+def test_nothing_repeats_between_handshakes() -> None:
+    first, second = parties.server(), parties.server()
+    assert first.challenge() != second.challenge()
+    one, two = parties.shake_hands()[0], parties.shake_hands()[1]
+    assert one.transcript != two.transcript
+    with pytest.raises(SealError):
+        two.incoming.open(one.outgoing.seal(b"x", 0), 0)
+
+
+def test_secrets_do_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bytes] = []
+    real = __import__("secrets").token_bytes
+
+    def record(count: int) -> bytes:
+        drawn.append(real(count))
+        return drawn[-1]
+
+    monkeypatch.setattr("sealtune.channel.handshake.secrets.token_bytes", record)
+    server, client = parties.server(), parties.client()
+    messages = [server.challenge()]
+    messages.append(client.on_challenge(messages[-1]))
+    messages.append(server.on_hello(messages[-1]))
+    messages.append(client.on_server_hello(messages[-1])[0])
+    wire = b"".join(messages)
+    nonces, shares = drawn[:2], drawn[2:]
+    assert len(shares) == 2
+    assert all(nonce.hex().encode() in wire for nonce in nonces)
+    assert all(s not in wire and s.hex().encode() not in wire for s in shares)
+
+
+def test_each_step_runs_once_and_in_order() -> None:
+    server, client = parties.server(), parties.client()
+    with pytest.raises(NonceReusedError):
+        parties.server().on_hello(b"")
+    challenge = server.challenge()
+    with pytest.raises(NonceReusedError):
+        server.challenge()
+    hello = client.on_challenge(challenge)
+    with pytest.raises(NonceReusedError):
+        client.on_challenge(challenge)
+    reply = server.on_hello(hello)
+    with pytest.raises(NonceReusedError):
+        server.on_hello(hello)
+    last, _ = client.on_server_hello(reply)
+    server.on_client_key(last)
+    with pytest.raises(NonceReusedError):
+        server.on_client_key(last)
+
+
+def test_a_refusal_ends_the_handshake() -> None:
+    server, client = parties.server(), parties.client()
+    hello = client.on_challenge(server.challenge())
+    with pytest.raises(ChannelError):
+        server.on_hello(b"garbage")
+    with pytest.raises(NonceReusedError, match="failed"):
+        server.on_hello(hello)
+
+
+def test_challenge_is_recognised() -> None:
+    server, client = parties.server(), parties.client()
+    challenge = server.challenge()
+    assert is_challenge(challenge)
+    assert not is_challenge(client.on_challenge(challenge))
+    assert not is_challenge(b"")
+
+
+def test_job_ids_have_one_size() -> None:
+    with pytest.raises(ChannelError, match="48 bytes"):
+        ServerHandshake(
+            b"short",
+            "a",
+            parties.attester(),
+            parties.verifier(),
+            parties.simulated_policy(parties.CODE),
+        )
