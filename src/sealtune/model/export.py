@@ -1,0 +1,291 @@
+"""Write an adapter so that plain ``peft`` loads it anywhere, and read it back strictly.
+
+    adapter_model.safetensors   tensors under PEFT's names
+    adapter_config.json         PEFT's settings
+    sealtune.json               fingerprint: which base model, job, labels, prompt, versions
+
+A folder appears whole or not at all. Loading with plain peft::
+
+    base = AutoModelForSequenceClassification.from_pretrained(path, num_labels=n)
+    model = PeftModel.from_pretrained(base, folder)
+
+Trust domain: client enclave (writing); whoever received the adapter (reading).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from sealtune.errors import AdapterMismatchError, ModelError
+from sealtune.job.spec import ModelSpec
+from sealtune.job.storage import storage_error
+from sealtune.model.load import HEAD, load_model, load_tokenizer, model_digest, quiet
+from sealtune.model.lora import ADAPTER, load_trainable_state, trainable_state
+from sealtune.model.tasks import Batch, Task, make_task
+
+WEIGHTS, CONFIG, FINGERPRINT = "adapter_model.safetensors", "adapter_config.json", "sealtune.json"
+
+
+class Fingerprint(BaseModel):
+    """``sealtune.json``: what the adapter belongs to.
+
+    Attributes:
+        format: of this file.
+        base_model: folder or hub id that the job named.
+        base_model_digest: ``model_digest`` of it.
+        job_id: SHA-384 (hex) of the job; empty for an adapter made outside one.
+        task: the job's task.
+        labels: class names in the order of their numbers; empty for ``causal-lm``.
+        template: the prompt template.
+        max_tokens: longer texts were cut.
+        seed: the job's seed.
+        rounds: rounds of training.
+        versions: of the packages that made it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    base_model: str
+    base_model_digest: str
+    job_id: str
+    task: Literal["classification", "label-words", "causal-lm"]
+    labels: tuple[str, ...]
+    template: str
+    max_tokens: int
+    seed: int
+    rounds: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """A base model with an adapter on it, ready to answer."""
+
+    model: Any
+    task: Task
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """The written adapter on the original weights against the live one.
+
+    Attributes:
+        difference: largest difference of two logits, over the standard deviation of the live ones.
+        agreement: share of texts (tokens for ``causal-lm``) with the same answer.
+    """
+
+    difference: float
+    agreement: float
+
+
+def save_adapter(folder: Path, model: Any, fingerprint: Fingerprint) -> None:
+    """Write the adapter of a PeftModel to ``folder``, replacing an adapter that is there.
+
+    Raises:
+        StorageError: no space or no permission; an adapter that was there stays as it was.
+        AdapterMismatchError: a tensor of the adapter is not finite.
+    """
+    state = {name: t.contiguous().cpu() for name, t in trainable_state(model).items()}
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise AdapterMismatchError(f"{bad[0]} holds values that are not finite; nothing written")
+    config = _peft_config(model, fingerprint)
+    files = {
+        WEIGHTS: save(state, metadata={"format": "pt"}),
+        CONFIG: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n",
+        FINGERPRINT: fingerprint.model_dump_json(indent=2).encode() + b"\n",
+    }
+    _replace_folder(folder, files)
+
+
+def load_adapter(
+    folder: Path, *, base: str | None = None, revision: str | None = None
+) -> LoadedAdapter:
+    """Put a written adapter on the original base model, with plain peft.
+
+    Args:
+        folder: what ``save_adapter`` wrote.
+        base: folder or hub id of the base model; default: the one in the fingerprint.
+        revision: of a hub id.
+
+    Raises:
+        AdapterMismatchError: another base model, or tensors missing, unknown or of another shape.
+        ModelError: the folder holds no adapter, or the base model cannot be loaded.
+    """
+    fingerprint = read_fingerprint(folder)
+    spec = ModelSpec(path=base or fingerprint.base_model, revision=revision, task=fingerprint.task)
+    if model_digest(spec) != fingerprint.base_model_digest:
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was made for another base model than {spec.path}",
+            hint=f"it belongs to {fingerprint.base_model} with digest "
+            f"{fingerprint.base_model_digest[:16]}…",
+        )
+    model = _with_adapter(load_model(spec, len(fingerprint.labels) or None), folder)
+    task = make_task(
+        fingerprint.task,
+        load_tokenizer(spec),
+        max_tokens=fingerprint.max_tokens,
+        template=fingerprint.template,
+        labels=fingerprint.labels,
+    )
+    return LoadedAdapter(model, task, fingerprint)
+
+
+def read_fingerprint(folder: Path) -> Fingerprint:
+    """Read ``sealtune.json``.
+
+    Raises:
+        ModelError: no adapter of sealtune's is there.
+    """
+    for name in (FINGERPRINT, CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} holds no {name}, so it is not an adapter of sealtune's",
+                hint="give the folder adapter/ of a run",
+            )
+    try:
+        return Fingerprint.model_validate_json((folder / FINGERPRINT).read_bytes())
+    except (ValidationError, OSError) as error:
+        raise ModelError(f"{folder / FINGERPRINT} is damaged") from error
+
+
+def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
+    """Reload the written adapter on the original weights and compare it with the live model.
+
+    The live model computes with int8 weights, so small differences are right; an adapter that was
+    written wrongly shows as a gross one.
+
+    Args:
+        folder: what was written.
+        live: the model that was written, in evaluation mode.
+        batch: a few texts. A live masked model must be ready for its tokens (``begin_step``).
+
+    Raises:
+        AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.
+    """
+    loaded = load_adapter(folder)
+    written, own = trainable_state_of_file(folder), trainable_state(live)
+    different = [n for n, t in own.items() if n not in written or not torch.equal(written[n], t)]
+    if different or written.keys() != own.keys():
+        raise AdapterMismatchError(f"the written adapter differs from the live one: {folder}")
+    with torch.no_grad():
+        expected, got = (_logits(m, loaded.task, batch) for m in (live, loaded.model))
+    scale = float(expected.std()) or 1.0
+    check = ExportCheck(
+        difference=float((expected - got).abs().max()) / scale,
+        agreement=float((expected.argmax(-1) == got.argmax(-1)).float().mean()),
+    )
+    similarity = float(torch.cosine_similarity(expected.flatten(), got.flatten(), dim=0))
+    if not similarity > _MIN_SIMILARITY:
+        raise AdapterMismatchError(
+            f"on the original weights the written adapter answers otherwise than the live one "
+            f"(similarity of logits {similarity:.3f}, same answer in {check.agreement:.0%})",
+            hint="the adapter is not usable; keep the run folder and report this",
+        )
+    return check
+
+
+def trainable_state_of_file(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a written adapter.
+
+    Raises:
+        AdapterMismatchError: damaged.
+    """
+    try:
+        return cast(dict[str, Tensor], load_file(folder / WEIGHTS))
+    except (SafetensorError, OSError) as error:
+        raise AdapterMismatchError(f"{folder / WEIGHTS} is damaged or cut short") from error
+
+
+_MIN_SIMILARITY = 0.8  # int8 weights alone keep it above 0.99 on the models tried
+
+
+def _logits(model: nn.Module, task: Task, batch: Batch) -> Tensor:
+    """[rows, classes], or [tokens, vocabulary] at the tokens inside the texts."""
+    if task.labels:
+        return task.scores(model, batch)
+    mask = batch.attention_mask
+    logits: Tensor = model(input_ids=batch.input_ids, attention_mask=mask).logits
+    return logits[mask.bool()].float()
+
+
+def _peft_config(model: Any, fingerprint: Fingerprint) -> dict[str, Any]:
+    config: dict[str, Any] = model.peft_config[ADAPTER].to_dict()
+    config["inference_mode"] = True
+    config["base_model_name_or_path"] = fingerprint.base_model
+    config["revision"] = None
+    config["target_modules"] = sorted(config["target_modules"])
+    if config.get("modules_to_save"):
+        config["modules_to_save"] = [HEAD]
+    return {key: _plain(value) for key, value in config.items()}
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able form of a configuration value."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _with_adapter(base: Any, folder: Path) -> Any:
+    """Plain ``PeftModel.from_pretrained``, then every tensor compared with the file."""
+    from peft import PeftModel
+
+    state = trainable_state_of_file(folder)
+    try:
+        with quiet():
+            model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    except Exception as error:  # peft raises many classes for a config or file that does not fit
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise AdapterMismatchError(
+            f"peft cannot put the adapter in {folder} on its base model: {reason}"
+        ) from error
+    load_trainable_state(model, state)  # strict where peft only warns
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    part = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.part"
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.old"
+    try:
+        part.mkdir(parents=True)
+        for name, data in files.items():
+            with (part / name).open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            if not (folder / FINGERPRINT).is_file() and any(folder.iterdir()):
+                raise FileExistsError(17, "a folder with other files is in the way", str(folder))
+            folder.rename(old)
+        part.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise storage_error(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

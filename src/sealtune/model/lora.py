@@ -1,0 +1,164 @@
+"""Put LoRA on a frozen model through ``peft``, and take its tensors out and in by name.
+
+The initial values depend on the job's seed and each tensor's name alone, so every site starts from
+the same adapter without a message.
+
+Trust domain: client enclave.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sealtune.errors import AdapterMismatchError, TargetModulesError
+from sealtune.job.spec import TuningSpec
+from sealtune.model.load import HEAD, quiet
+from sealtune.model.seeds import generator
+
+ADAPTER = "default"  # peft's name for the only adapter
+
+
+def apply_lora(model: Any, tuning: TuningSpec, task: str, seed: int) -> Any:
+    """Wrap ``model`` in a PeftModel whose LoRA matrices (and head) are trainable, in float32.
+
+    Args:
+        model: a Hugging Face decoder from ``load_model``; on ``meta`` nothing is initialised.
+        task: the job's task; ``classification`` also trains the head.
+        seed: the job's seed.
+
+    Raises:
+        TargetModulesError: a target matches nothing, or something that is not a linear layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    blocks_name, blocks = _blocks(model)
+    targets = _targets(model, tuning, f"{blocks_name}.")
+    _check_layers(tuning, len(blocks))
+    layers = None if tuning.layers is None else sorted(set(tuning.layers))
+    transposed = any(
+        isinstance(m, Conv1D) for n, m in model.named_modules() if n.split(".")[-1] in targets
+    )
+    config = LoraConfig(
+        task_type="SEQ_CLS" if task == "classification" else "CAUSAL_LM",
+        r=tuning.rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=targets,
+        layers_to_transform=layers,
+        layers_pattern=None if layers is None else blocks_name.split(".")[-1],
+        modules_to_save=[HEAD] if task == "classification" else None,
+        fan_in_fan_out=transposed,
+    )
+    with quiet():
+        peft_model = get_peft_model(model, config)
+    for name, parameter in trainable_state(peft_model).items():
+        if not parameter.is_meta:
+            _initialise(name, parameter, seed)
+    return peft_model
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Trainable tensors by their names in a PEFT adapter file, sorted; float32, not copied."""
+    found = {
+        _state_name(name): parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    return dict(sorted(found.items()))
+
+
+def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into the model's trainable tensors; nothing is copied unless all of it fits.
+
+    Raises:
+        AdapterMismatchError: a name is missing or unknown, or a shape, type or value is wrong.
+    """
+    own = trainable_state(model)
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
+        lacking = f"lacks {len(missing)} tensors, such as {missing[0]}" if missing else ""
+        extra = f"has {len(unknown)} tensors too many, such as {unknown[0]}" if unknown else ""
+        raise AdapterMismatchError(
+            f"the adapter {' and '.join(filter(None, (lacking, extra)))}",
+            hint="it was made with other tuning settings or for another model",
+        )
+    for name, tensor in own.items():
+        new = state[name]
+        if new.shape != tensor.shape or new.dtype != torch.float32:
+            raise AdapterMismatchError(
+                f"{name} is {tuple(new.shape)} {new.dtype}, not {tuple(tensor.shape)} float32"
+            )
+        if not torch.isfinite(new).all():
+            raise AdapterMismatchError(f"{name} holds values that are not finite")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _state_name(name: str) -> str:
+    """A parameter's name as PEFT writes it to a file: without the adapter's name."""
+    name = name.replace(f".modules_to_save.{ADAPTER}.", ".")
+    return name.replace(f".{ADAPTER}.", ".")
+
+
+def _initialise(name: str, parameter: Tensor, seed: int) -> None:
+    """B starts at zero, A uniform as in the LoRA paper's code, the head small and normal."""
+    source = generator("lora", seed, name)
+    if ".lora_B." in name:
+        parameter.zero_()
+    elif ".lora_A." in name:
+        bound = 1 / math.sqrt(parameter.shape[1])
+        parameter.copy_(torch.rand(parameter.shape, generator=source).mul_(2 * bound).sub_(bound))
+    else:
+        parameter.copy_(torch.randn(parameter.shape, generator=source).mul_(0.02))
+
+
+def _blocks(model: Any) -> tuple[str, nn.ModuleList]:
+    """Name and list of the decoder blocks."""
+    count = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise TargetModulesError(f"{type(model).__name__} has no list of {count} decoder blocks")
+
+
+def _targets(model: Any, tuning: TuningSpec, prefix: str) -> list[str]:
+    """Names of the layers to adapt, each checked to be linear and inside the blocks."""
+    inside = {n: m for n, m in model.named_modules() if n.startswith(prefix)}
+    linear = sorted(
+        {n.split(".")[-1] for n, m in inside.items() if isinstance(m, nn.Linear | Conv1D)}
+    )
+    if tuning.targets == "all-linear":
+        return linear
+    for target in tuning.targets:
+        hits = {n: m for n, m in model.named_modules() if n == target or n.endswith(f".{target}")}
+        if not hits:
+            near = difflib.get_close_matches(target, linear, n=3, cutoff=0.4) or linear
+            raise TargetModulesError(
+                f"tuning.targets: '{target}' matches no module of {type(model).__name__}",
+                hint=f'near names: {", ".join(near)}; or write "all-linear"',
+            )
+        for name, module in hits.items():
+            if name not in inside or not isinstance(module, nn.Linear | Conv1D):
+                what = type(module).__name__ if name in inside else "outside the decoder blocks"
+                raise TargetModulesError(
+                    f"tuning.targets: '{target}' matches {name}, which is "
+                    f"{what if name not in inside else f'a {what}, not a linear layer'}",
+                    hint=f"linear layers of this model: {', '.join(linear)}",
+                )
+    return sorted(set(tuning.targets))
+
+
+def _check_layers(tuning: TuningSpec, blocks: int) -> None:
+    wrong = [i for i in tuning.layers or () if i >= blocks]
+    if wrong:
+        raise TargetModulesError(
+            f"tuning.layers names block {wrong[0]}, but the model has blocks 0 to {blocks - 1}"
+        )

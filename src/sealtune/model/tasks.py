@@ -1,0 +1,289 @@
+"""What a model learns: one small class per task, all with the same four methods.
+
+    task = make_task("classification", tokenizer, max_tokens=64, template="{text}", labels=names)
+    batch = task.collate(examples)
+    task.loss(model, batch).backward()
+    task.outcome(model, batch).correct
+
+``model`` is any Hugging Face or PEFT model, with or without masked layers. Texts are padded on the
+right up to a multiple of 8 tokens, so that what an onlooker sees of their length is coarse.
+
+Trust domain: client enclave.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sealtune.errors import DataError, ModelError
+from sealtune.job.template import parse_template
+
+BUCKET = 8  # tokens
+
+
+class Example(Protocol):
+    """One text and, where the task has classes, the number of its class."""
+
+    @property
+    def text(self) -> str:
+        """The rendered template."""
+
+    @property
+    def label(self) -> int | None:
+        """Class number, or None."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of one step.
+
+    Attributes:
+        input_ids: int64 [B, T], padded on the right; T is a multiple of 8.
+        lengths: int64 [B], tokens of each text without padding.
+        labels: int64 [B] class numbers, or None.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    labels: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """B * T, padding included: the number of rows of every masked product."""
+        return self.input_ids.numel()
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """int64 [B, T]: 1 for text, 0 for padding. From lengths, since texts may hold pad ids."""
+        positions = torch.arange(self.input_ids.shape[1])
+        return (positions < self.lengths[:, None]).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a batch was answered.
+
+    Attributes:
+        correct: right answers (texts, or tokens for ``causal-lm``).
+        total: answers.
+        loss_sum: cross-entropy summed over them, in nats.
+        predicted: class number of each text; empty for ``causal-lm``.
+    """
+
+    correct: int
+    total: int
+    loss_sum: float
+    predicted: tuple[int, ...] = ()
+
+
+class Task(ABC):
+    """Tokenising, loss and metrics of one task.
+
+    Args:
+        tokenizer: the model's, from ``load_tokenizer``.
+        max_tokens: longer texts are cut to this many tokens.
+        template: the prompt template; what follows its last column is never cut off.
+        labels: class names in the order of their numbers.
+    """
+
+    name: str
+
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, template: str, labels: Sequence[str]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.labels = tuple(labels)
+        self._tail = self._cue_tokens(template)
+
+    def _cue_tokens(self, template: str) -> int:
+        """Tokens that the template's closing words take up at most, such as ``\\nAnswer:``."""
+        last = parse_template(template)[-1]
+        if last.is_column:
+            return 0
+        count = len(self.tokenizer(last.text, add_special_tokens=False)["input_ids"]) + 1
+        if count >= self.max_tokens:
+            raise ModelError(
+                f"data.max_tokens is {self.max_tokens}, but the end of data.template alone takes "
+                f"up to {count} tokens",
+                hint="raise data.max_tokens or shorten the template",
+            )
+        return count
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, at most ``max_tokens``; the cut is before the template's end."""
+        ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        if not ids:
+            raise DataError("a text has no tokens", hint="remove empty rows from the data")
+        if len(ids) > self.max_tokens:
+            ids = ids[: self.max_tokens - self._tail] + ids[len(ids) - self._tail :]
+        return ids
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each example after cutting."""
+        return [len(self.encode(example.text)) for example in examples]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pad ``examples`` into one batch."""
+        rows = [self.encode(example.text) for example in examples]
+        width = -(-max(map(len, rows)) // BUCKET) * BUCKET
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        lengths = torch.tensor([len(row) for row in rows])
+        numbers = [example.label for example in examples]
+        known = all(number is not None for number in numbers)
+        return Batch(ids, lengths, torch.tensor(numbers) if known else None)
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the batch, in nats: a float32 scalar with a gradient."""
+
+    @abstractmethod
+    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        """Answers and loss of the batch."""
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Unnormalised log-probabilities of the classes: float32 [B, C]."""
+        raise ModelError(f"the task {self.name} has no classes to score")
+
+
+class _Classes(Task):
+    """What the two tasks with classes share."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return functional.cross_entropy(self.scores(model, batch), _labels(batch))
+
+    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        scores, labels = self.scores(model, batch), _labels(batch)
+        predicted = scores.argmax(dim=1)
+        return Outcome(
+            correct=int((predicted == labels).sum()),
+            total=len(labels),
+            loss_sum=float(functional.cross_entropy(scores, labels, reduction="sum")),
+            predicted=tuple(predicted.tolist()),
+        )
+
+
+class Classification(_Classes):
+    """A trained head reads the class off the last token (Hugging Face's own forward pass)."""
+
+    name = "classification"
+
+    def encode(self, text: str) -> list[int]:
+        """As for every task; a pad token at the end is dropped, since the head skips it."""
+        ids = super().encode(text)
+        while len(ids) > 1 and ids[-1] == self.tokenizer.pad_token_id:
+            ids.pop()
+        return ids
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        return cast(Tensor, result.logits).float()
+
+
+class LabelWords(_Classes):
+    """The language model itself names the class: logits of the labels' first tokens compete.
+
+    Only the label words' rows of the output matrix are multiplied, at the last token.
+    """
+
+    name = "label-words"
+
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, template: str, labels: Sequence[str]
+    ) -> None:
+        super().__init__(tokenizer, max_tokens, template, labels)
+        self.words = torch.tensor([self._first_token(label) for label in self.labels])
+        seen: dict[int, str] = {}
+        for label, token in zip(self.labels, self.words.tolist(), strict=True):
+            if token in seen:
+                raise ModelError(
+                    f"the labels '{seen[token]}' and '{label}' begin with the same token "
+                    f"({self.tokenizer.decode([token])!r}), so label words cannot tell them apart",
+                    hint="rename one of them, or set model.task to 'classification'",
+                )
+            seen[token] = label
+
+    def _first_token(self, label: str) -> int:
+        """The first token of ``label`` when it follows a text."""
+        before = self.tokenizer("x", add_special_tokens=False)["input_ids"]
+        after = self.tokenizer(f"x {label.strip()}", add_special_tokens=False)["input_ids"]
+        return int(after[len(before)])
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        base = base_model(model)
+        hidden = _hidden(base, batch)
+        last = hidden[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        rows: Tensor = base.get_output_embeddings().weight[self.words]
+        return (last @ rows.t()).float()
+
+
+class CausalLM(Task):
+    """Continue text: next-token cross-entropy over every token of the text and its end."""
+
+    name = "causal-lm"
+
+    def encode(self, text: str) -> list[int]:
+        """As for every task, with the end token where there is room."""
+        ids = super().encode(text)
+        end = self.tokenizer.eos_token_id
+        return [*ids, end] if end is not None and len(ids) < self.max_tokens else ids
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits, targets = self._pairs(model, batch)
+        return functional.cross_entropy(logits, targets)
+
+    def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        logits, targets = self._pairs(model, batch)
+        return Outcome(
+            correct=int((logits.argmax(dim=1) == targets).sum()),
+            total=len(targets),
+            loss_sum=float(functional.cross_entropy(logits, targets, reduction="sum")),
+        )
+
+    def _pairs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits float32 [M, V] and the tokens int64 [M] that they should predict."""
+        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        # by length, not by pad id: the end token often has the same id
+        inside = batch.attention_mask[:, 1:].bool()
+        if not inside.any():
+            raise DataError("texts of a single token leave nothing to predict")
+        return result.logits[:, :-1][inside].float(), batch.input_ids[:, 1:][inside]
+
+
+def make_task(
+    name: str, tokenizer: Any, *, max_tokens: int, template: str, labels: Sequence[str]
+) -> Task:
+    """The task called ``name``; arguments as for ``Task``.
+
+    Raises:
+        ModelError: label words that clash, or a template whose end is longer than a text may be.
+    """
+    kinds: tuple[type[Task], ...] = (Classification, LabelWords, CausalLM)
+    return {kind.name: kind for kind in kinds}[name](tokenizer, max_tokens, template, labels)
+
+
+def base_model(model: Any) -> Any:
+    """The Hugging Face model inside a PeftModel, or ``model`` itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _hidden(base: Any, batch: Batch) -> Tensor:
+    """Last hidden state, float [B, T, D], without the output matrix."""
+    decoder = getattr(base, base.base_model_prefix)
+    result = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    return cast(Tensor, result.last_hidden_state)
+
+
+def _labels(batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise DataError("the batch has texts without a label")
+    return batch.labels

@@ -1,0 +1,192 @@
+"""Train an adapter for one round, and evaluate it: one piece of code for enclaves and baselines.
+
+Each round starts a fresh AdamW, as in FedAvg with a stateless client; so the adapter is all that a
+checkpoint has to hold.
+
+Trust domain: client enclave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sealtune.errors import ModelError
+from sealtune.job.spec import TrainSpec
+from sealtune.model.batches import sorted_batches, step_batches
+from sealtune.model.lora import trainable_state
+from sealtune.model.seeds import derive_seed
+from sealtune.model.tasks import Example, Task
+
+BeforeStep = Callable[[int, bool], None]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One finished step: ``step`` counts from 1 up to ``of``; ``tokens`` includes padding."""
+
+    step: int
+    of: int
+    loss: float
+    tokens: int
+
+
+OnStep = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one site did in one round; ``tokens`` includes padding."""
+
+    train_loss: float
+    losses: tuple[float, ...]
+    steps: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers on a test set; ``loss`` is the mean cross-entropy in nats.
+
+    ``predicted`` holds the class number of each example, in the order given; for ``causal-lm`` it
+    is empty.
+    """
+
+    correct: int
+    total: int
+    loss: float
+    predicted: tuple[int, ...] = ()
+
+
+def local_round(
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Example],
+    spec: TrainSpec,
+    *,
+    seed: int,
+    round: int,
+    site: str,
+    lengths: Sequence[int] | None = None,
+    on_step: OnStep | None = None,
+    before_step: BeforeStep | None = None,
+) -> RoundResult:
+    """Run ``spec.steps_per_round`` AdamW steps on the trainable tensors, in place.
+
+    Args:
+        model: a PeftModel, frozen but for its adapter.
+        task: loss and batches.
+        examples: the site's training data.
+        spec: batch size, steps, learning rate.
+        seed: the job's seed.
+        round: number of the round, from 1.
+        site: whose data these are; part of what the order of batches follows from.
+        lengths: ``task.lengths(examples)``, if at hand.
+        on_step: called after each step.
+        before_step: called with ``(tokens, True)`` before each step, for one-time pads.
+
+    Raises:
+        ModelError: the loss is not finite, a trainable tensor did not move, or a frozen one did.
+    """
+    steps = spec.steps_per_round
+    batches = step_batches(
+        lengths or task.lengths(examples), spec.batch_size, (round - 1) * steps, steps, seed, site
+    )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    torch.manual_seed(derive_seed("dropout", seed, site, round))
+    losses: list[float] = []
+    tokens = 0
+    model.train()
+    with _only_the_adapter_moves(model):
+        for i, chosen in enumerate(batches):
+            batch = task.collate([examples[j] for j in chosen])
+            if before_step:
+                before_step(batch.tokens, True)
+            loss = task.loss(model, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value = float(loss.detach())
+            _check_finite(value, parameters, i + 1)
+            optimizer.step()
+            losses.append(value)
+            tokens += batch.tokens
+            if on_step:
+                on_step(StepInfo(i + 1, steps, value, batch.tokens))
+    optimizer.zero_grad(set_to_none=True)
+    return RoundResult(sum(losses) / len(losses), tuple(losses), steps, tokens)
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    before_step: BeforeStep | None = None,
+) -> Evaluation:
+    """Answer every example; ``before_step`` is called with ``(tokens, False)`` for each batch."""
+    correct = total = 0
+    loss_sum = 0.0
+    predicted = [0] * len(examples)
+    model.eval()
+    with torch.no_grad():
+        for chosen in sorted_batches(task.lengths(examples), batch_size):
+            batch = task.collate([examples[j] for j in chosen])
+            if before_step:
+                before_step(batch.tokens, False)
+            outcome = task.outcome(model, batch)
+            correct += outcome.correct
+            total += outcome.total
+            loss_sum += outcome.loss_sum
+            for j, answer in zip(chosen, outcome.predicted, strict=False):
+                predicted[j] = answer
+    if total and not math.isfinite(loss_sum):
+        raise ModelError("the loss of the evaluation is not finite", hint=_DIVERGED)
+    answers = tuple(predicted) if task.labels and total == len(examples) else ()
+    return Evaluation(correct, total, loss_sum / max(total, 1), answers)
+
+
+_DIVERGED = "the training diverged: lower train.learning_rate, or look for damaged data"
+
+
+def _check_finite(loss: float, parameters: Sequence[Tensor], step: int) -> None:
+    """Stop before a step would write NaN into the weights."""
+    if not math.isfinite(loss):
+        raise ModelError(f"the loss is {loss} at step {step}", hint=_DIVERGED)
+    for parameter in parameters:
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            raise ModelError(f"a gradient is not finite at step {step}", hint=_DIVERGED)
+
+
+@contextmanager
+def _only_the_adapter_moves(model: nn.Module) -> Iterator[None]:
+    """Check after the block that every trainable tensor moved and no frozen one was written to.
+
+    Training that "succeeds" and leaves a useless adapter is the failure that users notice last.
+    """
+    before = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
+    frozen = {n: (p, p._version, p.data_ptr()) for n, p in _frozen(model)}
+    yield
+    for name, (tensor, version, address) in frozen.items():
+        if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:
+            raise ModelError(f"the frozen tensor {name} was changed by training")
+    after = trainable_state(model)
+    still = [n for n, t in after.items() if torch.equal(t, before[n])]
+    # A's gradient is zero as long as B is, so one single step from the start leaves A alone
+    stuck = [name for name in still if ".lora_A." not in name]
+    if stuck or not after:
+        raise ModelError(
+            f"{len(stuck)} of {len(after)} trainable tensors did not move, such as "
+            f"{stuck[0] if stuck else '(none at all)'}",
+            hint="raise train.learning_rate, or check that these layers take part in the model",
+        )
+
+
+def _frozen(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((n, p) for n, p in model.named_parameters() if not p.requires_grad)

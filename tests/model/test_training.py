@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sealtune.errors import ModelError
+from sealtune.job.spec import TrainSpec
+from sealtune.model.lora import load_trainable_state, trainable_state
+from sealtune.model.training import RoundResult, StepInfo, evaluate, local_round
+from tests.model.test_lora import adapted
+from tests.model.test_tasks import task_of
+from tests.model.tiny import make_texts
+
+SPEC = TrainSpec(steps_per_round=12, batch_size=8, learning_rate=0.01)
+
+
+def run(
+    model: Any, task: Any, *, round: int = 1, spec: TrainSpec = SPEC, **more: Any
+) -> RoundResult:
+    texts = make_texts(60, 3)
+    return local_round(model, task, texts, spec, seed=7, round=round, site="a", **more)
+
+
+@pytest.mark.parametrize("name", ["classification", "label-words", "causal-lm"])
+def test_every_task_learns(llama: Path, name: str) -> None:
+    model = adapted(llama, task=name, targets="all-linear", alpha=32)
+    task = task_of(llama, name)
+    texts = make_texts(60, 3)
+    before = evaluate(model, task, texts, batch_size=16)
+    for number in (1, 2, 3, 4):
+        run(model, task, round=number)
+    after = evaluate(model, task, texts, batch_size=16)
+    assert after.loss < 0.8 * before.loss
+    assert after.correct > before.correct
+    assert len(after.predicted) == (0 if name == "causal-lm" else 60)
+
+
+def test_a_round_repeats_bit_for_bit_with_dropout(llama: Path) -> None:
+    results = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        model = adapted(llama, dropout=0.2)
+        result = run(model, task_of(llama))
+        results.append((result, trainable_state(model)))
+    (one, state), (two, other) = results
+    assert one == two
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_resuming_at_a_round_gives_the_same(llama: Path) -> None:
+    task = task_of(llama)
+    straight = adapted(llama)
+    run(straight, task, round=1)
+    saved = {n: t.clone() for n, t in trainable_state(straight).items()}
+    run(straight, task, round=2)
+    resumed = adapted(llama)
+    load_trainable_state(resumed, saved)
+    run(resumed, task, round=2)
+    expected = trainable_state(straight)
+    assert all(torch.equal(t, expected[n]) for n, t in trainable_state(resumed).items())
+
+
+def test_steps_and_pads_are_announced(llama: Path) -> None:
+    model, task = adapted(llama), task_of(llama)
+    seen: list[StepInfo] = []
+    pads: list[tuple[int, bool]] = []
+    result = run(
+        model, task, on_step=seen.append, before_step=lambda n, back: pads.append((n, back))
+    )
+    assert [info.step for info in seen] == list(range(1, 13))
+    assert result.tokens == sum(info.tokens for info in seen) == sum(n for n, _ in pads)
+    assert result.train_loss == pytest.approx(sum(info.loss for info in seen) / 12)
+    assert all(back for _, back in pads)
+    evaluate(
+        model,
+        task,
+        make_texts(9, 0),
+        batch_size=4,
+        before_step=lambda n, back: pads.append((n, back)),
+    )
+    assert [back for _, back in pads[12:]] == [False] * 3
+
+
+def test_predictions_come_back_in_the_order_given(llama: Path) -> None:
+    model, task = adapted(llama), task_of(llama)
+    run(model, task)
+    texts = make_texts(21, 5)
+    answers = evaluate(model, task, texts, batch_size=4).predicted
+    alone = [evaluate(model, task, [text], batch_size=1).predicted[0] for text in texts]
+    assert list(answers) == alone
+
+
+def test_no_test_rows_give_zero(llama: Path) -> None:
+    result = evaluate(adapted(llama), task_of(llama), [], batch_size=4)
+    assert (result.correct, result.total, result.loss) == (0, 0, 0.0)
+
+
+def test_divergence_is_an_error_with_advice(llama: Path) -> None:
+    model, task = adapted(llama), task_of(llama)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5:] = float("nan")
+    with pytest.raises(ModelError, match=r"lower train\.learning_rate"):
+        run(model, task)
+
+
+def test_an_adapter_that_takes_no_part_is_an_error(llama: Path) -> None:
+    model = adapted(llama, layers=(1,))
+    block = model.get_base_model().model.layers[1]
+    block.forward = lambda hidden_states, **_: hidden_states
+    with pytest.raises(ModelError, match="did not move"):
+        run(model, task_of(llama))
+
+
+def test_a_frozen_tensor_that_moves_is_an_error(llama: Path) -> None:
+    model = adapted(llama)
+
+    def meddle(_: StepInfo) -> None:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[0] += 1
+
+    with pytest.raises(ModelError, match=r"frozen tensor .*embed_tokens.* was changed"):
+        run(model, task_of(llama), on_step=meddle)
