@@ -1,0 +1,14 @@
+"""What a run leaves behind for people: ``summary.json`` and ``report.html``.
+
+Both are pure functions of the run folder's ``metrics.jsonl`` and ``job.resolved.json`` (and of
+``baselines/*.json`` where a comparison was run), so they can be rebuilt at any time. Start reading
+at ``summary.py`` (the figures), then ``page.py`` (the page).
+
+Trust domain: server operator (reads only what the enclaves let out).
+"""
+
+from sealtune.report.log import RunLog, read_run
+from sealtune.report.summary import build_summary, summarise
+from sealtune.report.writing import write
+
+__all__ = ["RunLog", "build_summary", "read_run", "summarise", "write"]

@@ -1,0 +1,136 @@
+"""The page's line charts: training loss by step and by round, accuracy by round.
+
+Trust domain: server operator.
+"""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from sealtune.report.charts import MANY, Axes, Series, line_chart
+from sealtune.report.log import RunLog
+from sealtune.report.numbers import loss, percent
+from sealtune.report.scale import Point, smooth
+from sealtune.report.svg import tag
+from sealtune.report.values import Json, mean, number, whole
+
+REACH = 2  # steps on either side that the smoothed line takes in
+
+
+def by_step(log: RunLog) -> Markup:
+    """Training loss of every step, drawn twice: for a wide and for a narrow page."""
+    starts, length = _round_starts(log)
+    raw: dict[str, list[Point]] = {
+        site: [
+            (starts.get(r, 0) + step, number(event.get("loss")))
+            for (r, step), event in log.steps(site).items()
+        ]
+        for site in log.sites
+    }
+    series: list[Series] = []
+    note = f"Lines: mean of a step and the {REACH} on either side."
+    for i, (site, points) in enumerate(raw.items()):
+        if points and len(raw) <= MANY:
+            series.append(Series(site, points, style="dots", colour=i))
+        if points:
+            series.append(Series(site, smooth(points, REACH), style="smooth", colour=i))
+    if len(raw) > MANY:
+        series.append(Series("mean of all sites", smooth(_mean(raw), REACH), True, "smooth"))
+    else:
+        note = f"Dots: single steps. {note}"
+    axes = Axes(
+        title="Training loss at every step",
+        x="training step of the site, over all rounds",
+        y="loss (nats)",
+        show=_short,
+        x_span=(0, length) if length else None,
+        marks=[(f"round {r}", start) for r, start in starts.items()],
+        note=note,
+    )
+    if not any(raw.values()):
+        return line_chart((), axes)
+    drawn = (("only-wide", 1060), ("only-narrow", 520))
+    return tag("div", *(tag("div", line_chart(series, axes, width=w), class_=c) for c, w in drawn))
+
+
+def _mean(raw: dict[str, list[Point]]) -> list[Point]:
+    """Mean over sites at every step; sites without a value there are left out."""
+    values: dict[float, list[float | None]] = {}
+    for points in raw.values():
+        for x, y in points:
+            values.setdefault(x, []).append(y)
+    return [(x, mean(ys)) for x, ys in sorted(values.items())]
+
+
+def _round_starts(log: RunLog) -> tuple[dict[int, int], int]:
+    """First step's offset of each round on a common axis, and the number of steps in all."""
+    lengths: dict[int, int] = {}
+    for event in log.of("step"):
+        r = whole(event.get("round"))
+        if r is not None:
+            known = (whole(event.get(key)) or 0 for key in ("of", "step"))
+            lengths[r] = max(lengths.get(r, 0), *known)
+    starts: dict[int, int] = {}
+    offset = 0
+    for r in sorted(lengths):
+        starts[r] = offset
+        offset += lengths[r]
+    return starts, offset
+
+
+def _short(value: float | None) -> str:
+    """A loss for an axis or a hover title: three decimals, without trailing zeros."""
+    shown = loss(value)
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown
+
+
+def _by_round(curve: Json, sites: tuple[str, ...]) -> list[Series]:
+    rounds = curve["rounds"]
+    lines = [
+        Series(site, list(zip(rounds, curve["sites"].get(site, []), strict=True)), colour=i)
+        for i, site in enumerate(sites)
+    ]
+    if len(sites) > 1:
+        lines.append(Series("all sites", list(zip(rounds, curve["all"], strict=True)), True))
+    return lines
+
+
+def round_loss(log: RunLog, summary: Json) -> Markup:
+    """Mean training loss of each round."""
+    axes = Axes("Mean training loss of each round", "round", "loss (nats)", _short)
+    return line_chart(_by_round(summary["loss_curve"], log.sites), axes)
+
+
+def round_accuracy(log: RunLog, summary: Json) -> Markup:
+    """Accuracy where it was measured, against the majority class and the baselines."""
+    curve = summary["accuracy_curve"]
+    references = [
+        (name, value)
+        for name, value in (
+            ("majority class", summary["majority_class"]),
+            *((kind, b["accuracy_after"]) for kind, b in summary["baselines"].items()),
+        )
+        if value is not None
+    ]
+    metric = summary["metric"]
+    axes = Axes(
+        title=f"{metric.capitalize()} on test rows (round 0: before training)",
+        x="round",
+        y=f"{metric} (%)",
+        show=_percent,
+        span=_span([*curve["all"], *(y for ys in curve["sites"].values() for y in ys)], references),
+        references=references,
+        note="Points are measurements; lines only join them.",
+    )
+    return line_chart(_by_round(curve, log.sites), axes)
+
+
+def _span(values: list[float | None], references: list[tuple[str, float]]) -> tuple[float, float]:
+    """From 0 to the next tenth above everything, so that heights compare honestly."""
+    top = max([0.0, *(v for v in values if v is not None), *(y for _, y in references)])
+    return 0.0, min(1.0, (int(top * 10 + 1e-9) + 1) / 10)
+
+
+def _percent(value: float | None) -> str:
+    """A share for an axis: whole percents without a point."""
+    return percent(value).replace(".0\u00a0", "\u00a0")

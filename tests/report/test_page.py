@@ -1,0 +1,239 @@
+"""The page: complete, self-contained, honest, and safe against hostile names."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sealtune.errors import StorageError
+from sealtune.report import write
+from tests.report import sample_run as sample
+from tests.report.sample_run import Json, events, fail, resolved, write_run
+
+HOSTILE = "</text><script>alert(1)</script><img src=//x.example/y onerror='z'>\"&"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and checks that they nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def page_of(folder: Path, happened: list[Json] | None = None, job: Json | None = None) -> str:
+    path = write(write_run(folder, happened, job))
+    assert (folder / "summary.json").is_file()
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    return write(write_run(tmp_path / "run", baselines=sample.BASELINES)).read_text()
+
+
+def test_nothing_is_fetched(page: str) -> None:
+    tags = Tags(page)
+    assert not tags.stack
+    names = {name for name, _ in tags.seen}
+    assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in tags.seen:
+        assert not attributes.keys() & {"src", "srcset", "xlink:href", "action", "background"}
+        assert all(not name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert "://" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+    assert len(page) < 400_000
+
+
+def test_every_section_and_figure_is_there(page: str) -> None:
+    text = " ".join("".join(Tags(page).text).replace("\u00a0", " ").split())
+    for heading in ("Result", "Who saw what", "Curves", "Sites", "Cost", "Rounds", "Trust chain"):
+        assert heading in text
+    for figure in ("4.9 %", "68.1 %", "5.7 %", "55.6 %", "44.4 MB", "21.4 GB", "8 min 40 s"):
+        assert figure in text
+    assert "sealtune run runs/icd10-chapters/job.toml" in text
+    assert sample.PLAN_DIGEST in text
+    assert "12.5 points better" in text
+
+
+def test_simulated_evidence_is_said_first(page: str) -> None:
+    main = page[page.index("<main>") :]
+    assert main.index("Simulated evidence: not confidential.") < main.index("<section")
+
+
+def test_hardware_evidence_has_no_banner(tmp_path: Path) -> None:
+    happened = events()
+    for event in happened:
+        if event["event"] == "attested":
+            event |= {"kind": "tdx", "confidential": True}
+    page = page_of(tmp_path / "a", happened, resolved(protection__attestation="tdx"))
+    assert 'class="banner' not in page
+    assert "SIMULATED" not in page
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    happened = events(("hospital-north", "hospital-south", HOSTILE))
+    changed = fail(happened, HOSTILE, 2, HOSTILE, HOSTILE)
+    for event in changed:
+        if event["event"] == "attested":
+            event["kind"] = HOSTILE
+        if event["event"] == "start":
+            event["versions"] = {HOSTILE: HOSTILE}
+    job = resolved(sites__names=["hospital-north", "hospital-south", HOSTILE], job__name=HOSTILE)
+    job["labels"] = [HOSTILE, "b"]
+    job["plan"]["modules"][0] |= {"name": HOSTILE, "placement": HOSTILE, "reason": HOSTILE}
+    job["job_id"] = HOSTILE
+    changed.append({"event": "error", "message": HOSTILE, "hint": HOSTILE})
+    page = page_of(tmp_path / "run", changed, job)
+    tags = Tags(page)
+    assert not {name for name, _ in tags.seen} & {"script", "img"}
+    assert all(not name.startswith("on") for _, attributes in tags.seen for name in attributes)
+    assert "".join(tags.text).count("alert(1)") > 5
+
+
+def test_failed_client_shows_outcome_and_reason(tmp_path: Path) -> None:
+    happened = fail(events(), "clinic-coast", 2, "failed", "exit code 5: accelerator lost")
+    page = page_of(tmp_path / "run", happened)
+    assert 'class="badge failed">failed' in page
+    assert "exit code 5: accelerator lost" in page
+    assert "1 answer is missing." in page
+
+
+def test_interrupted_run_has_a_page(tmp_path: Path) -> None:
+    cut = next(i for i, e in enumerate(events()) if e["event"] == "round" and e["round"] == 2)
+    end = {"event": "end", "outcome": "interrupted", "seconds": 99.0}
+    page = page_of(tmp_path / "run", [*events()[:cut], end])
+    assert "The run was interrupted after 1 of 4 rounds." in page
+    assert "not measured" in page
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 14, 40])
+def test_any_beginning_of_a_log_has_a_page(tmp_path: Path, length: int) -> None:
+    assert not Tags(page_of(tmp_path / "run", events()[:length])).stack
+
+
+def test_page_without_resolved_job(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "job.resolved.json").unlink()
+    page = write(run).read_text()
+    assert "68.1" in page
+
+
+@pytest.mark.parametrize("odd", [None, "x", -3, 1.5, [], [[1]], {}, {"a": [1]}, True, math.inf])
+def test_odd_values_in_either_file_still_give_a_page(tmp_path: Path, odd: object) -> None:
+    keys = ("sites", "round", "seconds", "loss", "outcome", "versions", "time", "majority_class")
+    for key in keys:
+        happened = [e | {key: odd} if key in e else e for e in events()]
+        assert not Tags(page_of(tmp_path / key, happened)).stack
+    for key in resolved():
+        assert not Tags(page_of(tmp_path / f"top-{key}", job=resolved() | {key: odd})).stack
+    for key in resolved()["job"]:
+        job = resolved()
+        job["job"][key] = odd
+        assert not Tags(page_of(tmp_path / f"job-{key}", job=job)).stack
+    baselines = {"local": {"per_site": odd, "accuracy_after": odd, "loss_curve": odd}}
+    write(write_run(tmp_path / "baseline", baselines=baselines))
+
+
+def test_loss_that_is_not_a_number_is_said(tmp_path: Path) -> None:
+    happened = events()
+    next(e for e in happened if e["event"] == "step")["loss"] = math.nan
+    page = page_of(tmp_path / "run", happened)
+    assert "1 recorded loss is not a number." in page
+    assert "nan" not in "".join(re.findall(r' (?:d|x|y|cx|cy)="[^"]*"', page))
+
+
+def test_accuracy_no_better_than_the_largest_class_is_said(tmp_path: Path) -> None:
+    happened = events()
+    final = next(e for e in happened if e["event"] == "final")
+    for entry in final["sites"].values():
+        entry["correct"] = entry["total"] // 20
+    page = page_of(tmp_path / "run", happened)
+    assert "no better than always answering the largest class" in page
+    assert 'class="to doubtful"' in page
+
+
+@pytest.mark.parametrize("protect", ["adapter+data", "adapter", "insecure-none"])
+def test_picture_follows_the_protection_level(tmp_path: Path, protect: str) -> None:
+    job = resolved(protection__protect=protect)
+    job["plan"]["prefix_blocks"] = 20 if protect == "adapter" else 0
+    text = " ".join(Tags(page_of(tmp_path / "run", job=job)).text)
+    said = {
+        "adapter+data": "masked codes x + r",
+        "adapter": "the owner’s own machine",
+        "insecure-none": "codes, not masked",
+    }
+    for level, words in said.items():
+        assert (words in text) == (level == protect)
+
+
+def test_long_run_leaves_out_rounds_and_says_so(tmp_path: Path) -> None:
+    happened = [e for e in events() if e["event"] != "step"]
+    middle = next(i for i, e in enumerate(happened) if e["event"] == "round" and e["round"] == 4)
+    more = [happened[middle] | {"round": r} for r in range(5, 401)]
+    page = page_of(tmp_path / "run", [*happened[: middle + 1], *more, *happened[middle + 1 :]])
+    assert "282 rounds left out" in page
+    assert json.loads((tmp_path / "run/summary.json").read_text())["rounds"]["done"] == 400
+
+
+def test_drawings_are_well_formed_xml(page: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) > 15
+    for drawing in drawings:
+        ET.fromstring(drawing)
+
+
+def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", baselines=sample.BASELINES)
+    first = (write(run).read_bytes(), (run / "summary.json").read_bytes())
+    assert (write(run).read_bytes(), (run / "summary.json").read_bytes()) == first
+    assert not [p for p in run.iterdir() if p.name.endswith(".part")]
+
+
+def test_folder_in_the_way(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "report.html").mkdir()
+    with pytest.raises(StorageError, match=r"report\.html"):
+        write(run)
+
+
+@pytest.mark.filterwarnings("ignore:.*click.*:DeprecationWarning")  # typer imports an old name
+def test_command(tmp_path: Path) -> None:
+    from typer import Typer
+    from typer.testing import CliRunner
+
+    from sealtune.cli.report import report as report_command
+
+    app = Typer()
+    app.command()(report_command)
+    run = write_run(tmp_path / "run")
+    result = CliRunner().invoke(app, [str(run)])
+    assert result.exit_code == 0
+    assert result.output.replace("\n", "").endswith("report.html")
+    missing = CliRunner().invoke(app, [str(tmp_path / "none")])
+    assert isinstance(missing.exception, StorageError)
