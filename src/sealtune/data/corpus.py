@@ -1,0 +1,122 @@
+"""From labelled texts to ``train.jsonl`` and ``test.jsonl``: clean, distinct, split, described.
+
+Order and split follow from SHA-256 of the texts, so they are the same on every machine and with
+every version of Python and numpy.
+
+Trust domain: data owner's machine, before a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SEED = "sealtune demo data 1"
+TEST_SHARE = 0.2
+TEST_MOST = 0.25  # a group that would take the test set beyond this stays in the training set
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled text.
+
+    Attributes:
+        group: texts of one group never come apart in the split.
+    """
+
+    text: str
+    label: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A finished split."""
+
+    train: list[Item]
+    test: list[Item]
+
+    def majority(self) -> float:
+        """Share of the most frequent test label: what guessing it would reach."""
+        counts = Counter(item.label for item in self.test)
+        return max(counts.values()) / len(self.test)
+
+
+def clean(text: str) -> str:
+    """Resolve HTML entities and reduce white space to single spaces."""
+    return " ".join(html.unescape(text).split())
+
+
+def distinct(items: Iterable[Item]) -> list[Item]:
+    """Drop blank texts, texts that occur with two labels, and repeats (letter case ignored)."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    first: dict[str, Item] = {}
+    for item in items:
+        key = item.text.casefold()
+        labels[key].add(item.label)
+        first.setdefault(key, item)
+    return [item for key, item in first.items() if key and len(labels[key]) == 1]
+
+
+def limit(items: Iterable[Item], most: int) -> list[Item]:
+    """At most ``most`` items of each label, picked by digest."""
+    return [item for same in _by_label(items).values() for item in _shuffled(same)[:most]]
+
+
+def split(items: Iterable[Item]) -> Corpus:
+    """Within each label, move whole groups to the test set until it holds a fifth."""
+    train: list[Item] = []
+    test: list[Item] = []
+    for label, same in _by_label(items).items():
+        groups: dict[str, list[Item]] = defaultdict(list)
+        for item in same:
+            groups[item.group].append(item)
+        names = sorted(groups, key=lambda name: _rank(f"{label}\n{name}"))
+        held: list[Item] = []
+        for name in names:
+            fits = len(held) + len(groups[name]) <= max(1, TEST_MOST * len(same))
+            if fits and len(held) < TEST_SHARE * len(same):
+                held += groups[name]
+            else:
+                train += groups[name]
+        test += held
+    return Corpus(_shuffled(train), _shuffled(test))
+
+
+def write_corpus(corpus: Corpus, folder: Path) -> None:
+    """Write ``train.jsonl`` and ``test.jsonl`` with the keys ``text`` and ``label``."""
+    for name, items in (("train", corpus.train), ("test", corpus.test)):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for item in items:
+                row = {"text": item.text, "label": item.label}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def count_table(corpus: Corpus, titles: dict[str, str]) -> str:
+    """Markdown table of the labels, what they stand for, and their rows."""
+    train = Counter(item.label for item in corpus.train)
+    test = Counter(item.label for item in corpus.test)
+    lines = ["| label | stands for | train | test |", "| --- | --- | ---: | ---: |"]
+    for label in sorted(train):
+        lines.append(f"| {label} | {titles[label]} | {train[label]:,} | {test[label]:,} |")
+    return "\n".join(lines)
+
+
+def _by_label(items: Iterable[Item]) -> dict[str, list[Item]]:
+    labels: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        labels[item.label].append(item)
+    return dict(sorted(labels.items()))
+
+
+def _shuffled(items: Sequence[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: _rank(f"{item.label}\n{item.text}"))
+
+
+def _rank(text: str) -> bytes:
+    return hashlib.sha256(f"{SEED}\n{text}".encode()).digest()

@@ -1,0 +1,236 @@
+"""What a client enclave trains and tests on: its own rows, rendered and numbered.
+
+    data = load_site(job, "north", labels)
+    data.train[0]      # Example(text="...", label=3, row=17)
+
+Trust domain: client enclave; also the launcher's checks on the data owner's machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sealtune.data.partition import Indices, apportion, partition, subsample
+from sealtune.data.readers import Row, read_rows
+from sealtune.data.template import Template
+from sealtune.errors import DataError
+from sealtune.job import Job
+
+SHOWN = 5  # faulty rows named in one message
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as the model sees it.
+
+    Attributes:
+        text: the rendered template, never blank.
+        label: place of its label in the job's labels; None for ``causal-lm``.
+        row: number of the row in its file, from 1, for messages.
+    """
+
+    text: str
+    label: int | None
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """All that one site has."""
+
+    train: list[Example]
+    test: list[Example]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file's rows, and which of them each site owns."""
+
+    path: Path
+    rows: list[Row]
+    owned: dict[str, Indices]
+
+
+def discover_labels(job: Job) -> tuple[str, ...]:
+    """The classes of ``job`` in their order: ``data.labels``, else sorted from the training files.
+
+    Raises:
+        DataError: unreadable files, labels that are not text, or only one class to learn.
+    """
+    if job.model.task == "causal-lm":
+        return ()
+    files = job.data.train
+    paths = list(files.values()) if isinstance(files, dict) else [files]
+    seen: set[str] = set()
+    for path in paths:
+        seen.update(_labels(job, path, read_rows(path, [job.data.label])))
+    if len(seen) < 2:
+        raise DataError(
+            f"all training rows have the same label in column '{job.data.label}'",
+            hint="a classifier needs at least two classes: check data.label and data.train",
+        )
+    return job.data.labels or tuple(sorted(seen))
+
+
+def load_site(job: Job, site: str, labels: tuple[str, ...] | None = None) -> SiteData:
+    """Training and test examples of ``site``.
+
+    Args:
+        labels: classes in their order (``discover_labels``); found anew when None.
+
+    Raises:
+        DataError: lists what is wrong with which rows.
+    """
+    if site not in job.sites.names:
+        raise DataError(f"there is no site '{site}'; the job has {', '.join(job.sites.names)}")
+    return load_sites(job, labels, only=(site,))[site]
+
+
+def load_sites(
+    job: Job, labels: tuple[str, ...] | None = None, *, only: Sequence[str] | None = None
+) -> dict[str, SiteData]:
+    """Examples of several sites (default: all), reading a pooled file once."""
+    if labels is None:
+        labels = discover_labels(job)
+    names = tuple(job.sites.names if only is None else only)
+    if isinstance(job.data.train, dict) or isinstance(job.data.test, dict):
+        return {name: _load_own(job, name, labels) for name in names}
+    train, test = _deal_pooled(job, job.data.train, job.data.test)
+    return {
+        name: SiteData(_examples(job, train, name, labels), _examples(job, test, name, labels))
+        for name in names
+    }
+
+
+def subsample_test(job: Job, labels: Sequence[str]) -> Indices:
+    """Which pooled test rows count, under ``data.max_test_rows``: ascending row numbers."""
+    return subsample(labels, job.data.max_test_rows, job.job.seed)
+
+
+def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
+    """Per-site files: no other site's file is opened, so max_test_rows is split evenly."""
+    train_files, test_files = job.data.train, job.data.test
+    if not isinstance(train_files, dict) or not isinstance(test_files, dict):
+        raise DataError("data.train and data.test must both be tables of site = file")
+    train_path, test_path = train_files[site], test_files[site]
+    train, test = (read_rows(path, _columns(job)) for path in (train_path, test_path))
+    kept = np.arange(len(test), dtype=np.int64)
+    if job.data.max_test_rows is not None:
+        sites = len(job.sites.names)
+        share = apportion(np.ones(sites), job.data.max_test_rows)[job.sites.names.index(site)]
+        classes = _labels(job, test_path, test) if _needs_labels(job) else [""] * len(test)
+        kept = subsample(classes, max(1, int(share)), job.job.seed)
+    everything = np.arange(len(train), dtype=np.int64)
+    return SiteData(
+        _examples(job, _Part(train_path, train, {site: everything}), site, labels),
+        _examples(job, _Part(test_path, test, {site: kept}), site, labels),
+    )
+
+
+def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _Part]:
+    columns = _columns(job)
+    train, test = read_rows(train_path, columns), read_rows(test_path, columns)
+    train_labels = _labels(job, train_path, train)
+    test_labels = _labels(job, test_path, test)
+    kept = subsample_test(job, test_labels)
+    scheme = job.sites.partition
+    if scheme == "file":
+        raise DataError("pooled files need sites.partition = 'dirichlet' or 'label'")
+    mine, tests = partition(
+        train_labels,
+        [test_labels[i] for i in kept],
+        len(job.sites.names),
+        scheme=scheme,
+        alpha=job.sites.alpha,
+        seed=job.job.seed,
+    )
+    names = job.sites.names
+    return (
+        _Part(train_path, train, dict(zip(names, mine, strict=True))),
+        _Part(test_path, test, dict(zip(names, (kept[t] for t in tests), strict=True))),
+    )
+
+
+def _needs_labels(job: Job) -> bool:
+    """Classes are needed to learn them, and to deal a pooled file out by them."""
+    return job.model.task != "causal-lm" or job.sites.partition != "file"
+
+
+def _columns(job: Job) -> list[str]:
+    columns = list(Template(job.data.template).columns)
+    return [*columns, job.data.label] if _needs_labels(job) else columns
+
+
+def _labels(
+    job: Job, path: Path, rows: Sequence[Row], places: Iterable[int] | None = None
+) -> list[str]:
+    """Labels as text, of rows at ``places`` (from 0; default: the whole file).
+
+    Whole numbers are accepted, since many files number their classes.
+    """
+    column = job.data.label
+    labels: list[str] = []
+    faulty: list[int] = []
+    for place, row in zip(places or range(len(rows)), rows, strict=True):
+        value = row[column]
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, str) and value.strip():
+            labels.append(value)
+        else:
+            faulty.append(place + 1)
+    if faulty:
+        raise DataError(
+            f"{path}, {_rows(faulty)}: label '{column}' is blank or not text",
+            hint="labels must be text or whole numbers; fill them in or delete the rows",
+        )
+    return labels
+
+
+def _examples(job: Job, part: _Part, site: str, labels: tuple[str, ...]) -> list[Example]:
+    template = Template(job.data.template)
+    owned = part.owned[site]
+    rows = [part.rows[i] for i in owned]
+    numbers: list[int | None] = [None] * len(rows)
+    if job.model.task != "causal-lm":
+        numbers = list(_numbered(job, part, owned, labels))
+    examples: list[Example] = []
+    faults: list[tuple[int, DataError]] = []
+    for index, row, label in zip(owned, rows, numbers, strict=True):
+        place = int(index) + 1
+        try:
+            text = template.render(row, f"{part.path}, row {place}")
+        except DataError as error:
+            faults.append((place, error))
+        else:
+            examples.append(Example(text, label, place))
+    if faults:
+        first = faults[0][1]
+        more = "" if len(faults) == 1 else f" (and {_rows([n for n, _ in faults[1:]])})"
+        raise DataError(first.message + more, hint=first.hint) from first
+    return examples
+
+
+def _numbered(job: Job, part: _Part, owned: Indices, labels: tuple[str, ...]) -> list[int]:
+    place = {label: k for k, label in enumerate(labels)}
+    rows = [part.rows[i] for i in owned]
+    named = _labels(job, part.path, rows, owned.tolist())
+    unknown = [int(i) + 1 for i, name in zip(owned, named, strict=True) if name not in place]
+    if unknown:
+        shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")
+        raise DataError(
+            f"{part.path}, {_rows(unknown)}: the label is not one of {shown}",
+            hint="name all classes in data.labels, or put each into the training data",
+        )
+    return [place[name] for name in named]
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:SHOWN]))
+    rest = len(numbers) - SHOWN
+    noun = "row" if len(numbers) == 1 else "rows"
+    return f"{noun} {shown}" + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,76 @@
+"""Look at token counts before training: what will be cut is counted, what is empty is refused.
+
+The cutting itself is in ``sealtune.model.tasks``.
+
+Trust domain: client enclave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sealtune.data.site import Example
+from sealtune.errors import DataError
+
+BATCH = 512  # texts handed to the tokenizer at once
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    def __call__(
+        self, text: list[str], *, truncation: bool, max_length: int
+    ) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How examples fit into ``max_tokens``.
+
+    Attributes:
+        examples: how many were looked at.
+        longest: tokens of the longest, at most ``max_tokens``.
+        truncated: how many are longer than ``max_tokens`` and will be cut.
+    """
+
+    examples: int
+    longest: int
+    truncated: int
+
+    def warning(self, site: str, part: str) -> dict[str, Any] | None:
+        """The progress event that says how many texts are cut, or None if none is."""
+        if not self.truncated:
+            return None
+        return {
+            "event": "warning",
+            "what": "truncated",
+            "site": site,
+            "part": part,
+            "count": self.truncated,
+            "of": self.examples,
+        }
+
+
+def count_tokens(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -> TokenCounts:
+    """Count the tokens of ``examples``, keeping none of them.
+
+    Raises:
+        DataError: a text has no tokens.
+    """
+    longest = truncated = 0
+    for start in range(0, len(examples), BATCH):
+        batch = examples[start : start + BATCH]
+        # One token more than allowed tells "is cut" from "just fits".
+        found = tokenizer(
+            [example.text for example in batch], truncation=True, max_length=max_tokens + 1
+        )
+        for example, tokens in zip(batch, found["input_ids"], strict=True):
+            if not tokens:
+                raise DataError(
+                    f"row {example.row} has no tokens", hint="fill its text in or delete it"
+                )
+            truncated += len(tokens) > max_tokens
+            longest = max(longest, min(len(tokens), max_tokens))
+    return TokenCounts(len(examples), longest, truncated)
