@@ -6,6 +6,7 @@ Trust domain: accelerator (untrusted).
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -82,4 +83,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # a connection may be inside a product; its thread cannot be joined

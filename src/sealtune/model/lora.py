@@ -21,6 +21,7 @@ from sealtune.errors import AdapterMismatchError, TargetModulesError
 from sealtune.job.spec import TuningSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
+from sealtune.model.structure import find_blocks
 
 ADAPTER = "default"  # peft's name for the only adapter
 
@@ -38,7 +39,7 @@ def apply_lora(model: Any, tuning: TuningSpec, task: str, seed: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    blocks_name, blocks = _blocks(model)
+    blocks_name, blocks = find_blocks(model)
     targets = _targets(model, tuning, f"{blocks_name}.")
     _check_layers(tuning, len(blocks))
     layers = None if tuning.layers is None else sorted(set(tuning.layers))
@@ -118,15 +119,6 @@ def _initialise(name: str, parameter: Tensor, seed: int) -> None:
         parameter.copy_(torch.rand(parameter.shape, generator=source).mul_(2 * bound).sub_(bound))
     else:
         parameter.copy_(torch.randn(parameter.shape, generator=source).mul_(0.02))
-
-
-def _blocks(model: Any) -> tuple[str, nn.ModuleList]:
-    """Name and list of the decoder blocks."""
-    count = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    raise TargetModulesError(f"{type(model).__name__} has no list of {count} decoder blocks")
 
 
 def _targets(model: Any, tuning: TuningSpec, prefix: str) -> list[str]:

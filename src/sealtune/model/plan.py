@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.errors import UnsupportedModelError
 from sealtune.job.plan import LinearGroup, ModulePlan, SlicePlan
 from sealtune.job.spec import Job
 from sealtune.model.backbone import prepare_backbone
 from sealtune.model.load import load_model
 from sealtune.model.lora import apply_lora, trainable_state
+from sealtune.model.structure import find_blocks
 from sealtune.offload.session import canonical_name
 
 __all__ = ["LinearGroup", "ModulePlan", "SlicePlan", "make_plan"]
@@ -64,7 +65,7 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
         TargetModulesError: the adapter's targets match nothing that is linear.
     """
     model = load_model(job.model, num_labels, meta=True)
-    blocks_name, blocks = _find_blocks(model)
+    blocks_name, blocks = find_blocks(model)
     peft_model = apply_lora(model, job.tuning, job.model.task, job.job.seed)
     calls, tainted = _watch(peft_model, blocks_name, len(blocks))
     protect = job.protection.protect
@@ -87,17 +88,6 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
         groups=tuple(groups),
         trainable={k: tuple(v.shape) for k, v in sorted(trainable_state(peft_model).items())},
         backbone=prepare_backbone(job.model, _all_linear(model, blocks_name)),
-    )
-
-
-def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    count = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    raise UnsupportedModelError(
-        f"{type(model).__name__} has no list of {count} decoder blocks",
-        hint="use a decoder model such as Llama, Qwen, Mistral, GLM or GPT-2",
     )
 
 
@@ -144,8 +134,10 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call]
         if index >= 0 and _is_frozen_linear(module):
             handles.append(module.register_forward_pre_hook(watch_linear(name)))
     ids = torch.ones((1, _TOKENS), dtype=torch.long, device="meta")
+    # a ready-made 4-d mask: building one would look at values, and meta tensors have none
+    mask = torch.zeros((1, 1, _TOKENS, _TOKENS), device="meta")
     try:
-        model(input_ids=ids, use_cache=False)
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"cannot trace {type(model).__name__}: {str(error)[:300]}",
@@ -207,16 +199,15 @@ def _all_linear(model: nn.Module, blocks_name: str) -> list[str]:
 
 
 def _is_listed(path: str, module: nn.Module, blocks_name: str, prefix: int) -> bool:
-    """Whether a module gets a line of its own in the plan."""
+    """Whether a module gets a line of its own in the plan: it computes, or a plain block does."""
     name = canonical_name(path)
     index = _block_index(name, blocks_name)
     if 0 <= index < prefix:
         return name == f"{blocks_name}.{index}"
     if path.endswith(".base_layer"):
         return True
-    if any(True for _ in module.children()):
-        return False
-    return not name.endswith((".lora_dropout", ".default")) or ".lora_" in name
+    container = isinstance(module, nn.ModuleDict | nn.ParameterDict | nn.ModuleList | nn.Identity)
+    return not container and not any(True for _ in module.children())
 
 
 def _place(
@@ -247,17 +238,9 @@ def _place(
         reason = "trainable: the tuned parameters never leave the enclave"
     elif name == embedding:
         reason = "turns token ids into activations"
+    elif index < 0 and isinstance(module, nn.Linear):
+        reason = "the head stays with the labels and the loss"
     else:
-        reason = "not linear, or outside the blocks"
+        reason = "not linear, so a mask could not be taken off again"
     role = "embedding" if name == embedding else "other"
     return ModulePlan(name=name, kind=kind, role=role, placement="enclave", reason=reason)
-
-
-def check_installable(plan: SlicePlan) -> None:
-    """Refuse a plan that offloads nothing: the job would run wholly in the enclave.
-
-    Raises:
-        ModelError: no linear layer is offloaded.
-    """
-    if not plan.groups:
-        raise ModelError("the slice plan offloads no layer", hint="check tuning.layers")

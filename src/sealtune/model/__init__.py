@@ -1,0 +1,1 @@
+"""Hugging Face models: loading, the slice plan, LoRA, tasks, local training, export."""
