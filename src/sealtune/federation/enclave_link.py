@@ -1,0 +1,123 @@
+"""The Unix sockets between Flower's apps and the enclaves, seen from the untrusted side.
+
+Trust domain: network engine (untrusted).
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sealtune import frames
+from sealtune.errors import FederationError, FrameError
+from sealtune.federation.payload import text
+from sealtune.federation.transport import Outcome
+from sealtune.frames import Frame
+
+
+def connect(path: Path) -> socket.socket:
+    """Connect to an enclave's socket.
+
+    Raises:
+        FederationError: nobody listens there.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise FederationError(f"no enclave listens on {path}: {error.strerror}") from error
+    return sock
+
+
+class ServerEnclave:
+    """The aggregator, which says what to send where and is told every outcome."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = connect(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sock.close()
+
+    def next(self) -> tuple[dict[str, bytes], float] | None:
+        """What to send now: ``(site -> sealed bytes, deadline in seconds)``, or None at the end.
+
+        Raises:
+            FederationError: the enclave says that the run has failed, or went away.
+            FrameError: the enclave broke the protocol.
+        """
+        answer = self._ask(Frame("next"))
+        if answer.kind == "done":
+            return None
+        if answer.kind == "failed":
+            raise FederationError(f"the server enclave gave up: {text(answer, 'message')}")
+        if answer.kind != "send":
+            raise FrameError(f"the server enclave answered 'next' with {answer.kind!r}")
+        return _split(answer)
+
+    def report(self, outcome: Outcome) -> None:
+        """Tell the enclave what became of one site's message."""
+        if outcome.body is not None:
+            answer = self._ask(Frame("reply", {"site": outcome.site}, outcome.body))
+        else:
+            meta = {"site": outcome.site, "reason": outcome.reason}
+            answer = self._ask(Frame("absent", meta))
+        if answer.kind == "failed":
+            raise FederationError(f"the server enclave gave up: {text(answer, 'message')}")
+        if answer.kind != "ok":
+            raise FrameError(f"the server enclave answered a report with {answer.kind!r}")
+
+    def _ask(self, question: Frame) -> Frame:
+        try:
+            frames.send(self._sock, question)
+            return frames.receive(self._sock)
+        except (EOFError, OSError) as error:
+            raise FederationError(f"the server enclave went away: {error}") from error
+
+
+def _split(answer: Frame) -> tuple[dict[str, bytes], float]:
+    """Take a "send" frame's body apart by the sizes in its meta."""
+    sizes, deadline = answer.meta.get("to"), answer.meta.get("deadline")
+    if not isinstance(sizes, dict) or not isinstance(deadline, int | float) or deadline <= 0:
+        raise FrameError("'send' should name its sites' sizes and a deadline")
+    body = memoryview(answer.body)
+    outgoing: dict[str, bytes] = {}
+    start = 0
+    for site, size in sizes.items():
+        if not isinstance(size, int) or size < 0 or start + size > body.nbytes:
+            raise FrameError("'send' announces sizes that do not add up")
+        outgoing[site] = bytes(body[start : start + size])
+        start += size
+    if start != body.nbytes:
+        raise FrameError("'send' announces sizes that do not add up")
+    return outgoing, float(deadline)
+
+
+def deliver(path: Path, body: bytes) -> bytes:
+    """Hand a sealed message to a client enclave and wait, maybe for minutes, for its answer.
+
+    Raises:
+        FederationError: no enclave there, it went away, or it says that it failed.
+        FrameError: the enclave broke the protocol.
+    """
+    with connect(path) as sock:
+        try:
+            frames.send(sock, Frame("deliver", {}, body))
+            answer = frames.receive(sock)
+        except (EOFError, OSError) as error:
+            raise FederationError(f"the client enclave went away: {error}") from error
+    if answer.kind == "failed":
+        raise FederationError(f"the client enclave failed: {text(answer, 'message')}")
+    if answer.kind != "reply":
+        raise FrameError(f"the client enclave answered 'deliver' with {answer.kind!r}")
+    return bytes(answer.body)

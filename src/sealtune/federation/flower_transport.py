@@ -1,0 +1,286 @@
+"""The transport over Flower: pieces, own polling, deadlines, and one retry after another.
+
+``Grid.send_and_receive`` sleeps three seconds between polls, knows one timeout for all and hands
+back what it has; this loop polls faster, follows each site on its own and accounts for each.
+
+A site is the SuperNode registered under the site's name. What can go wrong with one, and what is
+done about it while the deadline allows:
+
+- it has not joined, or is offline: wait for it;
+- it was lost with the message (it came back since the message left, or Flower says so): send anew;
+- its ClientApp was killed: send anew, Flower tells after about a minute;
+- its glue or enclave answered that it failed: the site is absent, with that reason.
+
+Sending anew may deliver the same bytes twice. That is the enclave's to notice: it answers a repeat
+of the last message with the same bytes as before.
+
+Trust domain: network engine (untrusted).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+from sealtune.errors import FrameError
+from sealtune.federation.payload import (
+    MESSAGE_TYPE,
+    integer,
+    pack,
+    piece,
+    pieces,
+    text,
+    unpack,
+)
+from sealtune.federation.transport import Outcome, Transport
+from sealtune.frames import Frame
+
+# A reply's pieces of content follow its head by some 50 ms, and who asks in between waits a whole
+# second inside Flower. Asking every 0.3 s balances that second against the wait between two asks.
+POLL = 0.3  # seconds
+LONG_POLL = 1.0  # seconds, for messages that have been away for minutes
+NODE_POLL = 2.0  # seconds between two looks at which SuperNodes are there
+WINDOW = 2  # pieces under way to a site; two keep its SuperNode from falling asleep in between
+ATTEMPTS = 5  # times a message is sent to a site that keeps getting lost
+BACKOFF = 1.0  # seconds before sending anew; doubles with every attempt
+TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond its deadline
+
+# flwr.common.constant.ErrorCode, which is not public; a test holds these against it.
+_LOST = {
+    3: "its message expired inside Flower",
+    4: "its answer expired inside Flower",
+    5: "its SuperNode went offline",
+    8: "its ClientApp was killed",
+}
+
+
+class _LostError(Exception):
+    """This attempt came to nothing; another may succeed."""
+
+
+class _FailedError(Exception):
+    """The site answered, and its answer is no."""
+
+
+@dataclass
+class _Flight:
+    """The exchange with one site."""
+
+    site: str
+    body: bytes
+    attempt: int = 0
+    exchange: str = ""
+    node: tuple[int, str] | None = None  # (id, last activation) of the SuperNode asked
+    waiting: dict[str, int] = field(default_factory=dict)  # message id -> piece asked or sent
+    next_piece: int = 0  # of the message while `answer` is empty, of the answer from then on
+    answer: dict[int, bytes] = field(default_factory=dict)
+    answer_count: int = 0
+    not_before: float = 0.0
+    trouble: str = ""  # why the last attempt came to nothing
+
+    def begin(self, node: tuple[int, str]) -> None:
+        self.attempt += 1
+        self.exchange = secrets.token_hex(8)
+        self.node = node
+        self.waiting.clear()
+        self.answer.clear()
+        self.next_piece = self.answer_count = 0
+
+    def next_frame(self) -> Frame | None:
+        """The next piece to send or to ask for, if any may leave now."""
+        if len(self.waiting) >= WINDOW:
+            return None
+        index = self.next_piece
+        if self.answer_count == 0:
+            count = pieces(len(self.body))
+            if index >= count:
+                return None
+            meta = {"exchange": self.exchange, "index": index, "count": count}
+            return Frame("put", meta, piece(self.body, index))
+        if index >= self.answer_count:
+            return None
+        return Frame("get", {"exchange": self.exchange, "index": index})
+
+    def take(self, asked: int, message: Message) -> None:
+        """Use a reply to one of this flight's messages."""
+        if message.has_error():
+            code, reason = message.error.code, message.error.reason
+            if code in _LOST:
+                raise _LostError(_LOST[code])
+            raise _FailedError(f"its ClientApp failed with Flower's code {code}: {reason}")
+        frame = unpack(message.content)
+        if frame.kind == "failed":
+            raise _FailedError(text(frame, "message"))
+        if text(frame, "exchange") != self.exchange:
+            raise FrameError("an answer to another exchange")
+        if frame.kind == "stored":
+            return
+        if frame.kind != "reply":
+            raise FrameError(f"unknown answer {frame.kind[:40]!r}")
+        index, count = integer(frame, "index"), integer(frame, "count")
+        if self.answer_count == 0:
+            if index != 0 or count < 1:
+                raise FrameError("an answer that does not start at its start")
+            self.answer_count, self.next_piece = count, 1
+        elif (index, count) != (asked, self.answer_count):
+            raise FrameError("a piece of the answer that was not asked for")
+        self.answer[index] = bytes(frame.body)
+
+    def complete(self) -> bytes | None:
+        """The whole answer, when every piece is there."""
+        if self.answer_count == 0 or len(self.answer) < self.answer_count:
+            return None
+        return b"".join(self.answer[i] for i in range(self.answer_count))
+
+
+class FlowerTransport(Transport):
+    """Exchanges over a Flower ``Grid``.
+
+    Args:
+        grid: Flower's, or ``local_grid.LocalGrid``.
+        poll: seconds between two polls.
+        node_poll: seconds between two looks at the SuperNodes.
+        log: told what is retried and why, one line a time.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        poll: float = POLL,
+        node_poll: float = NODE_POLL,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._grid = grid
+        self._poll = poll
+        self._node_poll = node_poll
+        self._log = log
+        self._nodes: dict[str, NodeInfo] = {}
+        self._looked = float("-inf")
+
+    def exchange(
+        self,
+        outgoing: Mapping[str, bytes],
+        deadline: float,
+        report: Callable[[Outcome], None],
+    ) -> None:
+        """See ``Transport.exchange``."""
+        start = time.monotonic()
+        flights = {site: _Flight(site, body) for site, body in outgoing.items()}
+
+        def finish(flight: _Flight, body: bytes | None, reason: str) -> None:
+            del flights[flight.site]
+            seconds = time.monotonic() - start
+            size = len(flight.body)
+            report(Outcome(flight.site, body, reason, max(1, flight.attempt), seconds, size))
+
+        self._looked = float("-inf")
+        while flights:
+            left = start + deadline - time.monotonic()
+            if left <= 0:
+                for flight in list(flights.values()):
+                    finish(flight, None, self._overdue(flight, deadline))
+                break
+            self._look()
+            for flight in list(flights.values()):
+                try:
+                    self._send(flight, left)
+                except _LostError as error:
+                    self._lost(flight, str(error), finish)
+            self._collect(flights, finish)
+            if flights:
+                away = time.monotonic() - start
+                time.sleep(min(max(self._poll, min(LONG_POLL, away / 60)), left))
+
+    def _look(self) -> None:
+        """Refresh which SuperNode is which site; of several with one name, the latest joined."""
+        if time.monotonic() - self._looked < self._node_poll:
+            return
+        self._looked = time.monotonic()
+        nodes = sorted(self._grid.get_nodes(), key=lambda node: node.last_activated_at)
+        self._nodes = {node.name: node for node in nodes if node.status == "online"}
+
+    def _send(self, flight: _Flight, left: float) -> None:
+        """Start ``flight`` if its site is there, and send what its window allows."""
+        info = self._nodes.get(flight.site)
+        node = None if info is None else (info.node_id, info.last_activated_at)
+        if flight.node is None:
+            if node is None or time.monotonic() < flight.not_before:
+                return
+            flight.begin(node)
+        elif node is not None and node != flight.node:
+            raise _LostError("its SuperNode was lost and came back")
+        while (frame := flight.next_frame()) is not None and flight.node is not None:
+            message = Message(
+                pack(frame), flight.node[0], MESSAGE_TYPE, ttl=left + TTL_MARGIN, group_id="sealed"
+            )
+            identity = next(iter(self._grid.push_messages([message])), None)
+            if not identity:
+                raise _LostError("Flower refused its message")
+            flight.waiting[identity] = flight.next_piece
+            flight.next_piece += 1
+
+    def _collect(
+        self,
+        flights: dict[str, _Flight],
+        finish: Callable[[_Flight, bytes | None, str], None],
+    ) -> None:
+        """Fetch the replies that are there and act on them."""
+        owner = {identity: f for f in flights.values() for identity in f.waiting}
+        if not owner:
+            return
+        for message in _replies(self._grid, owner):
+            identity = message.metadata.reply_to_message_id
+            flight = owner[identity]
+            asked = flight.waiting.pop(identity, None)
+            if asked is None:
+                continue  # of an attempt that was given up in this very loop
+            try:
+                flight.take(asked, message)
+            except _LostError as error:
+                self._lost(flight, str(error), finish)
+                continue
+            except (_FailedError, FrameError) as error:
+                finish(flight, None, str(error))
+                flight.waiting.clear()
+                continue
+            body = flight.complete()
+            if body is not None:
+                finish(flight, body, "")
+
+    def _lost(
+        self,
+        flight: _Flight,
+        reason: str,
+        finish: Callable[[_Flight, bytes | None, str], None],
+    ) -> None:
+        """Give up this attempt, and the site with it when there have been too many."""
+        flight.waiting.clear()
+        flight.node = None
+        flight.trouble = reason
+        if flight.attempt >= ATTEMPTS:
+            finish(flight, None, f"{reason} ({flight.attempt} attempts)")
+            return
+        pause = BACKOFF * 2 ** max(0, flight.attempt - 1)
+        flight.not_before = time.monotonic() + pause
+        self._log(f"{flight.site}: {reason}; sending anew when it is there")
+
+    def _overdue(self, flight: _Flight, deadline: float) -> str:
+        """Why a site has no answer when its time is up."""
+        if flight.node is not None:
+            return f"no answer within {deadline:g} s"
+        if flight.trouble:
+            return f"{flight.trouble}, and it has not come back within {deadline:g} s"
+        return f"no SuperNode of this name has joined within {deadline:g} s"
+
+
+def _replies(grid: Grid, waited: Iterable[str]) -> list[Message]:
+    """Replies that have arrived, to messages that are waited for."""
+    wanted = set(waited)
+    return [m for m in grid.pull_messages(wanted) if m.metadata.reply_to_message_id in wanted]

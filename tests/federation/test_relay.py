@@ -1,0 +1,92 @@
+"""The ServerApp's loop between an aggregator and a transport."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from sealtune.errors import FederationError, FrameError
+from sealtune.federation.events import Events
+from sealtune.federation.server_app import relay
+from sealtune.federation.transport import Outcome, Transport
+from sealtune.frames import Frame
+from tests.federation.enclaves import Aggregator, order
+
+
+class Echo(Transport):
+    """Sends every body back, except to sites whose name starts with "no"."""
+
+    def exchange(
+        self,
+        outgoing: Mapping[str, bytes],
+        deadline: float,
+        report: Callable[[Outcome], None],
+    ) -> None:
+        for site, body in outgoing.items():
+            if site.startswith("no"):
+                report(Outcome(site, None, "gone fishing", 3, 1.0, len(body)))
+            else:
+                report(Outcome(site, body, "", 1, 0.5, len(body)))
+
+
+def run(path: Path, orders: list[Frame]) -> list[Frame]:
+    aggregator = Aggregator(path, orders)
+    try:
+        with Events(None) as events:
+            relay(path, Echo(), events)
+    finally:
+        aggregator.close()
+    return aggregator.reports
+
+
+def test_every_outcome_is_reported(tmp_path: Path) -> None:
+    orders = [order({"a": b"12", "nobody": b"345", "b": b""}), order({"a": b"6"}), Frame("done")]
+    reports = run(tmp_path / "s", orders)
+    assert [(f.kind, f.meta["site"], bytes(f.body)) for f in reports] == [
+        ("reply", "a", b"12"),
+        ("absent", "nobody", b""),
+        ("reply", "b", b""),
+        ("reply", "a", b"6"),
+    ]
+    assert reports[1].meta["reason"] == "gone fishing"
+
+
+def test_an_aggregator_that_gives_up(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="gave up: too few sites"):
+        run(tmp_path / "s", [Frame("failed", {"message": "too few sites"})])
+
+
+def test_no_aggregator(tmp_path: Path) -> None:
+    with Events(None) as events, pytest.raises(FederationError, match="no enclave listens"):
+        relay(tmp_path / "s", Echo(), events)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Frame("send", {"to": {"a": 3}, "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": 1}, "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": -1, "b": 3}, "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": 2}}, b"12"),
+        Frame("send", {"to": {"a": 2}, "deadline": 0}, b"12"),
+        Frame("send", {"to": [2], "deadline": 1}, b"12"),
+        Frame("hm"),
+    ],
+)
+def test_nonsense_from_the_aggregator(tmp_path: Path, answer: Frame) -> None:
+    with pytest.raises(FrameError):
+        run(tmp_path / "s", [answer])
+
+
+def test_events_reach_a_listener_and_do_not_need_one(tmp_path: Path) -> None:
+    with (
+        Events(tmp_path / "e") as events,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+    ):
+        events("log", message="nobody listens")
+        sock.bind(str(tmp_path / "e"))
+        events("log", message="hello")
+        assert sock.recv(1000) == b'{"event": "log", "message": "hello"}'
