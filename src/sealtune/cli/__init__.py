@@ -1,0 +1,1 @@
+"""The command line: thin commands, one file each, registered in ``sealtune.cli.main``."""

@@ -1,0 +1,67 @@
+"""The ``sealtune`` command. To add a command, write its file and register its function below.
+
+Commands import what is heavy (torch, transformers, pyarrow) inside their functions, so that
+``sealtune --help`` answers at once.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sealtune import __version__
+from sealtune.cli.demo import demo_data, demo_model
+from sealtune.cli.errors import Commands
+from sealtune.cli.init import init
+from sealtune.cli.plan import plan
+from sealtune.cli.report import report
+from sealtune.cli.validate import validate
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # its tracebacks print local variables, and those hold texts
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sealtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune a language model across sites that must not see each other's data.
+
+    Start here: `sealtune demo-data`, `sealtune demo-model`, `sealtune init`, `sealtune validate`.
+    """
+
+
+app.command("init")(init)
+app.command("validate")(validate)
+app.command("plan")(plan)
+app.command("report")(report)
+app.command("demo-data")(demo_data)
+app.command("demo-model")(demo_model)
+
+
+def main() -> None:
+    """Entry point of the ``sealtune`` script."""
+    app(prog_name="sealtune")
+
+
+if __name__ == "__main__":
+    main()

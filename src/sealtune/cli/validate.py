@@ -1,0 +1,65 @@
+"""``sealtune validate``: check a job file and the data that it names, before anything is started.
+
+Trust domain: data owner's machine; reads the data, prints counts only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sealtune.data import SiteData
+    from sealtune.job import Job
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Job file to check.")],
+    settings_only: Annotated[
+        bool, typer.Option("--settings-only", help="Do not look at data and model files.")
+    ] = False,
+) -> None:
+    """Check a job file and its data; show what each site would train and test on.
+
+    Example: `sealtune validate job.toml`
+    """
+    from sealtune.job import check_files, load_job
+
+    job = load_job(path)
+    if settings_only:
+        typer.echo(f"{path}: the settings are fine")
+        return
+    check_files(job)
+    from sealtune.data import discover_labels, load_sites
+
+    labels = discover_labels(job)
+    _show(job, labels, load_sites(job, labels))
+    typer.echo(f"{path}: settings and data are fine")
+
+
+def _show(job: Job, labels: tuple[str, ...], sites: dict[str, SiteData]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"job '{job.job.name}': {job.job.rounds} rounds, {len(sites)} sites")
+    table.add_column("site")
+    table.add_column("train rows", justify="right")
+    table.add_column("test rows", justify="right")
+    if labels:
+        table.add_column("classes", justify="right")
+        table.add_column("most frequent classes in training", overflow="fold")
+    for name, data in sites.items():
+        row = [name, f"{len(data.train):,}", f"{len(data.test):,}"]
+        if labels:
+            counts = Counter(labels[e.label] for e in data.train if e.label is not None)
+            common = (f"{label} {n / len(data.train):.0%}" for label, n in counts.most_common(4))
+            row += [f"{len(counts)} of {len(labels)}", ", ".join(common)]
+        table.add_row(*row)
+    Console().print(table)
+    if labels:
+        tests = Counter(e.label for data in sites.values() for e in data.test)
+        share = max(tests.values()) / sum(tests.values())
+        typer.echo(f"always guessing the most frequent class: {share:.1%} of all test rows")
