@@ -6,15 +6,17 @@ Trust domain: the operator's terminal; public structure only.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from sealtune.job.plan import ModulePlan, SlicePlan
+from sealtune.job.plan import ModulePlan, SlicePlan
 
+_NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _STYLE = {"enclave": "green", "masked": "yellow", "plain": "red"}
 
 
@@ -33,8 +35,6 @@ def plan(
 
         sealtune plan job.toml --json > plan.json
     """
-    from rich.console import Console
-
     from sealtune.data import discover_labels
     from sealtune.job.load import check_files, load_job
     from sealtune.model.plan import make_plan
@@ -49,50 +49,51 @@ def plan(
     show(result, Console(), every=every)
 
 
-def show(plan: SlicePlan, console: object, *, every: bool) -> None:
-    """Print ``plan`` as a table: alike modules of consecutive blocks on one line, or every one."""
-    from rich.console import Console
+def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
+    """Print ``plan``: one row for each reason, or with ``every`` one for each module."""
     from rich.table import Table
 
-    assert isinstance(console, Console)
-    table = Table(title=f"{plan.architecture}, protect = {plan.protect}", title_justify="left")
-    for column in ("module", "kind", "runs", "why"):
+    table = Table(
+        title=f"{plan.architecture}, protect = {plan.protect}",
+        title_justify="left",
+        show_lines=True,
+    )
+    for column in ("runs", "modules", "why"):
         table.add_column(column, overflow="fold")
-    rows = [(m.name, m) for m in plan.modules] if every else _fold(plan.modules)
-    for name, module in rows:
+    rows = [(m, [m.name]) for m in plan.modules] if every else _by_reason(plan.modules)
+    for module, names in rows:
         style = _STYLE[module.placement]
         runs = {"enclave": "in enclave", "masked": "masked", "plain": "PLAIN"}[module.placement]
-        table.add_row(name, module.kind, f"[{style}]{runs}[/]", module.reason)
+        table.add_row(f"[{style}]{runs}[/]", Text("\n".join(names)), module.reason)
     console.print(table)
     products = sum(1 + g.backward for g in plan.groups)
     console.print(
-        f"{len(plan.groups)} groups of frozen layers, {products} masked products a step; "
+        f"{len(plan.groups)} groups of frozen layers, {products} products a step; "
         f"{plan.prefix_blocks} of {plan.blocks} blocks plain; "
-        f"{sum(_size(s) for s in plan.trainable.values()):,} trainable parameters"
+        f"{sum(map(prod, plan.trainable.values())):,} trainable parameters",
+        "attention products, softmax, loss and optimizer always run in the enclave",
+        f"plan digest {plan.digest}",
+        sep="\n",
+        soft_wrap=True,
     )
-    console.print("attention products, softmax, loss and optimizer always run in the enclave")
-    console.print(f"plan digest {plan.digest}", soft_wrap=True)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _fold(modules: tuple[ModulePlan, ...]) -> list[tuple[str, ModulePlan]]:
-    """One row for modules that differ only in their block's number."""
-    blocks: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    first: dict[tuple[str, str, str], ModulePlan] = {}
+def _by_reason(modules: tuple[ModulePlan, ...]) -> list[tuple[ModulePlan, list[str]]]:
+    """One entry for each placement and reason; names that differ in the block only are folded."""
+    first: dict[tuple[str, str], ModulePlan] = {}
+    blocks: dict[tuple[str, str], dict[str, list[int]]] = {}
     for module in modules:
-        number = re.search(r"\.(\d+)(?=\.|$)", module.name)
-        name = re.sub(r"\.\d+(?=\.|$)", ".{}", module.name, count=1)
-        key = (name, module.placement, module.reason)
+        key = (module.placement, module.reason)
         first.setdefault(key, module)
+        number = _NUMBER.search(module.name)
+        name = _NUMBER.sub(".{}", module.name, count=1)
+        numbers = blocks.setdefault(key, {}).setdefault(name, [])
         if number:
-            blocks[key].append(int(number.group(1)))
-    return [(key[0].replace("{}", _span(blocks[key])), module) for key, module in first.items()]
+            numbers.append(int(number.group(1)))
+    return [
+        (module, [name.replace("{}", _span(found)) for name, found in blocks[key].items()])
+        for key, module in first.items()
+    ]
 
 
 def _span(numbers: list[int]) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import LinearGroup, ModulePlan, SlicePlan
+from sealtune.job.plan import LinearGroup, ModulePlan, Role, SlicePlan
 from sealtune.job.spec import Job
 from sealtune.model.backbone import prepare_backbone
 from sealtune.model.load import load_model
@@ -50,7 +50,8 @@ class _Call:
         """(K, N)."""
         if isinstance(self.module, nn.Linear):
             return self.module.in_features, self.module.out_features
-        inner, outer = self.module.weight.shape  # Conv1D keeps its weight transposed
+        # Conv1D keeps its weight transposed
+        inner, outer = self.module.get_parameter("weight").shape
         return int(inner), int(outer)
 
 
@@ -66,8 +67,9 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
     """
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
+    count = len(blocks)
     peft_model = apply_lora(model, job.tuning, job.model.task, job.job.seed)
-    calls, tainted = _watch(peft_model, blocks_name, len(blocks))
+    calls, tainted = _watch(peft_model, blocks_name, count)
     protect = job.protection.protect
     prefix = tainted if protect == "adapter" else 0
     calls = [c for c in calls if _block_index(c.name, blocks_name) >= prefix]
@@ -82,7 +84,7 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
     return SlicePlan(
         architecture=type(model).__name__,
         protect=protect,
-        blocks=len(blocks),
+        blocks=count,
         prefix_blocks=prefix,
         modules=tuple(modules),
         groups=tuple(groups),
@@ -242,5 +244,5 @@ def _place(
         reason = "the head stays with the labels and the loss"
     else:
         reason = "not linear, so a mask could not be taken off again"
-    role = "embedding" if name == embedding else "other"
+    role: Role = "embedding" if name == embedding else "other"
     return ModulePlan(name=name, kind=kind, role=role, placement="enclave", reason=reason)
