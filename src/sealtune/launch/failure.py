@@ -1,0 +1,107 @@
+"""Which of several deaths was the cause, and how to tell it.
+
+When the accelerator is killed, every client enclave fails a moment later because of it. What the
+user needs is the first cause.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sealtune import errors
+from sealtune.errors import FederationError, ProcessDiedError, SealtuneError
+
+# A process's own exit code says which branch of the tree its error belongs to, also where the
+# class itself is not known here (those of sealtune.attest).
+_BRANCHES: dict[int, type[SealtuneError]] = {
+    cls.exit_code: cls
+    for cls in (
+        errors.ConfigError,
+        errors.DataError,
+        errors.ModelError,
+        errors.OffloadError,
+        errors.ChannelError,
+        errors.AttestationError,
+        errors.FederationError,
+        errors.StorageError,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Death:
+    """A process that ended when it should not have.
+
+    Attributes:
+        role: which.
+        code: its exit code, negative for a signal, None where it is not known.
+        said: its own "error" event, if it sent one.
+        log: its log file.
+        tail: the log's last lines.
+    """
+
+    role: str
+    code: int | None
+    said: Mapping[str, Any] | None
+    log: Path
+    tail: str = ""
+
+
+def cause(deaths: Sequence[Death]) -> SealtuneError:
+    """The error to raise for ``deaths``, which are in the order of their arrival."""
+    death = min(deaths, key=_rank)  # the earliest of equals
+    return _died(death) if death.said is None else revive(death.role, death.said)
+
+
+def _rank(death: Death) -> int:
+    """Lower is more likely the first cause."""
+    if death.code is not None and death.code < 0:
+        return 0  # somebody killed it; nothing that failed elsewhere can have done that
+    if death.role.startswith("flower:glue"):
+        return 4  # it fails when the aggregator does
+    if death.role == "accelerator":
+        return 1
+    return 2 if death.said is not None else 3
+
+
+def _died(death: Death) -> ProcessDiedError:
+    if death.code is None:
+        how = "ended unexpectedly"
+    elif death.code < 0:
+        how = f"was killed by {_signal_name(-death.code)}"
+    else:
+        how = f"ended unexpectedly with exit code {death.code}"
+    hint = f"its log is {death.log}"
+    if death.code == -signal.SIGKILL:
+        hint += " (if nobody killed it: did the machine run out of memory? see dmesg)"
+    if death.tail:
+        lines = "\n".join(f"    {line}" for line in death.tail.splitlines())
+        hint += f"; its last lines:\n{lines}"
+    return ProcessDiedError(f"{death.role} {how}", hint=hint)
+
+
+def revive(role: str, said: Mapping[str, Any]) -> SealtuneError:
+    """An "error" event as the exception that it was in its process."""
+    named = getattr(errors, str(said.get("error", "")), None)
+    code = said.get("code")
+    if isinstance(named, type) and issubclass(named, SealtuneError):
+        cls = named
+    else:
+        cls = _BRANCHES.get(code if isinstance(code, int) else 0, FederationError)
+    error = cls.__new__(cls)  # some classes take other arguments than a message
+    message, hint = str(said.get("message", "no message")), str(said.get("hint", ""))
+    SealtuneError.__init__(error, f"{role}: {message}", hint=hint)
+    return error
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,69 @@
+"""``metrics.jsonl``: every event of a run, one JSON object a line.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sealtune.errors import StorageError
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What to tell the user about a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"the disk is full: could not write {path}",
+            hint="free some space, then continue with --resume",
+        )
+    return StorageError(f"could not write {path}: {error.strerror or error}")
+
+
+class MetricsLog:
+    """Appends events with the time and the role that they came from.
+
+    Args:
+        path: the file; made if it is not there.
+
+    Raises:
+        StorageError: it cannot be written, here or later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def append(self, role: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one event and return it with its time and role."""
+        stamped = {**event, "time": round(time.time(), 3), "role": role}
+        line = json.dumps(stamped, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):  # the disk filled up within this line: say so
+                os.write(self._descriptor, line[written:])
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        return stamped
+
+    def close(self) -> None:
+        """Make the file durable.
+
+        Raises:
+            StorageError: the system could not.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        finally:
+            os.close(self._descriptor)

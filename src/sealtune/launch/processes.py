@@ -1,0 +1,239 @@
+"""The processes of a run: starts them, turns what they say and how they end into action, stops
+them.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sealtune.launch import environment
+from sealtune.launch.child import Child, Event, Exit, Failure, Inbox, Interrupt, Item
+from sealtune.launch.failure import Death, cause
+
+_TICK = 0.1  # seconds; how often waiting code looks whether it may go on
+_ROOT_CAUSE = 0.7  # seconds to wait for more deaths after the first, to find the first cause
+_GRACE = 4.0  # seconds between asking a process to end and making it
+_REJOIN = (1.0, 2.0, 5.0, 10.0)  # seconds before a process is started again, by attempt
+_REJOINS = 12  # attempts in a row; Flower refuses a SuperNode that was killed for a minute
+_COMMANDS = ("flower:register", "flower:submit")  # these end when they have done their work
+_STEADY = 30.0  # seconds that make an attempt a success
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; everything has been stopped in good order.
+
+    Attributes:
+        signum: the signal.
+        exit_code: as shells count, 130 for Ctrl-C.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+@dataclass
+class _Restart:
+    """How to start a process again."""
+
+    command: Sequence[str]
+    extra: Mapping[str, str]
+    attempts: int = 0
+    started: float = 0.0
+    due: float | None = None
+
+
+@dataclass
+class Processes:
+    """All children of the launcher.
+
+    Attributes:
+        logs: folder of their logs.
+        on_event: called with each event's role and fields.
+        on_tick: called at least ten times a second while waiting.
+        inbox: where threads and signal handlers put what happened.
+        children: role -> the process, also when it has ended.
+        ended: role -> exit code.
+        ready, done: roles that said so.
+        finishing: the work is done: our own processes may end now.
+    """
+
+    logs: Path
+    on_event: Callable[[str, Mapping[str, Any]], None]
+    on_tick: Callable[[], None]
+    inbox: Inbox = field(default_factory=queue.SimpleQueue)
+    children: dict[str, Child] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+    ready: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+    finishing: bool = False
+    _said: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _restarts: dict[str, _Restart] = field(default_factory=dict)
+
+    def log(self, role: str) -> Path:
+        """The log file of a process."""
+        return self.logs / f"{role.replace(':', '-')}.log"
+
+    def start(
+        self,
+        role: str,
+        command: Sequence[str],
+        extra: Mapping[str, str],
+        *,
+        events: bool = False,
+        again: bool = False,
+    ) -> None:
+        """Start a process.
+
+        Args:
+            role: its name.
+            command: its program and arguments.
+            extra: environment variables on top of the launcher's.
+            events: its stdout carries events.
+            again: start it again when it ends.
+        """
+        if again:
+            restart = self._restarts.setdefault(role, _Restart(command, extra))
+            restart.started, restart.due = time.monotonic(), None
+        self.ended.pop(role, None)
+        variables = environment.variables(extra)
+        log = self.log(role)
+        self.children[role] = Child.start(role, command, variables, log, self.inbox, events=events)
+
+    def until(self, condition: Callable[[], bool], timeout: float = float("inf")) -> bool:
+        """Act on what happens until ``condition`` holds (True) or time is up (False).
+
+        Raises:
+            SealtuneError: a process ended that should not have.
+            Interrupted: the user wants to stop.
+        """
+        end = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() >= end:
+                return False
+            self._start_again()
+            item = self._next(_TICK)
+            if item is not None:
+                self._act(item)
+            self.on_tick()
+        return True
+
+    def stop(self, roles: Sequence[str]) -> None:
+        """Ask processes to end."""
+        for role in roles:
+            self.children[role].stop()
+
+    def stop_all(self) -> None:
+        """End everything: ours are asked first, since an enclave may have state to seal.
+
+        A second Ctrl-C cuts the waiting short.
+        """
+        self._restarts.clear()
+        ours = [c for r, c in self.children.items() if not r.startswith("flower:")]
+        for role, child in self.children.items():
+            if role.startswith("flower:"):
+                child.kill()  # it holds nothing that outlives the run
+        for child in ours:
+            child.stop()
+        end = time.monotonic() + _GRACE
+        while not all(child.ended for child in ours) and time.monotonic() < end:
+            item = self._next(_TICK)
+            if isinstance(item, Interrupt):
+                break
+            if isinstance(item, Event):
+                self.on_event(item.role, item.fields)
+            self.on_tick()
+        for child in self.children.values():
+            child.kill()
+        for child in self.children.values():
+            child.join(_GRACE)
+        while (item := self._next(0)) is not None:
+            if isinstance(item, Event):
+                self.on_event(item.role, item.fields)
+
+    def _next(self, timeout: float) -> Item | None:
+        try:
+            return self.inbox.get(timeout=timeout) if timeout else self.inbox.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _act(self, item: Item) -> None:
+        if isinstance(item, Interrupt):
+            raise Interrupted(item.signum)
+        if isinstance(item, Failure):
+            raise item.error
+        if isinstance(item, Event):
+            self._heard(item)
+            return
+        death = self._gone(item)
+        if death is not None:
+            raise cause([death, *self._other_deaths()])
+
+    def _heard(self, item: Event) -> None:
+        kind = item.fields["event"]
+        if kind == "ready":
+            self.ready.add(item.role)
+        elif kind in ("done", "bye"):
+            self.done.add(item.role)
+        elif kind == "error":
+            self._said[item.role] = item.fields
+        self.on_event(item.role, item.fields)
+
+    def _gone(self, item: Exit) -> Death | None:
+        """Take note of an end; returns it if it should not have been."""
+        role, code = item.role, item.code
+        self.ended[role] = code
+        if role in self._restarts:
+            return self._plan_restart(role, code)
+        said = self._said.get("flower" if role == "flower:glue" else role)
+        if role == "flower:glue":
+            if said is None and "flower" in self.done:
+                return None
+            return Death(role, None, said, self.log("flower:exec"))
+        clean = code == 0 and said is None
+        if clean and (self.finishing or role in self.done or role in _COMMANDS):
+            return None
+        if self.finishing and said is None and not role.startswith("flower:"):
+            return None  # asked to end, it did, by the signal that asked
+        child = self.children[role]
+        return Death(role, code, said, child.log, child.tail())
+
+    def _other_deaths(self) -> list[Death]:
+        """What else dies within a moment."""
+        deaths = []
+        end = time.monotonic() + _ROOT_CAUSE
+        while (left := end - time.monotonic()) > 0:
+            item = self._next(left)
+            if isinstance(item, Event):
+                self._heard(item)
+            elif isinstance(item, Exit) and (death := self._gone(item)) is not None:
+                deaths.append(death)
+        return deaths
+
+    def _plan_restart(self, role: str, code: int) -> Death | None:
+        restart = self._restarts[role]
+        now = time.monotonic()
+        if now - restart.started > _STEADY:
+            restart.attempts = 0
+        child = self.children[role]
+        if restart.attempts >= _REJOINS:
+            return Death(role, code, None, child.log, child.tail())
+        restart.due = now + _REJOIN[min(restart.attempts, len(_REJOIN) - 1)]
+        restart.attempts += 1
+        state = f"{role.removeprefix('flower:')} ended (code {code}), starting it again"
+        fields = {"event": "network", "state": state, "attempt": restart.attempts}
+        self.on_event("flower", fields)
+        return None
+
+    def _start_again(self) -> None:
+        for role, restart in self._restarts.items():
+            if restart.due is not None and time.monotonic() >= restart.due:
+                self.start(role, restart.command, restart.extra, again=True)

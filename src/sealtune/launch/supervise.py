@@ -1,0 +1,328 @@
+"""``sealtune run`` on one machine, from the first process to the last.
+
+Order: accelerator, enclaves and SuperLink start together; the sites are registered with the
+SuperLink; their SuperNodes join; when all enclaves are ready, the glue is submitted to Flower and
+asks the aggregator for work until that is done. A process of ours that ends early ends the run. A
+SuperNode that ends is started again: the glue waits for it as long as its deadlines allow.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sealtune.errors import FederationError, SealtuneError
+from sealtune.federation import app_folder
+from sealtune.launch.child import Inbox, Interrupt
+from sealtune.launch.credentials import make_credentials
+from sealtune.launch.display import Display
+from sealtune.launch.environment import versions
+from sealtune.launch.events_socket import EventsSocket
+from sealtune.launch.flower import Flower
+from sealtune.launch.job_facts import JobFacts
+from sealtune.launch.memory import MemoryPeak
+from sealtune.launch.metrics import MetricsLog, storage_error
+from sealtune.launch.ports import check_port, free_ports, listening
+from sealtune.launch.processes import Interrupted, Processes
+from sealtune.launch.progress import Progress
+from sealtune.launch.threads import cores, thread_settings
+
+_LEAVE = 3.0  # seconds that client enclaves get to end by themselves after a good run
+_FINISH = 15.0  # seconds that they, and then the accelerator, get to end when asked
+_GLUE = 120.0  # seconds that Flower gets to start the submitted glue
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", name)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Commands of our own processes; each is given the path of its CONFIG.json. For tests."""
+
+    aggregator: Sequence[str] = _module("sealtune.enclave.aggregator")
+    client: Sequence[str] = _module("sealtune.enclave.client")
+    accelerator: Sequence[str] = _module("sealtune.accelerator")
+
+
+def run(
+    resolved_path: Path,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    port: int | None = None,
+    console: Console | None = None,
+    facts: Mapping[str, Any] | None = None,
+    programs: Programs | None = None,
+) -> None:
+    """Run a resolved job from start to end on this machine.
+
+    Args:
+        resolved_path: ``job.resolved.json``.
+        run_dir: the run's folder, see ``folder.prepare``.
+        resume: continue from the sealed checkpoint in ``run_dir``.
+        port: of the SuperLink; a free one by default.
+        console: where to show progress; the terminal by default.
+        facts: more keys for the "start" event, such as ``majority_class``.
+        programs: commands of our processes.
+
+    Raises:
+        PortInUseError: ``port`` is taken.
+        ProcessDiedError: a process ended before its time.
+        StorageError: the disk is full, or the run folder cannot be written.
+        Interrupted: the user pressed Ctrl-C.
+        SealtuneError: what an enclave said that went wrong.
+    """
+    job = JobFacts.read(resolved_path)
+    if port is not None:
+        check_port(port)
+    start = time.monotonic()
+    with _temporary_folder() as temp, _metrics(run_dir) as metrics:
+        metrics.append("launcher", {**_start_event(job, resume), **(facts or {})})
+        outcome = "failed"
+        try:
+            progress = Progress.begin(job.sites, job.rounds)
+            with Display(console or Console(), progress, job.name) as display:
+                _Run(job, run_dir, temp, metrics, progress, display).work(
+                    programs or Programs(), port, resume=resume
+                )
+            outcome = "ok"
+        except Interrupted:
+            outcome = "interrupted"
+            raise
+        except OSError as error:
+            raise storage_error(Path(error.filename or run_dir), error) from error
+        finally:
+            seconds = round(time.monotonic() - start, 3)
+            with contextlib.suppress(SealtuneError):  # an earlier error is the one to tell
+                end = {"event": "end", "outcome": outcome, "seconds": seconds}
+                metrics.append("launcher", end)
+
+
+def _start_event(job: JobFacts, resume: bool) -> dict[str, Any]:
+    return {
+        "event": "start",
+        "versions": versions(),
+        "seed": job.seed,
+        "job_id": job.job_id,
+        "plan_digest": job.plan_digest,
+        "protect": job.protect,
+        "sites": list(job.sites),
+        "rounds": job.rounds,
+        "resume": resume,
+    }
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A short private folder for sockets and keys (a socket's path may have 107 bytes)."""
+    base = tempfile.gettempdir()
+    if len(base) > 40:
+        base = "/tmp"
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sealtune-", dir=base))
+    except OSError as error:
+        raise storage_error(Path(base), error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _metrics(run_dir: Path) -> Iterator[MetricsLog]:
+    try:
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(run_dir, error) from error
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    try:
+        yield log
+    except BaseException:
+        with contextlib.suppress(SealtuneError):
+            log.close()
+        raise
+    log.close()
+
+
+@contextlib.contextmanager
+def _signals(inbox: Inbox) -> Iterator[None]:
+    """Turn the signals that ask for an end into items of the inbox."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may; then somebody else owns the signals
+        return
+
+    def handler(signum: int, frame: object) -> None:
+        inbox.put(Interrupt(signum))  # SimpleQueue.put may be called from a signal handler
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+class _Run:
+    """One run's processes, in their order."""
+
+    def __init__(
+        self,
+        job: JobFacts,
+        run_dir: Path,
+        temp: Path,
+        metrics: MetricsLog,
+        progress: Progress,
+        display: Display,
+    ) -> None:
+        self._job = job
+        self._run_dir = run_dir
+        self._temp = temp
+        self._metrics = metrics
+        self._progress = progress
+        self._display = display
+        self._processes = Processes(run_dir / "logs", self._record, self._tick)
+        self._memory = MemoryPeak()
+        self._glue_started = False
+
+    def work(self, programs: Programs, port: int | None, *, resume: bool) -> None:
+        """Start everything, wait for the end of the work, stop everything."""
+        processes = self._processes
+        listener = EventsSocket(self._temp / "events", processes.inbox)
+        try:
+            with _signals(processes.inbox):
+                try:
+                    self._start_ours(programs, resume)
+                    flower = self._start_flower(port)
+                    self._until_ready()
+                    self._submit(flower, listener.path)
+                    processes.until(lambda: "server" in processes.ended)
+                    self._finish()
+                except Interrupted:
+                    self._progress.notices.append("stopping everything (Ctrl-C again: at once)")
+                    raise
+                finally:
+                    processes.stop_all()
+        finally:
+            listener.close()
+
+    def _tick(self) -> None:
+        self._display.update()
+        self._memory.sample(
+            child.process.pid
+            for role, child in self._processes.children.items()
+            if role.startswith("flower:")
+        )
+
+    def _record(self, role: str, event: Mapping[str, Any]) -> None:
+        if role == "flower" and event["event"] == "glue":
+            self._glue_started = True
+            return
+        if role == "flower" and event["event"] == "bye":
+            return
+        self._progress.apply(self._metrics.append(role, event))
+
+    def _start_ours(self, programs: Programs, resume: bool) -> None:
+        self._start_one("accelerator", programs.accelerator, {"role": "accelerator", "site": None})
+        server = {"role": "server", "site": None, "resume": resume}
+        self._start_one("server", programs.aggregator, server)
+        for site in self._job.sites:
+            self._start_one(_client(site), programs.client, {"role": "client", "site": site})
+
+    def _start_one(self, role: str, program: Sequence[str], config: dict[str, Any]) -> None:
+        config |= {
+            "job": str(self._job.path),
+            "socket": str(self._socket(role)),
+            "accelerator": f"unix:{self._socket('accelerator')}",
+            "run_dir": str(self._run_dir.resolve()),
+        }
+        path = self._temp / f"{role.replace(':', '-')}.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        threads = thread_settings(config["role"], len(self._job.sites), cores())
+        self._processes.start(role, [*program, str(path)], threads, events=True)
+
+    def _start_flower(self, port: int | None) -> Flower:
+        sites = self._job.sites
+        first, *others = free_ports(1 + len(sites))
+        credentials = make_credentials(self._temp / "keys", sites)
+        node_ports = dict(zip(sites, others, strict=True))
+        flower = Flower(self._temp, port or first, node_ports, credentials)
+        flower.write_config()
+        extra = flower.environment()
+        processes = self._processes
+        self._progress.network = "starting the relay"
+        processes.start("flower:superlink", flower.superlink(), extra)
+        processes.until(lambda: listening(flower.port))
+        self._progress.network = "registering the sites"
+        self._flwr("register", flower.register(), flower)
+        processes.start("flower:exec", flower.superlink_exec(), extra)
+        for site in sites:
+            spool = self._temp / "spool" / site
+            spool.mkdir(parents=True)
+            node = flower.supernode(site, self._socket(_client(site)), spool)
+            processes.start(f"flower:node:{site}", node, extra, again=True)
+            processes.start(f"flower:exec:{site}", flower.supernode_exec(site), extra, again=True)
+        return flower
+
+    def _until_ready(self) -> None:
+        self._progress.network = "ready, waiting for the enclaves"
+        enclaves = {"server", "accelerator", *map(_client, self._job.sites)}
+        self._processes.until(lambda: enclaves <= self._processes.ready)
+
+    def _submit(self, flower: Flower, events: Path) -> None:
+        self._progress.network = "starting the glue"
+        app = app_folder.write(self._temp / "app", self._socket("server"), events)
+        self._flwr("submit", flower.submit(app), flower)
+        if not self._processes.until(lambda: self._glue_started, _GLUE):
+            raise FederationError(
+                f"Flower has not started the glue within {_GLUE:.0f} s",
+                hint=f"see {self._processes.log('flower:superlink')}",
+            )
+
+    def _flwr(self, what: str, commands: list[list[str]], flower: Flower) -> None:
+        """Run ``flwr`` commands to their end."""
+        role = f"flower:{what}"
+        command = [*_module("sealtune.launch.flower_cli"), json.dumps(commands)]
+        self._processes.start(role, command, flower.environment())
+        self._processes.until(lambda: role in self._processes.ended)
+
+    def _finish(self) -> None:
+        """Let our processes end: clients first, since the accelerator serves them."""
+        processes = self._processes
+        processes.finishing = True
+        clients = [_client(site) for site in self._job.sites]
+
+        def gone() -> bool:
+            return all(role in processes.ended for role in clients)
+
+        if not processes.until(gone, _LEAVE):
+            processes.stop(clients)
+            processes.until(gone, _FINISH)
+        processes.stop(["accelerator"])
+        processes.until(lambda: "accelerator" in processes.ended, _FINISH)
+        self._record("flower", {"event": "memory", "peak_mib": round(self._memory.mib, 1)})
+
+    def _socket(self, role: str) -> Path:
+        if role.startswith("client:"):
+            # Site names may be long, and a socket's path may not.
+            return self._temp / f"c{self._job.sites.index(role.removeprefix('client:'))}.sock"
+        return self._temp / f"{role}.sock"
+
+
+def _client(site: str) -> str:
+    return f"client:{site}"

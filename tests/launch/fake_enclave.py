@@ -1,0 +1,161 @@
+"""Programs that speak the glue's protocol and do nothing else, in place of enclaves.
+
+    python fake_enclave.py server|client|accelerator CONFIG.json
+
+What they do is under "fake" in the resolved job: ``rounds``, ``payload`` (bytes each way),
+``deadline`` (seconds), ``work`` (seconds a site works on a message), ``start`` (seconds until
+ready). Each body is derived from round and site, and both sides check every byte of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sealtune import frames
+from sealtune.frames import Frame
+
+
+def say(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def body(direction: str, number: int, site: str, size: int) -> bytes:
+    """Incompressible, reproducible bytes that start with a readable round number."""
+    seed = f"{direction} {number} {site}".encode()
+    head = number.to_bytes(4, "little")
+    return (head + hashlib.shake_128(seed).digest(max(0, size - 4)))[: max(4, size)]
+
+
+def listen(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    sock.listen()
+    return sock
+
+
+def server(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) -> None:
+    sites = job["job"]["sites"]["names"]
+    listener = listen(config["socket"])
+    time.sleep(fake.get("start", 0))
+    say("ready")
+    glue, _ = listener.accept()
+    start = time.monotonic()
+    for number in range(fake["rounds"] + 1):
+        began = time.monotonic()
+        assert frames.receive(glue).kind == "next"
+        bodies = {site: body("down", number, site, fake["payload"]) for site in sites}
+        meta = {
+            "to": {site: len(sent) for site, sent in bodies.items()},
+            "deadline": fake["deadline"],
+        }
+        frames.send(glue, Frame("send", meta, b"".join(bodies.values())))
+        outcomes = {}
+        for _ in sites:
+            frame = frames.receive(glue)
+            site = frame.meta["site"]
+            ok = frame.kind == "reply"
+            if ok:
+                assert frame.body == body("up", number, site, fake["payload"]), "bytes changed"
+            outcomes[site] = {
+                "outcome": "ok" if ok else "failed",
+                "reason": frame.meta.get("reason", ""),
+                "examples": 10,
+                "train_loss": 3.0 / (number + 1),
+                "correct": 20 + 10 * number,
+                "total": 100,
+                "bytes_up": len(frame.body),
+                "bytes_down": len(bodies[site]),
+                "seconds": {"enclave": fake.get("work", 0), "accelerator": 0.0, "pads": 0.0},
+            }
+            frames.send(glue, Frame("ok"))
+        say("round", round=number, sites=outcomes, seconds=time.monotonic() - began)
+    assert frames.receive(glue).kind == "next"
+    frames.send(glue, Frame("done"))
+    say("memory", peak_mib=1.0)
+    say("done", seconds=time.monotonic() - start)
+
+
+def client(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) -> None:
+    site = config["site"]
+    listener = listen(config["socket"])
+    accelerator = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    while accelerator.connect_ex(config["accelerator"].removeprefix("unix:")) != 0:
+        time.sleep(0.05)
+    time.sleep(fake.get("start", 0))
+    say("ready")
+    last: tuple[bytes, bytes] | None = None
+    while True:
+        glue, _ = listener.accept()
+        frame = frames.receive(glue)
+        if last is None or last[0] != frame.body:  # a repeat is answered as before
+            number = int.from_bytes(frame.body[:4], "little")
+            assert frame.body == body("down", number, site, fake["payload"]), "bytes changed"
+            work(number, fake.get("work", 0.0), accelerator)
+            last = (bytes(frame.body), body("up", number, site, fake["payload"]))
+        try:
+            frames.send(glue, Frame("reply", {}, last[1]))
+        except OSError as error:
+            print(f"the glue went away: {error}", file=sys.stderr)
+        glue.close()
+
+
+def work(number: int, seconds: float, accelerator: socket.socket) -> None:
+    steps = 10
+    say("phase", round=number, phase="train" if number else "evaluate", of=steps)
+    for step in range(steps):
+        time.sleep(seconds / steps)
+        try:
+            accelerator.sendall(b".")
+            if accelerator.recv(1) != b".":
+                raise ConnectionError("closed")
+        except OSError:
+            message = "the accelerator closed the connection"
+            say("error", code=5, error="AcceleratorLostError", message=message, hint="")
+            sys.exit(5)
+        say("step", round=number, step=step + 1, of=steps, loss=3.0 / (number + 1), tokens=64)
+    say("evaluated", round=number, correct=20 + 10 * number, total=100, loss=1.0)
+
+
+def accelerator(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) -> None:
+    import threading
+
+    listener = listen(config["accelerator"].removeprefix("unix:"))
+    calls = 0
+
+    def echo(sock: socket.socket) -> None:
+        nonlocal calls
+        while data := sock.recv(1):
+            calls += 1
+            sock.sendall(data)
+
+    def leave(signum: int, frame: object) -> None:
+        say("offload", calls=calls, bytes_in=calls, bytes_out=calls, busy_seconds=0.0)
+        say("memory", peak_mib=1.0)
+        say("done")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    say("ready")
+    while True:
+        sock, _ = listener.accept()
+        threading.Thread(target=echo, args=(sock,), daemon=True).start()
+
+
+def main() -> None:
+    role, config_path = sys.argv[1:]
+    config = json.loads(Path(config_path).read_bytes())
+    job = json.loads(Path(config["job"]).read_bytes())
+    print(f"fake {role} of {config['site']} here", file=sys.stderr)
+    {"server": server, "client": client, "accelerator": accelerator}[role](config, job, job["fake"])
+
+
+if __name__ == "__main__":
+    main()

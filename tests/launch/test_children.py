@@ -1,0 +1,260 @@
+"""Child processes: what they say, how they end, what they leave, and whose fault it was."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sealtune.errors import (
+    AcceleratorLostError,
+    AttestationError,
+    ConfigError,
+    FederationError,
+    ProcessDiedError,
+)
+from sealtune.launch import Interrupted
+from sealtune.launch.child import Child, Event, Exit, Inbox, Interrupt, parse_event
+from sealtune.launch.events_socket import EventsSocket
+from sealtune.launch.failure import Death, cause, revive
+from sealtune.launch.processes import Processes
+
+
+def start(code: str, log: Path, inbox: Inbox, *, events: bool = True) -> Child:
+    command = [sys.executable, "-c", code]
+    return Child.start("x", command, {}, log, inbox, events=events)
+
+
+def items(inbox: Inbox) -> list[Any]:
+    found = []
+    while not found or not isinstance(found[-1], Exit):
+        found.append(inbox.get(timeout=20))
+    return found
+
+
+def test_events_text_and_exit_code(tmp_path: Path) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    code = (
+        "import sys\n"
+        'print(\'{"event": "ready"}\')\n'
+        "print('by the way')\n"
+        "print('[1]')\n"
+        "print('trouble', file=sys.stderr)\n"
+        "sys.exit(3)"
+    )
+    child = start(code, tmp_path / "log", inbox)
+    assert items(inbox) == [Event("x", {"event": "ready"}), Exit("x", 3)]
+    child.join(5)
+    assert sorted(child.tail().splitlines()) == ["[1]", "by the way", "trouble"]
+
+
+def test_a_signal_is_a_negative_code(tmp_path: Path) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    child = start("import time; time.sleep(60)", tmp_path / "log", inbox)
+    child.kill()
+    assert items(inbox) == [Exit("x", -signal.SIGKILL)]
+    child.kill()  # no process any more: nothing happens
+    child.stop()
+
+
+def test_what_a_dead_process_started_ends_with_it(tmp_path: Path) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    code = (
+        "import subprocess, sys\n"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        'print(\'{"event": "pid", "pid": %d}\' % p.pid)'
+    )
+    start(code, tmp_path / "log", inbox)
+    pid = items(inbox)[0].fields["pid"]
+    eventually(lambda: gone(pid))
+
+
+def test_children_die_with_the_launcher(tmp_path: Path) -> None:
+    """Also when it is killed, and can clean up nothing."""
+    code = (
+        "import queue, sys, time\n"
+        "from pathlib import Path\n"
+        "from sealtune.launch.child import Child\n"
+        "child = Child.start('x', [sys.executable, '-c', 'import time; time.sleep(60)'], {},\n"
+        f"                    Path({str(tmp_path / 'log')!r}), queue.SimpleQueue(), events=False)\n"
+        "print(child.process.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        pid = int(launcher.stdout.readline())
+        assert not gone(pid)
+        launcher.kill()
+    eventually(lambda: gone(pid))
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it has not happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("line", [b"", b"hello", b"[]", b'{"a": 1}', b'{"event": 1}', b"[" * 9999])
+def test_lines_that_are_no_events(line: bytes) -> None:
+    assert parse_event(line) is None
+
+
+def death(role: str, code: int | None, error: str = "") -> Death:
+    said = {"error": error, "message": "m", "hint": "h"} if error else None
+    return Death(role, code, said, Path("/logs/x.log"), "one\ntwo")
+
+
+def test_the_killed_process_is_the_cause() -> None:
+    deaths = [
+        death("client:a", 5, "AcceleratorLostError"),
+        death("server", 8, "SiteLostError"),
+        death("accelerator", -9),
+        death("flower:glue", None, "FederationError"),
+    ]
+    error = cause(deaths)
+    assert isinstance(error, ProcessDiedError)
+    assert error.message == "accelerator was killed by SIGKILL (signal 9)"
+    assert "/logs/x.log" in error.hint
+    assert "    one\n    two" in error.hint
+    assert "memory" in error.hint
+
+
+def test_an_accelerator_that_fails_comes_before_those_that_miss_it() -> None:
+    deaths = [death("client:a", 5, "AcceleratorLostError"), death("accelerator", 4, "ModelError")]
+    assert str(cause(deaths)).startswith("accelerator: m")
+
+
+def test_who_says_why_comes_before_who_does_not() -> None:
+    error = cause([death("flower:superlink", 1), death("client:a", 3, "DataError")])
+    assert (type(error).__name__, error.exit_code) == ("DataError", 3)
+    error = cause([death("server", 1)])
+    assert error.message == "server ended unexpectedly with exit code 1"
+    assert cause([death("flower:glue", None)]).message == "flower:glue ended unexpectedly"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "exit_code"),
+    [
+        ({"error": "AcceleratorLostError", "code": 5}, AcceleratorLostError, 5),
+        ({"error": "ConfigError", "code": 2}, ConfigError, 2),
+        ({"error": "DebugEnclaveError", "code": 7}, AttestationError, 7),
+        ({"error": "KeyError", "code": 1}, FederationError, 8),
+        ({"error": "Sequence"}, FederationError, 8),
+    ],
+)
+def test_errors_of_other_processes(said: dict[str, Any], kind: type, exit_code: int) -> None:
+    error = revive("client:a", {**said, "message": "what", "hint": "do"})
+    assert type(error) is kind
+    assert error.exit_code == exit_code
+    assert str(error) == "client:a: what\n  → do"
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    return Processes(tmp_path, lambda role, event: None, lambda: None)
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_an_early_end_ends_the_run(processes: Processes) -> None:
+    processes.start("server", python("import time; time.sleep(60)"), {}, events=True)
+    processes.start("accelerator", python("import sys; sys.exit('no weights')"), {}, events=True)
+    with pytest.raises(ProcessDiedError, match="accelerator ended unexpectedly") as caught:
+        processes.until(lambda: False)
+    assert "no weights" in caught.value.hint
+    processes.stop_all()
+    assert all(child.ended for child in processes.children.values())
+
+
+def test_an_end_without_a_word_of_being_done_is_early(processes: Processes) -> None:
+    processes.start("server", python("pass"), {}, events=True)
+    with pytest.raises(ProcessDiedError, match="exit code 0"):
+        processes.until(lambda: False)
+
+
+def test_done_and_ended_is_fine(processes: Processes) -> None:
+    processes.start("server", python('print(\'{"event": "done"}\')'), {}, events=True)
+    assert processes.until(lambda: "server" in processes.ended)
+
+
+def test_a_process_that_says_why_it_fails(processes: Processes) -> None:
+    event = '{"event": "error", "error": "DataError", "code": 3, "message": "m", "hint": ""}'
+    processes.start("client:a", python(f"print('{event}'); raise SystemExit(3)"), {}, events=True)
+    with pytest.raises(Exception, match="client:a: m") as caught:
+        processes.until(lambda: False)
+    assert type(caught.value).__name__ == "DataError"
+
+
+def test_some_processes_are_started_again(tmp_path: Path) -> None:
+    seen: list[Mapping[str, Any]] = []
+    processes = Processes(tmp_path, lambda role, event: seen.append(event), lambda: None)
+    marker = tmp_path / "marker"
+    code = f"import pathlib, time\np = pathlib.Path({str(marker)!r})\n"
+    code += "n = p.exists()\np.touch()\ntime.sleep(60 if n else 0)"
+    processes.start("flower:node:a", python(code), {}, again=True)
+    first = processes.children["flower:node:a"].process.pid
+    processes.until(lambda: processes.children["flower:node:a"].process.pid != first)
+    assert seen == [
+        {"event": "network", "state": "node:a ended (code 0), starting it again", "attempt": 1}
+    ]
+    processes.stop_all()
+
+
+def test_an_interrupt_stops_the_waiting(processes: Processes) -> None:
+    processes.inbox.put(Interrupt(signal.SIGINT))
+    with pytest.raises(Interrupted) as caught:
+        processes.until(lambda: False)
+    assert caught.value.exit_code == 130
+
+
+def test_ours_may_say_goodbye(tmp_path: Path) -> None:
+    seen: list[str] = []
+    processes = Processes(tmp_path, lambda role, event: seen.append(event["event"]), lambda: None)
+    code = (
+        "import signal, sys, time\n"
+        'def leave(*_):\n    print(\'{"event": "memory"}\', flush=True)\n    sys.exit(0)\n'
+        "signal.signal(signal.SIGTERM, leave)\n"
+        'print(\'{"event": "ready"}\', flush=True)\n'
+        "time.sleep(60)"
+    )
+    processes.start("client:a", python(code), {}, events=True)
+    processes.until(lambda: "client:a" in processes.ready)
+    processes.stop_all()
+    assert seen == ["ready", "memory"]
+
+
+def test_the_end_of_the_glue_is_noticed(tmp_path: Path) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    listener = EventsSocket(tmp_path / "e", inbox)
+    code = (
+        "import socket, sys, os\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        f"s.connect({str(tmp_path / 'e')!r})\n"
+        "s.send(b'rubbish')\n"
+        's.send(b\'{"event": "glue", "pid": %d}\' % os.getpid())\n'
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(python(code), stdin=subprocess.PIPE) as glue:
+        hello = inbox.get(timeout=20)
+        assert hello == Event("flower", {"event": "glue", "pid": glue.pid})
+        glue.kill()
+        assert inbox.get(timeout=20) == Exit("flower:glue", 0)
+    listener.close()

@@ -1,0 +1,227 @@
+"""The launcher's parts that need no process: threads, ports, keys, folder, log, environment."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import ssl
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+
+import sealtune
+from sealtune.errors import PortInUseError, StorageError
+from sealtune.launch import prepare
+from sealtune.launch.credentials import make_credentials
+from sealtune.launch.environment import variables, versions
+from sealtune.launch.flower import Flower
+from sealtune.launch.job_facts import JobFacts
+from sealtune.launch.metrics import MetricsLog
+from sealtune.launch.ports import check_port, free_ports, listening
+from sealtune.launch.threads import cores, thread_settings
+
+
+@pytest.mark.parametrize(
+    ("role", "sites", "available", "threads"),
+    [
+        ("client", 2, 8, "4"),
+        ("client", 3, 8, "2"),
+        ("client", 5, 2, "1"),
+        ("accelerator", 5, 2, "2"),
+        ("server", 2, 8, "1"),
+    ],
+)
+def test_threads(role: str, sites: int, available: int, threads: str) -> None:
+    settings = thread_settings(role, sites, available)
+    assert settings == {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads}
+    assert cores() >= 1
+
+
+def test_free_ports_differ_and_can_be_used() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    for port in ports:
+        check_port(port)
+        assert not listening(port)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        assert listening(port)
+        with pytest.raises(PortInUseError, match=f"port {port} ") as caught:
+            check_port(port)
+        assert "--port" in caught.value.hint
+
+
+def test_tls_works_with_the_run_authority_and_no_other(tmp_path: Path) -> None:
+    ours = make_credentials(tmp_path / "a", ("x",))
+    theirs = make_credentials(tmp_path / "b", ("x",))
+    assert _handshake(ours.certificate, ours.key, ours.ca) == "127.0.0.1 ok"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        _handshake(theirs.certificate, theirs.key, ours.ca)
+
+
+def _handshake(certificate: Path, key: Path, ca: Path) -> str:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    client = ssl.create_default_context(cafile=str(ca))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    left, right = socket.socketpair()
+
+    def serve() -> None:
+        try:
+            with server.wrap_socket(left, server_side=True) as tls:
+                tls.recv(1)
+        except OSError:
+            left.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with client.wrap_socket(right, server_hostname="127.0.0.1") as tls:
+            tls.sendall(b"x")
+            return "127.0.0.1 ok"
+    finally:
+        right.close()
+        thread.join(5)
+
+
+def test_node_keys_are_p384_pairs_and_private(tmp_path: Path) -> None:
+    made = make_credentials(tmp_path / "keys", ("a", "b"))
+    for path in made.nodes.values():
+        private = load_ssh_private_key(path.read_bytes(), None)
+        public = load_ssh_public_key(Path(f"{path}.pub").read_bytes())
+        assert private.public_key() == public
+        assert public.key_size == 384  # type: ignore[union-attr]
+    for path in (tmp_path / "keys").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+
+
+def test_flower_is_told_to_be_private_and_quiet(tmp_path: Path) -> None:
+    made = make_credentials(tmp_path / "keys", ("a",))
+    flower = Flower(tmp_path, 1234, {"a": 5678}, made)
+    flower.write_config()
+    assert "127.0.0.1:1234" in (tmp_path / "flwr" / "config.toml").read_text()
+    settings = flower.environment()
+    assert settings["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert settings["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    commands = (
+        flower.superlink(),
+        flower.superlink_exec(),
+        flower.supernode("a", tmp_path / "s", tmp_path),
+        flower.supernode_exec("a"),
+    )
+    for command in commands:
+        assert "--superexec-auth-secret-file" in command
+        assert "--insecure" not in command
+        for flag, value in itertools.pairwise(command):
+            if flag == "--host":
+                assert value == "127.0.0.1"
+    assert "--enable-supernode-auth" in commands[0]
+
+
+def test_children_find_sealtune_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    found = variables({"X": "1"})
+    source = str(Path(sealtune.__file__).parents[1])
+    if Path(source).name != "site-packages":
+        assert found["PYTHONPATH"].split(os.pathsep) == [source, "/elsewhere"]
+    assert found["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+    assert found["X"] == "1"
+    assert {"python", "flwr", "sealtune"} <= set(versions())
+
+
+def test_a_new_run_folder(tmp_path: Path) -> None:
+    assert prepare(tmp_path / "runs" / "x", resume=False, force=False)
+    assert (tmp_path / "runs" / "x" / "logs").is_dir()
+
+
+def finished_run(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("{}\n")
+    return folder
+
+
+def test_a_run_that_is_there_is_refused_continued_or_replaced(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "x")
+    with pytest.raises(StorageError, match="holds a run already") as caught:
+        prepare(run, resume=False, force=False)
+    assert "--resume" in caught.value.hint
+    assert "--force" in caught.value.hint
+    assert not prepare(run, resume=True, force=False)
+    assert (run / "metrics.jsonl").exists()
+    assert prepare(run, resume=False, force=True)
+    assert not (run / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_run_is_left_alone(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(StorageError, match="not a run of sealtune"):
+        prepare(tmp_path, resume=False, force=force)
+    file = tmp_path / "thesis.doc"
+    with pytest.raises(StorageError, match="not a run of sealtune"):
+        prepare(file, resume=False, force=force)
+    assert file.read_text() == "years of work"
+
+
+def test_force_does_not_follow_links(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "x")
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    prepare(link, resume=False, force=True)
+    assert (run / "metrics.jsonl").exists()
+    assert link.is_dir()
+    assert not link.is_symlink()
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no run to resume"):
+        prepare(tmp_path / "x", resume=True, force=False)
+
+
+def test_metrics_are_lines_with_time_and_role(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "m")
+    log.append("server", {"event": "ready"})
+    log.append("client:a", {"event": "step", "role": "forged", "time": 0})
+    log.close()
+    first, second = map(json.loads, (tmp_path / "m").read_text().splitlines())
+    assert (first["event"], first["role"]) == ("ready", "server")
+    assert first["time"] > 1e9
+    assert second["role"] == "client:a"
+    assert second["time"] > 1e9
+
+
+def test_a_full_disk_is_said_so() -> None:
+    log = MetricsLog(Path("/dev/full"))
+    with pytest.raises(StorageError, match="disk is full"):
+        log.append("server", {"event": "ready"})
+    os.close(log._descriptor)
+
+
+def test_metrics_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="could not write"):
+        MetricsLog(tmp_path / "missing" / "m")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"job": 1}'])
+def test_not_a_resolved_job(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.resolved.json"
+    path.write_text(text)
+    with pytest.raises(StorageError, match="not a resolved job"):
+        JobFacts.read(path)
+    with pytest.raises(StorageError, match="cannot read"):
+        JobFacts.read(tmp_path / "missing")

@@ -1,0 +1,168 @@
+"""What the user sees."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sealtune.launch.display import Display
+from sealtune.launch.progress import Progress, duration, size
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {
+        "outcome": "ok",
+        "reason": "",
+        "examples": 10,
+        "train_loss": 2.0,
+        "correct": 30,
+        "total": 100,
+        "bytes_up": 2048,
+        "bytes_down": 1024,
+    } | changes
+
+
+def feed(progress: Progress, role: str, event: str, **fields: Any) -> None:
+    progress.apply({"role": role, "event": event, "time": fields.pop("time", 0.0), **fields})
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress.begin(("a", "b"), 4)
+
+
+def test_a_site_at_work(progress: Progress) -> None:
+    site = progress.sites["a"]
+    assert site.doing == "loading the model"
+    feed(progress, "client:a", "ready")
+    feed(progress, "flower", "exchange", sites=["a", "b"], bytes=10)
+    assert site.doing == "a message is on its way"
+    feed(progress, "client:a", "phase", round=1, phase="train", of=5)
+    feed(progress, "client:a", "step", round=1, step=2, of=5, loss=1.25, tokens=9)
+    assert (site.doing, site.step, site.of, site.loss) == ("training", 2, 5, 1.25)
+    feed(progress, "client:a", "evaluated", round=1, correct=3, total=4, loss=1.0)
+    assert (site.doing, site.accuracy) == ("waiting for the others", 0.75)
+
+
+def test_a_round_is_summed_up(progress: Progress) -> None:
+    sites = {"a": entry(), "b": entry(correct=70, train_loss=1.0, examples=30)}
+    feed(progress, "server", "round", round=0, sites=sites, seconds=3.0)
+    feed(progress, "server", "round", round=1, sites=sites, seconds=61.0)
+    assert progress.notices == [
+        "before training: 2 of 2 sites, loss 1.250, accuracy 50.0%, 3 s",
+        "round 1 of 4: 2 of 2 sites, loss 1.250, accuracy 50.0%, 61 s",
+    ]
+    assert (progress.sites["a"].bytes_up, progress.sites["a"].bytes_down) == (4096, 2048)
+
+
+def test_no_absence_goes_unsaid(progress: Progress) -> None:
+    sites = {"a": entry(), "b": {"outcome": "late", "reason": "no answer within 5 s"}}
+    feed(progress, "server", "round", round=2, sites=sites, seconds=5.0)
+    assert progress.notices[0] == "b late: no answer within 5 s"
+    assert progress.notices[1].startswith("round 2 of 4: 1 of 2 sites")
+    assert progress.sites["b"].note == "late: no answer within 5 s"
+    feed(progress, "flower", "transfer", site="b", outcome="absent", reason="offline")
+    assert progress.notices[-1] == "b is absent: offline"
+
+
+def test_simulated_evidence_is_said_to_be_so(progress: Progress) -> None:
+    fields = {"who": "server", "by": "a", "kind": "simulated", "confidential": False}
+    feed(progress, "client:a", "attested", **fields)
+    assert progress.notices == ["a accepted server's evidence (simulated, NOT confidential)"]
+
+
+def test_time_left(progress: Progress) -> None:
+    assert progress.seconds_left(0.0) is None
+    for site in ("a", "b"):
+        feed(progress, f"client:{site}", "phase", round=1, phase="train", of=10, time=100.0)
+        feed(progress, f"client:{site}", "step", round=1, step=5, of=10, loss=1.0)
+    assert progress.seconds_left(110.0) == pytest.approx(70.0)
+    feed(progress, "server", "round", round=1, sites={}, seconds=20.0)
+    assert progress.seconds_left(120.0) == pytest.approx(60.0)
+
+
+def test_time_left_of_a_resumed_run() -> None:
+    progress = Progress.begin(("a",), 10)
+    feed(progress, "client:a", "phase", round=6, phase="train", of=10, time=0.0)
+    feed(progress, "server", "round", round=6, sites={}, seconds=20.0)
+    assert progress.seconds_left(20.0) == pytest.approx(80.0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"role": "client:zz", "event": "step"},
+        {"role": "client:a", "event": "step", "step": "x", "loss": None},
+        {"role": "server", "event": "round", "sites": [1]},
+        {"role": "server", "event": "round", "round": True, "sites": {"a": 1, "b": {}}},
+        {"role": "accelerator", "event": "offload", "calls": "many"},
+        {"role": "flower", "event": "exchange", "sites": "a"},
+    ],
+)
+def test_strange_events_do_no_harm(progress: Progress, event: dict[str, Any]) -> None:
+    progress.apply(event)
+    Display(Console(file=io.StringIO()), progress, "x").update()
+
+
+def picture(console: Console, progress: Progress) -> str:
+    with console.capture() as capture:
+        console.print(Display(console, progress, "icd10"))
+    return capture.get()
+
+
+def test_the_picture_fits_eighty_columns(progress: Progress) -> None:
+    test_a_round_is_summed_up(progress)
+    feed(progress, "client:a", "phase", round=2, phase="train", of=10, time=1.0)
+    feed(progress, "client:a", "step", round=2, step=3, of=10, loss=1.5)
+    feed(progress, "accelerator", "offload", calls=1234, bytes_in=2**30, bytes_out=2**20)
+    for width, more in ((80, ""), (120, "2.0 KiB / 4.0 KiB")):
+        drawn = picture(Console(width=width), progress)
+        assert max(map(len, drawn.splitlines())) <= width
+        for words in ("icd10", "round 2 of 4", "training", "3/10", "1.500", "1,234 calls", more):
+            assert words in drawn
+
+
+def test_markup_in_names_and_reasons_is_text(progress: Progress) -> None:
+    sites = {"a": entry(outcome="failed", reason="[red]boo[/red]"), "b": entry()}
+    feed(progress, "server", "round", round=1, sites=sites, seconds=1.0)
+    out = io.StringIO()
+    with Display(Console(file=out, width=200), progress, "x"):
+        pass
+    assert "a failed: [red]boo[/red]" in out.getvalue()
+    assert "[red]boo[/red]" in picture(Console(width=200), progress)
+
+
+def test_plain_lines_without_a_terminal(progress: Progress) -> None:
+    out = io.StringIO()
+    with Display(Console(file=out), progress, "x") as display:
+        progress.notices.append("round 1 of 4")
+        display.update()
+        display.update()
+    lines = out.getvalue().splitlines()
+    assert sum("round 1 of 4" in line for line in lines) == 1
+    assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (5 << 20, "5.0 MiB"),
+        (1 << 50, "1024.0 TiB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0 s"), (59.4, "59 s"), (61, "1:01 min"), (3720, "1:02 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
