@@ -25,7 +25,6 @@ from sealtune.attest import (
 from sealtune.attest.errors import (
     AttesterUnavailableError,
     DebugEnclaveError,
-    GpuEvidenceError,
     KindNotAllowedError,
     MalformedEvidenceError,
     SvnTooLowError,
@@ -83,8 +82,6 @@ def test_refused() -> None:
         verify(evidence(debug=True))
     with pytest.raises(UnknownSignerError):
         verify(SimulatedAttester(Ed25519PrivateKey.generate()).collect(DATA))
-    with pytest.raises(GpuEvidenceError):
-        verify(evidence(), simulated_policy().model_copy(update={"gpu_required": True}))
     with pytest.raises(TrailingBytesError):
         verify(replace(evidence(), data=evidence().data + b"\0"))
     with pytest.raises(TrailingBytesError):

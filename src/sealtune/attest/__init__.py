@@ -15,10 +15,12 @@ from sealtune.attest.evidence import (
 )
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.attest.simulated import SimulatedAttester, SimulatedVerifier, simulated_policy
+from sealtune.attest.verify import Appraiser, appraise, claims_table, load_policy, verify_party
 
 __all__ = [
     "DOMAIN",
     "AppraisalPolicy",
+    "Appraiser",
     "Attester",
     "Claims",
     "Evidence",
@@ -27,7 +29,11 @@ __all__ = [
     "SimulatedAttester",
     "SimulatedVerifier",
     "Verifier",
+    "appraise",
+    "claims_table",
     "gpu_nonce",
+    "load_policy",
     "report_data",
     "simulated_policy",
+    "verify_party",
 ]

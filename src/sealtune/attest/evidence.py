@@ -148,10 +148,11 @@ class Claims(BaseModel):
         measurement: digest of the enclave's code (MRENCLAVE, MRTD, launch measurement, ...).
         signer: who signed the code (MRSIGNER, author key digest, development key), or empty.
         svn: the code's security version.
-        tcb_status: the vendor's verdict on the platform ("UpToDate", ...).
+        tcb_status: the verdict on the platform's firmware ("UpToDate", ...; see the policy).
         advisories: security advisories that apply to the platform.
         debug: whether the enclave can be debugged from outside.
         report_data: the 64 bytes that tie the evidence to a challenge.
+        features: properties of the machine that a policy must allow by name ("smt", ...).
         platform: identity of the machine (PPID, chip id, GPU serial), or empty.
         verified_at: the time for which the appraisal holds.
         gpu: claims of the machine's GPUs.
@@ -169,6 +170,7 @@ class Claims(BaseModel):
     advisories: tuple[str, ...] = ()
     debug: bool
     report_data: str
+    features: tuple[str, ...] = ()
     platform: str = ""
     verified_at: datetime
     gpu: tuple[Claims, ...] = ()

@@ -10,6 +10,7 @@ Trust domain: every enclave, and whoever appraises one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from sealtune.attest.errors import (
     AdvisoryError,
     DebugEnclaveError,
+    GpuEvidenceError,
     KindNotAllowedError,
     PlatformNotAllowedError,
     SvnTooLowError,
@@ -33,6 +35,8 @@ Hex = Annotated[
     AfterValidator(str.lower),
 ]
 Any = Literal["any"]
+TcbPart = Literal["fmc", "bootloader", "tee", "snp", "microcode", "evaluation"]
+Feature = Literal["smt", "dynamic-platform", "cached-keys"]
 
 
 class _Strict(BaseModel):
@@ -46,21 +50,29 @@ class KindPolicy(_Strict):
         measurements: accepted code digests, or "any" (which accepts any code at all).
         signers: accepted code signers, or "any".
         min_svn: smallest accepted security version of the code.
-        tcb_statuses: accepted verdicts of the vendor on the platform's firmware.
+        tcb_statuses: accepted verdicts on the platform's firmware. Intel says "UpToDate",
+            "SWHardeningNeeded", "OutOfDate" and so on; "MinimumMet" (SEV-SNP) means that `min_tcb`
+            is met, "RimMatched" (GPU) that all firmware is as NVIDIA published it; "Unchecked"
+            means neither was asked for or given.
         advisories: security advisories that may apply; others are refused. "any" accepts all
             that come with an accepted status.
         platforms: accepted machines (PPID, chip id, GPU serial), or "any".
-        min_tcb: smallest accepted firmware versions by name (SEV-SNP: "bootloader", "tee", "snp",
-            "microcode"; SGX and TDX: "evaluation" = TCB evaluation data number).
+        min_tcb: smallest accepted firmware versions by name (SEV-SNP: "fmc", "bootloader", "tee",
+            "snp", "microcode"; SGX and TDX: "evaluation", the TCB evaluation data number).
+        allow: properties of the machine that are refused unless named here.
+        max_vmpl: highest accepted privilege level number of an SEV-SNP guest (0 is the most
+            privileged; a guest below a paravisor has a higher one).
     """
 
     measurements: tuple[Hex, ...] | Any
     signers: tuple[Hex, ...] | Any = "any"
     min_svn: int = Field(default=0, ge=0, lt=2**32)
-    tcb_statuses: tuple[str, ...] = ("UpToDate",)
+    tcb_statuses: tuple[str, ...] = ("UpToDate", "MinimumMet", "RimMatched")
     advisories: tuple[str, ...] | Any = ()
     platforms: tuple[Hex, ...] | Any = "any"
-    min_tcb: Mapping[str, int] = Field(default_factory=dict)
+    min_tcb: Mapping[TcbPart, int] = Field(default_factory=dict)
+    allow: tuple[Feature, ...] = ()
+    max_vmpl: int = Field(default=0, ge=0, le=3)
 
     def check(self, claims: Claims) -> None:
         """Hold verified claims against this policy.
@@ -92,6 +104,13 @@ class KindPolicy(_Strict):
             raise AdvisoryError(
                 f"advisories that the policy does not accept: {', '.join(unaccepted)}"
             )
+        refused = [f for f in claims.features if f not in self.allow]
+        if refused:
+            raise PlatformNotAllowedError(
+                f"the {claims.kind} machine has {', '.join(refused)}, which the policy does not "
+                "allow",
+                hint=f'to accept it: "allow": {json.dumps(refused)} in the policy of {claims.kind}',
+            )
         if self.platforms != "any" and claims.platform not in self.platforms:
             raise PlatformNotAllowedError(
                 f"machine {claims.platform or '(unnamed)'} is not on the policy's list"
@@ -122,14 +141,17 @@ class AppraisalPolicy(_Strict):
     gpu_required: bool = False
 
     def for_kind(self, kind: Kind) -> KindPolicy:
-        """The policy of one kind.
+        """The policy of one kind, for a verifier that looks at this kind alone.
 
         Raises:
             KindNotAllowedError: it has none.
+            GpuEvidenceError: an enclave alone does not do; see `sealtune.attest.verify_party`.
         """
         if kind not in self.kinds:
             named = ", ".join(sorted(self.kinds)) or "nothing"
             raise KindNotAllowedError(
                 f"{kind} evidence is not accepted by the policy (accepted: {named})"
             )
+        if self.gpu_required and kind is not Kind.NVIDIA_GPU:
+            raise GpuEvidenceError(f"the policy asks for an attested GPU beside the {kind} enclave")
         return self.kinds[kind]

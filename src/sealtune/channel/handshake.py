@@ -52,6 +52,7 @@ from sealtune.attest.evidence import (
     report_data,
 )
 from sealtune.attest.policy import AppraisalPolicy
+from sealtune.attest.verify import verify_party
 from sealtune.channel.hpke import ENCAPSULATED, PUBLIC_SIZE, TAG, KeyPair, seal_key
 from sealtune.channel.sealed import SealedSession
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError
@@ -153,8 +154,13 @@ class _Handshake:
             public_key=public_key,
             gpu_evidence_digest=evidence.gpu_digest,
         )
-        claims = self._verifier.verify(
-            evidence, report_data=data, policy=self._policy, at=self._clock()
+        claims = verify_party(
+            self._verifier,
+            evidence,
+            report_data=data,
+            gpu_nonce=gpu_nonce(role, self._nonce, self._job_id, public_key),
+            policy=self._policy,
+            at=self._clock(),
         )
         return claims, data
 

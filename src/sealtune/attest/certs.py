@@ -1,0 +1,189 @@
+"""X.509 chains from a vendor's pinned root down to the key that signed evidence.
+
+Roots are pinned by the SHA-256 of the whole certificate. The other certificates come from whoever
+shows the evidence: they carry the vendor's signature, so it does not matter who delivers them.
+
+What is checked: each certificate is signed and named by the next, each issuer may issue
+(basicConstraints), all are within their validity, the last one is the pinned root. What is not:
+revocation, except for Intel, whose collateral contains its lists.
+
+Trust domain: every enclave, and whoever appraises one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import warnings
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.utils import CryptographyDeprecationWarning
+
+from sealtune.attest.errors import BadChainError, BadSignatureError, StaleCollateralError
+
+MAX_CERTIFICATES = 8
+_PEM = re.compile(
+    rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n)+)"
+    rb"-----END CERTIFICATE-----(?:\r?\n)?"
+)
+
+
+def load_der(raw: bytes) -> x509.Certificate:
+    """Parse one certificate.
+
+    Raises:
+        BadChainError: not a certificate.
+    """
+    try:
+        with warnings.catch_warnings():
+            # AMD gives every VCEK the serial number zero, which RFC 5280 forbids.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_der_x509_certificate(raw)
+    except (ValueError, TypeError) as error:
+        raise BadChainError("not an X.509 certificate") from error
+
+
+def load_pem_chain(raw: bytes, *, strict: bool = True) -> list[x509.Certificate]:
+    """Parse certificates in PEM, leaf first, with canonical base64 and nothing in between.
+
+    PEM in a quote is not covered by any signature, and lenient decoders skip what they do not
+    know: then flipped bits go unseen. Here they do not. With ``strict`` off, for files of people,
+    blank lines around certificates are skipped.
+
+    Raises:
+        BadChainError: anything but strict PEM, no certificate, or too many.
+    """
+    chain: list[x509.Certificate] = []
+    end = 0
+    while end < len(raw):
+        if not strict and raw[end : end + 1].isspace():
+            end += 1
+            continue
+        match = _PEM.match(raw, end)
+        if match is None or len(chain) == MAX_CERTIFICATES:
+            raise BadChainError("certificate chain is not strict PEM, or too long")
+        text = match[1].replace(b"\r", b"").replace(b"\n", b"")
+        try:
+            der = base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise BadChainError("certificate is not base64") from error
+        if base64.b64encode(der) != text:
+            raise BadChainError("certificate is not canonical base64")
+        chain.append(load_der(der))
+        end = match.end()
+    if not chain:
+        raise BadChainError("no certificate where a chain was expected")
+    return chain
+
+
+def digest(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the whole certificate."""
+    return certificate.fingerprint(hashes.SHA256())
+
+
+def verify_chain(
+    chain: Sequence[x509.Certificate], *, roots: Collection[bytes], at: datetime, what: str
+) -> None:
+    """Check a chain, leaf first and root last.
+
+    Args:
+        chain: at least two certificates.
+        roots: SHA-256 digests of the roots that are accepted.
+        at: must lie within the validity of all of them.
+        what: named in messages, such as "VCEK".
+
+    Raises:
+        BadChainError: the chain does not lead to an accepted root.
+        StaleCollateralError: a certificate is not valid at that time.
+    """
+    if len(chain) < 2:
+        raise BadChainError(f"the {what} chain has no issuer")
+    if digest(chain[-1]) not in roots:
+        raise BadChainError(f"the {what} chain does not end in a pinned root of its vendor")
+    for index, certificate in enumerate(chain):
+        issuer = chain[min(index + 1, len(chain) - 1)]
+        _check_issued(certificate, issuer, what)
+        if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+            raise StaleCollateralError(
+                f"a certificate of the {what} chain ({_name(certificate)}) is valid from "
+                f"{certificate.not_valid_before_utc:%Y-%m-%d} to "
+                f"{certificate.not_valid_after_utc:%Y-%m-%d}, not at {at:%Y-%m-%d}"
+            )
+
+
+def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, what: str) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (
+        InvalidSignature,
+        UnsupportedAlgorithm,
+        ValueError,
+        TypeError,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+    ) as error:
+        raise BadChainError(
+            f"{_name(certificate)} of the {what} chain was not issued by {_name(issuer)}"
+        ) from error
+    if not constraints.ca:
+        raise BadChainError(f"{_name(issuer)} of the {what} chain may not issue certificates")
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return common_name(certificate) or "a certificate without a name"
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's common name, or nothing."""
+    try:
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except ValueError:
+        return ""
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def extension(certificate: x509.Certificate, oid: str) -> bytes | None:
+    """Raw value of a vendor's extension, or None.
+
+    Raises:
+        BadChainError: the certificate's extensions cannot be read.
+    """
+    try:
+        found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise BadChainError("extensions of a certificate cannot be read") from error
+    return found.value if isinstance(found, x509.UnrecognizedExtension) else None
+
+
+def verify_p384(certificate: x509.Certificate, r: int, s: int, signed: bytes, what: str) -> None:
+    """ECDSA P-384 with SHA-384 by the certificate's key.
+
+    Raises:
+        BadChainError: the certificate has no P-384 key.
+        BadSignatureError: the signature is wrong.
+    """
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise BadChainError(f"the {what} certificate has no usable key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise BadChainError(f"the {what} certificate has no P-384 key")
+    try:
+        key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature as error:
+        raise BadSignatureError(f"the {what} signature over the report is wrong") from error
+
+
+def sha384(*parts: bytes) -> bytes:
+    """SHA-384 of a concatenation of fixed-size fields."""
+    return hashlib.sha384(b"".join(parts)).digest()
