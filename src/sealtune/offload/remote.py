@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from time import monotonic, sleep
 from typing import Self
 
 import torch
@@ -18,6 +19,7 @@ from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
 from sealtune.offload import wire
 
+_RETRY = 0.1  # seconds
 _HINT = "see the accelerator's log; start the run again with --resume"
 
 
@@ -43,27 +45,38 @@ class RemoteAccelerator:
 
     @classmethod
     def connect(
-        cls, address: str, groups: Sequence[LinearGroup], *, timeout: float = 600.0
+        cls,
+        address: str,
+        groups: Sequence[LinearGroup],
+        *,
+        timeout: float = 600.0,
+        patience: float = 0.0,
     ) -> Self:
         """Connect to ``unix:/path`` or ``tcp:host:port``.
 
         Args:
             timeout: seconds without any answer after which the accelerator counts as lost.
+            patience: seconds that it may still need before it listens.
 
         Raises:
             AcceleratorLostError: nothing answers.
         """
         scheme, place = wire.parse_address(address)
         family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
-        try:
-            sock.connect(place)
-        except OSError as error:
-            sock.close()
-            raise AcceleratorLostError(
-                f"no accelerator answers at {address}: {error}", hint="is it running?"
-            ) from error
+        last = monotonic() + patience
+        while True:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.settimeout(timeout)
+            try:
+                sock.connect(place)
+                break
+            except OSError as error:
+                sock.close()
+                if monotonic() >= last:
+                    raise AcceleratorLostError(
+                        f"no accelerator answers at {address}: {error}", hint="is it running?"
+                    ) from error
+                sleep(_RETRY)
         if scheme == "tcp":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(sock, groups, shared_memory=scheme == "unix")

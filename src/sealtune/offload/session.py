@@ -58,14 +58,25 @@ class OffloadSession:
         }
 
     @classmethod
-    def connect(cls, address: str, plan: SlicePlan, *, integrity_bits: int, owner: str) -> Self:
+    def connect(
+        cls,
+        address: str,
+        plan: SlicePlan,
+        *,
+        integrity_bits: int,
+        owner: str,
+        patience: float = 0.0,
+    ) -> Self:
         """Open a session with the accelerator process at ``unix:/path`` or ``tcp:host:port``.
+
+        Args:
+            patience: seconds that it may still need before it listens.
 
         Raises:
             AcceleratorLostError: nothing answers there.
             ModelError: the int8 backbone is not the one in the plan.
         """
-        accelerator = RemoteAccelerator.connect(address, plan.groups)
+        accelerator = RemoteAccelerator.connect(address, plan.groups, patience=patience)
         return cls(accelerator, plan, integrity_bits=integrity_bits, owner=owner)
 
     def install(self, model: nn.Module) -> None:

@@ -1,0 +1,96 @@
+"""``python -m sealtune.enclave.client CONFIG.json``: a site's enclave process.
+
+Checks the job for itself, loads its site's data and the model, and answers messages that the glue
+delivers, one connection each.
+
+Trust domain: client enclave. The glue is untrusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from pathlib import Path
+
+from sealtune import frames
+from sealtune.enclave.client_program import MAX_MESSAGE, SiteProgram
+from sealtune.enclave.config import read_config
+from sealtune.enclave.events import EventLines, report, run_program
+from sealtune.enclave.serving import listening
+from sealtune.enclave.site_trainer import SiteTrainer
+from sealtune.enclave.trust import trust_for
+from sealtune.errors import (
+    AttestationError,
+    ChannelError,
+    ConfigError,
+    FrameError,
+    Problem,
+    SealtuneError,
+)
+from sealtune.frames import Frame
+from sealtune.job.resolved import read_resolved
+from sealtune.model.resolve import check_resolved
+from sealtune.offload.session import OffloadSession
+
+_PATIENCE = 120.0  # seconds that the accelerator, started with us, may take to listen
+
+
+def serve(sock: socket.socket, program: SiteProgram, events: EventLines) -> None:
+    """Answer one delivery.
+
+    Raises:
+        SealtuneError: the site's own work failed; the glue has been told.
+    """
+    try:
+        question = frames.receive(sock, max_body=MAX_MESSAGE)
+        if question.kind != "deliver":
+            raise FrameError(f"the glue said {question.kind[:40]!r}")
+    except (EOFError, OSError, FrameError):
+        return  # the glue went away or talks nonsense: only this connection ends
+    try:
+        answer = Frame("reply", {}, program.deliver(bytes(question.body)))
+    except (ChannelError, AttestationError) as error:
+        # somebody on the way interferes: refuse the message, keep the site alive
+        report(events, error)
+        answer = Frame("failed", {"message": error.message})
+    except SealtuneError as error:
+        _tell(sock, Frame("failed", {"message": error.message}))
+        raise
+    _tell(sock, answer)
+
+
+def _tell(sock: socket.socket, answer: Frame) -> None:
+    with contextlib.suppress(OSError):  # the glue has gone: the server learns it from the engine
+        frames.send(sock, answer)
+
+
+def work(events: EventLines) -> None:
+    """The whole life of a site's enclave."""
+    config = read_config(Path(sys.argv[1]), "client")
+    resolved = read_resolved(config.job)
+    site = config.site or ""
+    if site not in resolved.job.sites.names:
+        raise ConfigError(str(config.job), [Problem("sites.names", f"there is no site '{site}'")])
+    check_resolved(resolved)
+    with OffloadSession.connect(
+        config.accelerator,
+        resolved.plan,
+        integrity_bits=resolved.job.protection.integrity_bits,
+        owner=f"{resolved.job_id}/{site}",
+        patience=_PATIENCE,
+    ) as session:
+        worker = SiteTrainer(resolved, site, session, config.run_dir, events)
+        program = SiteProgram(
+            bytes.fromhex(resolved.job_id), site, trust_for(resolved.job), worker, events
+        )
+        with listening(config.socket) as listener:
+            events("ready")
+            while True:
+                sock, _ = listener.accept()
+                with sock:
+                    serve(sock, program, events)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(work))

@@ -1,0 +1,84 @@
+"""What a site's enclave does: one message in, one message out.
+
+Trust domain: client enclave. Whoever delivers messages is untrusted.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sealtune import frames
+from sealtune.channel import ClientHandshake, Established, is_challenge, message_round
+from sealtune.enclave.events import Emit
+from sealtune.enclave.trust import Trust, emit_attested
+from sealtune.errors import ChannelError
+from sealtune.frames import Frame
+
+MAX_MESSAGE = 1 << 31  # bytes
+
+
+class Worker(Protocol):
+    """What answers the server's questions once they are open."""
+
+    def answer(self, question: Frame) -> Frame:
+        """Do what is asked and return the answer."""
+        ...
+
+
+class SiteProgram:
+    """The channel to the server enclave, and the work behind it.
+
+    Args:
+        job_id: 48 bytes.
+        site: this site's name.
+        trust: own evidence and what is accepted of the server.
+        worker: trains and evaluates.
+        emit: told when the server has been attested.
+    """
+
+    def __init__(self, job_id: bytes, site: str, trust: Trust, worker: Worker, emit: Emit) -> None:
+        self._job_id = job_id
+        self._site = site
+        self._trust = trust
+        self._worker = worker
+        self._emit = emit
+        self._handshake: ClientHandshake | None = None
+        self._channel: Established | None = None
+
+    def deliver(self, body: bytes) -> bytes:
+        """Answer one message of the server enclave.
+
+        Raises:
+            ChannelError, AttestationError: the message was refused; the site goes on.
+            SealtuneError: the work itself failed.
+        """
+        if is_challenge(body):
+            # anybody can send one: the old channel stays until the new handshake succeeds
+            self._handshake = ClientHandshake(
+                self._job_id, self._site, self._trust.attester, self._trust.verifier,
+                self._trust.policy,
+            )  # fmt: skip
+            return self._handshake.on_challenge(body)
+        if body.startswith(frames.MAGIC):
+            return self._on_server_hello(body)
+        return self._on_sealed(body)
+
+    def _on_server_hello(self, body: bytes) -> bytes:
+        if self._handshake is None:
+            raise ChannelError("a handshake message, but no handshake was begun")
+        handshake, self._handshake = self._handshake, None
+        reply, self._channel = handshake.on_server_hello(body)
+        claims = self._channel.peer
+        emit_attested(self._emit, claims, who="server", by=self._site, job_id=self._job_id.hex())
+        return reply
+
+    def _on_sealed(self, body: bytes) -> bytes:
+        if self._channel is None:
+            raise ChannelError("a sealed message, but there is no channel yet")
+        round_ = message_round(body)
+        plain = self._channel.incoming.open(body, round_)
+        question = frames.decode(plain, max_body=MAX_MESSAGE)
+        if question.meta.get("round") != round_:
+            raise ChannelError("a sealed message names two different rounds")
+        answer = self._worker.answer(question)
+        return self._channel.outgoing.seal(frames.encode(answer), round_)

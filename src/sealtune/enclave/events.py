@@ -1,0 +1,120 @@
+"""What an enclave process tells its operator: JSON lines on stdout, and its exit code.
+
+Only what is named here leaves the enclave this way: progress, counts, losses, timings. Never a
+text, a tensor or a key.
+
+Trust domain: every enclave.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+from sealtune.errors import SealtuneError
+
+
+class Emit(Protocol):
+    """Sends one event."""
+
+    def __call__(self, event: str, **fields: Any) -> None: ...
+
+
+class EventLines:
+    """Writes events to a file descriptor, one line each, from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Send one event; numbers that JSON cannot hold become null."""
+        line = json.dumps(plain({"event": event, **fields}), allow_nan=False) + "\n"
+        with self._lock:
+            rest = line.encode()
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+
+def plain(value: Any) -> Any:
+    """``value`` with NaN and infinities replaced by None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+class Stop(BaseException):
+    """The operator asked this process to end (SIGTERM or SIGINT)."""
+
+
+def run_program(work: Callable[[EventLines], None]) -> int:
+    """Run an enclave's program, turn how it ends into events, and return the exit code.
+
+    Events go to the real stdout; whatever else is printed there goes to stderr, so that no library
+    can break the lines.
+    """
+    events = EventLines(os.dup(1))
+    os.dup2(2, 1)
+    _stop_on_signals()
+    code = 0
+    try:
+        work(events)
+    except Stop:
+        pass
+    except BrokenPipeError:
+        return 1  # nobody listens any more
+    except SealtuneError as error:
+        code = error.exit_code
+        report(events, error)
+    except Exception as error:
+        code = 1
+        # the text of an unforeseen error might quote data, so only its place is shown
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+        print("".join(traceback.format_list(frames)), file=sys.stderr, flush=True)
+        events(
+            "error",
+            code=1,
+            error=type(error).__name__,
+            message=f"unforeseen {type(error).__name__} at {place}",
+            hint="this is a fault in sealtune: please report it with the log",
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    events("memory", peak_mib=round(peak, 1))
+    if code == 0:
+        events("done")
+    return code
+
+
+def report(emit: Emit, error: SealtuneError) -> None:
+    """Send an error event."""
+    emit(
+        "error",
+        code=error.exit_code,
+        error=type(error).__name__,
+        message=error.message,
+        hint=error.hint,
+    )
+
+
+def _stop_on_signals() -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise Stop
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)

@@ -1,0 +1,115 @@
+"""What one stage of the job is, and what became of each site in it.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sealtune.errors import FrameError
+
+StageKind = Literal["evaluate", "train", "release"]
+MAX_EXAMPLES = 1 << 29  # so that a weighted float32 is exact in double precision
+_SECONDS = ("enclave", "accelerator", "pads")
+_MAX_REASON = 500  # characters
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing that all sites are asked to do: evaluate, train a round, or take the result."""
+
+    kind: StageKind
+    round: int
+
+    @property
+    def answer(self) -> str:
+        """Kind of message that a site answers with."""
+        return "update" if self.kind == "train" else "metrics"
+
+
+def stages(rounds: int, done: int | None) -> list[Stage]:
+    """What is left of a job.
+
+    Args:
+        rounds: of training, altogether.
+        done: the last finished round; 0 if only the first evaluation is, None if nothing is.
+    """
+    first = [] if done is not None else [Stage("evaluate", 0)]
+    train = [Stage("train", r) for r in range((done or 0) + 1, rounds + 1)]
+    return [*first, *train, Stage("release", rounds)]
+
+
+@dataclass
+class Entry:
+    """One site's line in the round report."""
+
+    outcome: Literal["ok", "late", "failed"] = "failed"
+    reason: str = "no answer"
+    fields: dict[str, Any] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def succeed(self, fields: Mapping[str, Any]) -> None:
+        """The site did its part."""
+        self.outcome, self.reason, self.fields = "ok", "", dict(fields)
+
+    def fail(self, reason: str, *, late: bool = False) -> None:
+        """The site did not."""
+        self.outcome = "late" if late else "failed"
+        self.reason = reason[:_MAX_REASON]
+
+    def public(self) -> dict[str, Any]:
+        """As in the round event."""
+        return {
+            "outcome": self.outcome,
+            "reason": self.reason,
+            **{key: self.fields.get(key) for key in _KEYS},
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": self.fields.get("seconds", dict.fromkeys(_SECONDS, 0.0)),
+        }
+
+
+_KEYS = ("examples", "train_loss", "correct", "total", "loss")
+
+
+def read_fields(stage: Stage, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what a site reports about its work, and drop what is not asked for.
+
+    Raises:
+        FrameError: a number is missing, of the wrong kind, or absurd.
+    """
+    if meta.get("round") != stage.round:
+        raise FrameError(f"the site answered for round {meta.get('round')!r}, not {stage.round}")
+    found: dict[str, Any] = {"examples": _count(meta, "examples", least=1)}
+    if stage.kind == "train":
+        found["train_loss"] = _number(meta, "train_loss")
+    else:
+        found["correct"], found["total"] = _count(meta, "correct"), _count(meta, "total")
+        found["loss"] = _number(meta, "loss")
+        if found["correct"] > found["total"]:
+            raise FrameError("the site reports more right answers than questions")
+    seconds = meta.get("seconds")
+    if not isinstance(seconds, dict):
+        raise FrameError("the site does not report its seconds")
+    found["seconds"] = {key: round(_number(seconds, key), 3) for key in _SECONDS}
+    return found
+
+
+def _count(meta: Mapping[str, Any], key: str, *, least: int = 0) -> int:
+    value = meta.get(key)
+    # bool is an int in Python, but not a count
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < MAX_EXAMPLES:
+        raise FrameError(f"the site's '{key}' is not a count in {least}..{MAX_EXAMPLES - 1}")
+    return value
+
+
+def _number(meta: Mapping[str, Any], key: str) -> float:
+    value = meta.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise FrameError(f"the site's '{key}' is not a finite number")
+    return float(value)

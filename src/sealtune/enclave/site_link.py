@@ -1,0 +1,92 @@
+"""The aggregator's channel to one site: handshake when there is none, sealed messages after that.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+from sealtune import frames
+from sealtune.channel import Established, SealedSession, ServerHandshake
+from sealtune.enclave.events import Emit
+from sealtune.enclave.trust import Trust, emit_attested
+from sealtune.errors import FrameError
+from sealtune.frames import Frame
+
+
+class SiteLink:
+    """Bytes for one site, and from it.
+
+    A link that lost a message is broken: sealed messages follow each other in a chain. ``drop`` it,
+    and the next ``handshake_message`` starts afresh.
+
+    Args:
+        site: its name.
+        job_id: 48 bytes.
+        trust: own evidence, and what is accepted of the site.
+        emit: told when the site has been attested.
+    """
+
+    def __init__(self, site: str, job_id: bytes, trust: Trust, emit: Emit) -> None:
+        self.site = site
+        self._job_id = job_id
+        self._trust = trust
+        self._emit = emit
+        self._handshake: ServerHandshake | None = None
+        self._hello: bytes | None = None  # the server-hello that is to be sent next
+        self._channel: Established | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether sealed messages can be sent."""
+        return self._channel is not None
+
+    def drop(self) -> None:
+        """Forget the channel and any handshake."""
+        self._handshake = self._hello = self._channel = None
+
+    def handshake_message(self) -> bytes:
+        """The next handshake message to the site."""
+        if self._handshake is None or self._hello is None:
+            self._handshake = ServerHandshake(
+                self._job_id, self.site, self._trust.attester, self._trust.verifier,
+                self._trust.policy,
+            )  # fmt: skip
+            return self._handshake.challenge()
+        return self._hello
+
+    def on_handshake_reply(self, body: bytes) -> None:
+        """Take the site's answer to the last handshake message.
+
+        Raises:
+            ChannelError, AttestationError: the site was refused; call ``drop``.
+        """
+        if self._handshake is None:
+            raise FrameError("an answer to a handshake that was not begun")
+        if self._hello is None:
+            self._hello = self._handshake.on_hello(body)
+            return
+        self._channel = self._handshake.on_client_key(body)
+        self._handshake = self._hello = None
+        claims = self._channel.peer
+        job_id = self._job_id.hex()
+        emit_attested(self._emit, claims, who=self.site, by="server", job_id=job_id)
+
+    def seal(self, frame: Frame, round: int) -> bytes:
+        """A sealed message to the site."""
+        return self._session("outgoing").seal(frames.encode(frame), round)
+
+    def unseal(self, body: bytes, round: int, *, max_body: int) -> Frame:
+        """The site's sealed answer.
+
+        Raises:
+            SealError: altered, out of order, or of another round; call ``drop``.
+            FrameError: what was sealed is not a message.
+        """
+        plain = self._session("incoming").open(body, round)
+        return frames.decode(plain, max_body=max_body)
+
+    def _session(self, which: str) -> SealedSession:
+        if self._channel is None:
+            raise FrameError(f"there is no channel to {self.site} yet")
+        session: SealedSession = getattr(self._channel, which)
+        return session

@@ -1,0 +1,182 @@
+"""A site's data, model and adapter, and the three things that the server may ask for.
+
+    evaluate {"round"}  -> metrics
+    train    {"round"}  -> update, with the adapter's tensors
+    release  {"round"}  -> metrics; the final adapter is written for the site's owner
+
+Trust domain: client enclave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sealtune import __version__
+from sealtune.data import load_site
+from sealtune.enclave.events import Emit
+from sealtune.errors import AdapterMismatchError, FrameError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.model.export import Fingerprint, check_export, save_adapter
+from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.lora import apply_lora, load_trainable_state, trainable_state
+from sealtune.model.tasks import make_task
+from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
+from sealtune.offload.session import OffloadSession
+
+_CHECKED = 8  # texts on which a written adapter is compared with the live one
+
+
+class SiteTrainer:
+    """Everything that a site's enclave holds.
+
+    Args:
+        resolved: the job, checked.
+        site: whose data to load.
+        session: the accelerator.
+        run_dir: the run's folder; the released adapter goes to ``sites/<site>/adapter``.
+        emit: gets progress events.
+    """
+
+    def __init__(
+        self, resolved: Resolved, site: str, session: OffloadSession, run_dir: Path, emit: Emit
+    ) -> None:
+        job = resolved.job
+        self._resolved = resolved
+        self._job = job
+        self._site = site
+        self._session = session
+        self._folder = run_dir / "sites" / site / "adapter"
+        self._emit = emit
+        self._data = load_site(job, site, resolved.labels)
+        self._task = make_task(
+            job.model.task,
+            load_tokenizer(job.model),
+            max_tokens=job.data.max_tokens,
+            template=job.data.template,
+            labels=resolved.labels,
+        )
+        self._lengths = self._task.lengths(self._data.train)
+        base = load_model(job.model, len(resolved.labels) or None)
+        self._model = apply_lora(base, job.tuning, job.model.task, job.job.seed)
+        session.install(self._model)
+
+    def answer(self, question: Frame) -> Frame:
+        """Do what the server asks.
+
+        Raises:
+            FrameError: not a question that a site answers.
+            SealtuneError: the work failed.
+        """
+        round_ = question.meta.get("round")
+        if not isinstance(round_, int) or question.kind not in {"evaluate", "train", "release"}:
+            raise FrameError(f"the server asked {question.kind[:40]!r} for round {round_!r}")
+        started = time.perf_counter()
+        before = dict(self._session.seconds)
+        if question.body:
+            load_trainable_state(self._model, _tensors(bytes(question.body)))
+        body = b""
+        if question.kind == "train":
+            fields = self._train(round_)
+            body = save(_contiguous(trainable_state(self._model)), metadata={"format": "pt"})
+        else:
+            fields = self._evaluate(round_, announce=question.kind == "evaluate")
+        if question.kind == "release":
+            self._release()
+        meta = {"round": round_, "examples": len(self._data.train), **fields}
+        meta["seconds"] = self._seconds(time.perf_counter() - started, before)
+        self._emit("phase", round=round_, phase="wait", of=0)
+        return Frame("update" if question.kind == "train" else "metrics", meta, body)
+
+    def _train(self, round_: int) -> dict[str, Any]:
+        steps = self._job.train.steps_per_round
+        self._emit("phase", round=round_, phase="train", of=steps)
+
+        def on_step(info: StepInfo) -> None:
+            self._emit(
+                "step",
+                round=round_,
+                step=info.step,
+                of=info.of,
+                loss=round(info.loss, 5),
+                tokens=info.tokens,
+            )
+
+        result = local_round(
+            self._model,
+            self._task,
+            self._data.train,
+            self._job.train,
+            seed=self._job.job.seed,
+            round=round_,
+            site=self._site,
+            lengths=self._lengths,
+            on_step=on_step,
+            before_step=self._before_step,
+        )
+        return {"train_loss": result.train_loss}
+
+    def _evaluate(self, round_: int, *, announce: bool) -> dict[str, Any]:
+        self._emit("phase", round=round_, phase="evaluate" if announce else "release", of=0)
+        found: Evaluation = evaluate(
+            self._model,
+            self._task,
+            self._data.test,
+            batch_size=self._job.train.eval_batch_size,
+            before_step=self._before_step,
+        )
+        fields = {"correct": found.correct, "total": found.total, "loss": found.loss}
+        self._emit("evaluated", round=round_, **fields)
+        return fields
+
+    def _release(self) -> None:
+        save_adapter(self._folder, self._model, self._fingerprint())
+        batch = self._task.collate(self._data.test[:_CHECKED])
+        self._before_step(batch.tokens, False)
+        check = check_export(self._folder, self._model, batch)
+        self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
+
+    def _before_step(self, tokens: int, backward: bool) -> None:
+        self._session.begin_step(tokens, backward=backward)
+
+    def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:
+        spent = {key: self._session.seconds[key] - before[key] for key in before}
+        return {"enclave": max(0.0, wall - sum(spent.values())), **spent}
+
+    def _fingerprint(self) -> Fingerprint:
+        job = self._job
+        return Fingerprint(
+            base_model=job.model.path,
+            base_model_digest=self._resolved.model_digest,
+            job_id=self._resolved.job_id,
+            task=job.model.task,
+            labels=self._resolved.labels,
+            template=job.data.template,
+            max_tokens=job.data.max_tokens,
+            seed=job.job.seed,
+            rounds=job.job.rounds,
+            versions={
+                "sealtune": __version__,
+                **{name: version(name) for name in ("torch", "transformers", "peft")},
+            },
+        )
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise AdapterMismatchError("the server's adapter is not a safetensors file") from error
+    return tensors
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in state.items()}

@@ -1,0 +1,116 @@
+"""Decide everything that a job file leaves open, and find its faults before a process is started.
+
+    resolution = resolve(job)
+    resolved = resolution.write(run_dir / "job.resolved.json")
+
+This is for runs where one machine holds every site's data. Client enclaves do not rely on it: they
+work the plan and the digests out again and compare.
+
+Trust domain: data owners' machine; its result is public to the job's participants.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealtune.data import SiteData, discover_labels, load_sites
+from sealtune.errors import DataError, ModelError
+from sealtune.job.plan import SlicePlan
+from sealtune.job.resolved import Resolved, write_resolved
+from sealtune.job.spec import Job
+from sealtune.model.load import load_tokenizer, model_digest
+from sealtune.model.plan import make_plan
+from sealtune.model.tasks import make_task
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A job with everything decided.
+
+    Attributes:
+        job: the settings.
+        labels: class names in the order of their numbers; empty for ``causal-lm``.
+        plan: where each module runs.
+        model_digest: of the base model, hex.
+        majority_class: accuracy of always answering the most frequent class of the test rows; None
+            for ``causal-lm``.
+    """
+
+    job: Job
+    labels: tuple[str, ...]
+    plan: SlicePlan
+    model_digest: str
+    majority_class: float | None
+
+    def write(self, path: Path) -> Resolved:
+        """Write ``job.resolved.json``; see ``job.resolved``.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        return write_resolved(
+            path, job=self.job, labels=self.labels, plan=self.plan, model_digest=self.model_digest
+        )
+
+
+def resolve(job: Job) -> Resolution:
+    """Find labels, check every site's data and the task, and make the slice plan.
+
+    Raises:
+        DataError: data that cannot be used, or a site without training rows, or no test row at all.
+        ModelError: the model, the label words or the adapter's targets cannot be used.
+    """
+    labels = discover_labels(job)
+    sites = load_sites(job, labels)
+    _check_rows(sites)
+    make_task(
+        job.model.task,
+        load_tokenizer(job.model),
+        max_tokens=job.data.max_tokens,
+        template=job.data.template,
+        labels=labels,
+    )
+    return Resolution(
+        job=job,
+        labels=labels,
+        plan=make_plan(job, len(labels) or None),
+        model_digest=model_digest(job.model),
+        majority_class=_majority(sites) if labels else None,
+    )
+
+
+def check_resolved(resolved: Resolved) -> None:
+    """Repeat what ``resolve`` decided about the model and compare: an enclave believes no file.
+
+    Raises:
+        ModelError: the model or the slice plan is not the one that the job id stands for.
+    """
+    if model_digest(resolved.job.model) != resolved.model_digest:
+        raise ModelError(
+            f"the model in {resolved.job.model.path} is not the one that this job was made for",
+            hint="start the run anew, or restore the model's files",
+        )
+    plan = make_plan(resolved.job, len(resolved.labels) or None)
+    if plan.digest != resolved.plan.digest:
+        raise ModelError(
+            "the slice plan in job.resolved.json is not the one that follows from the job",
+            hint="somebody changed it, or versions differ: start the run anew",
+        )
+
+
+def _check_rows(sites: dict[str, SiteData]) -> None:
+    empty = [name for name, data in sites.items() if not data.train]
+    if empty:
+        raise DataError(
+            f"no training rows for {', '.join(empty)}",
+            hint="give every site a file with rows; with a dealt-out file, raise sites.alpha",
+        )
+    if not any(data.test for data in sites.values()):
+        raise DataError("there are no test rows", hint="without them nothing can be measured")
+
+
+def _majority(sites: dict[str, SiteData]) -> float:
+    counts = Counter(example.label for data in sites.values() for example in data.test)
+    return max(counts.values()) / counts.total()

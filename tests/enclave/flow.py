@@ -1,0 +1,135 @@
+"""A whole federation in one process: aggregator and site enclaves pass bytes, no Flower between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.prefix import PlainBlocks
+from sealtune.enclave.aggregator_program import Aggregator
+from sealtune.enclave.client_program import SiteProgram
+from sealtune.enclave.sealed_state import SealedState
+from sealtune.enclave.site_trainer import SiteTrainer
+from sealtune.enclave.trust import Trust, trust_for
+from sealtune.errors import SealtuneError
+from sealtune.job import (
+    DataSpec,
+    Job,
+    JobSpec,
+    ModelSpec,
+    NetworkSpec,
+    ProtectionSpec,
+    SitesSpec,
+    TrainSpec,
+    TuningSpec,
+)
+from sealtune.job.resolved import Resolved
+from sealtune.model.resolve import resolve
+from sealtune.offload.session import OffloadSession
+from tests.model.tiny import LABELS, make_texts
+
+SITES = ("north", "south")
+Alter = Callable[[str, bytes], bytes | None]
+
+
+def write_texts(path: Path, count: int, seed: int) -> Path:
+    """A jsonl file of labelled texts."""
+    rows = ({"text": t.text, "label": LABELS[t.label or 0]} for t in make_texts(count, seed))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def make_job(folder: Path, model: Path, **sections: Any) -> Job:
+    """A tiny job; ``sections`` replaces whole sections."""
+    train = write_texts(folder / "train.jsonl", 60, 1)
+    test = write_texts(folder / "test.jsonl", 24, 2)
+    values: dict[str, Any] = {
+        "job": JobSpec(name="tiny", seed=3, rounds=2),
+        "model": ModelSpec(path=str(model)),
+        "data": DataSpec(train=train, test=test, max_tokens=24),
+        "sites": SitesSpec(names=SITES, partition="dirichlet", alpha=5.0),
+        "tuning": TuningSpec(rank=4),
+        "protection": ProtectionSpec(),
+        "train": TrainSpec(steps_per_round=3, batch_size=4, learning_rate=5e-3),
+        "network": NetworkSpec(),
+    }
+    return Job(**values | sections)
+
+
+@dataclass
+class Federation:
+    """One run's processes as objects."""
+
+    resolved: Resolved
+    run_dir: Path
+    trust: Trust
+    events: list[dict[str, Any]] = field(default_factory=list)
+    sites: dict[str, SiteProgram] = field(default_factory=dict)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Keep an event."""
+        self.events.append({"event": event, **fields})
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Events of one kind."""
+        return [e for e in self.events if e["event"] == kind]
+
+    def start_site(self, site: str) -> None:
+        """A fresh site enclave with an accelerator of its own."""
+        plan, job = self.resolved.plan, self.resolved.job
+        backbone = Path(plan.backbone.path)
+        prefix = None
+        if plan.prefix_blocks:
+            prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
+        engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
+        session = OffloadSession(engine, plan, integrity_bits=40, owner=f"test/{site}")
+        worker = SiteTrainer(self.resolved, site, session, self.run_dir, self.emit)
+        job_id = bytes.fromhex(self.resolved.job_id)
+        self.sites[site] = SiteProgram(job_id, site, self.trust, worker, self.emit)
+
+    def aggregator(self, *, resume: bool = False) -> Aggregator:
+        """A fresh server enclave."""
+        state = SealedState(
+            self.run_dir / "state", self.trust.sealing_key, bytes.fromhex(self.resolved.job_id)
+        )
+        return Aggregator(self.resolved, self.trust, state, self.emit, resume=resume)
+
+    def run(
+        self,
+        aggregator: Aggregator,
+        *,
+        exchanges: int = 100,
+        alter: Alter = lambda site, body: body,
+    ) -> None:
+        """Carry messages until the job is done, or for ``exchanges`` exchanges.
+
+        ``alter`` may change what a site answers; None stands for no answer.
+        """
+        for _ in range(exchanges):
+            outgoing = aggregator.next()
+            if outgoing is None:
+                return
+            for site, message in outgoing.items():
+                try:
+                    body = alter(site, self.sites[site].deliver(message))
+                except SealtuneError as error:
+                    aggregator.absent(site, error.message)
+                    continue
+                if body is None:
+                    aggregator.absent(site, "no answer before the deadline")
+                else:
+                    aggregator.reply(site, body)
+
+
+def make_federation(job: Job, run_dir: Path) -> Federation:
+    """Resolve ``job`` and start its sites."""
+    run_dir.mkdir(exist_ok=True)
+    resolved = resolve(job).write(run_dir / "job.resolved.json")
+    federation = Federation(resolved, run_dir, trust_for(job))
+    for site in job.sites.names:
+        federation.start_site(site)
+    return federation
