@@ -12,6 +12,7 @@ from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.enclave.aggregator_program import Aggregator
 from sealtune.enclave.client_program import SiteProgram
+from sealtune.enclave.events import Emit
 from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
@@ -33,7 +34,8 @@ from sealtune.offload.session import OffloadSession
 from tests.model.tiny import LABELS, make_texts
 
 SITES = ("north", "south")
-Alter = Callable[[str, bytes], bytes | None]
+# (site, "down" or "up", number of the exchange from 0, body) -> body, or None to lose it
+Network = Callable[[str, str, int, bytes], bytes | None]
 
 
 def write_texts(path: Path, count: int, seed: int) -> Path:
@@ -43,13 +45,13 @@ def write_texts(path: Path, count: int, seed: int) -> Path:
     return path
 
 
-def make_job(folder: Path, model: Path, **sections: Any) -> Job:
+def make_job(folder: Path, base: Path, **sections: Any) -> Job:
     """A tiny job; ``sections`` replaces whole sections."""
     train = write_texts(folder / "train.jsonl", 60, 1)
     test = write_texts(folder / "test.jsonl", 24, 2)
     values: dict[str, Any] = {
         "job": JobSpec(name="tiny", seed=3, rounds=2),
-        "model": ModelSpec(path=str(model)),
+        "model": ModelSpec(path=str(base)),
         "data": DataSpec(train=train, test=test, max_tokens=24),
         "sites": SitesSpec(names=SITES, partition="dirichlet", alpha=5.0),
         "tuning": TuningSpec(rank=4),
@@ -62,21 +64,33 @@ def make_job(folder: Path, model: Path, **sections: Any) -> Job:
 
 @dataclass
 class Federation:
-    """One run's processes as objects."""
+    """One run's processes as objects.
+
+    Attributes:
+        wire: every byte string that the network carried.
+        models: each site's live model.
+    """
 
     resolved: Resolved
     run_dir: Path
     trust: Trust
     events: list[dict[str, Any]] = field(default_factory=list)
     sites: dict[str, SiteProgram] = field(default_factory=dict)
+    wire: list[bytes] = field(default_factory=list)
+    models: dict[str, Any] = field(default_factory=dict)
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Keep an event."""
-        self.events.append({"event": event, **fields})
+    def emitter(self, role: str) -> Emit:
+        """Keeps the events of one process."""
 
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """Events of one kind."""
-        return [e for e in self.events if e["event"] == kind]
+        def emit(event: str, **fields: Any) -> None:
+            json.dumps(fields, allow_nan=False)
+            self.events.append({"event": event, "role": role, **fields})
+
+        return emit
+
+    def of(self, kind: str, role: str | None = None) -> list[dict[str, Any]]:
+        """Events of one kind, of one process or all."""
+        return [e for e in self.events if e["event"] == kind and role in (None, e["role"])]
 
     def start_site(self, site: str) -> None:
         """A fresh site enclave with an accelerator of its own."""
@@ -87,42 +101,55 @@ class Federation:
             prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
         engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
         session = OffloadSession(engine, plan, integrity_bits=40, owner=f"test/{site}")
-        worker = SiteTrainer(self.resolved, site, session, self.run_dir, self.emit)
+        emit = self.emitter(f"client:{site}")
+        worker = SiteTrainer(self.resolved, site, session, self.run_dir, emit)
         job_id = bytes.fromhex(self.resolved.job_id)
-        self.sites[site] = SiteProgram(job_id, site, self.trust, worker, self.emit)
+        self.sites[site] = SiteProgram(job_id, site, self.trust, worker, emit)
+        self.models[site] = worker._model
 
     def aggregator(self, *, resume: bool = False) -> Aggregator:
         """A fresh server enclave."""
         state = SealedState(
             self.run_dir / "state", self.trust.sealing_key, bytes.fromhex(self.resolved.job_id)
         )
-        return Aggregator(self.resolved, self.trust, state, self.emit, resume=resume)
+        emit = self.emitter("server")
+        return Aggregator(self.resolved, self.trust, state, emit, resume=resume)
 
     def run(
         self,
         aggregator: Aggregator,
         *,
         exchanges: int = 100,
-        alter: Alter = lambda site, body: body,
+        network: Network = lambda site, way, number, body: body,
     ) -> None:
         """Carry messages until the job is done, or for ``exchanges`` exchanges.
 
-        ``alter`` may change what a site answers; None stands for no answer.
+        The last site answers first, so that nothing can depend on the order.
         """
-        for _ in range(exchanges):
+        for number in range(exchanges):
             outgoing = aggregator.next()
             if outgoing is None:
                 return
-            for site, message in outgoing.items():
-                try:
-                    body = alter(site, self.sites[site].deliver(message))
-                except SealtuneError as error:
-                    aggregator.absent(site, error.message)
-                    continue
-                if body is None:
-                    aggregator.absent(site, "no answer before the deadline")
+            for site, message in reversed(outgoing.items()):
+                answer = self._carry(site, number, message, network)
+                if isinstance(answer, str):
+                    aggregator.absent(site, answer)
                 else:
-                    aggregator.reply(site, body)
+                    aggregator.reply(site, answer)
+
+    def _carry(self, site: str, number: int, message: bytes, network: Network) -> bytes | str:
+        body = network(site, "down", number, message)
+        if body is None:
+            return "no answer before the deadline"
+        self.wire.append(body)
+        try:
+            answer = network(site, "up", number, self.sites[site].deliver(body))
+        except SealtuneError as error:
+            return error.message
+        if answer is None:
+            return "no answer before the deadline"
+        self.wire.append(answer)
+        return answer
 
 
 def make_federation(job: Job, run_dir: Path) -> Federation:

@@ -1,4 +1,4 @@
-"""Aggregator and client enclaves together, driven by bytes, without a network engine."""
+"""Aggregator and site enclaves together, driven by bytes, without a network engine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,35 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import SiteLostError, StorageError
+from sealtune.job import JobSpec, ModelSpec, NetworkSpec, ProtectionSpec
 from sealtune.job.spec import Job
 from sealtune.model.export import load_adapter
-from tests.enclave.world import SITES, World, make_job
+from sealtune.model.load import load_model
+from sealtune.model.resolve import resolve
+from tests.enclave.flow import SITES, Federation, make_federation, make_job
 
 WEIGHTS = "adapter_model.safetensors"
+# exchanges of a run: 0 challenge, 1 key, 2 evaluation, 3 round 1, 4 round 2, 5 release
+ROUND_1, ROUND_2 = 3, 4
+SPARE = NetworkSpec(min_sites=1)
 
 
-def plain_federated(job: Job) -> dict[str, torch.Tensor]:
-    bench = Workbench(job)
+def whole_run(job: Job, run_dir: Path) -> Federation:
+    federation = make_federation(job, run_dir)
+    federation.run(federation.aggregator())
+    return federation
+
+
+def adapter_file(federation: Federation, site: str) -> Path:
+    return federation.run_dir / "sites" / site / "adapter" / WEIGHTS
+
+
+def plain_federated(bench: Workbench, job: Job) -> dict[str, Tensor]:
+    """FedAvg with nothing around it, for comparison."""
     state = bench.initial
     for number in range(1, job.job.rounds + 1):
         updates = [
@@ -32,199 +49,263 @@ def plain_federated(job: Job) -> dict[str, torch.Tensor]:
             )[0]
             for site, data in bench.sites.items()
         ]
-        state = weighted_mean(updates, [len(d.train) for d in bench.sites.values()])
+        state = weighted_mean(updates, [len(data.train) for data in bench.sites.values()])
     return state
+
+
+def int8_workbench(job: Job) -> Workbench:
+    """A baseline whose frozen layers have the values of the int8 backbone."""
+    bench = Workbench(job)
+    codes = load_file(resolve(job).plan.backbone.path)
+    for name, tensor in codes.items():
+        if not name.endswith(".weight"):
+            continue
+        module = name.removesuffix(".weight")
+        value = tensor.float() * codes[f"{module}.scale"].reshape(-1, 1)
+        model = bench._model.get_base_model()
+        layer = model.get_submodule(module)
+        layer = getattr(layer, "base_layer", layer)
+        with torch.no_grad():
+            layer.weight.copy_(value)
+    return bench
 
 
 def test_the_result_is_that_of_plain_fedavg(llama: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, llama)
-    world = World(tmp_path / "run", job)
-    world.run()
-    expected = plain_federated(job)
+    federation = whole_run(job, tmp_path / "run")
+    bench = int8_workbench(job)
+    expected = plain_federated(bench, job)
     for site in SITES:
-        got = load_file(tmp_path / "run" / "sites" / site / "adapter" / WEIGHTS)
+        got = load_file(adapter_file(federation, site))
         assert got.keys() == expected.keys()
+        moved = max(float((expected[n] - bench.initial[n]).abs().max()) for n in got)
         worst = max(float((got[n] - expected[n]).abs().max()) for n in got)
-        assert worst < 1e-6, f"largest difference {worst}"
+        # AdamW turns rounding in a tiny gradient into a part of a step; hence the room
+        assert worst < 0.05 * moved, f"largest difference {worst}, largest movement {moved}"
 
 
 @pytest.mark.parametrize("task", ["label-words", "causal-lm"])
 def test_other_tasks_run_through(llama: Path, tmp_path: Path, task: str) -> None:
-    job = make_job(tmp_path, llama, model={"task": task}, job={"rounds": 1})
-    world = World(tmp_path / "run", job)
-    world.run()
-    final = world.server_log.of("final")[0]["sites"]
+    model = ModelSpec.model_validate({"path": str(llama), "task": task})
+    federation = whole_run(make_job(tmp_path, llama, model=model), tmp_path / "run")
+    final = federation.of("final")[0]["sites"]
     assert {entry["outcome"] for entry in final.values()} == {"ok"}
-    assert load_adapter(tmp_path / "run" / "sites" / "north" / "adapter").fingerprint.task == task
+    assert load_adapter(adapter_file(federation, "north").parent).fingerprint.task == task
+
+
+@pytest.mark.parametrize("protect", ["adapter", "insecure-none"])
+def test_other_levels_of_protection_run_through(llama: Path, tmp_path: Path, protect: str) -> None:
+    protection = ProtectionSpec.model_validate({"protect": protect})
+    federation = whole_run(make_job(tmp_path, llama, protection=protection), tmp_path / "run")
+    assert federation.of("final")[0]["sites"]["south"]["outcome"] == "ok"
 
 
 def test_events_tell_the_whole_story(llama: Path, tmp_path: Path) -> None:
-    world = World(tmp_path / "run", make_job(tmp_path, llama))
-    world.run()
-    rounds = world.server_log.of("round")
-    assert [event["round"] for event in rounds] == [0, 1, 2, 3]
+    federation = whole_run(make_job(tmp_path, llama), tmp_path / "run")
+    rounds = federation.of("round", "server")
+    assert [event["round"] for event in rounds] == [0, 1, 2]
     for event in rounds:
         assert list(event["sites"]) == list(SITES)
         for entry in event["sites"].values():
             assert entry["outcome"] == "ok"
             assert entry["bytes_up"] > 0
             assert set(entry["seconds"]) == {"enclave", "accelerator", "pads"}
-    assert [rounds[1]["sites"][s]["examples"] for s in SITES] == [40, 70]
-    assert all(0 < e["train_loss"] < 10 for e in rounds[1]["sites"].values())
-    assert rounds[0]["sites"]["north"]["total"] == 20
-    attested = world.server_log.of("attested")
-    assert [(e["who"], e["confidential"]) for e in attested] == [("south", False), ("north", False)]
-    log = world.logs["north"]
-    assert log.of("attested")[0]["who"] == "server"
-    assert [(e["round"], e["step"]) for e in log.of("step")] == [
-        (r, i) for r in (1, 2, 3) for i in (1, 2, 3)
+    assert sum(entry["examples"] for entry in rounds[1]["sites"].values()) == 60
+    assert all(0 < entry["train_loss"] < 10 for entry in rounds[1]["sites"].values())
+    assert sum(entry["total"] for entry in rounds[0]["sites"].values()) == 24
+    attested = federation.of("attested", "server")
+    assert {(e["who"], e["confidential"]) for e in attested} == {("north", False), ("south", False)}
+    assert federation.of("attested", "client:north")[0]["who"] == "server"
+    assert [(e["round"], e["step"]) for e in federation.of("step", "client:north")] == [
+        (r, i) for r in (1, 2) for i in (1, 2, 3)
     ]
-    assert [e["round"] for e in log.of("evaluated")] == [0, 3]
-    assert log.of("exported")[0]["agreement"] == 1
-    final = world.server_log.of("final")[0]
-    assert final["round"] == 3
-    assert final["sites"]["south"]["correct"] == world.logs["south"].of("evaluated")[1]["correct"]
+    evaluated = federation.of("evaluated", "client:south")
+    assert [e["round"] for e in evaluated] == [0, 2]
+    assert federation.of("exported", "client:north")
+    final = federation.of("final", "server")[0]
+    assert final["round"] == 2
+    assert final["sites"]["south"]["correct"] == evaluated[1]["correct"]
 
 
 def test_the_network_sees_no_text_and_no_tensor(llama: Path, tmp_path: Path) -> None:
-    world = World(tmp_path / "run", make_job(tmp_path, llama))
-    world.run()
-    adapter = (tmp_path / "run" / "sites" / "north" / "adapter" / WEIGHTS).read_bytes()
-    traffic = b"".join(world.wire)
+    federation = whole_run(make_job(tmp_path, llama), tmp_path / "run")
+    adapter = adapter_file(federation, "north").read_bytes()
+    traffic = b"".join(federation.wire)
     for canary in (b"lora_A", b"score.weight", b"train_loss", b"asthma", adapter[-64:]):
         assert canary not in traffic
     assert b"lora_A" in adapter  # so that this test can fail
 
 
-def test_a_resumed_run_gives_the_same_bytes(llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchanges", [1, 3, 4, 5])
+def test_a_resumed_run_gives_the_same_bytes(llama: Path, tmp_path: Path, exchanges: int) -> None:
     job = make_job(tmp_path, llama)
-    straight = World(tmp_path / "straight", job)
-    straight.run()
-    for exchanges in (1, 3, 4, 5):  # in the handshake, after evaluation, after rounds 1 and 2
-        folder = tmp_path / f"broken-{exchanges}"
-        broken = World(folder, job)
-        for _ in range(exchanges):
-            broken.exchange()
-        resumed = World(folder, job, resume=True)
-        resumed.run()
-        for site in SITES:
-            place = Path("sites") / site / "adapter" / WEIGHTS
-            assert (folder / place).read_bytes() == (tmp_path / "straight" / place).read_bytes()
+    straight = whole_run(job, tmp_path / "straight")
+    broken = make_federation(job, tmp_path / "broken")
+    broken.run(broken.aggregator(), exchanges=exchanges)
+    resumed = make_federation(job, tmp_path / "broken")
+    resumed.run(resumed.aggregator(resume=True))
+    for site in SITES:
+        expected = adapter_file(straight, site).read_bytes()
+        assert adapter_file(resumed, site).read_bytes() == expected
+
+
+def test_a_restarted_server_goes_on_with_the_same_sites(llama: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, llama)
+    straight = whole_run(job, tmp_path / "straight")
+    federation = make_federation(job, tmp_path / "run")
+    federation.run(federation.aggregator(), exchanges=ROUND_1 + 1)  # round 1's answers get lost
+    federation.run(federation.aggregator(resume=True))
+    expected = adapter_file(straight, "south").read_bytes()
+    assert adapter_file(federation, "south").read_bytes() == expected
 
 
 def test_a_resumed_run_repeats_no_finished_round(llama: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, llama)
-    broken = World(tmp_path / "run", job)
-    for _ in range(5):
-        broken.exchange()
-    assert [e["round"] for e in broken.server_log.of("round")] == [0, 1]
-    assert broken.server.next() is not None  # the result of round 2 comes in, and is kept
-    resumed = World(tmp_path / "run", job, resume=True)
-    resumed.run()
-    assert [e["round"] for e in resumed.server_log.of("round")] == [3]
-    assert not resumed.logs["north"].of("evaluated")[:-1]
+    broken = make_federation(job, tmp_path / "run")
+    server = broken.aggregator()
+    broken.run(server, exchanges=ROUND_1 + 1)
+    server.next()  # takes round 1's result, and keeps it
+    resumed = make_federation(job, tmp_path / "run")
+    resumed.run(resumed.aggregator(resume=True))
+    assert [event["round"] for event in resumed.of("round")] == [2]
+    assert [event["round"] for event in resumed.of("evaluated", "client:north")] == [2]
 
 
 def test_resuming_after_the_end_only_releases_again(llama: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, llama)
-    World(tmp_path / "run", job).run()
-    again = World(tmp_path / "run", job, resume=True)
-    again.run()
-    assert not again.server_log.of("round")
-    assert again.server_log.of("final")
+    federation = whole_run(make_job(tmp_path, llama), tmp_path / "run")
+    federation.events.clear()
+    federation.run(federation.aggregator(resume=True))
+    assert not federation.of("round")
+    assert federation.of("final")
 
 
 def test_resume_without_a_checkpoint_starts_anew(llama: Path, tmp_path: Path) -> None:
-    world = World(tmp_path / "run", make_job(tmp_path, llama, job={"rounds": 1}), resume=True)
-    world.run()
-    assert [e["round"] for e in world.server_log.of("round")] == [0, 1]
+    federation = make_federation(make_job(tmp_path, llama), tmp_path / "run")
+    federation.run(federation.aggregator(resume=True))
+    assert [event["round"] for event in federation.of("round")] == [0, 1, 2]
 
 
 def test_a_checkpoint_that_was_altered_is_refused(llama: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, llama)
-    world = World(tmp_path / "run", job)
-    world.run()
-    sealed = bytearray(world.state.path.read_bytes())
+    federation = whole_run(make_job(tmp_path, llama), tmp_path / "run")
+    path = federation.run_dir / "state" / "aggregator.sealed"
+    sealed = bytearray(path.read_bytes())
     sealed[-20] ^= 1
-    world.state.path.write_bytes(sealed)
+    path.write_bytes(sealed)
     with pytest.raises(StorageError, match="does not open"):
-        World(tmp_path / "run", job, resume=True)
+        federation.aggregator(resume=True)
 
 
 def test_a_checkpoint_of_another_job_is_refused(llama: Path, tmp_path: Path) -> None:
-    World(tmp_path / "run", make_job(tmp_path, llama)).run()
-    other = make_job(tmp_path, llama, job={"seed": 4})
+    whole_run(make_job(tmp_path, llama), tmp_path / "run")
+    other = make_job(tmp_path, llama, job=JobSpec(name="tiny", seed=4, rounds=2))
     with pytest.raises(StorageError, match="does not open"):
-        World(tmp_path / "run", other, resume=True)
+        make_federation(other, tmp_path / "run").aggregator(resume=True)
 
 
-def test_a_lost_message_costs_one_round_and_a_new_handshake(llama: Path, tmp_path: Path) -> None:
-    # exchanges: 0 challenge, 1 key, 2 evaluation, 3 round 1, ...
-    for direction in ("down", "up"):
-        world = World(
-            tmp_path / direction,
-            make_job(tmp_path, llama, network={"min_sites": 1}),
-            tamper=lambda site, way, number, body, direction=direction: (
-                None if (site, way, number) == ("south", direction, 3) else body
-            ),
-        )
-        world.run()
-        rounds = world.server_log.of("round")
-        assert [e["sites"]["south"]["outcome"] for e in rounds] == ["ok", "failed", "ok", "ok"]
-        assert "lost it" in rounds[1]["sites"]["south"]["reason"]
-        assert [e["sites"]["north"]["outcome"] for e in rounds] == ["ok"] * 4
-        assert len([e for e in world.server_log.of("attested") if e["who"] == "south"]) == 2
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_lost_message_costs_one_round_and_a_new_handshake(
+    llama: Path, tmp_path: Path, direction: str
+) -> None:
+    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+
+    def lossy(site: str, way: str, number: int, body: bytes) -> bytes | None:
+        return None if (site, way, number) == ("south", direction, ROUND_1) else body
+
+    federation.run(federation.aggregator(), network=lossy)
+    rounds = federation.of("round")
+    assert [event["sites"]["south"]["outcome"] for event in rounds] == ["ok", "late", "ok"]
+    assert "deadline" in rounds[1]["sites"]["south"]["reason"]
+    assert [event["sites"]["north"]["outcome"] for event in rounds] == ["ok"] * 3
+    who = [event["who"] for event in federation.of("attested", "server")]
+    assert who.count("south") == 2
+
+
+def test_a_repeated_message_is_answered_with_the_same_bytes(llama: Path, tmp_path: Path) -> None:
+    federation = make_federation(make_job(tmp_path, llama), tmp_path / "run")
+
+    def twice(site: str, way: str, _number: int, body: bytes) -> bytes:
+        if way == "down":
+            first = federation.sites[site].deliver(body)
+            assert federation.sites[site].deliver(body) == first
+        return body
+
+    federation.run(federation.aggregator(), network=twice)
+    assert len(federation.of("step", "client:north")) == 6  # nothing was trained twice
 
 
 def test_an_altered_message_is_refused_and_named(llama: Path, tmp_path: Path) -> None:
-    def flip(site: str, way: str, number: int, body: bytes) -> bytes:
-        if (site, way, number) != ("south", "up", 3):
-            return body
-        return body[:200] + bytes([body[200] ^ 1]) + body[201:]
+    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
 
-    job = make_job(tmp_path, llama, network={"min_sites": 1})
-    world = World(tmp_path / "run", job, tamper=flip)
-    world.run()
-    entry = world.server_log.of("round")[1]["sites"]["south"]
+    def flip(site: str, way: str, number: int, body: bytes) -> bytes:
+        if (site, way, number) != ("south", "up", ROUND_1):
+            return body
+        return body[:300] + bytes([body[300] ^ 1]) + body[301:]
+
+    federation.run(federation.aggregator(), network=flip)
+    entry = federation.of("round")[1]["sites"]["south"]
     assert entry["outcome"] == "failed"
-    assert entry["reason"].startswith("SealError")
+    assert "altered" in entry["reason"]
+    assert federation.of("round")[2]["sites"]["south"]["outcome"] == "ok"
 
 
 def test_fewer_sites_than_the_quorum_end_the_run(llama: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, llama)
-    world = World(
-        tmp_path / "run",
-        job,
-        tamper=lambda site, _w, number, body: None if (site, number) == ("south", 4) else body,
-    )
-    with pytest.raises(SiteLostError, match="1 of 2 sites got through round 2.*south: the network"):
-        world.run()
-    assert world.server_log.of("round")[-1]["sites"]["south"]["outcome"] == "failed"
-    resumed = World(tmp_path / "run", job, resume=True)
-    resumed.run()
-    assert [e["round"] for e in resumed.server_log.of("round")] == [2, 3]
+    federation = make_federation(job, tmp_path / "run")
+    with pytest.raises(SiteLostError, match="only 1 of 2 sites finished round 2"):
+        federation.run(
+            federation.aggregator(),
+            network=lambda site, _way, number, body: (
+                None if (site, number) == ("south", ROUND_2) else body
+            ),
+        )
+    assert federation.of("round")[-1]["sites"]["south"]["outcome"] == "late"
+    federation.events.clear()
+    federation.run(federation.aggregator(resume=True))
+    assert [event["round"] for event in federation.of("round")] == [2]
 
 
-def test_a_site_that_never_answers_the_handshake_is_left_out(llama: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, llama, network={"min_sites": 1}, job={"rounds": 1})
-    world = World(
-        tmp_path / "run",
-        job,
-        tamper=lambda site, _w, _n, body: None if site == "south" else body,
+def test_a_site_that_never_answers_is_left_out(llama: Path, tmp_path: Path) -> None:
+    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    federation.run(
+        federation.aggregator(),
+        network=lambda site, _way, _number, body: None if site == "south" else body,
     )
-    world.run()
-    outcomes = [e["sites"]["south"]["outcome"] for e in world.server_log.of("round")]
-    assert outcomes == ["failed", "failed"]
-    assert world.server_log.of("final")[0]["sites"]["north"]["outcome"] == "ok"
+    outcomes = [event["sites"]["south"]["outcome"] for event in federation.of("round")]
+    assert outcomes == ["late"] * 3
+    assert federation.of("final")[0]["sites"]["north"]["outcome"] == "ok"
 
 
 def test_a_diverging_site_says_why(llama: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, llama, network={"min_sites": 1})
-    world = World(tmp_path / "run", job)
-    trainer = world.clients["south"]._trainer
+    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    norm = federation.models["south"].get_base_model().model.norm
     with torch.no_grad():
-        trainer._model.get_input_embeddings().weight.fill_(float("nan"))  # type: ignore[attr-defined]
-    world.run()
-    entry = world.server_log.of("round")[1]["sites"]["south"]
+        norm.weight.fill_(float("nan"))
+    federation.run(federation.aggregator())
+    entry = federation.of("round")[1]["sites"]["south"]
     assert entry["outcome"] == "failed"
-    assert "ModelError: the loss is nan at step 1" in entry["reason"]
+    assert "the loss is nan at step 1" in entry["reason"]
+
+
+def test_an_outcome_counts_once(llama: Path, tmp_path: Path) -> None:
+    federation = make_federation(make_job(tmp_path, llama), tmp_path / "run")
+    server = federation.aggregator()
+    outgoing = server.next() or {}
+    answer = federation.sites["north"].deliver(outgoing["north"])
+    server.reply("north", answer)
+    for call in (lambda: server.reply("north", answer), lambda: server.absent("nobody", "")):
+        with pytest.raises(Exception, match="nothing was asked"):
+            call()
+
+
+def test_a_model_that_was_exchanged_is_noticed(llama: Path, tmp_path: Path) -> None:
+    from sealtune.errors import ModelError
+    from sealtune.model.resolve import check_resolved
+    from tests.model.tiny import make_llama
+
+    model = make_llama(tmp_path / "model", seed=1)
+    resolved = resolve(make_job(tmp_path, model)).write(tmp_path / "job.resolved.json")
+    check_resolved(resolved)
+    make_llama(model, seed=2)
+    with pytest.raises(ModelError, match="is not the one that this job was made for"):
+        check_resolved(resolved)
+    assert load_model(resolved.job.model, 3) is not None

@@ -36,6 +36,8 @@ def serve(sock: socket.socket, program: Aggregator) -> bool:
             return False  # the glue went away or talks nonsense: wait for another
         try:
             answer = _answer(question, program)
+        except FrameError as error:  # the glue's fault, not the job's
+            answer = Frame("failed", {"message": error.message})
         except SealtuneError as error:
             frames.send(sock, Frame("failed", {"message": error.message}))
             raise

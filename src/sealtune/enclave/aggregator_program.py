@@ -22,7 +22,7 @@ from sealtune.enclave.round_state import Entry, Stage, read_fields, stages
 from sealtune.enclave.sealed_state import Checkpoint, SealedState
 from sealtune.enclave.site_link import SiteLink
 from sealtune.enclave.trust import Trust
-from sealtune.errors import AttestationError, ChannelError, ModelError, SiteLostError
+from sealtune.errors import AttestationError, ChannelError, FrameError, ModelError, SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 
@@ -58,6 +58,7 @@ class Aggregator:
         self._stages = stages(resolved.job.job.rounds, done)
         self._limit = sum(4 * _size(shape) for shape in self._shapes.values()) + _SLACK
         self._asked = False  # whether the current stage's question has been sent
+        self._awaited: set[str] = set()  # sites that have not been answered for
         self._begin_stage()
 
     @property
@@ -77,6 +78,8 @@ class Aggregator:
             SiteLostError: fewer sites answered than the job asks for.
             StorageError: the checkpoint cannot be written.
         """
+        for site in sorted(self._awaited):  # the glue lost track of them, or was restarted
+            self.absent(site, "no outcome was reported")
         if self._asked:
             self._finish_stage()
         if not self._stages:
@@ -95,6 +98,7 @@ class Aggregator:
 
     def reply(self, site: str, body: bytes) -> None:
         """Take one site's answer; a bad one fails that site only."""
+        self._take(site)
         link, entry = self._links[site], self._entries[site]
         entry.bytes_up += len(body)
         try:
@@ -107,7 +111,14 @@ class Aggregator:
 
     def absent(self, site: str, reason: str) -> None:
         """There is no answer from this site."""
+        self._take(site)
         self._lose(site, reason, late="deadline" in reason)
+
+    def _take(self, site: str) -> None:
+        """One outcome for each message: a second answer must not be added to the mean."""
+        if site not in self._awaited:
+            raise FrameError(f"an outcome for {site[:40]!r}, of which nothing was asked")
+        self._awaited.remove(site)
 
     def _on_answer(self, site: str, body: bytes) -> None:
         stage = self._stages[0]
@@ -127,6 +138,7 @@ class Aggregator:
     def _count_down(self, outgoing: dict[str, bytes]) -> dict[str, bytes]:
         for site, body in outgoing.items():
             self._entries[site].bytes_down += len(body)
+        self._awaited = set(outgoing)
         return outgoing
 
     def _begin_stage(self) -> None:

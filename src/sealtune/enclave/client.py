@@ -16,7 +16,7 @@ from pathlib import Path
 from sealtune import frames
 from sealtune.enclave.client_program import MAX_MESSAGE, SiteProgram
 from sealtune.enclave.config import read_config
-from sealtune.enclave.events import EventLines, report, run_program
+from sealtune.enclave.events import EventLines, run_program
 from sealtune.enclave.serving import listening
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import trust_for
@@ -25,6 +25,7 @@ from sealtune.errors import (
     ChannelError,
     ConfigError,
     FrameError,
+    OffloadError,
     Problem,
     SealtuneError,
 )
@@ -36,8 +37,11 @@ from sealtune.offload.session import OffloadSession
 _PATIENCE = 120.0  # seconds that the accelerator, started with us, may take to listen
 
 
-def serve(sock: socket.socket, program: SiteProgram, events: EventLines) -> None:
+def serve(sock: socket.socket, program: SiteProgram, *, spare: bool) -> None:
     """Answer one delivery.
+
+    Args:
+        spare: the job can go on without this site.
 
     Raises:
         SealtuneError: the site's own work failed; the glue has been told.
@@ -52,11 +56,16 @@ def serve(sock: socket.socket, program: SiteProgram, events: EventLines) -> None
         answer = Frame("reply", {}, program.deliver(bytes(question.body)))
     except (ChannelError, AttestationError) as error:
         # somebody on the way interferes: refuse the message, keep the site alive
-        report(events, error)
+        print(f"refused a message: {error.message}", file=sys.stderr, flush=True)
         answer = Frame("failed", {"message": error.message})
     except SealtuneError as error:
-        _tell(sock, Frame("failed", {"message": error.message}))
-        raise
+        told = f"{type(error).__name__}: {error.message}"
+        _tell(sock, Frame("failed", {"message": told}))
+        # a job that can spare a site tries it again; a lost or lying accelerator is final
+        if not spare or isinstance(error, OffloadError):
+            raise
+        print(f"this round failed: {told}", file=sys.stderr, flush=True)
+        return
     _tell(sock, answer)
 
 
@@ -84,12 +93,13 @@ def work(events: EventLines) -> None:
         program = SiteProgram(
             bytes.fromhex(resolved.job_id), site, trust_for(resolved.job), worker, events
         )
+        spare = resolved.job.quorum < len(resolved.job.sites.names)
         with listening(config.socket) as listener:
             events("ready")
             while True:
                 sock, _ = listener.accept()
                 with sock:
-                    serve(sock, program, events)
+                    serve(sock, program, spare=spare)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class SiteTrainer:
         self._lengths = self._task.lengths(self._data.train)
         base = load_model(job.model, len(resolved.labels) or None)
         self._model = apply_lora(base, job.tuning, job.model.task, job.job.seed)
+        self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}
         session.install(self._model)
 
     def answer(self, question: Frame) -> Frame:
@@ -81,8 +82,8 @@ class SiteTrainer:
             raise FrameError(f"the server asked {question.kind[:40]!r} for round {round_!r}")
         started = time.perf_counter()
         before = dict(self._session.seconds)
-        if question.body:
-            load_trainable_state(self._model, _tensors(bytes(question.body)))
+        adapter = _tensors(bytes(question.body)) if question.body else self._initial
+        load_trainable_state(self._model, adapter)
         body = b""
         if question.kind == "train":
             fields = self._train(round_)
@@ -139,7 +140,8 @@ class SiteTrainer:
 
     def _release(self) -> None:
         save_adapter(self._folder, self._model, self._fingerprint())
-        batch = self._task.collate(self._data.test[:_CHECKED])
+        batch = self._task.collate((self._data.test or self._data.train)[:_CHECKED])
+        self._model.eval()
         self._before_step(batch.tokens, False)
         check = check_export(self._folder, self._model, batch)
         self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)

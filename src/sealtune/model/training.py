@@ -109,10 +109,12 @@ def local_round(
             if before_step:
                 before_step(batch.tokens, True)
             loss = task.loss(model, batch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise ModelError(f"the loss is {value} at step {i + 1}", hint=_DIVERGED)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            value = float(loss.detach())
-            _check_finite(value, parameters, i + 1)
+            _check_gradients(parameters, i + 1)
             optimizer.step()
             losses.append(value)
             tokens += batch.tokens
@@ -155,10 +157,8 @@ def evaluate(
 _DIVERGED = "the training diverged: lower train.learning_rate, or look for damaged data"
 
 
-def _check_finite(loss: float, parameters: Sequence[Tensor], step: int) -> None:
+def _check_gradients(parameters: Sequence[Tensor], step: int) -> None:
     """Stop before a step would write NaN into the weights."""
-    if not math.isfinite(loss):
-        raise ModelError(f"the loss is {loss} at step {step}", hint=_DIVERGED)
     for parameter in parameters:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             raise ModelError(f"a gradient is not finite at step {step}", hint=_DIVERGED)

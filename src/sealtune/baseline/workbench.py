@@ -1,0 +1,93 @@
+"""One plain PEFT model on which every kind of baseline trains and tests.
+
+Trust domain: none; for comparison only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sealtune.data import Example, SiteData, discover_labels, load_sites
+from sealtune.job.spec import Job
+from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.lora import apply_lora, load_trainable_state, trainable_state
+from sealtune.model.tasks import make_task
+from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
+
+State = Mapping[str, Tensor]
+
+
+class Workbench:
+    """Model, task and all sites' data of ``job``.
+
+    Attributes:
+        sites: each site's examples.
+        initial: the adapter that every run starts from.
+    """
+
+    def __init__(self, job: Job) -> None:
+        labels = discover_labels(job)
+        self._job = job
+        self._task = make_task(
+            job.model.task,
+            load_tokenizer(job.model),
+            max_tokens=job.data.max_tokens,
+            template=job.data.template,
+            labels=labels,
+        )
+        count = len(labels) or None
+        base = load_model(job.model, count)
+        self._model: Any = apply_lora(base, job.tuning, job.model.task, job.job.seed)
+        self.sites: dict[str, SiteData] = load_sites(job, labels)
+        self.initial = self.state()
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the adapter as it is now."""
+        return {name: tensor.clone() for name, tensor in trainable_state(self._model).items()}
+
+    def train(
+        self,
+        state: State,
+        examples: Sequence[Example],
+        *,
+        round: int,
+        site: str,
+        steps: int,
+        on_step: OnStep,
+    ) -> tuple[dict[str, Tensor], RoundResult]:
+        """Train ``state`` on ``examples`` for one round, as a client enclave would."""
+        load_trainable_state(self._model, state)
+        result = local_round(
+            self._model,
+            self._task,
+            examples,
+            self._job.train.model_copy(update={"steps_per_round": steps}),
+            seed=self._job.job.seed,
+            round=round,
+            site=site,
+            on_step=on_step,
+        )
+        return self.state(), result
+
+    def test(self, state: State) -> dict[str, Evaluation]:
+        """Each site's test rows, answered with ``state``."""
+        load_trainable_state(self._model, state)
+        size = self._job.train.eval_batch_size
+        return {
+            name: evaluate(self._model, self._task, data.test, batch_size=size)
+            for name, data in self.sites.items()
+        }
+
+
+def weighted_mean(states: Sequence[State], weights: Sequence[int]) -> dict[str, Tensor]:
+    """FedAvg: the mean of ``states`` by ``weights``, added up in float64."""
+    total = sum(weights)
+    mean = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in states[0].items()}
+    for state, weight in zip(states, weights, strict=True):
+        for name, tensor in state.items():
+            mean[name] += tensor.double() * (weight / total)
+    return {name: tensor.float() for name, tensor in mean.items()}
