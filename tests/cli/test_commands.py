@@ -1,0 +1,205 @@
+"""The command line as a user meets it: output, exit codes, no traces after failures."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sealtune import __version__, errors
+from sealtune.cli.errors import Commands, title_of
+from sealtune.cli.init import TEMPLATE
+from sealtune.cli.main import app
+from sealtune.data import demo, demo_model
+from sealtune.job import load_job
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def test_version_and_help() -> None:
+    assert run("--version").output == f"sealtune {__version__}\n"
+    for words in (["--help"], []):
+        output = run(*words).output
+        for command in ("init", "validate", "demo-data", "demo-model"):
+            assert command in output
+
+
+@pytest.mark.parametrize("command", ["init", "validate", "demo-data", "demo-model"])
+def test_each_help_holds_an_example(command: str) -> None:
+    result = run(command, "-h")
+    assert result.exit_code == 0
+    assert f"Example: sealtune {command}" in result.output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, sealtune.cli.main\n"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_unknown_command() -> None:
+    result = run("vali")
+    assert result.exit_code == 2
+    assert "validate" in result.stderr
+
+
+def test_init_writes_a_valid_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    assert run("init", path).exit_code == 0
+    assert load_job(path).job.name == "my-job"
+    assert f"sealtune validate {path}" in path.read_text()
+    path.write_text("mine")
+    result = run("init", path)
+    assert result.exit_code == 9
+    assert "already there" in result.stderr
+    assert path.read_text() == "mine"
+    assert run("init", path, "--force").exit_code == 0
+    assert load_job(path).job.name == "my-job"
+    assert run("init", tmp_path, "--force").exit_code == 9
+
+
+def test_init_names_every_key(tmp_path: Path) -> None:
+    """Keys that are left out by default stand there as comments, and are valid when switched on."""
+    from sealtune.job import Job
+
+    for section, field in Job.model_fields.items():
+        body = "\n" + TEMPLATE.split(f"\n[{section}]\n")[1].split("\n[")[0]
+        for key in field.annotation.model_fields:  # type: ignore[union-attr]
+            assert f"\n{key} = " in body or f"\n# {key} = " in body, f"{section}.{key}"
+    switched = [line.removeprefix("# ") for line in TEMPLATE.splitlines() if " = " in line]
+    text = TEMPLATE
+    for line in switched:
+        if not line.startswith("train = {"):  # the other form of a key that is set
+            text = text.replace(f"# {line}", line)
+    (tmp_path / "job.toml").write_text(text)
+    assert load_job(tmp_path / "job.toml").network.min_sites == 2
+
+
+def job_with_data(folder: Path) -> Path:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
+    for name in ("train", "test"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    path = folder / "job.toml"
+    path.write_text(
+        '[job]\nname = "demo"\n[model]\npath = "./model"\n'
+        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\n'
+        '[sites]\nnames = ["north", "south"]\npartition = "dirichlet"\n'
+    )
+    return path
+
+
+def test_validate(tmp_path: Path) -> None:
+    path = job_with_data(tmp_path)
+    result = run("validate", path)
+    assert result.exit_code == 0, result.output
+    assert "north" in result.output
+    assert "2 of 2" in result.output
+    assert "always guessing the most frequent class: 50.0%" in result.output
+
+
+def test_validate_reports_faults_by_their_kind(tmp_path: Path) -> None:
+    path = job_with_data(tmp_path)
+    (tmp_path / "test.jsonl").write_text('{"txt": "x", "label": "a"}\n')
+    result = run("validate", path)
+    assert result.exit_code == 3
+    assert "Data error: " in result.stderr
+    assert "available: 'txt', 'label'" in result.stderr
+    assert "→ " in result.stderr
+    (tmp_path / "test.jsonl").unlink()
+    result = run("validate", path)
+    assert result.exit_code == 2
+    assert "data.test: there is no file" in result.stderr
+    assert run("validate", path, "--settings-only").exit_code == 0
+    path.write_text(path.read_text() + "[train]\nrank = 3\n")
+    result = run("validate", path, "--settings-only")
+    assert result.exit_code == 2
+    assert "train.rank: unknown key here; it belongs into [tuning]" in result.stderr
+
+
+@pytest.mark.parametrize("subject", ["icd10", "hpo"])
+def test_demo_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str) -> None:
+    def make(out: Path, say: Any) -> bool:
+        say("fetching")
+        out.mkdir(parents=True)
+        for name in ("train", "test"):
+            (out / f"{name}.jsonl").write_text("{}\n" * 3)
+        return True
+
+    monkeypatch.setitem(demo.SUBJECTS, subject, make)
+    monkeypatch.chdir(tmp_path)
+    result = run("demo-data", subject)
+    assert result.exit_code == 0
+    assert f"made: demo/data/{subject}" in result.output
+    assert "fetching ..." in result.stderr
+    assert run("demo-data", "other").exit_code == 2
+
+
+def test_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_model, "make_demo_model", lambda out, say: False)
+    result = run("demo-model", "--out", tmp_path / "m")
+    assert result.output.endswith(f"was there already: {tmp_path / 'm'} (see MODEL_CARD.md)\n")
+
+
+def failing(error: BaseException) -> Result:
+    """The result of a command that raises ``error``."""
+    toy = typer.Typer(cls=Commands)
+
+    @toy.command("boom")
+    def boom() -> None:
+        raise error
+
+    @toy.command("other")
+    def other() -> None: ...
+
+    return CliRunner().invoke(toy, ["boom"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "title"),
+    [
+        (errors.ConfigError("f", [errors.Problem("a.b", "wrong")], hint="fix"), 2, "Config error"),
+        (errors.DataError("m", hint="fix"), 3, "Data error"),
+        (errors.UnsupportedModelError("m", hint="fix"), 4, "Unsupported model error"),
+        (errors.PadReuseError("m", hint="fix"), 5, "Pad reuse error"),
+        (errors.SealtuneError("m", hint="fix"), 1, "Sealtune error"),
+    ],
+)
+def test_deliberate_errors(error: errors.SealtuneError, code: int, title: str) -> None:
+    result = failing(error)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr == f"{title}: {error.message}\n→ fix\n"
+    assert title_of(error) == title
+
+
+def test_markup_in_messages_is_not_interpreted() -> None:
+    assert "[red]x[/nope]" in failing(errors.DataError("[red]x[/nope]")).stderr
+
+
+def test_interrupt_ends_with_130() -> None:
+    result = failing(KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+def test_full_disk_and_bugs() -> None:
+    result = failing(OSError(errno.ENOSPC, "No space left on device", "/x/y"))
+    assert result.exit_code == 9
+    assert "Storage error: no space left on device: /x/y" in result.stderr
+    assert isinstance(failing(OSError(errno.EBADF, "Bad file")).exception, OSError)
+    assert isinstance(failing(ValueError("bug")).exception, ValueError)
