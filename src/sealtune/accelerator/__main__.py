@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.accelerator.server import Server
 from sealtune.errors import SealtuneError
+from sealtune.memory import peak_mib
 
 _REPORT_EVERY = 5.0  # seconds
 
@@ -77,7 +77,7 @@ def main() -> int:
         _report(server)
     server.close()
     _report(server)
-    _emit(event="memory", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    _emit(event="memory", peak_mib=peak_mib())
     _emit(event="done")
     return 0
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from sealtune.errors import SealtuneError
+from sealtune.memory import peak_mib
 
 
 class Emit(Protocol):
@@ -92,8 +92,7 @@ def run_program(work: Callable[[EventLines], None]) -> int:
             message=f"unforeseen {type(error).__name__} at {place}",
             hint="this is a fault in sealtune: please report it with the log",
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    events("memory", peak_mib=round(peak, 1))
+    events("memory", peak_mib=peak_mib())
     if code == 0:
         events("done")
     return code
