@@ -1,0 +1,45 @@
+"""The run's ``adapter/``: what every site's enclave wrote for its owner, once they all agree.
+
+Trust domain: operator (untrusted). On one machine the operator is every owner at once; the adapter
+is public to the participants by then.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sealtune.errors import FederationError
+from sealtune.launch.metrics import storage_error
+
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
+    """Copy the released adapter to ``run_dir/adapter``.
+
+    Raises:
+        FederationError: no site has one, or two sites have different ones.
+        StorageError: it cannot be written.
+    """
+    folders = [run_dir / "sites" / site / "adapter" for site in sites]
+    found = [folder for folder in folders if (folder / _WEIGHTS).is_file()]
+    if not found:
+        raise FederationError(
+            "no site has written an adapter", hint=f"see the logs in {run_dir / 'logs'}"
+        )
+    first = (found[0] / _WEIGHTS).read_bytes()
+    for folder in found[1:]:
+        if (folder / _WEIGHTS).read_bytes() != first:
+            raise FederationError(f"{found[0]} and {folder} hold different adapters")
+    target, fresh = run_dir / "adapter", run_dir / ".adapter"
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(found[0], fresh)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(fresh, target)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    return target
