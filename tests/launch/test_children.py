@@ -209,6 +209,7 @@ def test_some_processes_are_started_again(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     code = f"import pathlib, time\np = pathlib.Path({str(marker)!r})\n"
     code += "n = p.exists()\np.touch()\ntime.sleep(60 if n else 0)"
+    processes.settled = True
     processes.start("flower:node:a", python(code), {}, again=True)
     first = processes.children["flower:node:a"].process.pid
     processes.until(lambda: processes.children["flower:node:a"].process.pid != first)
@@ -216,6 +217,13 @@ def test_some_processes_are_started_again(tmp_path: Path) -> None:
         {"event": "network", "state": "node:a ended (code 0), starting it again", "attempt": 1}
     ]
     processes.stop_all()
+
+
+def test_nothing_is_started_again_before_it_has_worked(processes: Processes) -> None:
+    processes.start("flower:node:a", python("raise SystemExit('bad key')"), {}, again=True)
+    with pytest.raises(ProcessDiedError) as caught:
+        processes.until(lambda: False)
+    assert "bad key" in caught.value.hint
 
 
 def test_an_interrupt_stops_the_waiting(processes: Processes) -> None:

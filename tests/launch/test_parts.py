@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import sealtune
-from sealtune.errors import PortInUseError, StorageError
-from sealtune.launch import prepare
+from sealtune.errors import FederationError, PortInUseError, StorageError
+from sealtune.launch import collect_adapter, prepare
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.environment import variables, versions
 from sealtune.launch.flower import Flower
@@ -145,8 +145,14 @@ def test_children_find_sealtune_and_no_proxy(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_new_run_folder(tmp_path: Path) -> None:
-    assert prepare(tmp_path / "runs" / "x", resume=False, force=False)
+    prepare(tmp_path / "runs" / "x", resume=False, force=False)
     assert (tmp_path / "runs" / "x" / "logs").is_dir()
+
+
+def test_baselines_may_come_first(tmp_path: Path) -> None:
+    (tmp_path / "baselines").mkdir()
+    prepare(tmp_path, resume=False, force=False)
+    assert (tmp_path / "baselines").is_dir()
 
 
 def finished_run(folder: Path) -> Path:
@@ -161,9 +167,9 @@ def test_a_run_that_is_there_is_refused_continued_or_replaced(tmp_path: Path) ->
         prepare(run, resume=False, force=False)
     assert "--resume" in caught.value.hint
     assert "--force" in caught.value.hint
-    assert not prepare(run, resume=True, force=False)
+    prepare(run, resume=True, force=False)
     assert (run / "metrics.jsonl").exists()
-    assert prepare(run, resume=False, force=True)
+    prepare(run, resume=False, force=True)
     assert not (run / "metrics.jsonl").exists()
 
 
@@ -191,6 +197,35 @@ def test_force_does_not_follow_links(tmp_path: Path) -> None:
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no run to resume"):
         prepare(tmp_path / "x", resume=True, force=False)
+
+
+def write_adapter(run: Path, site: str, weights: bytes) -> None:
+    folder = run / "sites" / site / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def test_the_released_adapter_is_collected(tmp_path: Path) -> None:
+    write_adapter(tmp_path, "b", b"weights")
+    write_adapter(tmp_path, "c", b"weights")
+    for _ in range(2):  # again, when a run is resumed
+        target = collect_adapter(tmp_path, ("a", "b", "c"))
+        assert sorted(path.name for path in target.iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "sites"]
+
+
+def test_adapters_that_differ_are_not_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="no site has written"):
+        collect_adapter(tmp_path, ("a",))
+    write_adapter(tmp_path, "a", b"weights")
+    write_adapter(tmp_path, "b", b"others")
+    with pytest.raises(FederationError, match="different adapters"):
+        collect_adapter(tmp_path, ("a", "b"))
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_metrics_are_lines_with_time_and_role(tmp_path: Path) -> None:

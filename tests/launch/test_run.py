@@ -202,12 +202,12 @@ def test_a_lost_supernode_is_absent_with_its_reason(tmp_path: Path, launched: La
     assert code == 0, output
     events = one.events()
     (absent,) = [e for e in events if e["event"] == "transfer" and e["outcome"] == "absent"]
-    assert (absent["site"], absent["reason"]) == ("a", "no answer within 12 s")
+    assert (absent["site"], absent["reason"]) == ("a", "no answer before its deadline of 12 s")
     (last,) = [e for e in events if e["event"] == "round"]
-    assert last["sites"]["a"]["reason"] == "no answer within 12 s"
+    assert last["sites"]["a"]["reason"] == "no answer before its deadline of 12 s"
     assert last["sites"]["b"]["outcome"] == "ok"
     assert "node:a ended (code -9), starting it again" in output
-    assert "a is absent: no answer within 12 s" in output
+    assert "a is absent: no answer before its deadline of 12 s" in output
 
 
 def test_an_enclave_that_is_killed_names_itself(tmp_path: Path, launched: Launch) -> None:

@@ -273,11 +273,12 @@ class FlowerTransport(Transport):
 
     def _overdue(self, flight: _Flight, deadline: float) -> str:
         """Why a site has no answer when its time is up."""
+        when = f"before its deadline of {deadline:g} s"
         if flight.node is not None:
-            return f"no answer within {deadline:g} s"
+            return f"no answer {when}"
         if flight.trouble:
-            return f"{flight.trouble}, and it has not come back within {deadline:g} s"
-        return f"no SuperNode of this name has joined within {deadline:g} s"
+            return f"{flight.trouble}, and it has not come back {when}"
+        return f"no SuperNode of this name has joined {when}"
 
 
 def _replies(grid: Grid, waited: Iterable[str]) -> list[Message]:

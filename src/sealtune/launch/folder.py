@@ -11,50 +11,66 @@ from pathlib import Path
 from sealtune.errors import StorageError
 from sealtune.launch.metrics import storage_error
 
+_KEPT = {"baselines"}  # may be there before the run
 _MARKS = ("metrics.jsonl", "job.resolved.json")  # what only a run of ours has
 
 
-def prepare(run_dir: Path, *, resume: bool, force: bool) -> bool:
-    """Make the folder of a run ready.
+def check(run_dir: Path, *, resume: bool, force: bool) -> None:
+    """Make sure that ``prepare`` could do its work, and change nothing.
 
     Args:
         run_dir: the folder.
         resume: go on with the run that is there.
         force: remove the run that is there.
 
-    Returns:
-        Whether the folder was made by this call.
-
     Raises:
-        StorageError: there is a run and neither is asked for, there is none to resume, the folder
-            is not a run's, or it cannot be written.
+        StorageError: there is a run and neither is asked for, there is none to resume, or the
+            folder is not a run's.
     """
     if resume and force:
         raise StorageError("--resume and --force exclude each other")
-    present = run_dir.is_symlink() or run_dir.exists()
     ours = run_dir.is_dir() and any((run_dir / mark).is_file() for mark in _MARKS)
-    empty = run_dir.is_dir() and not any(run_dir.iterdir())
     if resume:
         if not ours:
-            raise StorageError(f"there is no run to resume in {run_dir}")
-        return False
-    if present and not empty:
-        if not ours:
             raise StorageError(
-                f"{run_dir} exists and is not a run of sealtune",
-                hint="choose another name or --runs folder; it is left as it is",
+                f"there is no run to resume in {run_dir}", hint="leave --resume out to start one"
             )
-        if not force:
-            raise StorageError(
-                f"{run_dir} holds a run already",
-                hint="--resume to continue it, --force to remove it and start over",
-            )
+        return
+    if _free(run_dir):
+        return
+    if not ours:
+        raise StorageError(
+            f"{run_dir} exists and is not a run of sealtune",
+            hint="choose another job name or another --runs folder; it is left as it is",
+        )
+    if not force:
+        raise StorageError(
+            f"{run_dir} holds a run already",
+            hint="--resume to continue it, --force to remove it and start over",
+        )
+
+
+def prepare(run_dir: Path, *, resume: bool, force: bool) -> None:
+    """Make the folder of a run ready: create it, leave it (``resume``), or empty it (``force``).
+
+    Raises:
+        StorageError: see ``check``; or it cannot be written.
+    """
+    check(run_dir, resume=resume, force=force)
+    if resume:
+        return
+    if not _free(run_dir):
         _remove(run_dir)
     try:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(run_dir, error) from error
-    return True
+
+
+def _free(run_dir: Path) -> bool:
+    if not (run_dir.is_symlink() or run_dir.exists()):
+        return True
+    return run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= _KEPT
 
 
 def _remove(run_dir: Path) -> None:

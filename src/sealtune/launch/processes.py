@@ -64,6 +64,7 @@ class Processes:
         ended: role -> exit code.
         ready, done: roles that said so.
         finishing: the work is done: our own processes may end now.
+        settled: everything has started, so what ends can be expected to work when started again.
     """
 
     logs: Path
@@ -75,6 +76,7 @@ class Processes:
     ready: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     finishing: bool = False
+    settled: bool = False
     _said: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _restarts: dict[str, _Restart] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ class Processes:
             command: its program and arguments.
             extra: environment variables on top of the launcher's.
             events: its stdout carries events.
-            again: start it again when it ends.
+            again: start it again when it ends, once everything is settled.
         """
         if again:
             restart = self._restarts.setdefault(role, _Restart(command, extra))
@@ -191,7 +193,7 @@ class Processes:
         """Take note of an end; returns it if it should not have been."""
         role, code = item.role, item.code
         self.ended[role] = code
-        if role in self._restarts:
+        if role in self._restarts and self.settled:
             return self._plan_restart(role, code)
         said = self._said.get("flower" if role == "flower:glue" else role)
         if role == "flower:glue":

@@ -105,12 +105,30 @@ def run(
             outcome = "interrupted"
             raise
         except OSError as error:
-            raise storage_error(Path(error.filename or run_dir), error) from error
+            failure = storage_error(Path(error.filename or run_dir), error)
+            _record_failure(metrics, failure)
+            raise failure from error
+        except SealtuneError as error:
+            _record_failure(metrics, error)
+            raise
         finally:
             seconds = round(time.monotonic() - start, 3)
             with contextlib.suppress(SealtuneError):  # an earlier error is the one to tell
                 end = {"event": "end", "outcome": outcome, "seconds": seconds}
                 metrics.append("launcher", end)
+
+
+def _record_failure(metrics: MetricsLog, error: SealtuneError) -> None:
+    """The first cause goes last among the errors on record."""
+    event = {
+        "event": "error",
+        "code": error.exit_code,
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+    }
+    with contextlib.suppress(SealtuneError):
+        metrics.append("launcher", event)
 
 
 def _start_event(job: JobFacts, resume: bool) -> dict[str, Any]:
@@ -211,6 +229,7 @@ class _Run:
                     flower = self._start_flower(port)
                     self._until_ready()
                     self._submit(flower, listener.path)
+                    processes.settled = True
                     processes.until(lambda: "server" in processes.ended)
                     self._finish()
                 except Interrupted:

@@ -1,0 +1,245 @@
+"""``sealtune run``: the whole job on this machine, each trust domain in a process of its own.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sealtune.errors import SealtuneError, StorageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sealtune.job import Job
+
+
+_RUNS = Path("runs")
+_RESOLVED = "job.resolved.json"
+
+
+class Baseline(StrEnum):
+    """A comparison that protects nothing."""
+
+    LOCAL = "local"
+    POOLED = "pooled"
+    PLAIN_FEDERATED = "plain-federated"
+
+
+def run(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    runs: Annotated[
+        Path, typer.Option("--runs", metavar="DIR", help="Results go to DIR/<name of the job>.")
+    ] = _RUNS,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run that is there.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove the run that is there and start over.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="Port of Flower's SuperLink on 127.0.0.1."),
+    ] = None,
+    baseline: Annotated[
+        Baseline | None,
+        typer.Option(
+            "--baseline",
+            help="Run a plain comparison instead: each site alone, all data pooled, or federated "
+            "without enclaves and masks.",
+        ),
+    ] = None,
+) -> None:
+    """Run a job: every site, the server, the accelerator and the network on this machine.
+
+    Examples:
+
+        sealtune run job.toml
+
+        sealtune run job.toml --resume
+
+        sealtune run job.toml --baseline local
+    """
+    from sealtune.job import load_job
+
+    job = load_job(job_file)
+    run_dir = runs / job.job.name
+    if baseline is not None:
+        _baseline(job, baseline, run_dir)
+    elif resume:
+        _resume(job, job_file, run_dir, port, force)
+    else:
+        _start(job, job_file, run_dir, port, force)
+
+
+def _start(job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool) -> None:
+    """Everything that can be wrong is found before the folder of an earlier run is touched."""
+    from rich.console import Console
+
+    from sealtune import launch
+    from sealtune.job import check_files
+    from sealtune.job.storage import write_atomic
+
+    launch.check(run_dir, resume=False, force=force)
+    if port is not None:
+        launch.check_port(port)
+    check_files(job)
+    with Console(stderr=True).status("Checking data and model, planning what runs where"):
+        from sealtune.model.resolve import resolve
+
+        resolution = resolve(job)
+    launch.prepare(run_dir, resume=False, force=force)
+    try:
+        write_atomic(run_dir / "job.toml", job_file.read_bytes())
+        resolution.write(run_dir / _RESOLVED)
+    except BaseException:
+        shutil.rmtree(run_dir, ignore_errors=True)  # nothing has happened yet: leave no trace
+        raise
+    _launch(job, job_file, run_dir, port, resolution.majority_class, resume=False)
+
+
+def _resume(job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool) -> None:
+    from sealtune import launch
+    from sealtune.job.resolved import read_resolved
+    from sealtune.report import build_summary
+
+    launch.check(run_dir, resume=True, force=force)
+    if port is not None:
+        launch.check_port(port)
+    if read_resolved(run_dir / _RESOLVED).job != job:
+        raise StorageError(
+            f"{job_file} has changed since the run in {run_dir} was started",
+            hint="undo the change to continue that run, or start over with --force",
+        )
+    majority = build_summary(run_dir)["majority_class"]
+    _launch(job, job_file, run_dir, port, majority, resume=True)
+
+
+def _launch(
+    job: Job,
+    job_file: Path,
+    run_dir: Path,
+    port: int | None,
+    majority: float | None,
+    *,
+    resume: bool,
+) -> None:
+    """Run, report, and say where things are, however it ended."""
+    from rich.console import Console
+
+    from sealtune import launch, report
+
+    console = Console(highlight=False)
+    facts = {"majority_class": majority}
+    try:
+        launch.run(
+            run_dir / _RESOLVED, run_dir, resume=resume, port=port, console=console, facts=facts
+        )
+    except (SealtuneError, launch.Interrupted) as error:
+        with contextlib.suppress(SealtuneError):  # the run's own error is the one to tell
+            report.write(run_dir)
+        if isinstance(error, launch.Interrupted):
+            again = _again(job_file, run_dir)
+            console.print(f"stopped; continue with: {again}", soft_wrap=True, markup=False)
+            raise typer.Exit(error.exit_code) from error
+        raise
+    launch.collect_adapter(run_dir, job.sites.names)
+    page = report.write(run_dir)
+    show_results(report.build_summary(run_dir), run_dir, page, console)
+
+
+def _again(job_file: Path, run_dir: Path) -> str:
+    """The command that continues this run."""
+    command = ["sealtune", "run", str(job_file)]
+    if run_dir.parent != _RUNS:
+        command += ["--runs", str(run_dir.parent)]
+    return shlex.join([*command, "--resume"])
+
+
+def _baseline(job: Job, kind: Baseline, run_dir: Path) -> None:
+    """Run a comparison; its results join those of the run."""
+    from sealtune import baseline, report
+    from sealtune.job import check_files
+
+    check_files(job)
+    baseline.run(job, kind.value, run_dir)
+    if (run_dir / "metrics.jsonl").exists():
+        typer.echo(f"report: {report.write(run_dir)}")
+
+
+def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console: Console) -> None:
+    """Print what came out of a run: figures, files, and whether it was confidential.
+
+    Args:
+        summary: as in ``summary.json``.
+        run_dir: the run's folder.
+        page: the report.
+        console: where.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for heading in (f"{summary['metric']} before", "after", "test rows", "training examples"):
+        table.add_column(heading, justify="right")
+    for name, site in summary["per_site"].items():
+        table.add_row(
+            Text(name),
+            _percent(site["accuracy_before"]),
+            _percent(site["accuracy_after"]),
+            _count(site["test_rows"]),
+            _count(site["examples"]),
+        )
+    table.add_row(
+        Text("all sites", style="bold"),
+        _percent(summary["accuracy_before"]),
+        Text(_percent(summary["accuracy_after"]), style="bold"),
+        _count(summary["test_rows_after"]),
+        "",
+    )
+    if summary["majority_class"] is not None:
+        guess = _percent(summary["majority_class"])
+        table.add_row(Text("always the largest class", style="dim"), "", guess, "", "")
+    console.print()
+    console.print(table)
+    console.print()
+    _show_costs(summary, console)
+    for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
+        console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
+    console.print()
+    if summary["confidential"] is not True:
+        kinds = " and ".join(summary["evidence"]) or "no"
+        words = f"NOT CONFIDENTIAL: the enclaves showed {kinds} evidence, which protects nothing."
+        console.print(Text(words, style="bold red"), soft_wrap=True)
+
+
+def _show_costs(summary: Mapping[str, Any], console: Console) -> None:
+    from rich.text import Text
+
+    parts = {
+        name: summary["shares"][name]
+        for name in ("enclave", "accelerator", "pads", "network", "waiting", "other")
+        if summary["shares"][name] is not None
+    }
+    shares = ", ".join(f"{name} {_percent(share, 0)}" for name, share in parts.items())
+    total = summary["seconds"]["total"]
+    took = "" if total is None else f"{total:.0f} s"
+    console.print(Text.assemble(("time    ", "dim"), f"{took}  {shares}"), soft_wrap=True)
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"

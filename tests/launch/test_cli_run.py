@@ -1,0 +1,234 @@
+"""``sealtune run`` up to the point where processes start, and what it says afterwards."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+
+from sealtune import launch, report
+from sealtune.cli import run as cli
+from sealtune.errors import (
+    ConfigError,
+    DataError,
+    PortInUseError,
+    ProcessDiedError,
+    SealtuneError,
+    StorageError,
+)
+from sealtune.job import Job
+from tests.report.sample_run import events, resolved, write_run
+
+JOB = """
+[job]
+name = "tiny"
+rounds = 2
+[model]
+path = "model"
+[data]
+train = "train.jsonl"
+test = "train.jsonl"
+[sites]
+names = ["a", "b"]
+partition = "dirichlet"
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    rows = [{"text": f"text {i}", "label": "yes" if i % 4 else "no"} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "job.toml").write_text(JOB)
+    return tmp_path / "job.toml"
+
+
+class Stage:
+    """Stands in for what takes long: resolving, and the processes."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.act: Callable[[Path], None] = self.succeed
+
+    @staticmethod
+    def resolve(job: Job) -> SimpleNamespace:
+        from sealtune.data import discover_labels
+
+        discover_labels(job)
+        return SimpleNamespace(
+            majority_class=0.057, write=lambda path: path.write_text(json.dumps(resolved()))
+        )
+
+    def run(self, path: Path, run_dir: Path, **options: Any) -> None:
+        self.calls.append({"path": path, "run_dir": run_dir, **options})
+        self.act(run_dir)
+
+    @staticmethod
+    def succeed(run_dir: Path) -> None:
+        lines = (json.dumps(event) + "\n" for event in events())
+        (run_dir / "metrics.jsonl").write_text("".join(lines))
+        for site in ("a", "b"):
+            (run_dir / "sites" / site / "adapter").mkdir(parents=True, exist_ok=True)
+            weights = run_dir / "sites" / site / "adapter" / "adapter_model.safetensors"
+            weights.write_bytes(b"weights")
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage()
+    monkeypatch.setattr("sealtune.model.resolve.resolve", stage.resolve)
+    monkeypatch.setattr(launch, "run", stage.run)
+    return stage
+
+
+def start(job_file: Path, **options: Any) -> Path:
+    defaults = {"resume": False, "force": False, "port": None, "baseline": None}
+    runs = job_file.parent / "runs"
+    cli.run(job_file, runs, **(defaults | options))
+    return runs / "tiny"
+
+
+def test_a_run_and_its_results(
+    job_file: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = start(job_file)
+    (call,) = stage.calls
+    assert call["path"] == run_dir / "job.resolved.json"
+    assert (call["resume"], call["port"]) == (False, None)
+    assert call["facts"] == {"majority_class": 0.057}
+    assert (run_dir / "job.toml").read_text() == JOB
+    assert (run_dir / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert {"summary.json", "report.html", "logs"} <= {path.name for path in run_dir.iterdir()}
+    printed = capsys.readouterr().out
+    assert "68.1%" in printed
+    assert "NOT CONFIDENTIAL" in printed
+    assert str(run_dir / "adapter") in printed
+    assert str(run_dir / "report.html") in printed
+
+
+def test_a_second_run_is_refused_before_anything_is_read(job_file: Path, stage: Stage) -> None:
+    start(job_file)
+    (job_file.parent / "train.jsonl").unlink()
+    with pytest.raises(StorageError, match="holds a run already"):
+        start(job_file)
+    assert len(stage.calls) == 1
+
+
+def test_force_starts_over(job_file: Path, stage: Stage) -> None:
+    mark = start(job_file) / "mark"
+    mark.write_text("")
+    start(job_file, force=True)
+    assert len(stage.calls) == 2
+    assert not mark.exists()
+
+
+def break_settings(job_file: Path) -> None:
+    job_file.write_text(JOB + "colour = 'red'\n")
+
+
+def break_data(job_file: Path) -> None:
+    (job_file.parent / "train.jsonl").write_text('{"text": "x", "label": "one"}\n' * 9)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"), [(break_settings, ConfigError), (break_data, DataError)]
+)
+def test_bad_input_costs_no_earlier_run(
+    job_file: Path, stage: Stage, damage: Callable[[Path], None], kind: type[SealtuneError]
+) -> None:
+    run_dir = start(job_file)
+    damage(job_file)
+    with pytest.raises(kind):
+        start(job_file, force=True)
+    assert (run_dir / "summary.json").exists()
+
+
+def test_bad_input_leaves_no_trace(job_file: Path, stage: Stage) -> None:
+    break_data(job_file)
+    with pytest.raises(DataError):
+        start(job_file)
+    assert not (job_file.parent / "runs").exists()
+
+
+def test_a_port_in_use_leaves_no_trace(job_file: Path, stage: Stage) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        with pytest.raises(PortInUseError):
+            start(job_file, port=sock.getsockname()[1])
+    assert not (job_file.parent / "runs").exists()
+
+
+def test_a_failure_is_reported_and_told(job_file: Path, stage: Stage) -> None:
+    def fail(run_dir: Path) -> None:
+        (run_dir / "metrics.jsonl").write_text('{"event":"start","role":"launcher","time":1}\n')
+        raise ProcessDiedError("accelerator was killed")
+
+    stage.act = fail
+    with pytest.raises(ProcessDiedError):
+        start(job_file)
+    assert (job_file.parent / "runs" / "tiny" / "summary.json").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(
+    job_file: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(run_dir: Path) -> None:
+        raise launch.Interrupted(signal.SIGINT)
+
+    stage.act = stop
+    with pytest.raises(typer.Exit) as caught:
+        start(job_file)
+    assert caught.value.exit_code == 130
+    runs = job_file.parent / "runs"
+    assert f"sealtune run {job_file} --runs {runs} --resume" in capsys.readouterr().out
+
+
+def resumable(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sealtune.job import load_job
+
+    before = load_job(job_file)
+    monkeypatch.setattr(
+        "sealtune.job.resolved.read_resolved", lambda path: SimpleNamespace(job=before)
+    )
+
+
+def test_resume(job_file: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match="no run to resume"):
+        start(job_file, resume=True)
+    start(job_file)
+    resumable(job_file, monkeypatch)
+    start(job_file, resume=True)
+    assert [call["resume"] for call in stage.calls] == [False, True]
+    assert stage.calls[1]["facts"] == {"majority_class": 0.057}
+
+
+def test_resume_of_a_changed_job(
+    job_file: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(job_file)
+    resumable(job_file, monkeypatch)
+    job_file.write_text(JOB.replace("rounds = 2", "rounds = 3"))
+    with pytest.raises(StorageError, match="has changed"):
+        start(job_file, resume=True)
+    with pytest.raises(StorageError, match="exclude each other"):
+        start(job_file, resume=True, force=True)
+
+
+def test_results_of_a_run_that_got_nowhere(tmp_path: Path) -> None:
+    """No figure is invented, and none is needed to print the rest."""
+    folder = write_run(tmp_path / "x", [{"event": "start", "role": "launcher", "time": 1.0}])
+    console = Console(file=io.StringIO(), width=100)
+    cli.show_results(report.build_summary(folder), folder, folder / "report.html", console)
+    assert isinstance(console.file, io.StringIO)
+    assert "NOT CONFIDENTIAL" in console.file.getvalue()
