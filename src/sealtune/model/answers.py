@@ -1,0 +1,122 @@
+"""Use a finished adapter: score it on a job's test rows, and answer new texts.
+
+Trust domain: whoever received the adapter; no enclave takes part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sealtune.data import load_sites
+from sealtune.errors import AdapterMismatchError, DataError
+from sealtune.job.spec import Job
+from sealtune.model.batches import sorted_batches
+from sealtune.model.export import LoadedAdapter, load_adapter
+from sealtune.model.load import quiet
+from sealtune.model.training import evaluate
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text without a known answer."""
+
+    text: str
+    label: int | None = None
+
+
+def score_adapter(
+    job: Job, folder: Path, *, on_batch: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Answer all sites' test rows with the adapter on the original float32 weights, by plain peft.
+
+    Args:
+        job: whose test rows; its model must be the adapter's.
+        folder: the adapter.
+        on_batch: called with the number of tokens before each batch.
+
+    Returns:
+        ``accuracy, correct, total, loss, majority_class`` (None for ``causal-lm``, which counts
+        tokens) and ``per_site.<site>`` with ``accuracy, correct, total, loss``.
+
+    Raises:
+        AdapterMismatchError: the adapter is of another base model, task, or set of labels.
+    """
+    loaded = load_adapter(folder, base=job.model.path, revision=job.model.revision)
+    _check_same_task(job, loaded)
+    before = None if on_batch is None else (lambda tokens, _backward: on_batch(tokens))
+    per_site: dict[str, Any] = {}
+    classes: Counter[int | None] = Counter()
+    for site, data in load_sites(job, loaded.fingerprint.labels).items():
+        result = evaluate(
+            loaded.model,
+            loaded.task,
+            data.test,
+            batch_size=job.train.eval_batch_size,
+            before_step=before,
+        )
+        per_site[site] = _line(result.correct, result.total, result.loss)
+        classes.update(example.label for example in data.test)
+    total = sum(line["total"] for line in per_site.values())
+    if not total:
+        raise DataError("the job has no test rows")
+    loss = sum(line["loss"] * line["total"] for line in per_site.values()) / total
+    correct = sum(line["correct"] for line in per_site.values())
+    majority = max(classes.values()) / classes.total() if loaded.fingerprint.labels else None
+    return {**_line(correct, total, loss), "majority_class": majority, "per_site": per_site}
+
+
+def classify(
+    loaded: LoadedAdapter, texts: Sequence[str], *, batch_size: int = 32
+) -> list[list[tuple[str, float]]]:
+    """Every label with its probability for each text, most probable first."""
+    prompts = [Prompt(text) for text in texts]
+    found: list[list[tuple[str, float]]] = [[] for _ in prompts]
+    labels = loaded.fingerprint.labels
+    with torch.no_grad():
+        for chosen in sorted_batches(loaded.task.lengths(prompts), batch_size):
+            batch = loaded.task.collate([prompts[i] for i in chosen])
+            shares = loaded.task.scores(loaded.model, batch).softmax(dim=1).tolist()
+            for i, row in zip(chosen, shares, strict=True):
+                found[i] = sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])
+    return found
+
+
+def continue_text(loaded: LoadedAdapter, text: str, *, tokens: int = 32) -> str:
+    """The most probable continuation, for ``causal-lm`` adapters."""
+    tokenizer = loaded.task.tokenizer
+    ids = tokenizer(text, return_tensors="pt")
+    start = int(ids["input_ids"].shape[1])
+    if start == 0:
+        raise DataError("the text has no tokens")
+    with torch.no_grad(), quiet():
+        result = loaded.model.generate(
+            **ids, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+    continuation: str = tokenizer.decode(result[0, start:], skip_special_tokens=True)
+    return continuation
+
+
+def _check_same_task(job: Job, loaded: LoadedAdapter) -> None:
+    own = loaded.fingerprint
+    pairs = {
+        "task": (own.task, job.model.task),
+        "template": (own.template, job.data.template),
+        "labels": (own.labels, job.data.labels or own.labels),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise AdapterMismatchError(
+                f"the adapter was trained with {what} {theirs!r}, the job has {ours!r}",
+                hint="give the job file that the adapter was made with",
+            )
+
+
+def _line(correct: int, total: int, loss: float) -> dict[str, Any]:
+    accuracy = correct / total if total else None
+    return {"accuracy": accuracy, "correct": correct, "total": total, "loss": loss}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sealtune.baseline import KINDS, run
+from sealtune.baseline.workbench import Workbench, weighted_mean
+from sealtune.errors import ConfigError, StorageError
+from tests.enclave.flow import SITES, make_job
+
+KEYS = {
+    "kind", "accuracy_before", "accuracy_after", "per_site", "mean_accuracy", "loss_curve",
+    "seconds", "seed", "steps", "versions",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_writes_its_figures(llama: Path, tmp_path: Path, kind: str) -> None:
+    job = make_job(tmp_path, llama)
+    result = run(job, kind, tmp_path / "run", quiet=True)  # type: ignore[arg-type]
+    path = tmp_path / "run" / "baselines" / f"{kind}.json"
+    assert json.loads(path.read_text()) == result
+    assert set(result) == KEYS
+    assert result["kind"] == kind
+    assert set(result["per_site"]) == set(SITES)
+    assert len(result["loss_curve"]) == job.job.rounds
+    assert 0 <= result["accuracy_after"] <= 1
+    assert result["steps"] == 2 * 3 * 2
+
+
+def test_accuracy_is_over_all_test_rows_together(llama: Path, tmp_path: Path) -> None:
+    result = run(make_job(tmp_path, llama), "pooled", tmp_path, quiet=True)
+    right = sum(v["accuracy"] * v["total"] for v in result["per_site"].values())
+    total = sum(v["total"] for v in result["per_site"].values())
+    assert total == 24
+    assert result["accuracy_after"] == pytest.approx(right / total)
+
+
+def test_local_is_the_mean_of_the_sites_own_adapters_on_all_rows(
+    llama: Path, tmp_path: Path
+) -> None:
+    result = run(make_job(tmp_path, llama), "local", tmp_path, quiet=True)
+    own = [site["accuracy_all_rows"] for site in result["per_site"].values()]
+    assert result["accuracy_after"] == result["mean_accuracy"] == pytest.approx(sum(own) / 2)
+
+
+def test_a_baseline_repeats(llama: Path, tmp_path: Path) -> None:
+    one, two = (
+        run(make_job(tmp_path, llama), "plain-federated", tmp_path, quiet=True) for _ in range(2)
+    )
+    assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_the_mean_is_weighted(llama: Path, tmp_path: Path) -> None:
+    state = Workbench(make_job(tmp_path, llama)).initial
+    other = {name: tensor + 4 for name, tensor in state.items()}
+    mean = weighted_mean([state, other], [3, 1])
+    assert all((mean[name] - tensor - 1).abs().max() < 1e-6 for name, tensor in state.items())
+
+
+def test_unknown_kind(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'none' is not one of local, pooled, plain-federated"):
+        run(make_job(tmp_path, llama), "none", tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_file_in_the_way(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "baselines").write_text("mine")
+    with pytest.raises(StorageError):
+        run(make_job(tmp_path, llama), "pooled", tmp_path, quiet=True)

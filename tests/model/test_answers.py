@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sealtune.cli.errors import Commands
+from sealtune.cli.evaluate import evaluate, predict
+from sealtune.errors import AdapterMismatchError
+from sealtune.job.spec import DataSpec, JobSpec, SitesSpec
+from sealtune.job.spec import Job as JobSettings
+from sealtune.model.answers import classify, continue_text, score_adapter
+from sealtune.model.export import load_adapter, save_adapter
+from tests.model.test_export import fingerprint
+from tests.model.test_load import spec
+from tests.model.test_lora import adapted
+from tests.model.test_tasks import task_of
+from tests.model.test_training import run as train
+from tests.model.tiny import LABELS, make_llama, make_texts
+
+app = typer.Typer(cls=Commands)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
+
+
+def command(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "160"})
+
+
+@pytest.fixture(scope="module")
+def adapter(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = adapted(llama, targets="all-linear", alpha=32)
+    for number in range(1, 5):
+        train(model, task_of(llama), round=number)
+    folder = tmp_path_factory.mktemp("answers") / "adapter"
+    save_adapter(folder, model, fingerprint(llama))
+    return folder
+
+
+@pytest.fixture
+def job_file(llama: Path, tmp_path: Path) -> Path:
+    for name, seed in (("train", 3), ("test", 3)):
+        rows = [{"text": t.text, "label": LABELS[t.label or 0]} for t in make_texts(60, seed)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    path = tmp_path / "job.toml"
+    path.write_text(f"""
+[job]
+name = "tiny"
+[model]
+path = "{llama}"
+[data]
+train = "train.jsonl"
+test = "test.jsonl"
+max_tokens = 32
+[sites]
+names = ["north", "south"]
+partition = "dirichlet"
+alpha = 5.0
+""")
+    return path
+
+
+def test_evaluate_prints_a_table(adapter: Path, job_file: Path) -> None:
+    result = command("evaluate", job_file, "--adapter", adapter)
+    assert result.exit_code == 0, result.output
+    for word in ("north", "south", "all", "60", "always the largest class"):
+        assert word in result.stdout
+
+
+def test_evaluate_counts_as_training_does(adapter: Path, job_file: Path) -> None:
+    result = json.loads(command("evaluate", job_file, "--adapter", adapter, "--json").stdout)
+    loaded = load_adapter(adapter)
+    texts = make_texts(60, 3)
+    right = sum(
+        LABELS[t.label or 0] == answer[0][0]
+        for t, answer in zip(texts, classify(loaded, [t.text for t in texts]), strict=True)
+    )
+    assert result["correct"] == right > 30
+    assert result["total"] == 60
+    assert result["accuracy"] == right / 60
+    assert sum(line["correct"] for line in result["per_site"].values()) == right
+
+
+def test_predict_prints_label_and_probability(adapter: Path) -> None:
+    result = command("predict", "--adapter", adapter, "--text", "itching rash", "--text", "cough")
+    assert result.exit_code == 0, result.output
+    assert "%" in result.stdout
+    assert "itching rash" in result.stdout
+
+
+def test_predict_reads_lines_and_tables(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("rash\n\ncough\n")
+    (tmp_path / "texts.csv").write_text("text,other\nrash,1\ncough,2\n")
+    answers = [
+        [json.loads(line) for line in result.stdout.splitlines()]
+        for name in ("texts.txt", "texts.csv")
+        if (result := command("predict", "--adapter", adapter, "--file", tmp_path / name, "--json"))
+    ]
+    assert answers[0] == answers[1]
+    assert [answer["text"] for answer in answers[0]] == ["rash", "cough"]
+    assert all(answer["label"] in LABELS for answer in answers[0])
+
+
+def test_probabilities_add_up(adapter: Path) -> None:
+    for shares in classify(load_adapter(adapter), [t.text for t in make_texts(7, 0)]):
+        assert sum(share for _, share in shares) == pytest.approx(1, abs=1e-5)
+        assert [share for _, share in shares] == sorted((s for _, s in shares), reverse=True)
+
+
+def test_a_language_model_continues(llama: Path, tmp_path: Path) -> None:
+    model = adapted(llama, task="causal-lm")
+    save_adapter(tmp_path / "adapter", model, fingerprint(llama, "causal-lm"))
+    loaded = load_adapter(tmp_path / "adapter")
+    assert continue_text(loaded, "acute", tokens=4) == continue_text(loaded, "acute", tokens=4)
+    result = command("predict", "--adapter", tmp_path / "adapter", "--text", "acute", "--json")
+    assert "continuation" in json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["predict", "--adapter", "{adapter}"], 2, "give one of the two"),
+        (["predict", "--adapter", "{nothing}", "--text", "x"], 4, "holds no sealtune.json"),
+        (["predict", "--adapter", "{adapter}", "--text", " "], 3, "blank"),
+        (["predict", "--adapter", "{adapter}", "--file", "{nothing}.csv"], 3, "no file"),
+        (["predict", "--adapter", "{adapter}", "--text", "x", "--model", "{other}"], 4, "another"),
+    ],
+)
+def test_bad_input_is_explained(
+    adapter: Path, tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    other = make_llama(tmp_path / "other", seed=5)
+    places = {"adapter": adapter, "nothing": tmp_path / "nothing", "other": other}
+    result = command(*(word.format(**places) for word in words))
+    assert result.exit_code == code
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    "change", [{"template": "{text} is"}, {"labels": ("heart", "lung", "skin", "nail")}]
+)
+def test_an_adapter_of_another_job_is_refused(
+    adapter: Path, llama: Path, job_file: Path, change: dict[str, object]
+) -> None:
+    files = {n: job_file.parent / f"{n}.jsonl" for n in ("train", "test")}
+    make: Callable[..., DataSpec] = DataSpec
+    job = JobSettings(
+        job=JobSpec(name="x"),
+        model=spec(llama),
+        data=make(**files, **change),
+        sites=SitesSpec(names=("a",), partition="dirichlet"),
+    )
+    with pytest.raises(AdapterMismatchError, match=next(iter(change))):
+        score_adapter(job, adapter)
