@@ -87,7 +87,7 @@ def test_hex_is_normalised_and_checked() -> None:
 
 
 def test_json_round_trip_and_unknown_keys() -> None:
-    policy = AppraisalPolicy(kinds={Kind.TDX: KindPolicy(**GOOD)}, gpu_required=True)
+    policy = AppraisalPolicy(kinds={Kind.TDX: KindPolicy(**GOOD)})
     assert AppraisalPolicy.model_validate_json(policy.model_dump_json()) == policy
     with pytest.raises(ValidationError):
         AppraisalPolicy.model_validate({"kinds": {}, "debug_ok": True})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
+
 import pytest
 
-from sealtune.attest import Kind
-from sealtune.attest.errors import NonceReusedError
-from sealtune.channel import ServerHandshake, is_challenge
+from sealtune import frames
+from sealtune.attest import AppraisalPolicy, Claims, Evidence, Kind, KindPolicy
+from sealtune.attest.errors import GpuEvidenceError, NonceReusedError, WrongReportDataError
+from sealtune.channel import ClientHandshake, ServerHandshake, is_challenge
 from sealtune.errors import ChannelError, SealError
 from tests.channel import parties
 
@@ -99,6 +103,82 @@ def test_challenge_is_recognised() -> None:
     assert is_challenge(challenge)
     assert not is_challenge(client.on_challenge(challenge))
     assert not is_challenge(b"")
+
+
+class WithGpu:
+    """Attester and verifier of an imaginary TEE whose evidence is its report data."""
+
+    kind = Kind.TDX
+
+    def __init__(self, gpu: bytes = b"gpu:") -> None:
+        self.gpu = gpu
+
+    def collect(self, report_data: bytes) -> Evidence:
+        return Evidence(Kind.TDX, report_data)
+
+    def collect_gpu(self, nonce: bytes) -> bytes:
+        return self.gpu and self.gpu + nonce
+
+    def verify(
+        self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
+    ) -> Claims:
+        policy.for_kind(evidence.kind)
+        prefix = b"gpu:" if evidence.kind is Kind.NVIDIA_GPU else b""
+        if evidence.data != prefix + report_data:
+            raise WrongReportDataError("another nonce")
+        return Claims(
+            kind=evidence.kind,
+            confidential=True,
+            measurement="00",
+            tcb_status="UpToDate",
+            debug=False,
+            report_data=report_data.hex(),
+            verified_at=at,
+        )
+
+
+GPU_POLICY = AppraisalPolicy(
+    kinds={kind: KindPolicy(measurements="any") for kind in (Kind.TDX, Kind.NVIDIA_GPU)},
+    gpu_required=True,
+)
+
+
+def with_gpu(server_gpu: bytes = b"gpu:") -> tuple[ServerHandshake, ClientHandshake]:
+    own, peer = WithGpu(server_gpu), WithGpu()
+    return (
+        ServerHandshake(parties.JOB, "a", own, own, GPU_POLICY),
+        ClientHandshake(parties.JOB, "a", peer, peer, GPU_POLICY),
+    )
+
+
+def test_gpus_are_challenged_with_the_same_handshake() -> None:
+    server, client = with_gpu()
+    reply = server.on_hello(client.on_challenge(server.challenge()))
+    last, at_client = client.on_server_hello(reply)
+    at_server = server.on_client_key(last)
+    for side in (at_server, at_client):
+        assert [claims.kind for claims in side.peer.gpu] == [Kind.NVIDIA_GPU]
+    nonces = {side.peer.gpu[0].report_data for side in (at_server, at_client)}
+    assert len(nonces) == 2
+
+
+@pytest.mark.parametrize(
+    ("gpu", "error"), [(b"", GpuEvidenceError), (b"old:", WrongReportDataError)]
+)
+def test_gpu_missing_or_of_another_challenge(gpu: bytes, error: type[Exception]) -> None:
+    server, client = with_gpu(gpu)
+    reply = server.on_hello(client.on_challenge(server.challenge()))
+    with pytest.raises(error):
+        client.on_server_hello(reply)
+
+
+def test_gpu_evidence_cannot_be_exchanged_on_the_way() -> None:
+    server, client = with_gpu()
+    reply = frames.decode(server.on_hello(client.on_challenge(server.challenge())))
+    evidence = Evidence.decode(bytes(reply.body))
+    swapped = replace(evidence, gpu=evidence.gpu + b"x").encode()
+    with pytest.raises(WrongReportDataError):
+        client.on_server_hello(frames.encode(frames.Frame(reply.kind, reply.meta, swapped)))
 
 
 def test_job_ids_have_one_size() -> None:

@@ -16,7 +16,8 @@ import base64
 import hashlib
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 from cryptography import x509
@@ -24,15 +25,42 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.utils import CryptographyDeprecationWarning
 
 from sealtune.attest.errors import BadChainError, BadSignatureError, StaleCollateralError
 
 MAX_CERTIFICATES = 8
+# Everything that `cryptography` raises over certificates that are not what they should be.
+X509_ERRORS = (
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    ValueError,
+    TypeError,
+    OverflowError,
+    x509.AttributeNotFound,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n)+)"
     rb"-----END CERTIFICATE-----(?:\r?\n)?"
 )
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever `cryptography` says about a strange certificate into `BadChainError`.
+
+    Its warnings are dropped: AMD gives every VCEK the serial number zero, which RFC 5280 forbids,
+    and what else is odd is decided here by errors.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except X509_ERRORS as error:
+        raise BadChainError(what) from error
 
 
 def load_der(raw: bytes) -> x509.Certificate:
@@ -41,13 +69,8 @@ def load_der(raw: bytes) -> x509.Certificate:
     Raises:
         BadChainError: not a certificate.
     """
-    try:
-        with warnings.catch_warnings():
-            # AMD gives every VCEK the serial number zero, which RFC 5280 forbids.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            return x509.load_der_x509_certificate(raw)
-    except (ValueError, TypeError) as error:
-        raise BadChainError("not an X.509 certificate") from error
+    with reading("not an X.509 certificate"):
+        return x509.load_der_x509_certificate(raw)
 
 
 def load_pem_chain(raw: bytes, *, strict: bool = True) -> list[x509.Certificate]:
@@ -110,29 +133,20 @@ def verify_chain(
     for index, certificate in enumerate(chain):
         issuer = chain[min(index + 1, len(chain) - 1)]
         _check_issued(certificate, issuer, what)
-        if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+        with reading(f"{_name(certificate)} of the {what} chain has no validity"):
+            first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not first <= at <= last:
             raise StaleCollateralError(
                 f"a certificate of the {what} chain ({_name(certificate)}) is valid from "
-                f"{certificate.not_valid_before_utc:%Y-%m-%d} to "
-                f"{certificate.not_valid_after_utc:%Y-%m-%d}, not at {at:%Y-%m-%d}"
+                f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, not at {at:%Y-%m-%d}"
             )
 
 
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, what: str) -> None:
-    try:
+    names = f"{_name(certificate)} of the {what} chain was not issued by {_name(issuer)}"
+    with reading(names):
         certificate.verify_directly_issued_by(issuer)
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (
-        InvalidSignature,
-        UnsupportedAlgorithm,
-        ValueError,
-        TypeError,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-    ) as error:
-        raise BadChainError(
-            f"{_name(certificate)} of the {what} chain was not issued by {_name(issuer)}"
-        ) from error
     if not constraints.ca:
         raise BadChainError(f"{_name(issuer)} of the {what} chain may not issue certificates")
 
@@ -144,8 +158,9 @@ def _name(certificate: x509.Certificate) -> str:
 def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name, or nothing."""
     try:
-        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    except ValueError:
+        with reading("a certificate without a name"):
+            names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except BadChainError:
         return ""
     return str(names[0].value) if len(names) == 1 else ""
 
@@ -156,13 +171,12 @@ def extension(certificate: x509.Certificate, oid: str) -> bytes | None:
     Raises:
         BadChainError: the certificate's extensions cannot be read.
     """
-    try:
-        found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
-    except x509.ExtensionNotFound:
-        return None
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise BadChainError("extensions of a certificate cannot be read") from error
-    return found.value if isinstance(found, x509.UnrecognizedExtension) else None
+    with reading("extensions of a certificate cannot be read"):
+        for found in certificate.extensions:
+            if found.oid.dotted_string == oid:
+                value = found.value
+                return value.value if isinstance(value, x509.UnrecognizedExtension) else None
+    return None
 
 
 def verify_p384(certificate: x509.Certificate, r: int, s: int, signed: bytes, what: str) -> None:
@@ -172,15 +186,13 @@ def verify_p384(certificate: x509.Certificate, r: int, s: int, signed: bytes, wh
         BadChainError: the certificate has no P-384 key.
         BadSignatureError: the signature is wrong.
     """
-    try:
+    with reading(f"the {what} certificate has no usable key"):
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise BadChainError(f"the {what} certificate has no usable key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise BadChainError(f"the {what} certificate has no P-384 key")
     try:
         key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature as error:
+    except (InvalidSignature, ValueError) as error:
         raise BadSignatureError(f"the {what} signature over the report is wrong") from error
 
 

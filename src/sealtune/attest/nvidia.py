@@ -27,7 +27,14 @@ from datetime import datetime
 
 from cryptography import x509
 
-from sealtune.attest.certs import extension, load_pem_chain, sha384, verify_chain, verify_p384
+from sealtune.attest.certs import (
+    extension,
+    load_pem_chain,
+    reading,
+    sha384,
+    verify_chain,
+    verify_p384,
+)
 from sealtune.attest.errors import (
     BadChainError,
     MalformedEvidenceError,
@@ -289,11 +296,9 @@ def _rims_of(endorsements: bytes) -> list[bytes]:
 
 def _device(leaf: x509.Certificate) -> tuple[str, str]:
     """Chip name and device id (hex) from the certificate's alternative name."""
-    try:
+    with reading("the GPU's certificate names no device"):
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         others = names.get_values_for_type(x509.OtherName)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-        raise BadChainError("the GPU's certificate names no device") from error
     for name in others:
         parts = name.value[2:].decode("ascii", "replace").split(":")  # a short UTF8String
         if name.type_id.dotted_string == OID_DEVICE and len(parts) == 3 and parts[0] == "NVIDIA":

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from sealtune.attest.errors import (
     AdvisoryError,
@@ -139,6 +146,12 @@ class AppraisalPolicy(_Strict):
     version: Literal[1] = 1
     kinds: Mapping[Kind, KindPolicy]
     gpu_required: bool = False
+
+    @model_validator(mode="after")
+    def _gpu_has_policy(self) -> Self:
+        if self.gpu_required and Kind.NVIDIA_GPU not in self.kinds:
+            raise ValueError('gpu_required needs a policy for "nvidia-gpu" in kinds')
+        return self
 
     def for_kind(self, kind: Kind) -> KindPolicy:
         """The policy of one kind, for a verifier that looks at this kind alone.

@@ -1,0 +1,292 @@
+"""Appraisal as a whole: files, dispatch by kind, and an enclave together with its GPUs."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealtune.attest import (
+    AppraisalPolicy,
+    Appraiser,
+    Claims,
+    Evidence,
+    Kind,
+    KindPolicy,
+    SimulatedAttester,
+    appraise,
+    claims_table,
+    load_policy,
+    simulated_policy,
+    verify_party,
+)
+from sealtune.attest.errors import (
+    GpuEvidenceError,
+    KindNotAllowedError,
+    MalformedEvidenceError,
+    MissingCollateralError,
+    OversizeEvidenceError,
+    TrailingBytesError,
+    UnknownSignerError,
+    WrongReportDataError,
+)
+from sealtune.attest.nvidia import reported_nonce
+from sealtune.attest.verify import load_evidence, stated_report_data
+from sealtune.errors import ConfigError, SealtuneError
+from tests.attest.public import ROOT, SERVER, day, needs_fixtures, policy, read
+
+KEY = Ed25519PrivateKey.generate()
+PUBLIC = (KEY.public_key().public_bytes_raw(),)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TDX = "dcap-qvl/tdx_quote"
+GPU = "nvidia-attestation-sdk/hopper_evidence.json"
+
+
+# ---- files --------------------------------------------------------------------------------
+
+
+@needs_fixtures
+@pytest.mark.parametrize("form", ["raw", "hex", "own"])
+def test_a_quote_in_every_form(form: str, tmp_path: Path) -> None:
+    pytest.importorskip("dcap_qvl", reason="dcap-qvl is not installed")
+    raw = read(TDX)
+    if form == "hex":
+        raw = b"\n".join(raw.hex().encode()[i : i + 80] for i in range(0, 2 * len(raw), 80))
+    elif form == "own":
+        raw = load_evidence(raw, Kind.TDX).encode()
+    path = tmp_path / "evidence"
+    path.write_bytes(raw)
+    collateral = ROOT / "dcap-qvl/tdx_quote_collateral.json"
+    accepted = policy(Kind.TDX, allow=SERVER)
+    claims = appraise(path, Kind.TDX, [collateral], accepted, day("2025-07-01"))
+    assert claims.tcb_status == "UpToDate"
+    with pytest.raises(WrongReportDataError):
+        appraise(path, Kind.TDX, [collateral], accepted, day("2025-07-01"), report_data=bytes(64))
+    with pytest.raises(MissingCollateralError):
+        appraise(path, Kind.TDX, [collateral] * 2, accepted, day("2025-07-01"))
+    with pytest.raises(MissingCollateralError):
+        appraise(path, Kind.TDX, [], accepted, day("2025-07-01"))
+
+
+@needs_fixtures
+def test_padding_of_a_file_must_be_zero(tmp_path: Path) -> None:
+    raw = bytearray(read(TDX))
+    raw[-1] = 1
+    path = tmp_path / "evidence"
+    path.write_bytes(raw)
+    with pytest.raises(TrailingBytesError):
+        appraise(path, Kind.TDX, [], policy(Kind.TDX), day("2025-07-01"))
+
+
+@needs_fixtures
+def test_certificates_in_der_and_pem(tmp_path: Path) -> None:
+    accepted = policy(Kind.SEV_SNP, allow=("smt",), tcb_statuses=("Unchecked",))
+    files = [ROOT / "virtee-sev/vcek_milan.der", ROOT / "virtee-sev/cert_chain_milan"]
+    claims = appraise(
+        ROOT / "virtee-sev/report_milan.hex", Kind.SEV_SNP, files, accepted, day("2025-01-01")
+    )
+    assert claims.details["product"] == "Milan-B0"
+
+
+@needs_fixtures
+def test_gpu_file() -> None:
+    accepted = policy(Kind.NVIDIA_GPU, tcb_statuses=("Unchecked",))
+    claims = appraise(ROOT / GPU, Kind.NVIDIA_GPU, [], accepted, day("2025-01-01"))
+    assert claims.details["chip"] == "GH100"
+
+
+def test_simulated_file(tmp_path: Path) -> None:
+    evidence = SimulatedAttester(KEY).collect(bytes(64))
+    path = tmp_path / "evidence"
+    for raw in (evidence.data, evidence.encode(), evidence.data.hex().encode()):
+        path.write_bytes(raw)
+        claims = appraise(path, Kind.SIMULATED, [], simulated_policy(), NOW, simulated_keys=PUBLIC)
+        assert claims.confidential is False
+        rows = dict(claims_table(claims, report_data_checked=False))
+        assert rows["confidential"].startswith("NO")
+        assert "not compared" in rows["report data"]
+    with pytest.raises(UnknownSignerError):
+        appraise(path, Kind.SIMULATED, [], simulated_policy(), NOW, simulated_keys=(bytes(32),))
+    path.write_bytes(b"SIM1")
+    with pytest.raises(MalformedEvidenceError):
+        appraise(path, Kind.SIMULATED, [], simulated_policy(), NOW, simulated_keys=PUBLIC)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    accepted = policy(Kind.TDX)
+    with pytest.raises(MalformedEvidenceError, match="cannot be read"):
+        appraise(tmp_path / "none", Kind.TDX, [], accepted, NOW)
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(1 << 26)
+    with pytest.raises(OversizeEvidenceError):
+        appraise(large, Kind.TDX, [], accepted, NOW)
+    own = tmp_path / "own"
+    own.write_bytes(Evidence(Kind.SGX, b"x").encode())
+    with pytest.raises(MalformedEvidenceError, match="holds sgx evidence, not tdx"):
+        appraise(own, Kind.TDX, [], accepted, NOW)
+    with pytest.raises(KindNotAllowedError):
+        appraise(own, Kind.SGX, [], accepted, NOW)
+
+
+def test_policy_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text('{"kinds": {"tdx": {"measurements": "any", "allow": ["smt"]}}}')
+    assert load_policy(path).for_kind(Kind.TDX).allow == ("smt",)
+    path.write_text('{"kinds": {"tdx": {"min_svn": -1, "debug": true}}, "gpu": 1}')
+    with pytest.raises(ConfigError) as caught:
+        load_policy(path)
+    keys = {problem.key for problem in caught.value.problems}
+    assert {"kinds.tdx.measurements", "kinds.tdx.min_svn", "kinds.tdx.debug", "gpu"} <= keys
+    path.write_text("{")
+    with pytest.raises(ConfigError):
+        load_policy(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_policy(tmp_path / "none")
+    path.write_text('{"kinds": {"tdx": {"measurements": "any"}}, "gpu_required": true}')
+    with pytest.raises(ConfigError, match="nvidia-gpu"):
+        load_policy(path)
+
+
+# ---- an enclave with its GPUs -------------------------------------------------------------
+
+
+class Enclave:
+    """Stands for a hardware verifier: no recorded quote was made over recorded GPU evidence."""
+
+    def __init__(self) -> None:
+        self.gpus = Appraiser()
+
+    def verify(
+        self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
+    ) -> Claims:
+        if evidence.kind is Kind.NVIDIA_GPU:
+            return self.gpus.verify(evidence, report_data=report_data, policy=policy, at=at)
+        policy.for_kind(evidence.kind)
+        if evidence.data != report_data:
+            raise WrongReportDataError("other report data")
+        return Claims(
+            kind=evidence.kind,
+            confidential=True,
+            measurement="00",
+            tcb_status="UpToDate",
+            debug=False,
+            report_data=report_data.hex(),
+            verified_at=at,
+        )
+
+
+def party(gpu: bytes, nonce: bytes, *, required: bool = True, **kinds: Any) -> Claims:
+    accepted = AppraisalPolicy(
+        kinds={
+            Kind.TDX: KindPolicy(measurements="any"),
+            Kind.NVIDIA_GPU: KindPolicy(measurements="any", tcb_statuses=("Unchecked",)),
+        },
+        gpu_required=required,
+    )
+    if "policy" in kinds:
+        accepted = kinds["policy"]
+    return verify_party(
+        Enclave(),
+        Evidence(Kind.TDX, b"r" * 64, gpu=gpu),
+        report_data=b"r" * 64,
+        gpu_nonce=nonce,
+        policy=accepted,
+        at=day("2025-01-01"),
+    )
+
+
+@needs_fixtures
+def test_enclave_with_gpus() -> None:
+    for name, count in ((GPU, 1), ("nvidia-attestation-sdk/multi_gpu_hopper.json", 4)):
+        data = read(name)
+        claims = party(data, reported_nonce(data))
+        assert [gpu.kind for gpu in claims.gpu] == [Kind.NVIDIA_GPU] * count
+        rows = dict(claims_table(claims, report_data_checked=True))
+        assert rows[f"GPU {count} confidential"] == "yes"
+        with pytest.raises(WrongReportDataError):
+            party(data, bytes(32))
+
+
+@needs_fixtures
+def test_gpu_that_the_policy_does_not_name() -> None:
+    only = AppraisalPolicy(kinds={Kind.TDX: KindPolicy(measurements="any")})
+    data = read(GPU)
+    with pytest.raises(KindNotAllowedError):
+        party(data, reported_nonce(data), policy=only)
+
+
+def test_gpu_required_but_absent() -> None:
+    with pytest.raises(GpuEvidenceError):
+        party(b"", bytes(32))
+    assert party(b"", bytes(32), required=False).gpu == ()
+    # A verifier of enclaves alone never satisfies such a policy.
+    strict = simulated_policy().model_copy(update={"gpu_required": True})
+    with pytest.raises(GpuEvidenceError):
+        Appraiser(simulated_keys=PUBLIC).verify(
+            SimulatedAttester(KEY).collect(bytes(64)),
+            report_data=bytes(64),
+            policy=strict,
+            at=NOW,
+        )
+
+
+# ---- fuzzing ------------------------------------------------------------------------------
+
+
+@needs_fixtures
+@pytest.mark.parametrize("kind", list(Kind))
+def test_altered_evidence_of_every_kind(kind: Kind) -> None:
+    """Random damage, through the whole appraisal: refused in our own words, each time."""
+    pytest.importorskip("dcap_qvl", reason="dcap-qvl is not installed")
+    seeds = {
+        Kind.SIMULATED: (SimulatedAttester(KEY).collect(bytes(64)).data, b""),
+        Kind.SGX: (read("dcap-qvl/sgx_quote"), read("dcap-qvl/sgx_quote_collateral.json")),
+        Kind.TDX: (read(TDX)[:4936], read("dcap-qvl/tdx_quote_collateral.json")),
+        Kind.SEV_SNP: (
+            read("trustee/az-snp-vtpm/hcl-report.bin")[32 : 32 + 1184],
+            read("trustee/az-snp-vtpm/vcek.pem"),
+        ),
+        Kind.NVIDIA_GPU: (read(GPU), b""),
+    }
+    settings: dict[str, Any] = {
+        "measurements": "any",
+        "advisories": "any",
+        "allow": SERVER,
+        "tcb_statuses": (
+            "UpToDate",
+            "ConfigurationAndSWHardeningNeeded",
+            "Unchecked",
+            "Simulated",
+        ),
+    }
+    accepted = AppraisalPolicy(kinds={k: KindPolicy(**settings) for k in Kind})
+    appraiser = Appraiser(simulated_keys=PUBLIC)
+    draw = random.Random(str(kind))
+    data, endorsements = seeds[kind]
+    for count in range(1500):
+        parts = [bytearray(data), bytearray(endorsements)]
+        target = parts[count % 2 if endorsements else 0]
+        for _ in range(draw.randrange(1, 4)):
+            at = draw.randrange(len(target))
+            match draw.randrange(4):
+                case 0:
+                    target[at] ^= 1 << draw.randrange(8)
+                case 1:
+                    target[at : at + 4] = draw.choice([b"\0" * 4, b"\xff" * 4, b"\x7f" * 4])
+                case 2 if at:
+                    del target[at:]
+                case _:
+                    target[at:at] = draw.randbytes(draw.randrange(6))
+        evidence = Evidence(kind, bytes(parts[0]), bytes(parts[1]))
+        try:
+            bound = stated_report_data(evidence)
+            appraiser.verify(evidence, report_data=bound, policy=accepted, at=day("2025-07-01"))
+        except SealtuneError:
+            continue
+        # Only what nobody signed may have changed: line ends of PEM, unused ends of JSON.
+        assert parts[0] == data
