@@ -1,9 +1,9 @@
 """One training step: masked offload against plain PEFT, interleaved in one run.
 
-    python benchmarks/step.py --model demo/model            # 8 x 64 tokens, 12 rounds
+    python benchmarks/step.py             # 8 x 64 tokens, 12 rounds; needs demo/ (make demo)
     python benchmarks/step.py --quick --json                # within 4 minutes on 2 cores
 
-Four ways to do the same step (LoRA r=8 on q, k, v, o; causal language modelling on random tokens;
+Four ways to do the same step (LoRA r=8 on q, k, v, o; causal language modelling on running text;
 AdamW left out, it is the same everywhere):
 
     online   masked offload to an accelerator process of its own, pads made beforehand
@@ -41,11 +41,11 @@ from sealtune.job import (
     SitesSpec,
 )
 from sealtune.job.plan import SlicePlan
-from sealtune.model.load import load_model
+from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.lora import apply_lora, trainable_state
 from sealtune.model.plan import make_plan
-from sealtune.offload.frozen import load_frozen
-from sealtune.offload.session import OffloadSession, canonical_name
+from sealtune.offload.session import OffloadSession
+from sealtune.offload.unmasked import use_int8_weights
 
 
 def make_job(model: str) -> Job:
@@ -69,17 +69,6 @@ def lora_model(job: Job) -> Any:
     return model
 
 
-def use_int8_weights(model: Any, plan: SlicePlan) -> None:
-    """Replace the frozen layers' weights by what the int8 backbone says they are."""
-    by_name = {canonical_name(n): m for n, m in model.named_modules()}
-    for group in load_frozen(plan.backbone, plan.groups).values():
-        value = group.weight.float() * group.scale[:, None]
-        for member, part in zip(
-            group.spec.members, value.split(list(group.spec.out_features)), strict=True
-        ):
-            by_name[member].weight.data.copy_(part)
-
-
 def step(model: Any, ids: torch.Tensor) -> float:
     """Forward, loss, backward; returns the loss."""
     model.zero_grad(set_to_none=True)
@@ -92,6 +81,15 @@ def gradient(model: Any) -> torch.Tensor:
     """All adapter gradients as one float64 vector."""
     parts = [p.grad.flatten() for _, p in sorted(model.named_parameters()) if p.grad is not None]
     return torch.cat(parts).double()
+
+
+def read_tokens(options: argparse.Namespace) -> torch.Tensor:
+    """int64 [B, T] of running text: random tokens drive the model where no text does."""
+    tokenizer = load_tokenizer(make_job(options.model).model)
+    lines = Path(options.text).read_text(encoding="utf-8").splitlines()
+    text = "\n".join(json.loads(line)["text"] for line in lines[: options.batch * options.length])
+    ids = tokenizer(text)["input_ids"][: options.batch * options.length]
+    return torch.tensor(ids).view(options.batch, options.length)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -125,14 +123,15 @@ def start_accelerator(plan: SlicePlan, folder: Path) -> tuple[subprocess.Popen[s
     return process, address
 
 
-def measure(options: argparse.Namespace, session: OffloadSession, plan: SlicePlan) -> dict[str, Any]:
+def measure(
+    options: argparse.Namespace, session: OffloadSession, plan: SlicePlan
+) -> dict[str, Any]:
     """Interleave the four ways and return the figures."""
     job = make_job(options.model)
     torch.manual_seed(0)
     masked, plain, half = lora_model(job), lora_model(job), lora_model(job).to(torch.bfloat16)
     session.install(masked)
-    vocabulary = plain.config.vocab_size
-    ids = torch.randint(0, vocabulary, (options.batch, options.length))
+    ids = read_tokens(options)
     tokens = ids.numel()
     seconds: dict[str, list[float]] = {"online": [], "pads": [], "fp32": [], "bf16": []}
     waited: list[float] = []
@@ -177,6 +176,7 @@ def main() -> None:
     """Parse options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo/model", help="folder of the backbone")
+    parser.add_argument("--text", default="demo/data/icd10/train.jsonl", help="jsonl with 'text'")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=12)

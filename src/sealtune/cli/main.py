@@ -18,6 +18,7 @@ from sealtune.cli.errors import Commands
 from sealtune.cli.init import init
 from sealtune.cli.plan import plan
 from sealtune.cli.report import report
+from sealtune.cli.run import run
 from sealtune.cli.validate import validate
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ def _root(
 app.command("init")(init)
 app.command("validate")(validate)
 app.command("plan")(plan)
+app.command("run")(run)
 app.command("report")(report)
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)

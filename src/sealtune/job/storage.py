@@ -34,9 +34,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             part.unlink()
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """The StorageError that says what ``error`` means for ``path``."""
-    reason = (error.strerror or str(error)).lower()
+def storage_error(path: Path, error: Exception) -> StorageError:
+    """The StorageError that says what ``error`` (an OSError, or a library's own) means."""
+    reason = str(getattr(error, "strerror", None) or error).lower()
     return StorageError(
         f"cannot write {path}: {reason}",
         hint="free some space, check the permissions, or choose another place",

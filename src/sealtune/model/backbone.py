@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
@@ -69,7 +69,7 @@ def _write(spec: ModelSpec, linear: Sequence[str], path: Path) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter, with a full disk
         raise storage_error(path, error) from error
     finally:
         if temporary and os.path.exists(temporary):

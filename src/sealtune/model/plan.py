@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
     peft_model = apply_lora(model, job.tuning, job.model.task, job.job.seed)
     calls, tainted = _watch(peft_model, blocks_name, count)
     protect = job.protection.protect
-    prefix = tainted if protect == "adapter" else 0
+    prefix = tainted if protect == "adapter" and _starts_with_embedding(model, blocks) else 0
     calls = [c for c in calls if _block_index(c.name, blocks_name) >= prefix]
     groups = _groups(calls)
     linear = {c.name for c in calls}
@@ -135,6 +136,41 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call]
         # LoRA's own matrices are linear too, but trainable, so they are not called frozen
         if index >= 0 and _is_frozen_linear(module):
             handles.append(module.register_forward_pre_hook(watch_linear(name)))
+    try:
+        _forward(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    _refuse_repeated(model, calls, blocks_name)
+    return calls, first_tainted
+
+
+def _starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
+    """Whether the embedding's output is the first block's input, with nothing in between.
+
+    Where something is (GPT-2 adds positions, Gemma scales), a plain prefix that ends after a block
+    could not stand in the embedding's place.
+    """
+    seen: list[object] = []
+
+    def embedded(_module: nn.Module, _args: object, output: object) -> None:
+        seen.append(output)
+
+    def entered(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        seen.append(args[0] if args else kwargs.get("hidden_states"))
+
+    handles = (
+        model.get_input_embeddings().register_forward_hook(embedded),
+        blocks[0].register_forward_pre_hook(entered, with_kwargs=True),
+    )
+    _forward(model)
+    for handle in handles:
+        handle.remove()
+    return len(seen) == 2 and seen[0] is seen[1]
+
+
+def _forward(model: nn.Module) -> None:
+    """One forward pass on meta tensors."""
     ids = torch.ones((1, _TOKENS), dtype=torch.long, device="meta")
     # a ready-made 4-d mask: building one would look at values, and meta tensors have none
     mask = torch.zeros((1, 1, _TOKENS, _TOKENS), device="meta")
@@ -145,11 +181,6 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call]
             f"cannot trace {type(model).__name__}: {str(error)[:300]}",
             hint="the slice plan needs a decoder that runs on token ids alone",
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    _refuse_repeated(model, calls, blocks_name)
-    return calls, first_tainted
 
 
 def _refuse_repeated(model: nn.Module, calls: Sequence[_Call], blocks_name: str) -> None:

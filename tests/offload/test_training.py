@@ -1,0 +1,118 @@
+"""Fifty masked training steps against the same int8 weights unmasked, through unmodified models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.prefix import PlainBlocks
+from sealtune.job import DataSpec, Job, JobSpec, ModelSpec, ProtectionSpec, SitesSpec, TuningSpec
+from sealtune.job.plan import SlicePlan
+from sealtune.model.load import load_model
+from sealtune.model.lora import apply_lora, trainable_state
+from sealtune.model.plan import make_plan
+from sealtune.offload.session import OffloadSession
+from sealtune.offload.unmasked import use_int8_weights
+from tests.model.tiny import make_gpt2, make_llama
+
+STEPS = 50
+
+
+def make_job(model: Path, **sections: Any) -> Job:
+    values: dict[str, Any] = {
+        "job": JobSpec(name="equal", seed=1),
+        "model": ModelSpec(path=str(model), task="causal-lm"),
+        "data": DataSpec(train=Path("-"), test=Path("-")),
+        "sites": SitesSpec(names=("one",), partition="label"),
+        "tuning": TuningSpec(rank=4, targets="all-linear"),
+    }
+    return Job(**values | sections)
+
+
+def lora(job: Job) -> Any:
+    model = apply_lora(load_model(job.model, None), job.tuning, job.model.task, 1)
+    generator = torch.Generator().manual_seed(2)
+    for name, tensor in trainable_state(model).items():
+        if ".lora_B." in name:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
+    return model
+
+
+def session_for(job: Job, plan: SlicePlan) -> OffloadSession:
+    backbone = Path(plan.backbone.path)
+    prefix = None
+    if plan.prefix_blocks:
+        prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
+    engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
+    return OffloadSession(engine, plan, integrity_bits=40, owner="test")
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("SEALTUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / request.param
+    return make_llama(folder) if request.param == "llama" else make_gpt2(folder)
+
+
+def test_losses_and_gradients_equal_the_unmasked_model(model_folder: Path) -> None:
+    job = make_job(model_folder)
+    plan = make_plan(job, None)
+    masked, plain = lora(job), lora(job)
+    use_int8_weights(plain, plan)
+    session = session_for(job, plan)
+    session.install(masked)
+    optimizers = [
+        torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=2e-3)
+        for m in (masked, plain)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(STEPS):
+        ids = torch.randint(2, 400, (4, 16), generator=generator)
+        session.begin_step(ids.numel(), backward=True)
+        losses = []
+        for model, optimizer in zip((masked, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            losses.append(float(loss.detach()))
+        difference = abs(losses[0] - losses[1]) / losses[1]
+        assert difference < 1e-3, f"step {step}: losses differ by a relative {difference:.1e}"
+        if step == 0:
+            found, expected = (
+                torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None])
+                for m in (masked, plain)
+            )
+            error = float((found - expected).norm() / expected.norm())
+            assert error < 2e-4, f"gradients differ by a relative {error:.1e}"
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def test_plain_blocks_below_the_first_adapter_change_nothing(model_folder: Path) -> None:
+    job = make_job(
+        model_folder,
+        tuning=TuningSpec(rank=4, targets="all-linear", layers=(1,)),
+        protection=ProtectionSpec(protect="adapter"),
+    )
+    plan = make_plan(job, None)
+    # GPT-2 adds positions to the embedding, so no block can be taken for it: all is masked
+    assert plan.prefix_blocks == (1 if model_folder.name == "llama" else 0)
+    masked, plain = lora(job), lora(job)
+    use_int8_weights(plain, plan)
+    session = session_for(job, plan)
+    session.install(masked)
+    ids = torch.randint(2, 400, (2, 12))
+    session.begin_step(ids.numel(), backward=False)
+    with torch.no_grad():
+        found, expected = masked(input_ids=ids).logits, plain(input_ids=ids).logits
+    error = float((found - expected).norm() / expected.norm())
+    assert error < 2e-4, f"logits differ by a relative {error:.1e}"
