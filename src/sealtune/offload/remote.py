@@ -131,14 +131,14 @@ class RemoteAccelerator:
             if self._arena is not None:
                 self._arena.close()
             self._arena = wire.Arena.create(size)
-            frames.send(self._sock, Frame("arena", {"bytes": self._arena.size}))
-            wire.send_descriptor(self._sock, self._arena.descriptor)
-            self._expect("ok")
+            self._ask(Frame("arena", {"bytes": self._arena.size}), "ok", self._arena.descriptor)
         return self._arena
 
-    def _ask(self, frame: Frame, expected: str) -> Frame:
+    def _ask(self, frame: Frame, expected: str, descriptor: int | None = None) -> Frame:
         try:
             frames.send(self._sock, frame)
+            if descriptor is not None:
+                wire.send_descriptor(self._sock, descriptor)
         except OSError as error:
             raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
         return self._expect(expected)
