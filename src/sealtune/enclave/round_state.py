@@ -83,7 +83,7 @@ def read_fields(stage: Stage, meta: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         FrameError: a number is missing, of the wrong kind, or absurd.
     """
-    if meta.get("round") != stage.round:
+    if _count(meta, "round") != stage.round:
         raise FrameError(f"the site answered for round {meta.get('round')!r}, not {stage.round}")
     found: dict[str, Any] = {"examples": _count(meta, "examples", least=1)}
     if stage.kind == "train":

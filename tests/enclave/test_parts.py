@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save as torch_save
+
+from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
+from sealtune.enclave.config import read_config
+from sealtune.enclave.round_state import Stage, read_fields, stages
+from sealtune.enclave.sealed_state import Checkpoint, SealedState
+from sealtune.enclave.trust import simulated_sealing_key
+from sealtune.errors import AdapterMismatchError, ConfigError, FrameError, StorageError
+
+SHAPES = {"a": (3, 4), "b": (5,)}
+
+
+def tensors(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+    source = np.random.default_rng(seed)
+    return {n: (scale * source.normal(size=s)).astype(np.float32) for n, s in SHAPES.items()}
+
+
+def test_the_mean_is_exact_and_does_not_depend_on_the_order() -> None:
+    updates = [(tensors(i, 10.0 ** (i - 2)), n) for i, n in enumerate([7, 900, 31, 123456])]
+    results = set()
+    for order in itertools.permutations(updates):
+        mean = WeightedMean(SHAPES)
+        for update, weight in order:
+            mean.add(update, weight)
+        results.add(write_adapter(mean.result()))
+    assert len(results) == 1
+    total = sum(n for _, n in updates)
+    found = read_adapter(results.pop(), SHAPES)
+    for name in SHAPES:
+        exact = sum(t[name].astype(np.longdouble) * n for t, n in updates) / total
+        assert np.array_equal(found[name], exact.astype(np.float32))
+
+
+def test_a_single_site_comes_out_as_it_went_in() -> None:
+    mean = WeightedMean(SHAPES)
+    mean.add(tensors(1), 41)
+    assert all(np.array_equal(mean.result()[n], t) for n, t in tensors(1).items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {"a": t["a"]},
+        lambda t: {**t, "c": t["b"]},
+        lambda t: {**t, "a": t["a"].T.copy()},
+        lambda t: {**t, "b": t["b"].astype(np.float64)},
+        lambda t: {**t, "b": t["b"].astype(np.int32)},
+        lambda t: {**t, "b": np.full(5, np.nan, np.float32)},
+        lambda t: {**t, "b": np.full(5, np.inf, np.float32)},
+        lambda t: {**t, "b": np.full(5, 1e9, np.float32)},
+    ],
+)
+def test_an_update_that_does_not_fit_the_plan_is_refused(change: object) -> None:
+    with pytest.raises(AdapterMismatchError):
+        read_adapter(write_adapter(change(tensors(0))), SHAPES)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 50, b"\xff" * 4000, b"x" * 10_000_000])
+def test_bytes_that_are_no_adapter_are_refused(data: bytes) -> None:
+    with pytest.raises(AdapterMismatchError):
+        read_adapter(data, SHAPES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.bool])
+def test_other_number_formats_are_refused(dtype: torch.dtype) -> None:
+    data = torch_save({n: torch.zeros(s).to(dtype) for n, s in SHAPES.items()})
+    with pytest.raises(AdapterMismatchError):
+        read_adapter(data, SHAPES)
+
+
+def test_stages() -> None:
+    assert stages(2, None) == [
+        Stage("evaluate", 0), Stage("train", 1), Stage("train", 2), Stage("release", 2),
+    ]  # fmt: skip
+    assert stages(2, 0) == stages(2, None)[1:]
+    assert stages(2, 1) == [Stage("train", 2), Stage("release", 2)]
+    assert stages(2, 2) == [Stage("release", 2)]
+
+
+GOOD = {
+    "round": 1,
+    "examples": 5,
+    "train_loss": 0.5,
+    "seconds": {"enclave": 1, "accelerator": 2.0, "pads": 0},
+}
+
+
+def test_fields_are_checked_and_others_dropped() -> None:
+    fields = read_fields(Stage("train", 1), {**GOOD, "text": "secret"})
+    assert set(fields) == {"examples", "train_loss", "seconds"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"round": 2},
+        {"round": True},
+        {"examples": 0},
+        {"examples": True},
+        {"examples": 1 << 29},
+        {"examples": 1.0},
+        {"train_loss": float("nan")},
+        {"train_loss": "0.5"},
+        {"train_loss": None},
+        {"seconds": None},
+        {"seconds": {"enclave": 1}},
+    ],
+)
+def test_absurd_fields_are_refused(change: dict[str, object]) -> None:
+    stage = Stage("train", 1)
+    with pytest.raises(FrameError):
+        read_fields(stage, {**GOOD, **change})
+
+
+def test_more_right_answers_than_questions_are_refused() -> None:
+    meta = {"round": 0, "examples": 1, "correct": 3, "total": 2, "loss": 1.0,
+            "seconds": GOOD["seconds"]}  # fmt: skip
+    with pytest.raises(FrameError, match="more right answers"):
+        read_fields(Stage("evaluate", 0), meta)
+
+
+def test_checkpoint_goes_in_and_out(tmp_path: Path) -> None:
+    state = SealedState(tmp_path, simulated_sealing_key(), bytes(48))
+    assert state.load() is None
+    history = tuple({"round": r, "x": "y" * 1000} for r in range(2000))  # beyond a frame's meta
+    for number in (0, 1, 7):
+        state.save(Checkpoint(number, b"adapter" * number, history))
+        assert state.load() == Checkpoint(number, b"adapter" * number, history)
+    assert b"adapter" not in state.path.read_bytes()
+
+
+def test_checkpoint_opens_with_its_own_key_only(tmp_path: Path) -> None:
+    SealedState(tmp_path, bytes(32), bytes(48)).save(Checkpoint(1, b"x", ()))
+    with pytest.raises(StorageError, match="does not open"):
+        SealedState(tmp_path, bytes([1]) * 32, bytes(48)).load()
+
+
+@pytest.mark.parametrize("data", [b"", b"STSS", b"x" * 500])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
+    state = SealedState(tmp_path, bytes(32), bytes(48))
+    state.path.write_bytes(data)
+    with pytest.raises(StorageError, match="does not open"):
+        state.load()
+
+
+def test_the_sealing_key_lies_outside_and_is_not_the_development_key_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    key = simulated_sealing_key()
+    [file] = (tmp_path / "sealtune").iterdir()
+    assert file.name == "simulated-tee.key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert key != file.read_bytes()
+    assert key == simulated_sealing_key()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "JSON"),
+        ('{"role": "server"}', "job: Field required"),
+        ('{"role": "server", "job": "j", "socket": "s", "run_dir": "r", "key": "k"}', "key: Extra"),
+        ('{"role": "client", "site": "a", "job": "j", "socket": "s", "run_dir": "r"}', "role"),
+    ],
+)
+def test_bad_config_is_explained(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_config(tmp_path / "config.json", "server")
+
+
+def test_missing_config_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "config.json", "server")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
+    )
+
+
+def test_the_aggregator_loads_no_torch() -> None:
+    code = (
+        "import sys, sealtune.enclave.aggregator\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'flwr') if m in sys.modules])"
+    )
+    assert run_python(code).stdout == "[]\n"
+
+
+PROGRAM = """
+import os, sys
+from sealtune.enclave.events import run_program
+from sealtune.errors import IntegrityError
+def work(emit):
+    print("a library's chatter")
+    emit("step", loss=float("nan"))
+    {body}
+sys.exit(run_program(work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "kinds"),
+    [
+        ("pass", 0, ["step", "memory", "done"]),
+        ("raise IntegrityError('lies', hint='stop')", 5, ["step", "error", "memory"]),
+        ("secret = 'my text'; {}[secret]", 1, ["step", "error", "memory"]),
+        ("os.kill(os.getpid(), 15)", 0, ["step", "memory", "done"]),
+    ],
+)
+def test_how_a_program_ends_is_told(body: str, code: int, kinds: list[str]) -> None:
+    done = run_python(PROGRAM.replace("{body}", body))
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == code
+    assert [event["event"] for event in events] == kinds
+    assert events[0]["loss"] is None
+    assert "chatter" in done.stderr
+    assert "my text" not in done.stdout + done.stderr.replace(body, "")
+    for event in events:
+        if event["event"] == "error":
+            assert event["code"] == code

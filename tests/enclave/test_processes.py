@@ -1,0 +1,190 @@
+"""The enclaves and the accelerator as real processes; a loop stands in for the network engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealtune.errors import FederationError
+from sealtune.federation.enclave_link import ServerEnclave, deliver
+from sealtune.federation.transport import Outcome
+from sealtune.model.resolve import resolve
+from tests.enclave.flow import SITES, make_job
+
+
+@dataclass
+class Process:
+    """A child whose events are collected as they come."""
+
+    popen: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def read(self) -> None:
+        for line in self.popen.stdout or ():
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == "ready":
+                self.ready.set()
+        self.ready.set()  # it never will be: do not wait
+
+    def end(self) -> int:
+        return self.popen.wait(60)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+class Machine:
+    """All processes of a job."""
+
+    def __init__(self, run_dir: Path, sockets: Path, job_file: Path) -> None:
+        self._sockets = sockets
+        self._common = {
+            "job": str(job_file),
+            "accelerator": f"unix:{sockets}/accelerator",
+            "run_dir": str(run_dir),
+        }
+        self.accelerator = self._start("accelerator", "sealtune.accelerator")
+        self.server = self._start("server", "sealtune.enclave.aggregator")
+        self.clients = {s: self._start("client", "sealtune.enclave.client", s) for s in SITES}
+
+    def _start(self, role: str, module: str, site: str | None = None) -> Process:
+        config = {
+            **self._common,
+            "role": role,
+            "site": site,
+            "socket": str(self.socket(role, site)),
+        }
+        path = self._sockets / f"{role}-{site}.json"
+        path.write_text(json.dumps(config))
+        popen = subprocess.Popen(
+            [sys.executable, "-m", module, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        process = Process(popen)
+        threading.Thread(target=process.read, daemon=True).start()
+        return process
+
+    def socket(self, role: str, site: str | None) -> Path:
+        return self._sockets / (role if site is None else site)
+
+    @property
+    def all(self) -> list[Process]:
+        return [self.accelerator, self.server, *self.clients.values()]
+
+    def wait_ready(self) -> None:
+        for process in self.all:
+            assert process.ready.wait(120)
+            assert process.of("ready"), process.events
+
+    def exchange(self, server: ServerEnclave) -> bool:
+        order = server.next()
+        if order is None:
+            return False
+        for site, message in order[0].items():
+            try:
+                body, reason = deliver(self.socket("client", site), message), ""
+            except FederationError as error:
+                body, reason = None, error.message
+            server.report(Outcome(site, body, reason, 1, 0.0, len(message)))
+        return True
+
+    def close(self) -> None:
+        for process in self.all:
+            process.popen.kill()
+            process.popen.wait()
+            if process.popen.stdout:
+                process.popen.stdout.close()
+
+
+@pytest.fixture
+def machine(llama: Path, tmp_path: Path) -> Iterator[Machine]:
+    job = make_job(tmp_path, llama)
+    (tmp_path / "run").mkdir()
+    job_file = tmp_path / "run" / "job.resolved.json"
+    resolve(job).write(job_file)
+    with tempfile.TemporaryDirectory(prefix="st-") as sockets:
+        found = Machine(tmp_path / "run", Path(sockets), job_file)
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def send_nonsense(machine: Machine) -> None:
+    """What the network says without a key must change nothing."""
+    for path in (machine.socket("server", None), machine.socket("client", "north")):
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n" * 40, b"STF1" + b"\xff" * 40):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.connect(str(path))
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    sock.recv(1)
+    for data in (b"", b"x" * 500, b"STSS" + bytes(400)):
+        with pytest.raises(FederationError, match="the client enclave failed"):
+            deliver(machine.socket("client", "north"), data)
+    with (
+        ServerEnclave(machine.socket("server", None)) as server,
+        pytest.raises(FederationError, match="nothing was asked"),
+    ):
+        server.report(Outcome("north", b"", "", 1, 0.0, 0))
+
+
+@pytest.mark.slow
+def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
+    machine.wait_ready()
+    send_nonsense(machine)
+    with ServerEnclave(machine.socket("server", None)) as server:
+        while machine.exchange(server):
+            pass
+    assert machine.server.end() == 0
+    for client in machine.clients.values():
+        client.popen.send_signal(signal.SIGTERM)
+        assert client.end() == 0
+    machine.accelerator.popen.send_signal(signal.SIGTERM)
+    assert machine.accelerator.end() == 0
+    assert [e["round"] for e in machine.server.of("round")] == [0, 1, 2]
+    for site, client in machine.clients.items():
+        assert client.of("memory")[0]["peak_mib"] > 50
+        assert client.events[-1] == {"event": "done"}
+        assert not client.of("error")
+        assert client.of("attested")[0]["by"] == site
+        assert (tmp_path / "run" / "sites" / site / "adapter" / "sealtune.json").is_file()
+    assert machine.accelerator.of("offload")[-1]["calls"] > 0
+    entry = machine.server.of("final")[0]["sites"]["north"]
+    assert entry["seconds"]["accelerator"] > 0
+    assert entry["seconds"]["pads"] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_accelerator_ends_the_site_with_its_reason(machine: Machine) -> None:
+    machine.wait_ready()
+    with ServerEnclave(machine.socket("server", None)) as server:
+        for _ in range(3):  # handshake and first evaluation
+            machine.exchange(server)
+        machine.accelerator.popen.kill()
+        machine.accelerator.popen.wait()
+        machine.exchange(server)
+        client = machine.clients["north"]
+        assert client.end() == 5
+        assert client.of("error")[0]["error"] == "AcceleratorLostError"
+        with pytest.raises(FederationError, match="0 of 2 sites finished round 1"):
+            server.next()
+    assert machine.server.end() == 8
+    assert machine.server.of("round")[-1]["sites"]["north"]["outcome"] == "failed"
