@@ -15,6 +15,7 @@ import typer
 from sealtune import __version__
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.errors import Commands
+from sealtune.cli.evaluate import evaluate, predict
 from sealtune.cli.init import init
 from sealtune.cli.plan import plan
 from sealtune.cli.report import report
@@ -55,6 +56,8 @@ app.command("init")(init)
 app.command("validate")(validate)
 app.command("plan")(plan)
 app.command("run")(run)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
 app.command("report")(report)
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)
