@@ -105,7 +105,7 @@ class Progress:
         elif kind == "attested":
             self._attested(name, event)
         elif kind == "done":
-            site.doing = "done"
+            site.doing = "ended"
 
     def _server(self, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "ready":
