@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from sealtune import __version__
+from sealtune.cli.attest import attest
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate, predict
@@ -59,6 +60,7 @@ app.command("run")(run)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("report")(report)
+app.add_typer(attest, name="attest")
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)
 

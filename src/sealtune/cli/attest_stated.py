@@ -1,0 +1,97 @@
+"""What evidence says of itself, for people to read: nothing here is verified.
+
+Trust domain: whoever appraises an enclave.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+from sealtune.attest.certs import sha384
+from sealtune.attest.dcap import SGX_DEBUG, TD_UNTRUSTED, td_measurement, td_registers
+from sealtune.attest.evidence import MAX_EVIDENCE, Evidence, Kind
+from sealtune.attest.nvidia import MAX_GPUS, parse_report
+from sealtune.attest.quote import parse_quote
+from sealtune.attest.sev_snp import POLICY_DEBUG, REPORT_SIZE
+from sealtune.attest.simulated import BODY, DEBUG
+from sealtune.attest.verify import load_evidence
+from sealtune.errors import AttestationError
+
+Rows = list[tuple[str, str]]
+
+
+def stated(file: Path, kind: Kind) -> Rows:
+    """Rows of name and value; empty where the evidence cannot be read."""
+    try:
+        with file.open("rb") as source:
+            evidence = load_evidence(source.read(MAX_EVIDENCE), kind)
+        return _READERS[kind](evidence)
+    except (AttestationError, OSError, ValueError, KeyError, TypeError, IndexError):
+        return []
+
+
+def _intel(evidence: Evidence) -> Rows:
+    quote = parse_quote(evidence.data)
+    if quote.kind is Kind.SGX:
+        return _rows(
+            quote.field(64, 32),
+            quote.field(128, 32),
+            str(int.from_bytes(quote.field(258, 2), "little")),
+            bool(quote.attributes & SGX_DEBUG),
+            quote.report_data,
+        )
+    rows = _rows(
+        td_measurement(quote), b"", "-", bool(quote.attributes & TD_UNTRUSTED), quote.report_data
+    )
+    return rows + [(name, value.hex()) for name, value in td_registers(quote).items()]
+
+
+def _amd(evidence: Evidence) -> Rows:
+    raw = evidence.data
+    if len(raw) != REPORT_SIZE:
+        return []
+    policy = int.from_bytes(raw[8:16], "little")
+    signer = raw[0x110:0x140] if any(raw[0x110:0x140]) else b""
+    svn = str(int.from_bytes(raw[4:8], "little"))
+    return _rows(raw[0x90:0xC0], signer, svn, bool(policy & POLICY_DEBUG), raw[0x50:0x90])
+
+
+def _nvidia(evidence: Evidence) -> Rows:
+    rows: Rows = []
+    for entry in json.loads(evidence.data)[:MAX_GPUS]:
+        report = parse_report(base64.b64decode(entry["evidence"]))
+        rows += [
+            ("measurement", sha384(report.record).hex()),
+            ("driver", report.driver),
+            ("VBIOS", report.vbios),
+            ("nonce", report.nonce.hex()),
+        ]
+    return rows
+
+
+def _simulated(evidence: Evidence) -> Rows:
+    if len(evidence.data) < BODY.size:
+        return []
+    _, flags, svn, measurement, bound, key = BODY.unpack_from(evidence.data)
+    return _rows(measurement, key, str(svn), bool(flags & DEBUG), bound)
+
+
+def _rows(measurement: bytes, signer: bytes, svn: str, debug: bool, bound: bytes) -> Rows:
+    return [
+        ("measurement", measurement.hex()),
+        ("signer", signer.hex() or "-"),
+        ("security version", svn),
+        ("debug", "YES" if debug else "no"),
+        ("report data", bound.hex()),
+    ]
+
+
+_READERS = {
+    Kind.SGX: _intel,
+    Kind.TDX: _intel,
+    Kind.SEV_SNP: _amd,
+    Kind.NVIDIA_GPU: _nvidia,
+    Kind.SIMULATED: _simulated,
+}
