@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sealtune.attest.evidence import NONCE_SIZE, REPORT_DATA_SIZE, Claims, Evidence, Kind
-from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+from sealtune.attest.evidence import NONCE_SIZE, REPORT_DATA_SIZE, Evidence, Kind
+from sealtune.cli.attest_verdict import as_object, judge, show, strict_policy
 from sealtune.errors import AttestationError
 
 attest = typer.Typer(
@@ -100,173 +99,14 @@ def verify(
 
     when = _time(at)
     bound = _bound(kind, nonce, report_data)
-    policy = load_policy(policy_file) if policy_file else strict_policy(kind)
-    verdict = judge(file, kind, collateral or [], policy, when, bound)
+    given = load_policy(policy_file) if policy_file else None
+    verdict = judge(file, kind, collateral or [], given or strict_policy(kind), when, bound)
     if as_json:
-        typer.echo(json.dumps(_as_object(verdict, file), indent=2))
+        typer.echo(json.dumps(as_object(verdict, file), indent=2))
     else:
-        _print(verdict, file, given_policy=policy_file is not None)
+        show(verdict, file, given)
     if verdict.refusal is not None:
         raise typer.Exit(verdict.refusal.exit_code)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of an appraisal.
-
-    Attributes:
-        kind: of evidence.
-        at: the time it holds for.
-        bound: what the evidence had to be over; None: nothing was asked.
-        refusal: why it was refused; None: it was accepted.
-        claims: what the signatures prove, also where the policy refuses it.
-        stated: what the evidence says of itself, where nothing is proved.
-    """
-
-    kind: Kind
-    at: datetime
-    bound: bytes | None
-    refusal: AttestationError | None = None
-    claims: Claims | None = None
-    stated: tuple[tuple[str, str], ...] = ()
-
-
-def judge(
-    file: Path,
-    kind: Kind,
-    collateral: list[Path],
-    policy: AppraisalPolicy,
-    at: datetime,
-    bound: bytes | None,
-) -> Verdict:
-    """Appraise ``file``; see `sealtune.attest.appraise` for the arguments."""
-    from sealtune.attest import appraise
-    from sealtune.cli.attest_stated import stated
-
-    try:
-        claims = appraise(file, kind, collateral, policy, at, report_data=bound)
-        return Verdict(kind, at, bound, claims=claims)
-    except AttestationError as error:
-        refusal = error
-    try:
-        claims = appraise(file, kind, collateral, _any_policy(kind), at)
-    except AttestationError:
-        return Verdict(kind, at, bound, refusal, stated=tuple(stated(file, kind)))
-    return Verdict(kind, at, bound, refusal, claims)
-
-
-def strict_policy(kind: Kind, measurements: tuple[str, ...] = ()) -> AppraisalPolicy:
-    """Firmware up to date, no open advisory, and only the given code."""
-    statuses = {
-        Kind.SEV_SNP: ("MinimumMet",),
-        Kind.NVIDIA_GPU: ("RimMatched",),
-        Kind.SIMULATED: ("Simulated",),
-    }
-    accepted = KindPolicy(measurements=measurements, tcb_statuses=statuses.get(kind, ("UpToDate",)))
-    return AppraisalPolicy(kinds={kind: accepted})
-
-
-def _any_policy(kind: Kind) -> AppraisalPolicy:
-    """Accepts whatever is genuine: to tell what is proved from what is stated, never to trust."""
-    intel = (
-        "UpToDate",
-        "SWHardeningNeeded",
-        "ConfigurationNeeded",
-        "ConfigurationAndSWHardeningNeeded",
-        "OutOfDate",
-        "OutOfDateConfigurationNeeded",
-        "TDRelaunchAdvised",
-        "TDRelaunchAdvisedConfigurationNeeded",
-        "Revoked",
-    )
-    anything = KindPolicy(
-        measurements="any",
-        tcb_statuses=(*intel, "MinimumMet", "RimMatched", "Unchecked", "Simulated"),
-        advisories="any",
-        allow=("smt", "dynamic-platform", "cached-keys"),
-        max_vmpl=3,
-    )
-    return AppraisalPolicy(kinds={kind: anything})
-
-
-def _as_object(verdict: Verdict, file: Path) -> dict[str, Any]:
-    refusal = verdict.refusal
-    claims = verdict.claims.model_dump(mode="json") if verdict.claims else None
-    return {
-        "file": str(file),
-        "kind": str(verdict.kind),
-        "at": verdict.at.isoformat(),
-        "verdict": "refused" if refusal else "accepted",
-        "exit_code": refusal.exit_code if refusal else 0,
-        "error": type(refusal).__name__ if refusal else None,
-        "reason": refusal.message if refusal else "",
-        "hint": refusal.hint if refusal else "",
-        "report_data_checked": verdict.bound is not None,
-        "claims": claims,
-        "stated": dict(verdict.stated),
-    }
-
-
-def _print(verdict: Verdict, file: Path, *, given_policy: bool) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from sealtune.attest.verify import claims_table
-
-    # Soft wrap: digests stay whole, so they can be copied.
-    console = Console(highlight=False, soft_wrap=True)
-    rows = list(verdict.stated)
-    title = f"{verdict.kind} evidence in {file}, as it says of itself: NOT VERIFIED"
-    if verdict.claims:
-        rows = claims_table(verdict.claims, report_data_checked=verdict.bound is not None)
-        title = f"{verdict.kind} evidence in {file}: signatures are genuine"
-    if rows:
-        console.print(Text(title, "bold" if verdict.claims else "bold yellow"))
-        width = max(len(name) for name, _ in rows)
-        for name, value in rows:
-            loud = value.startswith(("NO:", "YES")) or (
-                name.endswith("advisories") and value != "-"
-            )
-            line = Text(f"  {name:{width}}  ", "dim")
-            console.print(line + Text(_plain(value), "red" if loud else "default"))
-        console.print()
-    for note in _notes(verdict, given_policy=given_policy):
-        console.print(Text(f"note: {_plain(note)}", "yellow"))
-    if verdict.refusal is None:
-        console.print(Text("ACCEPTED", "bold green"))
-        return
-    name, code = type(verdict.refusal).__name__, verdict.refusal.exit_code
-    reason = Text(f": {_plain(verdict.refusal.message)}  ({name}, exit code {code})")
-    console.print(Text("REFUSED", "bold red") + reason)
-    if verdict.refusal.hint:
-        console.print(Text(f"→ {_plain(verdict.refusal.hint)}", "cyan"))
-
-
-def _notes(verdict: Verdict, *, given_policy: bool) -> list[str]:
-    notes = []
-    if not given_policy:
-        notes.append(
-            "without --policy no code is accepted; start one with: "
-            f"sealtune attest policy --kind {verdict.kind} --from FILE > policy.json"
-        )
-    if verdict.bound is None and verdict.claims:
-        notes.append(
-            "neither --nonce nor --report-data was given: this shows what ran somewhere at some "
-            "time, and could be a copy"
-        )
-    if verdict.claims and verdict.claims.tcb_status == "Unchecked":
-        needed = (
-            'AMD gives no verdict on firmware: state "min_tcb" in the policy'
-            if verdict.kind is Kind.SEV_SNP
-            else "no manifests were given, so firmware was compared with nothing: --collateral"
-        )
-        notes.append(f'{needed}; or accept the status "Unchecked"')
-    return notes
-
-
-def _plain(text: str) -> str:
-    """Certificates are made by others: nothing in them may steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 # ---- collect ------------------------------------------------------------------------------------

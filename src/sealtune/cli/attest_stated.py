@@ -34,6 +34,8 @@ def stated(file: Path, kind: Kind) -> Rows:
 
 def _intel(evidence: Evidence) -> Rows:
     quote = parse_quote(evidence.data)
+    if quote.kind is not evidence.kind:
+        return []
     if quote.kind is Kind.SGX:
         return _rows(
             quote.field(64, 32),
