@@ -6,7 +6,7 @@
     ├── ModelError                       4
     │   ├── UnsupportedModelError               an architecture the slice plan does not understand
     │   ├── TargetModulesError                  target modules match nothing, or no linear layer
-    │   └── AdapterMismatchError                an adapter of another base model, or with missing keys
+    │   └── AdapterMismatchError                an adapter of another model, or with missing keys
     ├── OffloadError                     5
     │   ├── RingBudgetError                     a product would not fit into 32 bits
     │   ├── PadReuseError                       a one-time pad would be used twice
@@ -21,7 +21,17 @@
     │   ├── PortInUseError                      a port that the run needs is taken
     │   ├── SiteLostError                       a site did not answer before its deadline
     │   └── ProcessDiedError                    one of the run's processes ended unexpectedly
-    └── StorageError                     9      disk full, no permission, run folder in the way
+    ├── StorageError                     9      disk full, no permission, run folder in the way
+    └── ManifestError                   10      a job manifest was refused; nothing is started
+        ├── MalformedManifestError              bytes that are no manifest or no envelope
+        │   └── NotCanonicalError               a manifest in other than its one byte string
+        ├── SignatureMissingError               a participant has not signed
+        ├── SignatureWrongError                 a signature does not verify
+        ├── UnknownKeyError                     a key that is none of the participants'
+        ├── ManifestExpiredError                outside the time in which it is valid
+        ├── DigestMismatchError                 what lies here is not what was signed
+        ├── UnsupportedTermsError               it asks for what this version cannot keep
+        └── KeyFileError                        a signing key's file cannot be used
 
 Every message says what happened, where, and what to do next.
 """
@@ -168,3 +178,45 @@ class StorageError(SealtuneError):
     """Files cannot be written: disk full, no permission, or a folder in the way."""
 
     exit_code = 9
+
+
+class ManifestError(SealtuneError):
+    """A job manifest was refused."""
+
+    exit_code = 10
+
+
+class MalformedManifestError(ManifestError):
+    """The bytes are no manifest, or no envelope of one."""
+
+
+class NotCanonicalError(MalformedManifestError):
+    """The manifest is not written in the one byte string that RFC 8785 gives it."""
+
+
+class SignatureMissingError(ManifestError):
+    """A participant has not signed."""
+
+
+class SignatureWrongError(ManifestError):
+    """A signature does not belong to these bytes and this key."""
+
+
+class UnknownKeyError(ManifestError):
+    """A key that is none of the participants', or not the one expected of a participant."""
+
+
+class ManifestExpiredError(ManifestError):
+    """The manifest is not valid yet, or no longer."""
+
+
+class DigestMismatchError(ManifestError):
+    """Model, data, plan, code or settings are not those that were signed."""
+
+
+class UnsupportedTermsError(ManifestError):
+    """The manifest asks for a rule that this version cannot keep."""
+
+
+class KeyFileError(ManifestError):
+    """A signing key's file cannot be read, is no key, or can be read by others."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
+from sealtune.cli.signing import throw_away
 from sealtune.enclave.aggregator_program import Aggregator
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.events import Emit
@@ -28,7 +29,7 @@ from sealtune.job import (
     TrainSpec,
     TuningSpec,
 )
-from sealtune.job.resolved import Resolved
+from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.model.resolve import resolve
 from sealtune.offload.session import OffloadSession
 from tests.model.tiny import LABELS, make_texts
@@ -152,11 +153,19 @@ class Federation:
         return answer
 
 
+def resolve_signed(job: Job, path: Path) -> Resolved:
+    """``job.resolved.json`` with a manifest that every site has signed; kept if it is there."""
+    if path.exists() and read_resolved(path).job == job:
+        return read_resolved(path)
+    resolution = resolve(job)
+    return resolution.write(path, throw_away(resolution))
+
+
 def make_federation(job: Job, run_dir: Path) -> Federation:
     """Resolve ``job`` and start its sites."""
     run_dir.mkdir(exist_ok=True)
-    resolved = resolve(job).write(run_dir / "job.resolved.json")
-    federation = Federation(resolved, run_dir, trust_for(job))
+    resolved = resolve_signed(job, run_dir / "job.resolved.json")
+    federation = Federation(resolved, run_dir, trust_for(resolved))
     for site in job.sites.names:
         federation.start_site(site)
     return federation

@@ -16,7 +16,13 @@ from sealtune.job.spec import Job
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model
 from sealtune.model.resolve import resolve
-from tests.enclave.flow import SITES, Federation, make_federation, make_job
+from tests.enclave.flow import (
+    SITES,
+    Federation,
+    make_federation,
+    make_job,
+    resolve_signed,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 # exchanges of a run: 0 challenge, 1 key, 2 evaluation, 3 round 1, 4 round 2, 5 release
@@ -303,7 +309,7 @@ def test_a_model_that_was_exchanged_is_noticed(llama: Path, tmp_path: Path) -> N
     from tests.model.tiny import make_llama
 
     model = make_llama(tmp_path / "model", seed=1)
-    resolved = resolve(make_job(tmp_path, model)).write(tmp_path / "job.resolved.json")
+    resolved = resolve_signed(make_job(tmp_path, model), tmp_path / "job.resolved.json")
     check_resolved(resolved)
     make_llama(model, seed=2)
     with pytest.raises(ModelError, match="is not the one that this job was made for"):

@@ -21,8 +21,7 @@ import pytest
 from sealtune.errors import FederationError
 from sealtune.federation.enclave_link import ServerEnclave, deliver
 from sealtune.federation.transport import Outcome
-from sealtune.model.resolve import resolve
-from tests.enclave.flow import SITES, make_job
+from tests.enclave.flow import SITES, make_job, resolve_signed
 
 
 @dataclass
@@ -117,7 +116,7 @@ def machine(llama: Path, tmp_path: Path) -> Iterator[Machine]:
     job = make_job(tmp_path, llama)
     (tmp_path / "run").mkdir()
     job_file = tmp_path / "run" / "job.resolved.json"
-    resolve(job).write(job_file)
+    resolve_signed(job, job_file)
     with tempfile.TemporaryDirectory(prefix="st-") as sockets:
         found = Machine(tmp_path / "run", Path(sockets), job_file)
         try:

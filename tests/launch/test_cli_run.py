@@ -26,6 +26,7 @@ from sealtune.errors import (
     StorageError,
 )
 from sealtune.job import Job
+from sealtune.job.dsse import Envelope
 from tests.report.sample_run import events, resolved, write_run
 
 JOB = """
@@ -66,7 +67,8 @@ class Stage:
 
         discover_labels(job)
         return SimpleNamespace(
-            majority_class=0.057, write=lambda path: path.write_text(json.dumps(resolved()))
+            majority_class=0.057,
+            write=lambda path, envelope: path.write_text(json.dumps(resolved())),
         )
 
     def run(self, path: Path, run_dir: Path, **options: Any) -> None:
@@ -87,6 +89,8 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
     monkeypatch.setattr("sealtune.model.resolve.resolve", stage.resolve)
+    unsigned = Envelope("test", b"")
+    monkeypatch.setattr("sealtune.cli.signing.throw_away", lambda resolution: unsigned)
     monkeypatch.setattr(launch, "run", stage.run)
     return stage
 
@@ -109,7 +113,9 @@ def test_a_run_and_its_results(
     assert (run_dir / "job.toml").read_text() == JOB
     assert (run_dir / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
     assert {"summary.json", "report.html", "logs"} <= {path.name for path in run_dir.iterdir()}
+    assert (run_dir / "job.manifest.json").exists()
     printed = capsys.readouterr().out
+    assert "throw-away keys: the signatures prove nothing" in printed
     assert "68.1%" in printed
     assert "NOT CONFIDENTIAL" in printed
     assert str(run_dir / "adapter") in printed

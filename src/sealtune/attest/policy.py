@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 
@@ -35,6 +36,8 @@ from sealtune.attest.errors import (
     UnknownSignerError,
 )
 from sealtune.attest.evidence import Claims, Kind
+from sealtune.errors import MalformedManifestError
+from sealtune.job.printable import printable
 
 Hex = Annotated[
     str,
@@ -168,3 +171,19 @@ class AppraisalPolicy(_Strict):
         if self.gpu_required and kind is not Kind.NVIDIA_GPU:
             raise GpuEvidenceError(f"the policy asks for an attested GPU beside the {kind} enclave")
         return self.kinds[kind]
+
+
+def parse_policy(content: Mapping[str, object]) -> AppraisalPolicy:
+    """The policy that a signed manifest carries.
+
+    Raises:
+        MalformedManifestError: it is none.
+    """
+    try:
+        return AppraisalPolicy.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, ("appraisal", *first["loc"])))
+        raise MalformedManifestError(
+            f"the job manifest at {printable(where, 100)}: {printable(first['msg'])}"
+        ) from error

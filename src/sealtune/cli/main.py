@@ -18,6 +18,8 @@ from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate, predict
 from sealtune.cli.init import init
+from sealtune.cli.job import job
+from sealtune.cli.keys import keys
 from sealtune.cli.plan import plan
 from sealtune.cli.report import report
 from sealtune.cli.run import run
@@ -60,6 +62,8 @@ app.command("run")(run)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("report")(report)
+app.add_typer(keys, name="keys")
+app.add_typer(job, name="job")
 app.add_typer(attest, name="attest")
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)

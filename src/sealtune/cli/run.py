@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sealtune.errors import SealtuneError, StorageError
+from sealtune.errors import DigestMismatchError, SealtuneError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sealtune.job import Job
+    from sealtune.job.dsse import Envelope
 
 
 _RUNS = Path("runs")
 _RESOLVED = "job.resolved.json"
+_MANIFEST = "job.manifest.json"
 
 
 class Baseline(StrEnum):
@@ -50,6 +52,14 @@ def run(
         int | None,
         typer.Option("--port", min=1, max=65535, help="Port of Flower's SuperLink on 127.0.0.1."),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            help="Manifest signed by every participant [default: throw-away keys sign one].",
+        ),
+    ] = None,
     baseline: Annotated[
         Baseline | None,
         typer.Option(
@@ -65,6 +75,8 @@ def run(
 
         sealtune run job.toml
 
+        sealtune run job.toml --manifest job.manifest.json
+
         sealtune run job.toml --resume
 
         sealtune run job.toml --baseline local
@@ -75,18 +87,24 @@ def run(
     run_dir = runs / job.job.name
     if baseline is not None:
         _baseline(job, baseline, run_dir)
-    elif resume:
-        _resume(job, job_file, run_dir, port, force)
+        return
+    envelope = None if manifest is None else _signed(manifest)
+    if resume:
+        _resume(job, job_file, run_dir, port, force, envelope)
     else:
-        _start(job, job_file, run_dir, port, force)
+        _start(job, job_file, run_dir, port, force, envelope)
 
 
-def _start(job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool) -> None:
+def _start(
+    job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool, given: Envelope | None
+) -> None:
     """Everything that can be wrong is found before the folder of an earlier run is touched."""
     from rich.console import Console
 
     from sealtune import launch
+    from sealtune.cli import signing
     from sealtune.job import check_files
+    from sealtune.job.manifest import open_manifest
     from sealtune.job.storage import write_atomic
 
     launch.check(run_dir, resume=False, force=force)
@@ -97,25 +115,52 @@ def _start(job: Job, job_file: Path, run_dir: Path, port: int | None, force: boo
         from sealtune.model.resolve import resolve
 
         resolution = resolve(job)
+    envelope = given or signing.throw_away(resolution)
+    if given is not None:
+        signing.check_resolution(open_manifest(given), resolution)
     launch.prepare(run_dir, resume=False, force=force)
     try:
         write_atomic(run_dir / "job.toml", job_file.read_bytes())
-        resolution.write(run_dir / _RESOLVED)
+        write_atomic(run_dir / _MANIFEST, envelope.encode())
+        resolution.write(run_dir / _RESOLVED, envelope)
     except BaseException:
         shutil.rmtree(run_dir, ignore_errors=True)  # nothing has happened yet: leave no trace
         raise
+    if given is None:
+        words = f"manifest signed with {signing.THROW_AWAY}"
+        Console(highlight=False).print(words, style="yellow", soft_wrap=True)
     _launch(job, job_file, run_dir, port, resolution.majority_class, resume=False)
 
 
-def _resume(job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool) -> None:
+def _signed(path: Path) -> Envelope:
+    """The manifest in ``path``, if every participant signed it."""
+    from sealtune.attest.policy import parse_policy
+    from sealtune.cli.signing import read_envelope
+    from sealtune.job.manifest import verify_manifest
+
+    envelope = read_envelope(path)
+    parse_policy(verify_manifest(envelope).appraisal)
+    return envelope
+
+
+def _resume(
+    job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool, given: Envelope | None
+) -> None:
     from sealtune import launch
+    from sealtune.job.manifest import job_id
     from sealtune.job.resolved import read_resolved
     from sealtune.report import build_summary
 
     launch.check(run_dir, resume=True, force=force)
     if port is not None:
         launch.check_port(port)
-    if read_resolved(run_dir / _RESOLVED).job != job:
+    resolved = read_resolved(run_dir / _RESOLVED)
+    if given is not None and job_id(given.payload) != resolved.job_id:
+        raise DigestMismatchError(
+            f"the run in {run_dir} was started from another manifest",
+            hint="leave --manifest out to continue that run, or start over with --force",
+        )
+    if resolved.job != job:
         raise StorageError(
             f"{job_file} has changed since the run in {run_dir} was started",
             hint="undo the change to continue that run, or start over with --force",

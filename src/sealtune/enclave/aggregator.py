@@ -67,7 +67,7 @@ def work(events: EventLines) -> None:
     """The whole life of the server enclave."""
     config = read_config(Path(sys.argv[1]), "server")
     resolved = read_resolved(config.job)
-    trust = trust_for(resolved.job)
+    trust = trust_for(resolved)
     state = SealedState(config.run_dir / "state", trust.sealing_key, bytes.fromhex(resolved.job_id))
     program = Aggregator(resolved, trust, state, events, resume=config.resume)
     with listening(config.socket) as listener:

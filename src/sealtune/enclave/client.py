@@ -91,7 +91,7 @@ def work(events: EventLines) -> None:
     ) as session:
         worker = SiteTrainer(resolved, site, session, config.run_dir, events)
         program = SiteProgram(
-            bytes.fromhex(resolved.job_id), site, trust_for(resolved.job), worker, events
+            bytes.fromhex(resolved.job_id), site, trust_for(resolved), worker, events
         )
         spare = resolved.job.quorum < len(resolved.job.sites.names)
         with listening(config.socket) as listener:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sealtune import __version__
 from sealtune.data import load_site
+from sealtune.data.digest import check_data
 from sealtune.enclave.events import Emit
 from sealtune.errors import AdapterMismatchError, FrameError
 from sealtune.frames import Frame
@@ -57,6 +58,7 @@ class SiteTrainer:
         self._folder = run_dir / "sites" / site / "adapter"
         self._emit = emit
         self._data = load_site(job, site, resolved.labels)
+        check_data(resolved.manifest, site, self._data)
         self._task = make_task(
             job.model.task,
             load_tokenizer(job.model),

@@ -17,11 +17,13 @@ from sealtune.attest import (
     SimulatedAttester,
     SimulatedVerifier,
     Verifier,
-    simulated_policy,
 )
+from sealtune.attest.measure import own_measurement
+from sealtune.attest.policy import parse_policy
 from sealtune.attest.simulated import load_key
 from sealtune.enclave.events import Emit
-from sealtune.job.spec import Job
+from sealtune.errors import DigestMismatchError
+from sealtune.job.resolved import Resolved
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,26 @@ class Trust:
     sealing_key: bytes
 
 
-def trust_for(job: Job) -> Trust:
+def trust_for(resolved: Resolved) -> Trust:
     """The trust that ``[protection] attestation`` names; so far ``simulated`` alone.
 
+    What is accepted of peers is what the manifest says, and nothing else.
+
     Raises:
+        DigestMismatchError: this code is not the code that was signed.
+        MalformedManifestError: the manifest's appraisal policy is none.
         AttestationError: this machine cannot make such evidence.
     """
-    _ = job.protection.attestation  # there is one kind so far
+    if own_measurement().hex() != resolved.manifest.code_digest:
+        raise DigestMismatchError(
+            "the code of this enclave is not the code that was signed",
+            hint="use the version of sealtune that built the manifest, or build and sign a new one",
+        )
+    _ = resolved.job.protection.attestation  # there is one kind so far
     return Trust(
         attester=SimulatedAttester(),
         verifier=SimulatedVerifier(),
-        policy=simulated_policy(),
+        policy=parse_policy(resolved.manifest.appraisal),
         sealing_key=simulated_sealing_key(),
     )
 

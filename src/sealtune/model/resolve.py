@@ -1,7 +1,8 @@
 """Decide everything that a job file leaves open, and find its faults before a process is started.
 
     resolution = resolve(job)
-    resolved = resolution.write(run_dir / "job.resolved.json")
+    manifest = resolution.manifest(participants, code_digest=code, appraisal=policy)
+    resolved = resolution.write(run_dir / "job.resolved.json", envelope)  # signed by all
 
 This is for runs where one machine holds every site's data. Client enclaves do not rely on it: they
 work the plan and the digests out again and compare.
@@ -14,12 +15,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sealtune.data import SiteData, discover_labels, load_sites
+from sealtune.data.digest import identify
 from sealtune.errors import DataError, ModelError
+from sealtune.job.dsse import Envelope
+from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, make_manifest
 from sealtune.job.plan import SlicePlan
 from sealtune.job.resolved import Resolved, write_resolved
+from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
+from sealtune.model.agree import identify_model
 from sealtune.model.load import load_tokenizer, model_digest
 from sealtune.model.plan import make_plan
 from sealtune.model.tasks import make_task
@@ -33,7 +40,8 @@ class Resolution:
         job: the settings.
         labels: class names in the order of their numbers; empty for ``causal-lm``.
         plan: where each module runs.
-        model_digest: of the base model, hex.
+        model: name and digests of the base model.
+        data: site -> digests of its data.
         majority_class: accuracy of always answering the most frequent class of the test rows; None
             for ``causal-lm``.
     """
@@ -41,17 +49,38 @@ class Resolution:
     job: Job
     labels: tuple[str, ...]
     plan: SlicePlan
-    model_digest: str
+    model: ModelIdentity
+    data: dict[str, DataIdentity]
     majority_class: float | None
 
-    def write(self, path: Path) -> Resolved:
+    def manifest(self, **terms: Any) -> Manifest:
+        """What the participants are to sign; ``terms`` are those of ``make_manifest``."""
+        return make_manifest(
+            Settings.of(self.job),
+            labels=self.labels,
+            model=self.model,
+            plan=self.plan,
+            data=self.data,
+            **terms,
+        )
+
+    def write(self, path: Path, envelope: Envelope) -> Resolved:
         """Write ``job.resolved.json``; see ``job.resolved``.
 
+        Args:
+            envelope: the manifest, signed by every participant.
+
         Raises:
+            ManifestError: it is not, or it is of another job.
             StorageError: the file cannot be written.
         """
         return write_resolved(
-            path, job=self.job, labels=self.labels, plan=self.plan, model_digest=self.model_digest
+            path,
+            job=self.job,
+            labels=self.labels,
+            plan=self.plan,
+            model_digest=self.model.digest,
+            envelope=envelope,
         )
 
 
@@ -76,7 +105,8 @@ def resolve(job: Job) -> Resolution:
         job=job,
         labels=labels,
         plan=make_plan(job, len(labels) or None),
-        model_digest=model_digest(job.model),
+        model=identify_model(job.model),
+        data={name: identify(data) for name, data in sites.items()},
         majority_class=_majority(sites) if labels else None,
     )
 

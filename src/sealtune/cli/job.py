@@ -1,0 +1,278 @@
+"""``sealtune job``: build, show, sign and verify the manifest that a run starts from.
+
+Trust domain: a participant's own machine.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sealtune.job import Job
+    from sealtune.job.manifest import Manifest
+
+job = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Build, show, sign and verify a job's manifest: what everybody agrees on before a run.",
+)
+
+_File = Annotated[Path, typer.Argument(metavar="MANIFEST", help="File of `sealtune job build`.")]
+_Participants = Annotated[
+    list[str] | None,
+    typer.Option("--participant", metavar="ORG=KEY.pub", help="Repeat it for each organisation."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+class Release(StrEnum):
+    """Who gets the adapter in the end."""
+
+    PARTICIPANTS = "participants"
+    QUORUM = "quorum"
+    NEVER = "never"
+
+
+@job.command("build")
+def build(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Manifest to write.")] = (
+        Path("job.manifest.json")
+    ),
+    participant: _Participants = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy",
+            metavar="FILE",
+            help="Accepted evidence, as JSON [default: simulated enclaves of this code].",
+        ),
+    ] = None,
+    release: Annotated[
+        Release, typer.Option("--release", help="Who gets the adapter in the end.")
+    ] = Release.PARTICIPANTS,
+    epoch: Annotated[
+        int, typer.Option("--epoch", min=1, max=10_000, help="Rounds between attestations.")
+    ] = 5,
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=366, help="How long a run may be started.")
+    ] = 30,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
+) -> None:
+    """Work out everything that a job leaves open and write its manifest, not yet signed.
+
+    Needs model and data of the job on this machine; the manifest holds digests of them and no
+    paths. Without --participant, each site answers for itself with SITE.pub in this folder.
+
+    Examples:
+
+        sealtune job build job.toml -o job.manifest.json
+
+        sealtune job build job.toml --participant north=north.pub --participant south=south.pub
+
+        sealtune job build job.toml --participant clinics:east,west=clinics.pub --days 7
+    """
+    from rich.console import Console
+
+    from sealtune.attest import load_policy
+    from sealtune.cli.signing import propose, read_participants
+    from sealtune.errors import StorageError
+    from sealtune.job import check_files, load_job
+    from sealtune.job.manifest import wrap
+    from sealtune.job.storage import write_atomic
+
+    settings = load_job(job_file)
+    if out.exists() and not force:
+        raise StorageError(
+            f"{out} is already there, with whatever signatures it has",
+            hint="--force to replace it, or another -o",
+        )
+    participants = read_participants(settings, participant or [])
+    accepted = None if policy is None else load_policy(policy)
+    check_files(settings)
+    with Console(stderr=True).status("Checking data and model, planning what runs where"):
+        from sealtune.model.resolve import resolve
+
+        manifest = propose(
+            resolve(settings),
+            participants,
+            accepted,
+            release=release.value,
+            epoch=epoch,
+            valid=timedelta(days=days),
+        )
+    envelope = wrap(manifest)
+    write_atomic(out, envelope.encode())
+    _say_state(out, envelope.payload, [one.org for one in manifest.participants])
+
+
+@job.command("sign")
+def sign(
+    file: _File,
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Your .key file.")],
+) -> None:
+    """Sign a manifest. Read it first with `sealtune job show`: the signature covers all of it.
+
+    Example: `sealtune job sign job.manifest.json --key north.key`
+    """
+    from sealtune.attest.policy import parse_policy
+    from sealtune.cli.signing import read_envelope
+    from sealtune.errors import UnknownKeyError
+    from sealtune.job import dsse
+    from sealtune.job.keys import fingerprint, load_private, public_hex, spaced
+    from sealtune.job.manifest import check_terms, check_time, open_manifest
+    from sealtune.job.storage import write_atomic
+
+    envelope = read_envelope(file)
+    manifest = open_manifest(envelope)
+    parse_policy(manifest.appraisal)
+    check_time(manifest)
+    check_terms(manifest)
+    dsse.verify_present(envelope, manifest.keys)
+    private = load_private(key)
+    public = private.public_key()
+    orgs = [one.org for one in manifest.participants if one.key == public_hex(public)]
+    if not orgs:
+        raise UnknownKeyError(
+            f"the manifest does not name the key in {key} ({spaced(fingerprint(public))})",
+            hint="`sealtune job show` lists the participants' keys",
+        )
+    envelope = dsse.sign(envelope, private)
+    write_atomic(file, envelope.encode())
+    typer.echo(f"signed by    {orgs[0]}, just now")
+    signed = dsse.verify_present(envelope, manifest.keys)
+    _say_state(file, envelope.payload, [o for o in manifest.keys if o not in signed])
+
+
+@job.command("verify")
+def verify(
+    file: _File,
+    job_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--job", metavar="JOB.toml", help="Also compare with the model and data files here."
+        ),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="SITE", help="With --job: this site's data only."),
+    ] = None,
+    participant: _Participants = None,
+    as_json: _Json = False,
+) -> None:
+    """Check that everybody signed, that it is valid now, and what of it is on this machine.
+
+    With --participant, also that these are the keys it names: a signature proves nothing if you
+    cannot tell whose key made it.
+
+    Examples:
+
+        sealtune job verify job.manifest.json
+
+        sealtune job verify job.manifest.json --job job.toml --site north
+
+        sealtune job verify job.manifest.json --participant south=south.pub
+    """
+    from sealtune.attest.policy import parse_policy
+    from sealtune.cli.signing import check_keys, read_envelope
+    from sealtune.job import load_job
+    from sealtune.job.manifest import job_id, verify_manifest
+
+    envelope = read_envelope(file)
+    manifest = verify_manifest(envelope)
+    parse_policy(manifest.appraisal)
+    check_keys(manifest, participant or [])
+    orgs = [one.org for one in manifest.participants]
+    checks = [
+        "canonical bytes, known keys only, no contradictions",
+        f"signed by {', '.join(orgs)}",
+        f"valid until {manifest.expires}",
+    ]
+    if participant:
+        checks.append("the keys are the ones you gave")
+    if job_file is not None:
+        checks += _compare(manifest, load_job(job_file), site)
+    if as_json:
+        import json
+
+        found = {"job_id": job_id(envelope.payload), "signed_by": orgs, "checks": checks}
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for check in checks:
+        typer.echo(f"ok  {check}")
+    typer.echo(f"job id  {job_id(envelope.payload)}")
+
+
+@job.command("show")
+def show(file: _File, as_json: _Json = False) -> None:
+    """Show what a manifest says, for whoever is about to sign it.
+
+    Who takes part, which model and data, what runs where, what each party will see, which evidence
+    is accepted, who gets the result, and until when a run may be started.
+
+    Examples:
+
+        sealtune job show job.manifest.json
+
+        sealtune job show job.manifest.json --json | jq .manifest.participants
+    """
+    from rich.console import Console
+
+    from sealtune.attest.policy import parse_policy
+    from sealtune.cli.manifest_view import show_manifest
+    from sealtune.cli.signing import read_envelope
+    from sealtune.errors import ManifestError
+    from sealtune.job import dsse
+    from sealtune.job.manifest import job_id, open_manifest
+
+    envelope = read_envelope(file)
+    manifest = open_manifest(envelope)
+    policy = parse_policy(manifest.appraisal)
+    signed: tuple[str, ...] = ()
+    fault: ManifestError | None = None
+    try:
+        signed = dsse.verify_present(envelope, manifest.keys)
+    except ManifestError as error:
+        fault = error
+    identity = job_id(envelope.payload)
+    if as_json:
+        import json
+
+        found = {
+            "job_id": identity,
+            "signed_by": list(signed),
+            "manifest": manifest.model_dump(mode="json"),
+        }
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show_manifest(manifest, policy, identity, signed, Console(highlight=False))
+    if fault is not None:
+        raise fault
+
+
+def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
+    from rich.console import Console
+
+    with Console(stderr=True).status("Reading model and data, planning what runs where"):
+        from sealtune.model.agree import check_local
+
+        return [f"{what}: as signed" for what in check_local(manifest, settings, site)]
+
+
+def _say_state(file: Path, payload: bytes, missing: list[str]) -> None:
+    """What the manifest is called, and what is left to do."""
+    from sealtune.job.manifest import job_id
+
+    typer.echo(f"manifest     {file}")
+    typer.echo(f"job id       {job_id(payload)}")
+    if missing:
+        typer.echo(f"not yet by   {', '.join(missing)}")
+        typer.echo(f"→ sealtune job show {file}; sealtune job sign {file} --key {missing[0]}.key")
+    else:
+        typer.echo("signed by all")
+        typer.echo(f"→ sealtune run JOB.toml --manifest {file}")

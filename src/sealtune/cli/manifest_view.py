@@ -1,0 +1,204 @@
+"""A job manifest for people: everything that they sign, in the order in which they should ask.
+
+Every text from the manifest goes through ``printable``: it must not steer the terminal.
+
+Trust domain: a participant's own machine; manifests come from outside.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sealtune.attest import AppraisalPolicy, Kind
+from sealtune.job.keys import fingerprint, public_from_hex, spaced
+from sealtune.job.manifest import Manifest
+from sealtune.job.printable import printable
+from sealtune.report import parties
+
+RELEASE = {
+    "participants": "every participant gets the joint adapter",
+    "quorum": "a quorum of participants must sign for its release",
+    "never": "nobody gets the adapter",
+}
+_RED = "bold red"
+_RUNS = {"enclave": ("in the enclave", "green"), "masked": ("masked on the accelerator", "yellow"),
+         "plain": ("PLAIN on the accelerator", "red")}  # fmt: skip
+
+
+def show_manifest(
+    manifest: Manifest,
+    policy: AppraisalPolicy,
+    job_id: str,
+    signed: Sequence[str],
+    console: Console,
+) -> None:
+    """Print ``manifest``.
+
+    Args:
+        policy: its ``appraisal``, understood.
+        job_id: its digest.
+        signed: organisations whose signature was verified.
+    """
+    settings = manifest.settings
+    _heading(console, f"Job '{settings.job.name}'")
+    _rows(
+        console,
+        ("job id", job_id),
+        ("start", f"from {manifest.not_before} to {manifest.expires}"),
+        ("release", RELEASE[manifest.release]),
+        ("cohort", f"every aggregate holds at least {manifest.min_cohort} sites' updates"),
+        ("privacy", Text("no differential privacy", "yellow")),
+        ("attested", f"anew every {_count(manifest.epoch, 'round')}"),
+    )
+    _heading(console, "Who takes part")
+    _participants(manifest, signed, console)
+    _heading(console, "Evidence that is accepted")
+    _evidence(policy, console)
+    _heading(console, "What is trained")
+    _training(manifest, console)
+    _heading(console, "What runs where")
+    _plan(manifest, console)
+    _heading(console, "What each party will see")
+    _parties(manifest, policy, console)
+
+
+def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:
+    for one in manifest.participants:
+        state = Text("signed", "green") if one.org in signed else Text("NOT SIGNED YET", "yellow")
+        console.print(Text.assemble((one.org, "bold"), "  ", state), soft_wrap=True)
+        key = fingerprint(public_from_hex(one.key))
+        _rows(console, ("key", spaced(key)))
+        for site in one.sites:
+            data = manifest.data[site]
+            _rows(
+                console,
+                ("site", site),
+                ("training", f"{data.train_rows:,} rows, SHA-256 {data.train}"),
+                ("test", f"{data.test_rows:,} rows, SHA-256 {data.test}"),
+            )
+    console.print(Text("compare the keys with their owners: sealtune keys show FILE", "dim"))
+
+
+def _evidence(policy: AppraisalPolicy, console: Console) -> None:
+    for kind, accepted in policy.kinds.items():
+        if kind is Kind.SIMULATED:
+            words = "simulated  NOT CONFIDENTIAL: whoever runs a machine can read all that is on it"
+            console.print(Text(words, _RED), soft_wrap=True)
+        else:
+            console.print(Text(str(kind), "bold green"))
+        rows: list[tuple[str, str | Text]] = [
+            ("code", _listed(accepted.measurements, "ANY CODE AT ALL")),
+            ("signers", _listed(accepted.signers, "any")),
+            ("min SVN", str(accepted.min_svn)),
+            ("firmware", ", ".join(map(printable, accepted.tcb_statuses)) or "none"),
+        ]
+        if accepted.advisories:
+            rows.append(("advisories", _listed(accepted.advisories, "ANY that come with it")))
+        if accepted.min_tcb:
+            least = ", ".join(f"{k} {v}" for k, v in accepted.min_tcb.items())
+            rows.append(("min TCB", least))
+        if accepted.platforms != "any":
+            rows.append(("machines", _listed(accepted.platforms, "")))
+        if accepted.allow:
+            rows.append(("allowed", Text(", ".join(accepted.allow), "yellow")))
+        _rows(console, *rows)
+    if not policy.kinds:
+        console.print(Text("none: no enclave can take part", _RED))
+    if policy.gpu_required:
+        console.print("an attested GPU is required beside each enclave")
+
+
+def _training(manifest: Manifest, console: Console) -> None:
+    settings, model = manifest.settings, manifest.model
+    tuning, train = settings.tuning, settings.train
+    targets = tuning.targets if isinstance(tuning.targets, str) else ", ".join(tuning.targets)
+    rows = [
+        ("model", f"{printable(model.name)} ({printable(manifest.plan.architecture)})"),
+        ("digest", f"SHA-256 {model.digest}"),
+        ("tokenizer", f"SHA-256 {model.tokenizer_digest}"),
+        ("code", f"SHA-384 {manifest.code_digest}"),
+        ("method", f"{manifest.method}, rank {tuning.rank} on {printable(targets)}"),
+        (
+            "training",
+            f"{_count(settings.job.rounds, 'round')} of {_count(train.steps_per_round, 'step')}, "
+            f"{_count(train.batch_size, 'example')} a step",
+        ),
+        ("task", settings.model.task),
+        ("text", printable(settings.data.template)),
+    ]
+    if manifest.labels:
+        shown = ", ".join(printable(label, 40) for label in manifest.labels[:8])
+        more = ", …" if len(manifest.labels) > 8 else ""
+        rows.append(("classes", f"{len(manifest.labels)}: {shown}{more}"))
+    _rows(console, *rows)
+
+
+def _plan(manifest: Manifest, console: Console) -> None:
+    plan = manifest.plan
+    counts = Counter(module.placement for module in plan.modules)
+    rows: list[tuple[str, str | Text]] = [
+        ("protection", printable(plan.protect)),
+        ("plan", f"SHA-256 {manifest.plan_digest}"),
+    ]
+    for placement, (words, style) in _RUNS.items():
+        number = counts[placement]  # type: ignore[index]
+        if number:
+            rows.append((f"{number:,}", Text(f"modules {words}", style)))
+    rows.append(("trained", f"{_count(len(plan.trainable), 'tensor')}, in the enclave"))
+    _rows(console, *rows)
+    command = "sealtune plan JOB.toml prints each module; job verify --job compares"
+    console.print(Text(command, "dim"))
+
+
+def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> None:
+    facts = parties.Facts(
+        protect=manifest.settings.protection.protect,
+        sites=manifest.settings.sites.names,
+        simulated=Kind.SIMULATED in policy.kinds,
+        prefix_blocks=manifest.plan.prefix_blocks,
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("party", "sees", "never sees"):
+        table.add_column(heading, overflow="fold")
+    for party in (
+        parties.owner(facts),
+        parties.client_enclave(facts),
+        parties.accelerator(facts),
+        parties.network(facts),
+        parties.operator(facts),
+        parties.server_enclave(facts),
+    ):
+        bad = party.kind in {"simulated", "exposed"}
+        title = Text.assemble((party.title, "bold"), "\n", (party.trust, "red" if bad else "dim"))
+        table.add_row(title, party.sees, party.never)
+    console.print(table)
+    if facts.simulated:
+        words = "simulated enclaves keep nothing from whoever runs their machine, whatever it says"
+        console.print(Text(words, _RED), soft_wrap=True)
+    console.print(Text(f"not hidden from anybody: {parties.NOT_HIDDEN}", "dim"), soft_wrap=True)
+
+
+def _heading(console: Console, words: str) -> None:
+    console.print()
+    console.print(Text(words, "bold underline"))
+
+
+def _rows(console: Console, *rows: tuple[str, str | Text]) -> None:
+    for name, value in rows:
+        # digests stay on one line, so that they can be copied and searched for
+        console.print(Text.assemble((f"  {name:<11}", "dim"), value), soft_wrap=True)
+
+
+def _listed(values: Sequence[str] | str, anything: str) -> Text:
+    if isinstance(values, str):
+        return Text(anything, "red" if anything.isupper() or "ANY" in anything else "")
+    return Text(", ".join(map(printable, values)) or "none")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,171 @@
+"""What ``sealtune job`` and ``sealtune run`` share: propose a manifest, throw-away signatures.
+
+Trust domain: operator (untrusted); nothing here is believed by an enclave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sealtune.errors import ConfigError, DigestMismatchError, MalformedManifestError, Problem
+from sealtune.job.dsse import MAX_ENVELOPE, Envelope, sign
+from sealtune.job.keys import is_name, load_public, public_hex
+from sealtune.job.manifest import Manifest, Participant, wrap
+
+if TYPE_CHECKING:
+    from sealtune.attest import AppraisalPolicy
+    from sealtune.job import Job
+    from sealtune.model.resolve import Resolution
+
+THROW_AWAY = "throw-away keys: the signatures prove nothing"
+
+
+def read_envelope(path: Path) -> Envelope:
+    """The envelope in the file ``path``.
+
+    Raises:
+        MalformedManifestError: unreadable, or no envelope.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_ENVELOPE + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise MalformedManifestError(
+            f"the manifest {path} cannot be read: {reason}",
+            hint="`sealtune job build JOB.toml -o job.manifest.json` writes one",
+        ) from error
+    return Envelope.decode(data)
+
+
+def propose(
+    resolution: Resolution,
+    participants: Sequence[Participant],
+    policy: AppraisalPolicy | None = None,
+    **terms: Any,
+) -> Manifest:
+    """A manifest of ``resolution`` for the code installed here.
+
+    Args:
+        policy: accepted evidence; default: simulated enclaves of this very code, and nothing else.
+        terms: ``release``, ``epoch``, ``valid`` of ``make_manifest``.
+    """
+    from sealtune.attest import simulated_policy
+    from sealtune.attest.measure import own_measurement
+
+    accepted = policy or simulated_policy()
+    return resolution.manifest(
+        participants=tuple(participants),
+        code_digest=own_measurement().hex(),
+        appraisal=accepted.model_dump(mode="json"),
+        **terms,
+    )
+
+
+def throw_away(resolution: Resolution) -> Envelope:
+    """A manifest signed for every site with a key that is forgotten at once: for one machine."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    keys = {site: Ed25519PrivateKey.generate() for site in resolution.job.sites.names}
+    participants = [
+        Participant(org=site, key=public_hex(key.public_key()), sites=(site,))
+        for site, key in keys.items()
+    ]
+    envelope = wrap(propose(resolution, participants))
+    for key in keys.values():
+        envelope = sign(envelope, key)
+    return envelope
+
+
+def read_participants(job: Job, given: Sequence[str]) -> list[Participant]:
+    """Who takes part, from ``ORG=KEY.pub`` or ``ORG:SITE,SITE=KEY.pub``; one for every site.
+
+    Nothing given: each site answers for itself with the key ``SITE.pub`` in the current folder.
+
+    Raises:
+        ConfigError: lists everything that is wrong with the words given.
+        KeyFileError: a key cannot be used.
+    """
+    words = list(given) or [f"{site}={site}.pub" for site in job.sites.names]
+    names = job.sites.names
+    problems: list[Problem] = []
+    found: list[tuple[str, tuple[str, ...], str]] = []
+    for word in words:
+        who, equals, file = word.partition("=")
+        org, colon, listed = who.partition(":")
+        sites = tuple(listed.split(",")) if colon else (org,)
+        unknown = [site for site in sites if site not in names]
+        if not (equals and file):
+            problems.append(Problem(word, "should look like ORG=KEY.pub or ORG:SITE,SITE=KEY.pub"))
+        elif not is_name(org):
+            problems.append(Problem(word, "ORG should be lower-case letters, digits and hyphens"))
+        elif unknown:
+            advice = f"; write {org}:SITE={file}" if not colon else ""
+            there = ", ".join(names)
+            problems.append(
+                Problem(word, f"the job has no site {', '.join(unknown)}, but {there}{advice}")
+            )
+        else:
+            found.append((org, sites, file))
+    covered = [site for _, sites, _ in found for site in sites]
+    for site in names:
+        if covered.count(site) != 1 and not problems:
+            how = "nobody answers for this site" if site not in covered else "stands there twice"
+            problems.append(Problem(site, how))
+    if problems:
+        raise ConfigError("--participant", problems, hint="`sealtune job build -h` has examples")
+    return [
+        Participant(org=org, key=public_hex(load_public(Path(file))), sites=sites)
+        for org, sites, file in found
+    ]
+
+
+def check_keys(manifest: Manifest, given: Sequence[str]) -> None:
+    """Hold the manifest's keys against keys that are known from elsewhere, ``ORG=KEY.pub`` each.
+
+    Raises:
+        ConfigError: not of this form.
+        UnknownKeyError: the manifest names another key for that organisation, or none.
+    """
+    from sealtune.errors import UnknownKeyError
+
+    keys = {one.org: one.key for one in manifest.participants}
+    for word in given:
+        org, equals, file = word.partition("=")
+        org = org.partition(":")[0]
+        if not (equals and org and file):
+            raise ConfigError("--participant", [Problem(word, "should look like ORG=KEY.pub")])
+        if keys.get(org) != public_hex(load_public(Path(file))):
+            raise UnknownKeyError(
+                f"the manifest does not name the key in {file} for '{org}'",
+                hint="somebody else may have put their key in: ask that organisation",
+            )
+
+
+def check_resolution(manifest: Manifest, resolution: Resolution) -> None:
+    """Hold what lies on this machine against the manifest, before anything is started.
+
+    Raises:
+        DigestMismatchError: lists everything that differs.
+    """
+    from sealtune.attest.measure import own_measurement
+    from sealtune.job.settings import Settings
+
+    wrong = manifest.settings.differences(Settings.of(resolution.job))
+    pairs: list[tuple[str, object, object]] = [
+        ("labels", manifest.labels, resolution.labels),
+        ("model", manifest.model.digest, resolution.model.digest),
+        ("slice plan", manifest.plan_digest, resolution.plan.digest),
+        ("code", manifest.code_digest, own_measurement().hex()),
+    ]
+    pairs += [
+        (f"data.{site}", manifest.data.get(site), data) for site, data in resolution.data.items()
+    ]
+    wrong += [what for what, signed, found in pairs if signed != found]
+    if wrong:
+        raise DigestMismatchError(
+            f"what lies here is not what was signed; these differ: {', '.join(wrong)}",
+            hint="restore what was signed, or build and sign a new manifest",
+        )

@@ -1,0 +1,54 @@
+"""Digests of a site's data: over its examples in order, as the model will see them.
+
+So a file's format, its place and other columns do not matter, and a file that is dealt out among
+sites gives each its own digest. Somebody who knows all of a site's data but a little can confirm
+a guess of the rest from a digest (docs/manifest.md).
+
+Trust domain: client enclave; also the data owner's machine when a manifest is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+from sealtune.data.site import Example, SiteData
+from sealtune.errors import DigestMismatchError
+from sealtune.job.manifest import DataIdentity, Manifest
+
+_HEAD = struct.Struct("<Qq")  # bytes of the text, label or -1
+
+
+def identify(data: SiteData) -> DataIdentity:
+    """The digests and row counts of ``data``."""
+    return DataIdentity(
+        train=_digest(data.train),
+        train_rows=len(data.train),
+        test=_digest(data.test),
+        test_rows=len(data.test),
+    )
+
+
+def check_data(manifest: Manifest, site: str, data: SiteData) -> None:
+    """Hold a site's data against the manifest.
+
+    Raises:
+        DigestMismatchError: the training or the test data is not what was signed.
+    """
+    signed, found = manifest.data[site], identify(data)
+    wrong = [what for what in ("train", "test") if getattr(signed, what) != getattr(found, what)]
+    if wrong:
+        raise DigestMismatchError(
+            f"the {' and '.join(wrong)} data of site '{site}' is not the data that was signed",
+            hint="restore the files, or build and sign a new manifest",
+        )
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    total = hashlib.sha256(b"sealtune data digest 1\n" + len(examples).to_bytes(8, "little"))
+    for example in examples:
+        text = example.text.encode("utf-8", "surrogatepass")
+        total.update(_HEAD.pack(len(text), -1 if example.label is None else example.label))
+        total.update(text)
+    return total.hexdigest()

@@ -1,0 +1,348 @@
+"""The job manifest: what every participant signs before a run, and the job id that follows from it.
+
+    payload = manifest_bytes(manifest)              # RFC 8785: one byte string for one meaning
+    job_id(payload)                                 # SHA-384, 96 hex digits
+    envelope = dsse.sign(wrap(manifest), key)       # once for each participant
+    manifest = verify_manifest(envelope)            # raises unless everybody signed these bytes
+
+It names no place: model, data, code and plan stand there as digests. ``appraisal`` is carried here
+and understood in ``sealtune.attest`` (``AppraisalPolicy``). ``docs/manifest.md`` explains each key.
+
+Trust domain: every process; manifests come from outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from sealtune.errors import (
+    MalformedManifestError,
+    ManifestExpiredError,
+    NotCanonicalError,
+    UnsupportedTermsError,
+)
+from sealtune.job import dsse
+from sealtune.job.dsse import Envelope
+from sealtune.job.keys import public_from_hex
+from sealtune.job.plan import SlicePlan
+from sealtune.job.printable import printable
+from sealtune.job.settings import Settings
+from sealtune.job.spec import Name
+
+PAYLOAD_TYPE = "application/vnd.sealtune.job+json"
+RELEASES = ("participants",)  # what this version's enclaves keep to
+LONGEST = timedelta(days=366)
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+Release = Literal["participants", "quorum", "never"]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha384 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
+_TIME = r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$"
+Time = Annotated[str, StringConstraints(pattern=_TIME)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelIdentity(_Strict):
+    """The base model.
+
+    Attributes:
+        name: what its builder calls it; for people, nothing depends on it.
+        digest: over its configuration, weights and tokenizer files.
+        tokenizer_digest: over its tokenizer files alone.
+    """
+
+    name: str = Field(max_length=200)
+    digest: Sha256
+    tokenizer_digest: Sha256
+
+
+class DataIdentity(_Strict):
+    """A site's data: digests over its examples in order, as the enclave reads them."""
+
+    train: Sha256
+    train_rows: Count
+    test: Sha256
+    test_rows: Count
+
+
+class Participant(_Strict):
+    """An organisation that signs.
+
+    Attributes:
+        org: its name.
+        key: its Ed25519 key, 64 hex digits.
+        sites: which of the job's sites it answers for.
+    """
+
+    org: Name
+    key: str = Field(max_length=64)
+    sites: tuple[Name, ...] = Field(min_length=1, max_length=64)
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, value: str) -> str:
+        try:
+            public_from_hex(value)
+        except MalformedManifestError as error:
+            raise ValueError(error.message) from error
+        return value
+
+
+class Manifest(_Strict):
+    """What is signed.
+
+    Attributes:
+        format: version of this format.
+        method: how the model is tuned.
+        settings: the job's settings, without places.
+        labels: class names in the order of their numbers; empty for ``causal-lm``.
+        model: the base model.
+        plan: which module runs where; its backbone names no path.
+        plan_digest: of ``plan``.
+        code_digest: of the enclaves' code (``sealtune.attest.measure``).
+        appraisal: the evidence that is accepted (``sealtune.attest.AppraisalPolicy``).
+        data: each site's data.
+        participants: who signs.
+        min_cohort: how many sites' updates every aggregate holds at least.
+        dp: budget of differential privacy; None: there is none.
+        release: who gets the adapter in the end.
+        epoch: rounds after which enclaves prove themselves anew.
+        not_before, expires: UTC times between which a run may start.
+    """
+
+    format: Literal[1]
+    method: Literal["federated-lora"]
+    settings: Settings
+    labels: tuple[Label, ...] = Field(max_length=100_000)
+    model: ModelIdentity
+    plan: SlicePlan
+    plan_digest: Sha256
+    code_digest: Sha384
+    appraisal: dict[str, JsonValue]
+    data: dict[Name, DataIdentity]
+    participants: tuple[Participant, ...] = Field(min_length=1, max_length=64)
+    min_cohort: int = Field(ge=1, le=64)
+    dp: None
+    release: Release
+    epoch: int = Field(ge=1, le=10_000)
+    not_before: Time
+    expires: Time
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        sites = self.settings.sites.names
+        _same("the sites of data", sorted(self.data), sorted(sites))
+        named = sorted(site for one in self.participants for site in one.sites)
+        _same("the sites of participants", named, sorted(sites))
+        for what in ("org", "key"):
+            values = [getattr(one, what) for one in self.participants]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two participants have the same {what}")
+        if self.settings.quorum > len(sites):
+            raise ValueError(f"network.min_sites is {self.settings.quorum} of {len(sites)} sites")
+        if self.min_cohort > self.settings.quorum:
+            raise ValueError(
+                f"min_cohort is {self.min_cohort}, but rounds of {self.settings.quorum} sites count"
+            )
+        if self.plan.backbone.path:
+            raise ValueError("plan.backbone.path must be empty: a manifest names no place")
+        if self.plan.digest != self.plan_digest:
+            raise ValueError("plan_digest is not the digest of plan")
+        begin, end = self.valid
+        if not timedelta() < end - begin <= LONGEST:
+            raise ValueError(f"expires must be at most {LONGEST.days} days after not_before")
+        return self
+
+    @property
+    def valid(self) -> tuple[datetime, datetime]:
+        """``not_before`` and ``expires``."""
+        begin, end = (datetime.strptime(t, TIME) for t in (self.not_before, self.expires))
+        return begin.replace(tzinfo=UTC), end.replace(tzinfo=UTC)
+
+    @property
+    def keys(self) -> dict[str, Ed25519PublicKey]:
+        """Organisation -> key."""
+        return {one.org: public_from_hex(one.key) for one in self.participants}
+
+
+def make_manifest(
+    settings: Settings,
+    *,
+    labels: tuple[str, ...],
+    model: ModelIdentity,
+    plan: SlicePlan,
+    data: Mapping[str, DataIdentity],
+    participants: tuple[Participant, ...],
+    code_digest: str,
+    appraisal: Mapping[str, Any],
+    release: Release = "participants",
+    epoch: int = 5,
+    not_before: datetime | None = None,
+    valid: timedelta = timedelta(days=30),
+) -> Manifest:
+    """A manifest, checked as if it came from outside.
+
+    Raises:
+        MalformedManifestError: the parts do not go together.
+        UnsupportedTermsError: a release rule that the enclaves cannot keep.
+    """
+    begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
+    backbone = plan.backbone.model_copy(update={"path": ""})
+    content = {
+        "format": 1,
+        "method": "federated-lora",
+        "settings": settings.model_dump(mode="json"),
+        "labels": list(labels),
+        "model": model.model_dump(mode="json"),
+        "plan": plan.model_copy(update={"backbone": backbone}).model_dump(mode="json"),
+        "plan_digest": plan.digest,
+        "code_digest": code_digest,
+        "appraisal": dict(appraisal),
+        "data": {site: one.model_dump(mode="json") for site, one in data.items()},
+        "participants": [one.model_dump(mode="json") for one in participants],
+        "min_cohort": settings.quorum,
+        "dp": None,
+        "release": release,
+        "epoch": epoch,
+        "not_before": begin.strftime(TIME),
+        "expires": (begin + valid).strftime(TIME),
+    }
+    manifest = parse_manifest(_canonical(content))
+    check_terms(manifest)
+    return manifest
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The one byte string of ``manifest``.
+
+    Raises:
+        NotCanonicalError: a value that canonical JSON cannot hold.
+    """
+    return _canonical(manifest.model_dump(mode="json"))
+
+
+def job_id(payload: bytes) -> str:
+    """SHA-384 of a manifest's bytes, 96 hex digits."""
+    return hashlib.sha384(payload).hexdigest()
+
+
+def wrap(manifest: Manifest) -> Envelope:
+    """An envelope of ``manifest`` that nobody has signed yet."""
+    return Envelope(PAYLOAD_TYPE, manifest_bytes(manifest))
+
+
+def parse_manifest(payload: bytes) -> Manifest:
+    """The manifest in ``payload``.
+
+    Raises:
+        MalformedManifestError: too long, not JSON, unknown or missing keys, or contradictions.
+        NotCanonicalError: its bytes are not the only ones that it can have.
+    """
+    if len(payload) > dsse.MAX_PAYLOAD:
+        raise MalformedManifestError(f"a manifest of {len(payload)} bytes is too long")
+    try:
+        manifest = Manifest.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = printable(".".join(map(str, first["loc"])), 100)
+        raise MalformedManifestError(
+            f"the job manifest{' at ' if where else ''}{where}: {printable(first['msg'])}",
+            hint="`sealtune job build` writes one; versions of sealtune may differ",
+        ) from error
+    if manifest_bytes(manifest) != payload:
+        raise NotCanonicalError(
+            "the job manifest is not written in its canonical bytes (RFC 8785, every key present)",
+            hint="sign and send the file that `sealtune job build` wrote, unchanged",
+        )
+    return manifest
+
+
+def open_manifest(envelope: Envelope) -> Manifest:
+    """The manifest in ``envelope``; who signed it has not been looked at.
+
+    Raises:
+        MalformedManifestError: another type of payload, or see ``parse_manifest``.
+    """
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise MalformedManifestError(
+            f"the envelope holds {printable(envelope.payload_type, 80)}, not {PAYLOAD_TYPE}"
+        )
+    return parse_manifest(envelope.payload)
+
+
+def verify_manifest(envelope: Envelope, *, at: datetime | None = None) -> Manifest:
+    """The manifest in ``envelope``, if every participant signed it and it is valid.
+
+    Args:
+        at: time; default: now.
+
+    Raises:
+        ManifestError: the subclass says what is wrong.
+    """
+    manifest = open_manifest(envelope)
+    dsse.verify(envelope, manifest.keys)
+    check_time(manifest, at)
+    check_terms(manifest)
+    return manifest
+
+
+def check_time(manifest: Manifest, at: datetime | None = None) -> None:
+    """Raise ManifestExpiredError unless ``at`` (default: now) is in the manifest's time."""
+    now = at or datetime.now(UTC)
+    begin, end = manifest.valid
+    if now < begin:
+        raise ManifestExpiredError(
+            f"the job manifest is not valid before {manifest.not_before}",
+            hint="wait, or check this machine's clock",
+        )
+    if now >= end:
+        raise ManifestExpiredError(
+            f"the job manifest expired at {manifest.expires}",
+            hint="build and sign a new one, or check this machine's clock",
+        )
+
+
+def check_terms(manifest: Manifest) -> None:
+    """Raise UnsupportedTermsError if it asks for what this version's enclaves do not keep to."""
+    if manifest.release not in RELEASES:
+        raise UnsupportedTermsError(
+            f"the release rule '{manifest.release}' cannot be kept yet",
+            hint=f"possible: {', '.join(RELEASES)}",
+        )
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    try:
+        return rfc8785.dumps(dict(content))
+    except (ValueError, RecursionError) as error:  # includes CanonicalizationError, UnicodeError
+        raise NotCanonicalError(
+            f"the job manifest cannot be written as canonical JSON: {printable(str(error))}"
+        ) from error
+
+
+def _same(what: str, found: list[str], wanted: list[str]) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"{what} are {', '.join(found) or 'none'}, those of the job {', '.join(wanted)}"
+        )

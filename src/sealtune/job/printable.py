@@ -1,0 +1,24 @@
+"""Text from outside, made harmless for a terminal.
+
+A manifest is shown to somebody who is about to sign it. Escape sequences or right-to-left marks in
+it could make the screen say something else than what is signed, so they are spelled out.
+
+Trust domain: every process.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str, limit: int = 200) -> str:
+    r"""``text`` on one line: what does not print is escaped as ``\n``, ``\x1b``, ``\u202e``.
+
+    Args:
+        text: anything.
+        limit: longer text is cut, and its length is told.
+    """
+    if len(text) > limit:
+        return f"{printable(text[:limit], limit)}… ({len(text):,} characters)"
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text
+    )

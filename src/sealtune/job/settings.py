@@ -1,0 +1,76 @@
+"""A job's settings without places: what all participants can agree on, whatever their paths.
+
+Trust domain: every process; settings only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sealtune.job.spec import (
+    Job,
+    JobSpec,
+    NetworkSpec,
+    ProtectionSpec,
+    Section,
+    SitesSpec,
+    TrainSpec,
+    TuningSpec,
+)
+
+# Keys of [model] and [data] that a manifest states otherwise: by digests, and by its labels.
+ELSEWHERE = {"model": ("path", "revision"), "data": ("train", "test", "labels")}
+
+
+class ModelSettings(Section):
+    """``[model]`` without its place."""
+
+    task: Literal["classification", "label-words", "causal-lm"]
+
+
+class DataSettings(Section):
+    """``[data]`` without files and labels."""
+
+    template: str = Field(max_length=100_000)
+    label: str = Field(max_length=1000)
+    max_tokens: int
+    max_test_rows: int | None
+
+
+class Settings(Section):
+    """All sections of a job."""
+
+    job: JobSpec
+    model: ModelSettings
+    data: DataSettings
+    sites: SitesSpec
+    tuning: TuningSpec
+    protection: ProtectionSpec
+    train: TrainSpec
+    network: NetworkSpec
+
+    @classmethod
+    def of(cls, job: Job) -> Settings:
+        """The settings of ``job``."""
+        values: dict[str, Any] = job.model_dump(mode="json")
+        for section, keys in ELSEWHERE.items():
+            for key in keys:
+                del values[section][key]
+        return cls.model_validate(values)
+
+    @property
+    def quorum(self) -> int:
+        """Number of updates that a round needs."""
+        return self.network.min_sites or len(self.sites.names)
+
+    def differences(self, other: Settings) -> list[str]:
+        """Dotted keys whose values differ, such as ``train.learning_rate``."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return [
+            f"{section}.{key}"
+            for section, values in mine.items()
+            for key in values
+            if values[key] != theirs[section][key]
+        ]

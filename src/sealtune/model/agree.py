@@ -1,0 +1,91 @@
+"""What of a job lies on this machine, as digests, and whether it is what a manifest says.
+
+Trust domain: data owners' machine, before they sign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from sealtune.data import discover_labels, load_sites
+from sealtune.data.digest import identify
+from sealtune.errors import DigestMismatchError
+from sealtune.job.manifest import Manifest, ModelIdentity
+from sealtune.job.settings import Settings
+from sealtune.job.spec import Job, ModelSpec
+from sealtune.model.load import model_digest, model_folder
+from sealtune.model.plan import make_plan
+
+_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+              "added_tokens.json")  # fmt: skip
+
+
+def identify_model(spec: ModelSpec) -> ModelIdentity:
+    """Name and digests of the model.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    folder = model_folder(spec)
+    name = spec.path if spec.path.count("/") == 1 and spec.path[0] not in "./~" else folder.name
+    return ModelIdentity(
+        name=name[:200], digest=model_digest(spec), tokenizer_digest=_tokenizer_digest(spec)
+    )
+
+
+def check_local(manifest: Manifest, job: Job, site: str | None = None) -> list[str]:
+    """Work everything out anew from this machine's files and compare.
+
+    Args:
+        manifest: what was, or is to be, signed.
+        job: this machine's job file.
+        site: look at this site's data only; None: at every site's.
+
+    Returns:
+        what was found equal, in words.
+
+    Raises:
+        DigestMismatchError: lists everything that differs.
+        DataError, ModelError: files that cannot be used at all.
+    """
+    wrong = manifest.settings.differences(Settings.of(job))
+    if wrong:
+        raise _mismatch(wrong)  # with other settings nothing else can be compared
+    if site is not None and site not in manifest.data:
+        raise DigestMismatchError(f"the manifest names no site '{site}'")
+    found: list[tuple[str, bool]] = [("settings", True)]
+    identity = identify_model(job.model)
+    found.append(("model", identity.digest == manifest.model.digest))
+    tokenizer = identity.tokenizer_digest == manifest.model.tokenizer_digest
+    found.append(("tokenizer", tokenizer))
+    if site is None:
+        found.append(("labels", discover_labels(job) == manifest.labels))
+    plan = make_plan(job, len(manifest.labels) or None)
+    found.append(("slice plan", plan.digest == manifest.plan_digest))
+    sites = load_sites(job, manifest.labels, only=None if site is None else (site,))
+    for name, data in sites.items():
+        mine, signed = identify(data), manifest.data[name]
+        found.append((f"data.{name}.train", mine.train == signed.train))
+        found.append((f"data.{name}.test", mine.test == signed.test))
+    differing = [what for what, equal in found if not equal]
+    if differing:
+        raise _mismatch(differing)
+    return [what for what, _ in found]
+
+
+def _mismatch(what: list[str]) -> DigestMismatchError:
+    return DigestMismatchError(
+        f"what lies here is not what the manifest says; these differ: {', '.join(what)}",
+        hint="do not sign before you know why; the job file, model and data must be the same "
+        "everywhere",
+    )
+
+
+def _tokenizer_digest(spec: ModelSpec) -> str:
+    folder = model_folder(spec)
+    files = sorted({path for pattern in _TOKENIZER for path in folder.glob(pattern)})
+    total = hashlib.sha256(b"sealtune tokenizer digest 1\n")
+    for path in files:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.name}\n{digest}\n".encode())
+    return total.hexdigest()
