@@ -84,6 +84,8 @@ class Aggregator:
             self._finish_stage()
         if not self._stages:
             return None
+        if self._started is None:
+            self._started = time.monotonic()
         stage = self._stages[0]
         lost = {site for site, entry in self._entries.items() if entry.reason}
         strangers = [s for s, link in self._links.items() if not link.open and s not in lost]
@@ -145,7 +147,7 @@ class Aggregator:
         self._entries = {site: Entry(reason="") for site in self._links}
         self._mean = WeightedMean(self._shapes)
         self._asked = False
-        self._started = time.monotonic()
+        self._started: float | None = None  # when the glue first asked for this stage
 
     def _finish_stage(self) -> None:
         stage = self._stages[0]
@@ -158,7 +160,7 @@ class Aggregator:
         event = {
             "round": stage.round,
             "sites": {site: entry.public() for site, entry in self._entries.items()},
-            "seconds": round(time.monotonic() - self._started, 3),
+            "seconds": round(time.monotonic() - (self._started or 0.0), 3),
             # each site refuses to answer unless its frozen weights stayed as they were
             **({"trained_moved": moved, "frozen_unchanged": True} if stage.kind == "train" else {}),
         }
