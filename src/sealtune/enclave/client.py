@@ -81,6 +81,7 @@ def work(events: EventLines) -> None:
     site = config.site or ""
     if site not in resolved.job.sites.names:
         raise ConfigError(str(config.job), [Problem("sites.names", f"there is no site '{site}'")])
+    trust = trust_for(resolved)
     check_resolved(resolved)
     with OffloadSession.connect(
         config.accelerator,
@@ -90,9 +91,7 @@ def work(events: EventLines) -> None:
         patience=_PATIENCE,
     ) as session:
         worker = SiteTrainer(resolved, site, session, config.run_dir, events)
-        program = SiteProgram(
-            bytes.fromhex(resolved.job_id), site, trust_for(resolved), worker, events
-        )
+        program = SiteProgram(bytes.fromhex(resolved.job_id), site, trust, worker, events)
         spare = resolved.job.quorum < len(resolved.job.sites.names)
         with listening(config.socket) as listener:
             events("ready")
