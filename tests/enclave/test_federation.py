@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import SiteLostError, StorageError
-from sealtune.job import JobSpec, ModelSpec, NetworkSpec, ProtectionSpec
+from sealtune.job import JobSpec, ModelSpec, NetworkSpec, ProtectionSpec, TrainSpec
 from sealtune.job.spec import Job
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model
@@ -315,3 +315,19 @@ def test_a_model_that_was_exchanged_is_noticed(llama: Path, tmp_path: Path) -> N
     with pytest.raises(ModelError, match="is not the one that this job was made for"):
         check_resolved(resolved)
     assert load_model(resolved.job.model, 3) is not None
+
+
+def test_enclaves_prove_themselves_anew_each_epoch(llama: Path, tmp_path: Path) -> None:
+    job = make_job(
+        tmp_path,
+        llama,
+        job=JobSpec(name="tiny", seed=3, rounds=6),
+        train=TrainSpec(steps_per_round=1, batch_size=4, learning_rate=5e-3),
+    )
+    federation = make_federation(job, tmp_path / "run")
+    assert federation.resolved.manifest.epoch == 5
+    federation.run(federation.aggregator())
+    for site in job.sites.names:
+        by_server = [e for e in federation.of("attested") if e["who"] == site]
+        by_site = [e for e in federation.of("attested") if e["by"] == site]
+        assert len(by_server) == len(by_site) == 2  # at the start, and after round 5

@@ -44,6 +44,8 @@ class Aggregator:
         self, resolved: Resolved, trust: Trust, state: SealedState, emit: Emit, *, resume: bool
     ) -> None:
         self._job = resolved.job
+        self._epoch = resolved.manifest.epoch
+        self._cohort = max(resolved.job.quorum, resolved.manifest.min_cohort)
         self._shapes = resolved.plan.trainable
         self._state = state
         self._emit = emit
@@ -155,7 +157,7 @@ class Aggregator:
             if entry.outcome == "failed" and not entry.reason:
                 entry.fail("no answer")
         good = [site for site, entry in self._entries.items() if entry.outcome == "ok"]
-        enough = len(good) >= (self._job.quorum if stage.kind == "train" else 1)
+        enough = len(good) >= (self._cohort if stage.kind == "train" else 1)
         moved = stage.kind == "train" and enough and self._update()
         event = {
             "round": stage.round,
@@ -168,13 +170,16 @@ class Aggregator:
         if not enough:
             raise SiteLostError(
                 f"only {len(good)} of {len(self._entries)} sites finished {_describe(stage)}, "
-                f"{self._job.quorum} are needed: {_reasons(self._entries)}",
+                f"{self._cohort} are needed: {_reasons(self._entries)}",
                 hint="bring the site back and continue with --resume, or lower network.min_sites",
             )
         self._history.append(event)
         self._stages.pop(0)
         if stage.kind != "release":
             self._state.save(Checkpoint(stage.round, self._adapter, tuple(self._history)))
+        if stage.kind == "train" and stage.round % self._epoch == 0:
+            for link in self._links.values():
+                link.drop()  # both sides prove themselves anew before the next message
         self._begin_stage()
 
     def _update(self) -> bool:
