@@ -60,6 +60,7 @@ class Aggregator:
         self._stages = stages(resolved.job.job.rounds, done)
         self._limit = sum(4 * _size(shape) for shape in self._shapes.values()) + _SLACK
         self._asked = False  # whether the current stage's question has been sent
+        self._started: float | None = None  # when the glue first asked for this stage
         self._awaited: set[str] = set()  # sites that have not been answered for
         self._begin_stage()
 
@@ -149,7 +150,7 @@ class Aggregator:
         self._entries = {site: Entry(reason="") for site in self._links}
         self._mean = WeightedMean(self._shapes)
         self._asked = False
-        self._started: float | None = None  # when the glue first asked for this stage
+        self._started = None
 
     def _finish_stage(self) -> None:
         stage = self._stages[0]
