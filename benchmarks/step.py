@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# as `sealtune run` sets it: enclave and accelerator take turns on the same cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 

@@ -8,6 +8,7 @@ Trust domain: operator (untrusted).
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -24,6 +25,9 @@ from sealtune.cli.plan import plan
 from sealtune.cli.report import report
 from sealtune.cli.run import run
 from sealtune.cli.validate import validate
+
+# before torch is loaded: threads that spin while they wait take the cores from other processes
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     cls=Commands,
