@@ -23,6 +23,7 @@ from sealtune.errors import FrameError
 MAGIC = b"STF1"
 HEADER = struct.Struct("<4sIQI")
 MAX_META = 1 << 20  # bytes; job and plan fit with room to spare
+_PIECE = 1 << 24
 MAX_BODY = 1 << 32  # bytes; callers pass their own, smaller limit where they know one
 
 
@@ -117,11 +118,14 @@ def receive(sock: socket.socket, *, max_body: int = MAX_BODY) -> Frame:
 
 
 def _read(sock: socket.socket, count: int) -> bytes:
-    buffer = bytearray(count)
-    view = memoryview(buffer)
+    # In pieces: an announced length alone makes nobody allocate gigabytes.
+    buffer = bytearray(min(count, _PIECE))
     done = 0
     while done < count:
-        got = sock.recv_into(view[done:], count - done)
+        if done == len(buffer):
+            buffer.extend(bytes(min(_PIECE, count - done)))
+        with memoryview(buffer) as view:
+            got = sock.recv_into(view[done:])
         if got == 0:
             raise FrameError(f"connection closed inside a frame, {count - done} bytes short")
         done += got

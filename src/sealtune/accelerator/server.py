@@ -20,6 +20,9 @@ from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.offload import wire
 
+# What a request can be wrong in: fields (1e999 rows), names, token ids beyond the vocabulary.
+_FAULTS = (SealtuneError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class Server:
     """Listens at an address and answers with an engine's products.
@@ -96,7 +99,7 @@ class _Connection:
                 return
             try:
                 answer = self._answer(request)
-            except (SealtuneError, KeyError, TypeError, ValueError) as error:
+            except _FAULTS as error:
                 answer = Frame("error", {"message": f"{type(error).__name__}: {error}"[:500]})
             frames.send(self._sock, answer)
 

@@ -6,13 +6,14 @@ The plan is public, part of the job id, and the only thing that decides placemen
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Placement = Literal["enclave", "masked", "plain"]
 Role = Literal["embedding", "block", "linear", "other"]
+Size = Annotated[int, Field(ge=0, lt=2**31)]  # RFC 8785 holds no integer beyond 2^53
 
 
 class _Frozen(BaseModel):
@@ -51,8 +52,8 @@ class LinearGroup(_Frozen):
 
     name: str
     members: tuple[str, ...]
-    in_features: int
-    out_features: tuple[int, ...]
+    in_features: Size
+    out_features: tuple[Size, ...]
     backward: bool
 
 
@@ -84,11 +85,11 @@ class SlicePlan(_Frozen):
 
     architecture: str
     protect: str
-    blocks: int
-    prefix_blocks: int
+    blocks: Size
+    prefix_blocks: Size
     modules: tuple[ModulePlan, ...]
     groups: tuple[LinearGroup, ...]
-    trainable: dict[str, tuple[int, ...]]
+    trainable: dict[str, tuple[Size, ...]]
     backbone: Backbone
 
     @property

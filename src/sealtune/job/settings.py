@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from sealtune.errors import ConfigError, Problem
 from sealtune.job.spec import (
     Job,
     JobSpec,
@@ -53,12 +54,21 @@ class Settings(Section):
 
     @classmethod
     def of(cls, job: Job) -> Settings:
-        """The settings of ``job``."""
+        """The settings of ``job``.
+
+        Raises:
+            ConfigError: a value that a manifest cannot hold, such as a template of megabytes.
+        """
         values: dict[str, Any] = job.model_dump(mode="json")
         for section, keys in ELSEWHERE.items():
             for key in keys:
                 del values[section][key]
-        return cls.model_validate(values)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_input=False)
+            problems = [Problem(".".join(map(str, one["loc"])), one["msg"]) for one in faults]
+            raise ConfigError("the job", problems) from error
 
     @property
     def quorum(self) -> int:

@@ -103,7 +103,7 @@ class RemoteAccelerator:
         body = wire.tensor_bytes(input_ids.to(torch.int64))
         answer = self._ask(Frame("prefix", {"batch": batch, "length": length}, body), "prefix")
         dim = answer.meta.get("dim")
-        if not isinstance(dim, int) or len(answer.body) != batch * length * dim * 4:
+        if type(dim) is not int or dim < 1 or len(answer.body) != batch * length * dim * 4:
             raise AcceleratorLostError("accelerator: prefix of the wrong size", hint=_HINT)
         flat = torch.frombuffer(bytearray(answer.body), dtype=torch.float32)
         return flat.view(batch, length, dim)

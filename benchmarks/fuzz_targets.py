@@ -1,0 +1,357 @@
+"""The parsers that `benchmarks/fuzz.py` feeds, and valid seeds for each.
+
+Every parser that takes bytes from another trust domain stands in `make_targets`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.torch import save_file
+
+from fuzz_evidence import CODE, KEY, NOW, Target, evidence_targets, from_file
+from fuzz_mutate import either, framed, json_or_raw, nasty_json, raw, safetensors
+from sealtune import frames
+from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.server import Server
+from sealtune.attest import (
+    SimulatedAttester,
+    SimulatedVerifier,
+    simulated_policy,
+)
+from sealtune.channel import ClientHandshake, KeyPair, SealedSession, ServerHandshake, seal_key
+from sealtune.enclave.averaging import read_adapter, write_adapter
+from sealtune.enclave.sealed_state import Checkpoint, SealedState
+from sealtune.errors import SealtuneError
+from sealtune.frames import Frame
+from sealtune.job import Job, dsse
+from sealtune.job.keys import public_hex
+from sealtune.job.manifest import (
+    DataIdentity,
+    ModelIdentity,
+    Participant,
+    make_manifest,
+    manifest_bytes,
+    parse_manifest,
+    verify_manifest,
+    wrap,
+)
+from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
+from sealtune.job.resolved import read_resolved, write_resolved
+from sealtune.job.settings import Settings
+from sealtune.offload.remote import RemoteAccelerator
+
+JOB_ID = bytes(range(48))
+SECRET = bytes(32)
+SHAPES: dict[str, tuple[int, ...]] = {"layer.lora_A.weight": (4, 8), "layer.lora_B.weight": (8, 4)}
+GROUP = LinearGroup(name="q", members=("q",), in_features=8, out_features=(16,), backward=True)
+
+
+def make_targets(folder: Path) -> list[Target]:
+    """All parsers; ``folder`` is for files that they read."""
+    return [
+        *_wire(),
+        *_channel(folder),
+        *evidence_targets(folder),
+        *_jobs(folder),
+        *_offload(folder),
+    ]
+
+
+# ---- frames, adapters -------------------------------------------------------------------------
+
+
+def _receive(data: bytes) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(data[:100_000])
+        far.shutdown(socket.SHUT_WR)
+        try:
+            frames.receive(near)
+        except EOFError:
+            return
+
+
+def _wire() -> list[Target]:
+    seeds = tuple(
+        frames.encode(frame)
+        for frame in (
+            Frame("next"),
+            Frame("send", {"to": {"a": 3, "b": 0}, "deadline": 60.0}, b"abc"),
+            Frame("reply", {"site": "a"}, bytes(300)),
+        )
+    )
+    adapter = write_adapter({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()})
+    return [
+        Target("frame", frames.decode, framed(*seeds), seeds, 12_000),
+        Target("frame from a socket", _receive, framed(*seeds), seeds, 5_000),
+        Target(
+            "adapter",
+            lambda data: read_adapter(data, SHAPES),
+            safetensors(adapter),
+            (adapter,),
+            12_000,
+        ),
+    ]
+
+
+# ---- sealed messages, handshake ---------------------------------------------------------------
+
+CONTEXT: dict[str, Any] = {"job_id": JOB_ID, "sender": "a", "receiver": "b"}
+
+
+def _sealed(size: int) -> bytes:
+    return SealedSession(SECRET, mode="seal", chunk_size=4096, **CONTEXT).seal(bytes(size), 1)
+
+
+def _open(data: bytes) -> None:
+    SealedSession(SECRET, mode="open", **CONTEXT).open_later(data)
+
+
+def _open_stream(data: bytes) -> None:
+    session = SealedSession(SECRET, mode="open", **CONTEXT)
+    session.open_stream(io.BytesIO(data), io.BytesIO(), 1)
+
+
+def _parties() -> tuple[ServerHandshake, ClientHandshake]:
+    attester = SimulatedAttester(KEY, measurement=CODE)
+    verifier = SimulatedVerifier((KEY.public_key().public_bytes_raw(),))
+    both = (JOB_ID, "clinic", attester, verifier, simulated_policy(CODE))
+    return ServerHandshake(*both), ClientHandshake(*both)
+
+
+def _take_hello(data: bytes) -> None:
+    server, _ = _parties()
+    server.challenge()
+    server.on_hello(data)
+
+
+def _channel(folder: Path) -> list[Target]:
+    server, client = _parties()
+    challenge = server.challenge()
+    hello = client.on_challenge(challenge)
+    reply = server.on_hello(hello)
+    last = client.on_server_hello(reply)[0]
+
+    def take_challenge(data: bytes) -> None:
+        _parties()[1].on_challenge(data)
+
+    def take_server_hello(data: bytes) -> None:
+        _, other = _parties()
+        other.on_challenge(challenge)
+        other.on_server_hello(data)
+
+    kept = dict(vars(server))
+
+    def take_client_key(data: bytes) -> None:
+        vars(server).update(kept)  # the same state for each input, which no handshake allows
+        server.on_client_key(data)
+
+    sealed = (_sealed(0), _sealed(10), _sealed(9000))
+    pair = KeyPair.generate()
+    bound: dict[str, Any] = {"job_id": JOB_ID, "report_data": bytes(64), "purpose": "data-key"}
+    box = seal_key(pair.public_bytes, SECRET, **bound)
+    state = SealedState(folder, SECRET, JOB_ID)
+    state.save(Checkpoint(1, b"adapter", ({"event": "round"},)))
+    checkpoint = state.path.read_bytes()
+    return [
+        Target("sealed message", _open, raw(*sealed), sealed, 10_000),
+        Target("sealed stream", _open_stream, raw(*sealed), sealed, 4_000),
+        Target("sealed key", lambda d: pair.open(d, **bound), raw(box), (box,), 2_000),
+        Target(
+            "checkpoint",
+            from_file(folder, state.path.name, lambda _: state.load()),
+            raw(checkpoint),
+            (checkpoint,),
+            4_000,
+        ),
+        Target(
+            "challenge",
+            take_challenge,
+            framed(challenge),
+            (challenge,),
+            3_000,
+        ),
+        Target("client-hello", _take_hello, framed(hello), (hello,), 4_000),
+        Target("server-hello", take_server_hello, framed(reply), (reply,), 1_500),
+        Target("client-key", take_client_key, framed(last), (last,), 3_000),
+    ]
+
+
+# ---- jobs -------------------------------------------------------------------------------------
+
+
+def _jobs(folder: Path) -> list[Target]:
+    job = Job.model_validate(
+        {
+            "job": {"name": "demo"},
+            "model": {"path": "/m"},
+            "data": {"train": "/d/t.csv", "test": "/d/e.csv"},
+            "sites": {"names": ["north", "south"], "partition": "dirichlet"},
+        }
+    )
+    plan = SlicePlan(
+        architecture="LlamaForCausalLM",
+        protect="adapter+data",
+        blocks=2,
+        prefix_blocks=0,
+        modules=(),
+        groups=(GROUP,),
+        trainable=SHAPES,
+        backbone=Backbone(path="/b", tensors={"w": "00"}),
+    )
+    keys = [Ed25519PrivateKey.generate() for _ in job.sites.names]
+    data = DataIdentity(train="00" * 32, train_rows=3, test="11" * 32, test_rows=2)
+    manifest = make_manifest(
+        Settings.of(job),
+        labels=("a", "ß"),
+        model=ModelIdentity(name="m", digest="22" * 32, tokenizer_digest="33" * 32),
+        plan=plan,
+        data=dict.fromkeys(job.sites.names, data),
+        participants=tuple(
+            Participant(org=site, key=public_hex(key.public_key()), sites=(site,))
+            for site, key in zip(job.sites.names, keys, strict=True)
+        ),
+        code_digest="44" * 48,
+        appraisal=json.loads(simulated_policy(CODE).model_dump_json()),
+        not_before=NOW,
+    )
+    unsigned = wrap(manifest)
+    envelope = unsigned
+    for key in keys:
+        envelope = dsse.sign(envelope, key)
+    payload, signed = manifest_bytes(manifest), envelope.encode()
+
+    def signed_parts(draw: random.Random) -> bytes:
+        """Nasty JSON signed by both, so that nothing stops at a signature."""
+        made = dsse.Envelope(unsigned.payload_type, nasty_json(draw, payload.decode()).encode())
+        for key in keys:
+            made = dsse.sign(made, key)
+        return made.encode()
+
+    def verify(data: bytes) -> None:
+        verify_manifest(dsse.Envelope.decode(data), at=NOW)
+
+    path = folder / "job.resolved.json"
+    verifiable = datetime.now(UTC)
+    current = wrap(manifest.model_copy(update=_validity(verifiable)))
+    for key in keys:
+        current = dsse.sign(current, key)
+    write_resolved(
+        path, job=job, labels=("a", "ß"), plan=plan, model_digest="22" * 32, envelope=current
+    )
+    resolved = path.read_bytes()
+    return [
+        Target("manifest", parse_manifest, json_or_raw(payload), (payload,), 6_000),
+        Target(
+            "signed manifest",
+            verify,
+            either(json_or_raw(signed), signed_parts),
+            (signed,),
+            5_000,
+        ),
+        Target(
+            "job.resolved.json",
+            from_file(folder, path.name, read_resolved),
+            json_or_raw(resolved),
+            (resolved,),
+            4_000,
+        ),
+    ]
+
+
+def _validity(now: datetime) -> dict[str, str]:
+    return {
+        "not_before": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expires": now.replace(year=now.year + 1, day=1).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+# ---- the accelerator, from both sides -----------------------------------------------------------
+
+
+def _offload(folder: Path) -> list[Target]:
+    backbone = folder / "backbone.safetensors"
+    save_file({"q.weight": torch.ones((16, 8), dtype=torch.int8)}, backbone)
+    table = torch.ones((11, 4))
+    engine = Engine(
+        backbone,
+        [{"name": "q", "members": ["q"]}],
+        prefix=lambda ids: torch.nn.functional.embedding(ids, table),  # type: ignore[arg-type]
+    )
+    server = Server(engine, "tcp:127.0.0.1:0")
+    codes = np.arange(24, dtype=np.int32).tobytes()
+    requests = tuple(
+        frames.encode(frame)
+        for frame in (
+            Frame("product", {"group": "q", "backward": False, "rows": 3}, codes),
+            Frame("product", {"group": "q", "backward": True, "rows": 1}, bytes(64)),
+            Frame("prefix", {"batch": 1, "length": 2}, bytes(16)),
+            Frame("arena", {"bytes": 4096}),
+            Frame("bye"),
+        )
+    )
+    answers = tuple(
+        frames.encode(frame)
+        for frame in (
+            Frame("product", {}, bytes(3 * 16 * 4)),
+            Frame("prefix", {"dim": 4}, bytes(2 * 4 * 4)),
+            Frame("prefix", {"dim": 0}),
+            Frame("error", {"message": "no"}),
+        )
+    )
+    return [
+        Target(
+            "accelerator request", lambda d: _ask(server, d), framed(*requests), requests, 5_000
+        ),
+        Target("accelerator answer", _answer, framed(*answers), answers, 4_000),
+    ]
+
+
+def _ask(server: Server, data: bytes) -> str | None:
+    """What the server answers; an exception in it is an escape."""
+    near, far = socket.socketpair()
+    with far:
+        far.sendall(data[:100_000])
+        far.shutdown(socket.SHUT_WR)
+        server._serve(near)
+        try:
+            answer = frames.receive(far)
+        except (EOFError, OSError, SealtuneError):
+            return "closed"
+    message = str(answer.meta.get("message", ""))
+    return message.partition(":")[0] if answer.kind == "error" else None
+
+
+def _answer(data: bytes) -> None:
+    """An enclave that asks for a product and a prefix, and gets ``data`` both times."""
+    failures = []
+    for ask in (_ask_product, _ask_prefix):
+        near, far = socket.socketpair()
+        with near, far:
+            far.sendall(data[:100_000])
+            far.shutdown(socket.SHUT_WR)
+            remote = RemoteAccelerator(near, (GROUP,), shared_memory=False)
+            try:
+                ask(remote)
+            except SealtuneError as error:
+                failures.append(error)
+    if len(failures) == 2:
+        raise failures[0]
+
+
+def _ask_product(remote: RemoteAccelerator) -> None:
+    remote.product("q", torch.zeros((3, 8), dtype=torch.int32), backward=False)
+
+
+def _ask_prefix(remote: RemoteAccelerator) -> None:
+    remote.prefix(torch.zeros((1, 2), dtype=torch.int64))
