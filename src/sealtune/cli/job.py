@@ -27,6 +27,9 @@ _Participants = Annotated[
     list[str] | None,
     typer.Option("--participant", metavar="ORG=KEY.pub", help="Repeat it for each organisation."),
 ]
+_Site = Annotated[
+    str | None, typer.Option("--site", metavar="SITE", help="With --job: this site's data only.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -115,15 +118,26 @@ def build(
 def sign(
     file: _File,
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Your .key file.")],
+    job_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--job", metavar="JOB.toml", help="First compare with the model and data files here."
+        ),
+    ] = None,
+    site: _Site = None,
 ) -> None:
     """Sign a manifest. Read it first with `sealtune job show`: the signature covers all of it.
 
-    Example: `sealtune job sign job.manifest.json --key north.key`
+    Examples:
+
+        sealtune job sign job.manifest.json --key north.key
+
+        sealtune job sign job.manifest.json --key north.key --job job.toml --site north
     """
     from sealtune.attest.policy import parse_policy
     from sealtune.cli.signing import read_envelope
     from sealtune.errors import UnknownKeyError
-    from sealtune.job import dsse
+    from sealtune.job import dsse, load_job
     from sealtune.job.keys import fingerprint, load_private, public_hex, spaced
     from sealtune.job.manifest import check_terms, check_time, open_manifest
     from sealtune.job.storage import write_atomic
@@ -142,6 +156,9 @@ def sign(
             f"the manifest does not name the key in {key} ({spaced(fingerprint(public))})",
             hint="`sealtune job show` lists the participants' keys",
         )
+    if job_file is not None:
+        for check in _compare(manifest, load_job(job_file), site):
+            typer.echo(f"ok  {check}")
     envelope = dsse.sign(envelope, private)
     write_atomic(file, envelope.encode())
     typer.echo(f"signed by    {orgs[0]}, just now")
@@ -158,10 +175,7 @@ def verify(
             "--job", metavar="JOB.toml", help="Also compare with the model and data files here."
         ),
     ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option("--site", metavar="SITE", help="With --job: this site's data only."),
-    ] = None,
+    site: _Site = None,
     participant: _Participants = None,
     as_json: _Json = False,
 ) -> None:
@@ -261,7 +275,7 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
     with Console(stderr=True).status("Reading model and data, planning what runs where"):
         from sealtune.model.agree import check_local
 
-        return [f"{what}: as signed" for what in check_local(manifest, settings, site)]
+        return [f"{what}: as the manifest says" for what in check_local(manifest, settings, site)]
 
 
 def _say_state(file: Path, payload: bytes, missing: list[str]) -> None:

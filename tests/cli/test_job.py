@@ -1,0 +1,338 @@
+"""``sealtune keys`` and ``sealtune job`` as participants use them, on a tiny real model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rfc8785
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sealtune.cli.main import app
+from sealtune.cli.signing import read_envelope, throw_away
+from sealtune.job import dsse, load_job
+from sealtune.job.dsse import Envelope
+from sealtune.job.keys import load_private
+from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
+from sealtune.model.resolve import resolve
+from tests.enclave.flow import write_texts
+from tests.model.tiny import make_llama
+
+JOB = """
+[job]
+name = "tiny"
+rounds = 2
+[model]
+path = "model"
+[data]
+train = {north = "north.jsonl", south = "south.jsonl"}
+test = {north = "test.jsonl", south = "test.jsonl"}
+max_tokens = 24
+[sites]
+names = ["north", "south"]
+[tuning]
+rank = 4
+"""
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def ok(*words: str | Path) -> str:
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr or result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with model, data, keys and an unsigned manifest."""
+    folder = tmp_path_factory.mktemp("job")
+    make_llama(folder / "model")
+    for number, name in enumerate(("north", "south", "test")):
+        write_texts(folder / f"{name}.jsonl", 30, number)
+    (folder / "job.toml").write_text(JOB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(folder / "data-home"))
+        patch.setenv("SEALTUNE_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        ok("keys", "new", "north")
+        ok("keys", "new", "south")
+        ok("job", "build", "job.toml", "-o", "job.manifest.json")
+        yield folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to spoil, and the working folder."""
+    folder = tmp_path / "copy"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data-home"))
+    monkeypatch.setenv("SEALTUNE_CACHE", str(folder / "cache"))
+    return folder
+
+
+def sign_both() -> None:
+    for org in ("north", "south"):
+        ok("job", "sign", "job.manifest.json", "--key", f"{org}.key")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["keys new", "keys show", "job build", "job sign", "job verify", "job show"],
+)
+def test_each_help_holds_an_example(command: str) -> None:
+    assert f"sealtune {command} " in ok(*command.split(), "-h").split("Example", 1)[1]
+
+
+def test_keys(folder: Path) -> None:
+    assert stat.S_IMODE((folder / "north.key").stat().st_mode) == 0o600
+    (shown,) = ok("keys", "show", "north.pub").splitlines()
+    assert ok("keys", "show", "north.key").strip() == shown
+    assert json.loads(ok("keys", "show", "north.pub", "--json"))["fingerprint"] == shown.replace(
+        " ", ""
+    )
+    result = run("keys", "new", "north")
+    assert result.exit_code == 9
+    assert "already there" in result.stderr
+
+
+def test_sign_and_verify(folder: Path) -> None:
+    result = run("job", "verify", "job.manifest.json")
+    assert result.exit_code == 10
+    assert "not signed by north, south" in result.stderr
+    assert "not yet by   south" in ok("job", "sign", "job.manifest.json", "--key", "north.key")
+    result = run("job", "verify", "job.manifest.json")
+    assert (result.exit_code, "not signed by south" in result.stderr) == (10, True)
+    said = ok("job", "sign", "job.manifest.json", "--key", "south.key")
+    assert "signed by all" in said
+    assert "sealtune run JOB.toml --manifest job.manifest.json" in said
+    assert "ok  signed by north, south" in ok("job", "verify", "job.manifest.json")
+    given = ["--participant", "north=north.pub", "--participant", "south=south.pub"]
+    ok("job", "verify", "job.manifest.json", *given)
+    said = ok("job", "verify", "job.manifest.json", "--json")
+    envelope = read_envelope(folder / "job.manifest.json")
+    assert json.loads(said)["job_id"] in ok("job", "show", "job.manifest.json")
+    assert set(verify_manifest(envelope).keys) == {"north", "south"}
+
+
+def test_verify_compares_with_what_is_here(folder: Path) -> None:
+    sign_both()
+    said = ok("job", "verify", "job.manifest.json", "--job", "job.toml")
+    assert "ok  data.south.train: as the manifest says" in said
+    write_texts(folder / "south.jsonl", 30, 9)
+    result = run("job", "verify", "job.manifest.json", "--job", "job.toml")
+    assert result.exit_code == 10
+    assert "these differ: data.south.train\n" in result.stderr
+    said = ok("job", "verify", "job.manifest.json", "--job", "job.toml", "--site", "north")
+    assert "data.north.train: as the manifest says" in said
+    assert "south.train" not in said
+    (folder / "south.jsonl").unlink()  # a site need not have the others' files
+    ok("job", "verify", "job.manifest.json", "--job", "job.toml", "--site", "north")
+    make_llama(folder / "model", seed=5)
+    result = run("job", "verify", "job.manifest.json", "--job", "job.toml", "--site", "north")
+    assert "these differ: model, slice plan" in result.stderr
+    (folder / "job.toml").write_text(JOB.replace("rank = 4", "rank = 5"))
+    result = run("job", "verify", "job.manifest.json", "--job", "job.toml", "--site", "north")
+    assert (result.exit_code, "these differ: tuning.rank\n" in result.stderr) == (10, True)
+
+
+def test_a_key_that_somebody_put_in(folder: Path) -> None:
+    sign_both()
+    ok("keys", "new", "south", "--out", "real")
+    words = ("job", "verify", "job.manifest.json", "--participant", "south=real/south.pub")
+    result = run(*words)
+    assert result.exit_code == 10
+    assert "does not name the key in real/south.pub for 'south'" in result.stderr
+
+
+def test_sign_can_compare_first(folder: Path) -> None:
+    words = ("job", "sign", "job.manifest.json", "--key", "north.key", "--job", "job.toml")
+    write_texts(folder / "north.jsonl", 30, 9)
+    result = run(*words, "--site", "north")
+    assert (result.exit_code, "these differ: data.north.train" in result.stderr) == (10, True)
+    assert read_envelope(folder / "job.manifest.json").signatures == ()
+    assert "ok  data.south.train: as the manifest says" in ok(*words, "--site", "south")
+
+
+def test_only_participants_sign(folder: Path) -> None:
+    ok("keys", "new", "east")
+    before = (folder / "job.manifest.json").read_bytes()
+    result = run("job", "sign", "job.manifest.json", "--key", "east.key")
+    assert result.exit_code == 10
+    assert "does not name the key in east.key" in result.stderr
+    (folder / "north.key").chmod(0o644)
+    result = run("job", "sign", "job.manifest.json", "--key", "north.key")
+    assert (result.exit_code, "chmod 600" in result.stderr) == (10, True)
+    assert (folder / "job.manifest.json").read_bytes() == before
+
+
+def test_nobody_signs_beside_a_wrong_signature(folder: Path) -> None:
+    ok("job", "sign", "job.manifest.json", "--key", "north.key")
+    content = json.loads((folder / "job.manifest.json").read_bytes())
+    content["signatures"][0]["sig"] = "A" * 86 + "=="
+    (folder / "job.manifest.json").write_text(json.dumps(content))
+    result = run("job", "sign", "job.manifest.json", "--key", "south.key")
+    assert (result.exit_code, "signature of 'north' is wrong" in result.stderr) == (10, True)
+    result = run("job", "show", "job.manifest.json")
+    assert result.exit_code == 10
+    assert "Job 'tiny'" in result.stdout
+
+
+def test_build_replaces_nothing(folder: Path) -> None:
+    before = (folder / "job.manifest.json").read_bytes()
+    result = run("job", "build", "job.toml")
+    assert result.exit_code == 9
+    assert (folder / "job.manifest.json").read_bytes() == before
+    said = ok("job", "build", "job.toml", "--force", "--days", "2", "--epoch", "1")
+    assert "not yet by   north, south" in said
+    manifest = open_manifest(read_envelope(folder / "job.manifest.json"))
+    assert manifest.epoch == 1
+    assert (manifest.valid[1] - manifest.valid[0]).days == 2
+    assert str(folder).encode() not in read_envelope(folder / "job.manifest.json").payload
+
+
+def test_one_organisation_for_two_sites(folder: Path) -> None:
+    ok("keys", "new", "clinics")
+    ok("job", "build", "job.toml", "-o", "m.json", "--participant",
+       "clinics:north,south=clinics.pub")  # fmt: skip
+    said = ok("job", "sign", "m.json", "--key", "clinics.key")
+    assert "signed by all" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["north"], "should look like"),
+        (["=north.pub"], "lower-case"),
+        (["north="], "should look like"),
+        (["NORTH=north.pub"], "lower-case"),
+        (["clinic=north.pub"], "no site clinic, but north, south; write clinic:SITE=north.pub"),
+        (["clinic:east=north.pub"], "no site east"),
+        (["north=north.pub"], "south: nobody answers for this site"),
+        (["north=north.pub", "x:north,south=south.pub"], "north: stands there twice"),
+    ],
+)
+def test_participants_that_do_not_fit(folder: Path, given: list[str], words: str) -> None:
+    options = [part for word in given for part in ("--participant", word)]
+    result = run("job", "build", "job.toml", "-o", "m.json", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not (folder / "m.json").exists()
+
+
+def test_the_same_key_twice_and_no_key(folder: Path) -> None:
+    same = ["--participant", "north=north.pub", "--participant", "south=north.pub"]
+    result = run("job", "build", "job.toml", "-o", "m.json", *same)
+    assert (result.exit_code, "same key" in result.stderr) == (10, True)
+    (folder / "south.pub").unlink()
+    result = run("job", "build", "job.toml", "-o", "m.json")
+    assert (result.exit_code, "south.pub cannot be read" in result.stderr) == (10, True)
+
+
+def test_rules_that_are_not_kept_yet(folder: Path) -> None:
+    result = run("job", "build", "job.toml", "-o", "m.json", "--release", "never")
+    assert result.exit_code == 10
+    assert "cannot be kept yet" in result.stderr
+
+
+def test_show_says_what_matters(folder: Path) -> None:
+    ok("job", "sign", "job.manifest.json", "--key", "north.key")
+    said = ok("job", "show", "job.manifest.json")
+    for words in (
+        "north  signed",
+        "south  NOT SIGNED YET",
+        ok("keys", "show", "south.pub").strip(),
+        "simulated  NOT CONFIDENTIAL",
+        "every participant gets the joint adapter",
+        "no differential privacy",
+        "modules masked on the accelerator",
+        "What each party will see",
+        "each site’s update, the joint adapter, scores",
+    ):
+        assert words in said, words
+    found = json.loads(ok("job", "show", "job.manifest.json", "--json"))
+    assert found["signed_by"] == ["north"]
+    assert found["manifest"]["data"]["north"]["train_rows"] == 30
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Another manifest in the same file, signed by both."""
+    payload = json.loads(read_envelope(folder / "job.manifest.json").payload) | changes
+    envelope = Envelope(PAYLOAD_TYPE, rfc8785.dumps(payload))
+    for org in ("north", "south"):
+        envelope = dsse.sign(envelope, load_private(folder / f"{org}.key"))
+    (folder / "job.manifest.json").write_bytes(envelope.encode())
+
+
+def test_a_manifest_cannot_steer_the_terminal(folder: Path) -> None:
+    model = {"name": "\x1b[2J\u202eevil\n", "digest": "00" * 32, "tokenizer_digest": "00" * 32}
+    rewrite(folder, model=model)
+    said = ok("job", "show", "job.manifest.json")
+    assert r"\x1b[2J\u202eevil\n" in said
+    assert not {"\x1b", "\u202e"} & set(said)
+
+
+def test_an_appraisal_policy_that_is_none(folder: Path) -> None:
+    rewrite(folder, appraisal={"kinds": {"astrology": {"measurements": "any"}}})
+    for command in (
+        ["job", "verify", "job.manifest.json"],
+        ["job", "show", "job.manifest.json"],
+        ["job", "sign", "job.manifest.json", "--key", "north.key"],
+        ["run", "job.toml", "--manifest", "job.manifest.json"],
+    ):
+        result = run(*command)
+        assert result.exit_code == 10
+        assert "appraisal.kinds.astrology" in result.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_any_code_is_shown_in_capitals(folder: Path) -> None:
+    rewrite(folder, appraisal={"version": 1, "kinds": {"tdx": {"measurements": "any"}}})
+    said = ok("job", "show", "job.manifest.json")
+    assert "ANY CODE AT ALL" in said
+    assert "simulated" not in said.lower()
+
+
+def test_a_run_starts_from_a_signed_manifest_only(folder: Path) -> None:
+    words = ("run", "job.toml", "--manifest", "job.manifest.json")
+    assert (run(*words).exit_code, (folder / "runs").exists()) == (10, False)
+    sign_both()
+    write_texts(folder / "south.jsonl", 30, 9)
+    result = run(*words)
+    assert (result.exit_code, "these differ: data.south" in result.stderr) == (10, True)
+    rewrite(folder, code_digest="00" * 48)
+    assert "code" in run(*words).stderr
+    rewrite(folder, expires="2020-01-02T00:00:00Z", not_before="2020-01-01T00:00:00Z")
+    result = run(*words)
+    assert (result.exit_code, "expired at 2020" in result.stderr) == (10, True)
+    assert run("job", "sign", "job.manifest.json", "--key", "north.key").exit_code == 10
+    assert not (folder / "runs").exists()
+
+
+def test_enclaves_hold_data_and_code_against_the_manifest(folder: Path) -> None:
+    from sealtune.attest import Kind
+    from sealtune.data import load_site
+    from sealtune.data.digest import check_data
+    from sealtune.enclave.trust import trust_for
+    from sealtune.errors import DigestMismatchError
+
+    resolution = resolve(load_job(folder / "job.toml"))
+    resolved = resolution.write(folder / "job.resolved.json", throw_away(resolution))
+    assert set(trust_for(resolved).policy.kinds) == {Kind.SIMULATED}
+    data = load_site(resolved.job, "north", resolved.labels)
+    check_data(resolved.manifest, "north", data)
+    with pytest.raises(DigestMismatchError, match="train data of site 'south'"):
+        check_data(resolved.manifest, "south", data)
+    rewrite(folder, code_digest="00" * 48)
+    other = open_manifest(read_envelope(folder / "job.manifest.json"))
+    object.__setattr__(resolved, "manifest", other)
+    with pytest.raises(DigestMismatchError, match="code of this enclave"):
+        trust_for(resolved)
