@@ -90,7 +90,7 @@ def verify(
     `--nonce` is for evidence from `sealtune attest collect`, `--report-data` for any other. With
     neither, the evidence shows what ran somewhere at some time, not that it answers a challenge.
 
-    Exit code: 0 accepted, 70 to 89 refused (see docs/errors.md).
+    Exit code: 0 accepted, 70 to 89 refused (see docs/attestation.md).
 
     Example: sealtune attest verify quote.bin --kind tdx --collateral collateral.json --policy
     policy.json --at 2025-07-01

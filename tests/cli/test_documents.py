@@ -1,0 +1,113 @@
+"""What the security pages name exists: each test, each command with its options, each file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from sealtune.attest import errors
+from sealtune.cli.main import app
+from sealtune.errors import AttestationError
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("threat-model.md", "attestation.md", "limitations.md", "manifest.md")
+_TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def named_tests() -> list[tuple[str, str]]:
+    return sorted({found for name in PAGES for found in _TEST.findall(page(name))})
+
+
+def commands(program: str) -> list[str]:
+    """Command lines in code blocks and code spans that start with ``program`` and go on."""
+    found = set()
+    for name in PAGES:
+        text = page(name)
+        lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+        spans = [
+            " ".join(span.split())
+            for span in _CODE.findall(re.sub(r"```.*?```", "", text, flags=re.S))
+        ]
+        found |= {one for one in (*lines, *spans) if one.startswith(program + " ")}
+    return sorted(found)
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(named_tests()) > 50
+    assert len(commands("sealtune")) > 10
+    assert len(commands("python")) >= 2
+
+
+@pytest.mark.parametrize(("file", "name"), named_tests())
+def test_every_named_test_exists(file: str, name: str) -> None:
+    tree = ast.parse((ROOT / file).read_text())
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("line", commands("sealtune"))
+def test_every_named_command_parses(line: str) -> None:
+    words = shlex.split(re.split(r"\s[|>]\s", line)[0], comments=True)[1:]
+    command: click.Command = typer.main.get_command(app)
+    context = click.Context(command, info_name="sealtune")
+    while isinstance(command, click.Group) and words:
+        inner = command.get_command(context, words[0])
+        assert inner is not None, f"no command {words[0]!r} in {line!r}"
+        command, words = inner, words[1:]
+        context = click.Context(command, parent=context, info_name=command.name)
+    # Unknown options raise; files that are named need not exist.
+    values, rest, _ = command.make_parser(context).parse_args(args=words)
+    assert not rest, f"left over in {line!r}: {rest}"
+    for parameter in command.params:
+        given = values.get(parameter.name or "")
+        if isinstance(parameter.type, click.Choice) and isinstance(given, str):
+            parameter.type.convert(given, parameter, context)
+
+
+@pytest.mark.parametrize("line", [one for one in commands("python") if "benchmarks/" in one])
+def test_every_named_benchmark_has_its_options(line: str) -> None:
+    script, *options = shlex.split(line)[1:]
+    done = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    for option in options:
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_between_pages_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([\w./-]+)\)", page(name)):
+        assert (ROOT / "docs" / target).is_file(), target
+
+
+def test_each_claim_has_limits_and_checks() -> None:
+    sections = re.split(r"^## ", page("threat-model.md"), flags=re.M)[1:]
+    assert len(sections) == 10
+    for section in sections:
+        for part in ("**Claim.**", "**Limits.**", "**Check → Evidence.**"):
+            assert section.count(part) == 1, section.splitlines()[0]
+        checks = section.partition("**Check → Evidence.**")[2]
+        for line in re.findall(r"^- (.*)", checks, flags=re.M):
+            assert line.startswith(("`tests/", "`sealtune ", "`python ", "`lint-imports`")), line
+
+
+def test_exit_codes_of_refusals_are_all_listed() -> None:
+    rows = dict(re.findall(r"^\| (\d\d) \| `(\w+)` \|", page("attestation.md"), flags=re.M))
+    classes = {
+        value.exit_code: name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, AttestationError) and value.exit_code > 69
+    }
+    assert {int(code): name for code, name in rows.items()} == classes
