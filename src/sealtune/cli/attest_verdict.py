@@ -204,9 +204,10 @@ def _notes(verdict: Verdict, policy: AppraisalPolicy | None, file: Path) -> list
         if found:
             notes.append(f"not as the policy says: {'; '.join(found)}")
     if policy is None and (verdict.claims or verdict.stated):
+        source = shlex.quote(str(file))
         notes.append(
             "without --policy no code is accepted; start one with: "
-            f"sealtune attest policy --kind {verdict.kind} --from {shlex.quote(str(file))} > policy.json"
+            f"sealtune attest policy --kind {verdict.kind} --from {source} > policy.json"
         )
     return notes
 
