@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sealtune.report import curves, evidence, numbers, parties, picture, sections
+from sealtune.report import chain, curves, evidence, numbers, parties, picture, sections
 from sealtune.report.log import RunLog
 from sealtune.report.values import Json, text, whole
 
@@ -71,6 +71,7 @@ def context(log: RunLog, summary: Json) -> dict[str, Any]:
         "memory_chart": sections.memory_chart(summary),
         "rounds": sections.round_rows(log),
         "verdicts": evidence.verdicts(log),
+        "chain": chain.draw(evidence.verdicts(log), log.sites, signed="manifest" in log.resolved),
         "missing": evidence.missing(log),
         "plan": sections.plan_rows(log),
         "settings": _settings(log),

@@ -45,6 +45,7 @@ def _rules(palette: dict[str, str]) -> str:
     kinds = "".join(
         f".tp .{k}{{fill:{p[k]};stroke:{p[k + '-edge']}}}"
         f".tp .{k}-ink,.tp text.{k}-ink{{fill:{p[k + '-edge']}}}"
+        f".tp .{k}-line{{stroke:{p[k + '-edge']}}}"
         for k in ("enclave", "owner", "outside", "exposed", "simulated")
     )
     return (
