@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save as torch_save
 
+from sealtune import frames
+from sealtune.enclave.aggregator import serve
 from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
 from sealtune.enclave.config import read_config
 from sealtune.enclave.round_state import Stage, read_fields, stages
@@ -113,6 +116,7 @@ def test_fields_are_checked_and_others_dropped() -> None:
         {"examples": 1.0},
         {"train_loss": float("nan")},
         {"train_loss": "0.5"},
+        {"train_loss": 10**400},
         {"train_loss": None},
         {"seconds": None},
         {"seconds": {"enclave": 1}},
@@ -191,6 +195,25 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
     )
+
+
+def test_a_glue_that_hangs_up_does_not_end_the_server() -> None:
+    class Program:
+        max_message = 1 << 20
+        deadline = 1.0
+        done = False
+
+        def next(self) -> dict[str, bytes] | None:
+            return None if self.done else {"north": bytes(1 << 20)}
+
+    for done in (False, True):
+        program = Program()
+        program.done = done
+        here, there = socket.socketpair()
+        frames.send(there, frames.Frame("next"))
+        there.close()
+        with here:
+            assert serve(here, program) is done  # type: ignore[arg-type]
 
 
 def test_the_aggregator_loads_no_torch() -> None:

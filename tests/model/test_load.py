@@ -138,3 +138,25 @@ def test_missing_shard_is_named(copy: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"lacks model-1\.safetensors"):
         load_model(spec(copy), 3)
+
+
+def test_a_part_outside_the_digested_folder_is_refused(llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llama, folder)
+    (folder / "x").mkdir()
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "x" / "w.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "x/w.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="outside its folder"):
+        load_model(ModelSpec(path=str(folder), task="causal-lm"), None)
+
+
+def test_an_adapter_file_that_would_redirect_loading_is_refused(
+    llama: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llama, folder)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    with pytest.raises(ModelError, match="redirect"):
+        load_model(ModelSpec(path=str(folder), task="causal-lm"), None)

@@ -17,7 +17,7 @@ import sealtune
 from sealtune.attest.evidence import length_prefixed
 
 ENCLAVE_ROOMS = ("attest", "channel", "data", "enclave", "job", "model", "offload", "privacy")
-ENCLAVE_FILES = ("__init__.py", "errors.py", "frames.py")
+ENCLAVE_FILES = ("__init__.py", "errors.py", "frames.py", "memory.py")
 
 
 def enclave_sources(root: Path | None = None) -> list[Path]:

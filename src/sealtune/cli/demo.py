@@ -26,7 +26,7 @@ def demo_data(
         typer.Argument(
             metavar="[icd10|hpo]",
             help="icd10: diagnosis descriptions to ICD-10-CM chapters (21 classes). "
-            "hpo: phenotypes to organ systems (19 classes)."
+            "hpo: phenotypes to organ systems (19 classes).",
         ),
     ] = Subject.icd10,
     out: Annotated[

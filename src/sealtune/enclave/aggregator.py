@@ -7,6 +7,7 @@ Trust domain: server enclave. The glue is untrusted.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from pathlib import Path
@@ -39,9 +40,13 @@ def serve(sock: socket.socket, program: Aggregator) -> bool:
         except FrameError as error:  # the glue's fault, not the job's
             answer = Frame("failed", {"message": error.message})
         except SealtuneError as error:
-            frames.send(sock, Frame("failed", {"message": error.message}))
+            with contextlib.suppress(OSError):
+                frames.send(sock, Frame("failed", {"message": error.message}))
             raise
-        frames.send(sock, answer)
+        try:
+            frames.send(sock, answer)
+        except OSError:
+            return answer.kind == "done"  # the glue hung up: another one may come
         if answer.kind == "done":
             return True
 

@@ -15,6 +15,7 @@ from sealtune.errors import FrameError
 StageKind = Literal["evaluate", "train", "release"]
 MAX_EXAMPLES = 1 << 29  # so that a weighted float32 is exact in double precision
 _SECONDS = ("enclave", "accelerator", "pads")
+_LARGEST = 1e12  # beyond any loss or number of seconds
 _MAX_REASON = 500  # characters
 
 
@@ -110,6 +111,9 @@ def _count(meta: Mapping[str, Any], key: str, *, least: int = 0) -> int:
 
 def _number(meta: Mapping[str, Any], key: str) -> float:
     value = meta.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise FrameError(f"the site's '{key}' is not a finite number")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # JSON has integers that no float holds
+        number = float(value) if abs(value) < _LARGEST else math.inf
+        if math.isfinite(number):
+            return number
+    raise FrameError(f"the site's '{key}' is not a finite number")

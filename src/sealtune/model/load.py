@@ -215,6 +215,11 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
     folder = model_folder(spec)
     if not any(folder.glob("*.safetensors")):
         raise _no_weights(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds an adapter_config.json, which would redirect loading elsewhere",
+            hint="model.path must be the folder of a base model, without an adapter",
+        )
     _check_shards(folder)
     try:
         model, info = factory.from_pretrained(
@@ -248,6 +253,12 @@ def _check_shards(folder: Path) -> None:
         parts = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is damaged") from error
+    outside = sorted(str(part) for part in parts if Path(str(part)).name != part)
+    if outside or not all(str(part).endswith(".safetensors") for part in parts):
+        raise ModelError(
+            f"{index} names a part outside its folder, such as {(outside or sorted(parts))[0]}",
+            hint="the model's digest covers the folder's own safetensors files only",
+        )
     absent = sorted(part for part in parts if not os.path.isfile(folder / str(part)))
     if absent:
         raise ModelError(f"{folder} lacks {absent[0]}, one of the model's {len(parts)} parts")

@@ -38,6 +38,8 @@ class RemoteAccelerator:
         self._sock = sock
         self._shared_memory = shared_memory
         self._arena: wire.Arena | None = None
+        # the first frozen layer of a block reads the block's input: D features
+        self._hidden = groups[0].in_features if groups else 0
         self._columns: dict[tuple[str, bool], int] = {}
         for group in groups:
             self._columns[group.name, False] = sum(group.out_features)
@@ -91,7 +93,8 @@ class RemoteAccelerator:
             arena.codes(rows, cols).copy_(codes)
             self._ask(Frame("product", meta), "product")
             return arena.codes(rows, columns).clone()
-        answer = self._ask(Frame("product", meta, wire.tensor_bytes(codes)), "product")
+        frame = Frame("product", meta, wire.tensor_bytes(codes))
+        answer = self._ask(frame, "product", limit=rows * columns * 4)
         try:
             return wire.codes_from_bytes(answer.body, rows, columns)
         except FrameError as error:
@@ -101,12 +104,15 @@ class RemoteAccelerator:
         """See ``Accelerator.prefix``."""
         batch, length = input_ids.shape
         body = wire.tensor_bytes(input_ids.to(torch.int64))
-        answer = self._ask(Frame("prefix", {"batch": batch, "length": length}, body), "prefix")
-        dim = answer.meta.get("dim")
-        if type(dim) is not int or dim < 1 or len(answer.body) != batch * length * dim * 4:
+        size = batch * length * self._hidden * 4
+        frame = Frame("prefix", {"batch": batch, "length": length}, body)
+        answer = self._ask(frame, "prefix", limit=size)
+        if answer.meta.get("dim") != self._hidden or len(answer.body) != size:
             raise AcceleratorLostError("accelerator: prefix of the wrong size", hint=_HINT)
-        flat = torch.frombuffer(bytearray(answer.body), dtype=torch.float32)
-        return flat.view(batch, length, dim)
+        hidden = torch.frombuffer(bytearray(answer.body), dtype=torch.float32)
+        if not bool(torch.isfinite(hidden).all()):
+            raise AcceleratorLostError("accelerator: prefix that is not finite", hint=_HINT)
+        return hidden.view(batch, length, self._hidden)
 
     def close(self) -> None:
         """Say goodbye and close."""
@@ -131,21 +137,25 @@ class RemoteAccelerator:
             if self._arena is not None:
                 self._arena.close()
             self._arena = wire.Arena.create(size)
-            self._ask(Frame("arena", {"bytes": self._arena.size}), "ok", self._arena.descriptor)
+            frame = Frame("arena", {"bytes": self._arena.size})
+            self._ask(frame, "ok", descriptor=self._arena.descriptor)
         return self._arena
 
-    def _ask(self, frame: Frame, expected: str, descriptor: int | None = None) -> Frame:
+    def _ask(
+        self, frame: Frame, expected: str, *, limit: int = 0, descriptor: int | None = None
+    ) -> Frame:
+        """Send ``frame`` and take an answer of kind ``expected`` with up to ``limit`` bytes."""
         try:
             frames.send(self._sock, frame)
             if descriptor is not None:
                 wire.send_descriptor(self._sock, descriptor)
         except OSError as error:
             raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
-        return self._expect(expected)
+        return self._expect(expected, limit)
 
-    def _expect(self, kind: str) -> Frame:
+    def _expect(self, kind: str, limit: int) -> Frame:
         try:
-            answer = frames.receive(self._sock, max_body=wire.MAX_BODY)
+            answer = frames.receive(self._sock, max_body=limit)
         except (OSError, EOFError, FrameError) as error:
             raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
         if answer.kind != kind:

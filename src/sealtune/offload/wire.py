@@ -14,6 +14,7 @@ Trust domain: both sides of the boundary; carries only what the accelerator may 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import socket
@@ -26,6 +27,7 @@ from sealtune.errors import FrameError
 MAX_BODY = 1 << 31  # bytes of one product or prefix
 MAX_ARENA = 1 << 31
 _ALIGN = 1 << 12
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def parse_address(address: str) -> tuple[str, str | tuple[str, int]]:
@@ -59,8 +61,10 @@ class Arena:
     def create(cls, size: int) -> Arena:
         """New anonymous memory of at least ``size`` bytes, gone when both sides let go."""
         size = -(-size // _ALIGN) * _ALIGN
-        descriptor = os.memfd_create("sealtune-arena", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("sealtune-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, size)
+        # or the other side could cut it short, and the next access would kill this process
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return cls(descriptor, size)
 
     @classmethod
@@ -68,10 +72,16 @@ class Arena:
         """Map memory that the other side created.
 
         Raises:
-            FrameError: it is smaller or larger than announced, or absurdly large.
+            FrameError: it is smaller or larger than announced, absurdly large, or can shrink.
         """
         if not 0 < size <= MAX_ARENA or os.fstat(descriptor).st_size != size:
             raise FrameError("shared memory does not have the announced size")
+        try:
+            sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        except OSError:
+            sealed = 0  # an ordinary file
+        if not sealed & fcntl.F_SEAL_SHRINK:
+            raise FrameError("shared memory could be cut short by the other side")
         return cls(descriptor, size)
 
     def codes(self, rows: int, cols: int) -> Tensor:
