@@ -331,3 +331,14 @@ def test_enclaves_prove_themselves_anew_each_epoch(llama: Path, tmp_path: Path) 
         by_server = [e for e in federation.of("attested") if e["who"] == site]
         by_site = [e for e in federation.of("attested") if e["by"] == site]
         assert len(by_server) == len(by_site) == 2  # at the start, and after round 5
+
+
+def test_texts_that_are_cut_are_counted_aloud(llama: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, llama)
+    job = job.model_copy(update={"data": job.data.model_copy(update={"max_tokens": 4})})
+    federation = make_federation(job, tmp_path / "run")
+    told = federation.of("warning")
+    assert {(e["site"], e["part"]) for e in told} == {
+        (site, part) for site in job.sites.names for part in ("training", "test")
+    }
+    assert all(0 < e["count"] <= e["of"] for e in told)

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sealtune import __version__
-from sealtune.data import load_site
+from sealtune.data import count_tokens, load_site
 from sealtune.data.digest import check_data
 from sealtune.enclave.events import Emit
 from sealtune.errors import AdapterMismatchError, FrameError
@@ -59,9 +59,14 @@ class SiteTrainer:
         self._emit = emit
         self._data = load_site(job, site, resolved.labels)
         check_data(resolved.manifest, site, self._data)
+        tokenizer = load_tokenizer(job.model)
+        for part, examples in (("training", self._data.train), ("test", self._data.test)):
+            cut = count_tokens(examples, tokenizer, job.data.max_tokens).warning(site, part)
+            if cut:
+                emit(**cut)
         self._task = make_task(
             job.model.task,
-            load_tokenizer(job.model),
+            tokenizer,
             max_tokens=job.data.max_tokens,
             template=job.data.template,
             labels=resolved.labels,

@@ -98,6 +98,12 @@ class Progress:
             site.round = _whole(event, "round", site.round)
             site.step, site.of = _whole(event, "step", site.step), _whole(event, "of", site.of)
             site.loss = _number(event, "loss")
+        elif kind == "warning":
+            cut, of = _whole(event, "count", 0), _whole(event, "of", 0)
+            part = "test" if event.get("part") == "test" else "training"
+            self.notices.append(
+                f"{name}: {cut:,} of {of:,} {part} texts exceed data.max_tokens and are cut"
+            )
         elif kind == "evaluated":
             total = _whole(event, "total", 0)
             site.accuracy = _whole(event, "correct", 0) / total if total else None

@@ -83,6 +83,12 @@ def _course_warnings(log: RunLog, s: Json) -> list[Banner]:
         said = " ".join(x for x in (error.get("message"), error.get("hint")) if x)
         after = f" after {done} of {planned} rounds" if planned is not None else ""
         found.append(Banner("bad", f"{title}{after}.", said or "Figures end where the log ends."))
+    cut = {(e.get("site"), e.get("part")): number(e.get("count")) for e in log.of("warning")}
+    if cut:
+        texts = f"{numbers.count(sum(n or 0 for n in cut.values()))} texts"
+        found.append(
+            Banner("mind", f"{texts} were cut.", "They are longer than data.max_tokens allows.")
+        )
     lost = sum(o["outcome"] not in ("ok", None) for r in s["outcomes"] for o in r["sites"].values())
     if lost:
         noun = "answer is" if lost == 1 else "answers are"
