@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.data import demo, hpo, icd10, wheel
+from sealtune.data import demo, hpo, icd10
 from sealtune.data.corpus import Item, clean, distinct, limit, split
 from sealtune.data.made import MARKER, make_folder
 from sealtune.data.wheel import Member, extract, read_member
@@ -313,11 +313,3 @@ def test_make_folder_replaces_only_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     (tmp_path / "empty").mkdir()
     assert make_folder(tmp_path / "empty", "v1", build)
-
-
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SEALTUNE_CACHE", raising=False)
-    assert wheel.cache_folder() == tmp_path / ".cache" / "sealtune"
-    monkeypatch.setenv("SEALTUNE_CACHE", "~/x")
-    assert wheel.cache_folder() == tmp_path / "x"

@@ -109,7 +109,7 @@ def test_a_run_and_its_results(
     (call,) = stage.calls
     assert call["path"] == run_dir / "job.resolved.json"
     assert (call["resume"], call["port"]) == (False, None)
-    assert call["facts"] == {"majority_class": 0.057}
+    assert call["facts"] == {"majority_class": 0.057, "job_file": str(job_file)}
     assert (run_dir / "job.toml").read_text() == JOB
     assert (run_dir / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
     assert {"summary.json", "report.html", "logs"} <= {path.name for path in run_dir.iterdir()}
@@ -216,7 +216,7 @@ def test_resume(job_file: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -
     resumable(job_file, monkeypatch)
     start(job_file, resume=True)
     assert [call["resume"] for call in stage.calls] == [False, True]
-    assert stage.calls[1]["facts"] == {"majority_class": 0.057}
+    assert stage.calls[1]["facts"] == {"majority_class": 0.057, "job_file": str(job_file)}
 
 
 def test_resume_of_a_changed_job(

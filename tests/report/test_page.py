@@ -76,7 +76,7 @@ def test_every_section_and_figure_is_there(page: str) -> None:
         assert heading in text
     for figure in ("4.9 %", "68.1 %", "5.7 %", "55.6 %", "44.4 MB", "21.4 GB", "8 min 40 s"):
         assert figure in text
-    assert "sealtune run runs/icd10-chapters/job.toml" in text
+    assert "sealtune run examples/icd10.toml --runs runs-again" in text
     assert sample.PLAN_DIGEST in text
     assert "12.5 points better" in text
 

@@ -184,7 +184,7 @@ def _launch(
     from sealtune import launch, report
 
     console = Console(highlight=False)
-    facts = {"majority_class": majority}
+    facts = {"majority_class": majority, "job_file": str(job_file)}
     try:
         launch.run(
             run_dir / _RESOLVED, run_dir, resume=resume, port=port, console=console, facts=facts

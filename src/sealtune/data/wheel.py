@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealtune.errors import DataError
+from sealtune.job.cache import cache_folder
 from sealtune.job.storage import storage_error
 
 
@@ -40,12 +40,6 @@ class Member:
     path: str
     size: int
     sha256: str
-
-
-def cache_folder() -> Path:
-    """Where wheels are kept."""
-    named = os.environ.get("SEALTUNE_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "sealtune"
 
 
 def read_member(member: Member) -> bytes:

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from sealtune.job.cache import cache_folder
 from sealtune.job.plan import Backbone
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
-from sealtune.model.cache import cache_folder
 from sealtune.model.load import load_model, model_digest
 from sealtune.model.quantise import quantise
 from sealtune.offload.wire import tensor_bytes

@@ -70,6 +70,7 @@ def context(log: RunLog, summary: Json) -> dict[str, Any]:
         "time_chart": sections.time_chart(summary),
         "memory_chart": sections.memory_chart(summary),
         "rounds": sections.round_rows(log),
+        "job_file": text(log.started_with("job_file")),
         "verdicts": evidence.verdicts(log),
         "chain": chain.draw(evidence.verdicts(log), log.sites, signed="manifest" in log.resolved),
         "missing": evidence.missing(log),

@@ -13,6 +13,6 @@ def cache_folder() -> Path:
     """``$SEALTUNE_CACHE``, or ``sealtune`` in the user's cache folder."""
     explicit = os.environ.get("SEALTUNE_CACHE")
     if explicit:
-        return Path(explicit)
+        return Path(explicit).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "sealtune"
