@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from math import prod
 
 from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
 from sealtune.enclave.events import Emit
@@ -58,7 +59,7 @@ class Aggregator:
         self._history = list(checkpoint.history) if checkpoint else []
         done = checkpoint.round if checkpoint else None
         self._stages = stages(resolved.job.job.rounds, done)
-        self._limit = sum(4 * _size(shape) for shape in self._shapes.values()) + _SLACK
+        self._limit = sum(4 * prod(shape) for shape in self._shapes.values()) + _SLACK
         self._asked = False  # whether the current stage's question has been sent
         self._started: float | None = None  # when the glue first asked for this stage
         self._awaited: set[str] = set()  # sites that have not been answered for
@@ -187,13 +188,6 @@ class Aggregator:
         """Make the mean the new global adapter; whether it differs from the last one."""
         before, self._adapter = self._adapter, write_adapter(self._mean.result())
         return before != self._adapter
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _describe(stage: Stage) -> str:
