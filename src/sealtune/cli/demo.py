@@ -18,15 +18,22 @@ class Subject(StrEnum):
 
     icd10 = "icd10"
     hpo = "hpo"
+    medmcqa_subject = "medmcqa-subject"
+    pubmedqa = "pubmedqa"
+    drug_reviews = "drug-reviews"
 
 
 def demo_data(
     subject: Annotated[
         Subject,
         typer.Argument(
-            metavar="[icd10|hpo]",
+            metavar="SUBJECT",
             help="icd10: diagnosis descriptions to ICD-10-CM chapters (21 classes). "
-            "hpo: phenotypes to organ systems (19 classes).",
+            "hpo: phenotypes to organ systems (19 classes). "
+            "medmcqa-subject: exam questions to medical subjects (16 classes). "
+            "pubmedqa: question and abstract to yes, no or maybe (3 classes). "
+            "drug-reviews: patients' reviews of drugs to negative, neutral or positive "
+            "(3 classes; for research only).",
         ),
     ] = Subject.icd10,
     out: Annotated[

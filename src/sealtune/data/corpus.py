@@ -12,13 +12,15 @@ import hashlib
 import html
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sealtune.errors import DataError
+
 SEED = "sealtune demo data 1"
 TEST_SHARE = 0.2
-TEST_MOST = 0.25  # a group that would take the test set beyond this stays in the training set
+TEST_OVER = 1.25  # a group that would take the test set beyond share * this is trained on
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,31 @@ def clean(text: str) -> str:
     return " ".join(html.unescape(text).split())
 
 
+def letters(text: str) -> str:
+    """Letters and digits alone: equal for texts that differ in case, spaces or punctuation only."""
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def json_rows(data: bytes, what: str, *keys: str) -> Iterator[tuple[str, ...]]:
+    """The texts at ``keys`` in each line of a JSON Lines file.
+
+    Args:
+        what: names the file in messages.
+
+    Raises:
+        DataError: a line is not an object with text at each key.
+    """
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            values = tuple(row[key] for key in keys)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{what}, line {number}, lacks {' or '.join(keys)}") from error
+        if not all(isinstance(value, str) for value in values):
+            raise DataError(f"{what}, line {number}, holds something other than text")
+        yield values
+
+
 def distinct(items: Iterable[Item]) -> list[Item]:
     """Drop blank texts, texts that occur with two labels, and repeats (letter case ignored)."""
     labels: dict[str, set[str]] = defaultdict(set)
@@ -68,9 +95,16 @@ def limit(items: Iterable[Item], most: int) -> list[Item]:
     return [item for same in _by_label(items).values() for item in _shuffled(same)[:most]]
 
 
-def split(items: Iterable[Item]) -> Corpus:
-    """Within each label, move whole groups to the test set until it holds a fifth."""
-    train: list[Item] = []
+def split(
+    items: Iterable[Item], share: float = TEST_SHARE, train_only: Iterable[Item] = ()
+) -> Corpus:
+    """Within each label, move whole groups to the test set until it holds its share.
+
+    Args:
+        share: of each label's items, for testing.
+        train_only: further items for the training set; their groups are not looked at.
+    """
+    train: list[Item] = list(train_only)
     test: list[Item] = []
     for label, same in _by_label(items).items():
         groups: dict[str, list[Item]] = defaultdict(list)
@@ -79,8 +113,8 @@ def split(items: Iterable[Item]) -> Corpus:
         names = sorted(groups, key=lambda name: _rank(f"{label}\n{name}"))
         held: list[Item] = []
         for name in names:
-            fits = len(held) + len(groups[name]) <= max(1, TEST_MOST * len(same))
-            if fits and len(held) < TEST_SHARE * len(same):
+            fits = len(held) + len(groups[name]) <= max(1, share * TEST_OVER * len(same))
+            if fits and len(held) < share * len(same):
                 held += groups[name]
             else:
                 train += groups[name]
