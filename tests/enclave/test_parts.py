@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as torch_save
 
 from sealtune import frames
-from sealtune.enclave.aggregator import serve
+from sealtune.enclave.glue import serve
 from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
 from sealtune.enclave.config import read_config
 from sealtune.enclave.round_state import Stage, read_fields, stages

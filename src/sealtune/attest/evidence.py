@@ -46,18 +46,23 @@ MAX_EVIDENCE = HEADER.size + 3 * MAX_PART
 
 
 class Kind(StrEnum):
-    """What made the evidence. `SIMULATED` proves nothing about hardware."""
+    """What made the evidence.
+
+    `SIMULATED` proves nothing about hardware; `PARTICIPANT` is an organisation's signature, which
+    proves who answers and nothing of what runs there (`sealtune.attest.participant`).
+    """
 
     SIMULATED = "simulated"
     SGX = "sgx"
     TDX = "tdx"
     SEV_SNP = "sev-snp"
     NVIDIA_GPU = "nvidia-gpu"
+    PARTICIPANT = "participant"
 
     @property
     def confidential(self) -> bool:
         """Whether hardware keeps the operator out."""
-        return self is not Kind.SIMULATED
+        return self not in (Kind.SIMULATED, Kind.PARTICIPANT)
 
 
 _CODES = {
@@ -66,6 +71,7 @@ _CODES = {
     Kind.TDX: 2,
     Kind.SEV_SNP: 3,
     Kind.NVIDIA_GPU: 4,
+    Kind.PARTICIPANT: 5,
 }
 _KINDS = {code: kind for kind, code in _CODES.items()}
 

@@ -78,6 +78,8 @@ class Appraiser:
             return SnpVerifier(b"".join(_as_pem(raw) for raw in given) or None)
         if kind is Kind.NVIDIA_GPU:
             return NvidiaVerifier(given)
+        if kind is Kind.PARTICIPANT:
+            raise MalformedEvidenceError("a participant's signature is no evidence of a machine")
         return SimulatedVerifier(self._simulated_keys)
 
 
@@ -192,6 +194,8 @@ def stated_report_data(evidence: Evidence) -> bytes:
                 raise MalformedEvidenceError("simulated evidence is cut short")
             bound: bytes = BODY.unpack_from(evidence.data)[4]
             return bound
+        case Kind.PARTICIPANT:
+            raise MalformedEvidenceError("a participant's signature shows no machine")
 
 
 def load_policy(path: Path) -> AppraisalPolicy:

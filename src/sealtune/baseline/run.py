@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import sealtune
 from sealtune.baseline.progress import Steps
 from sealtune.baseline.workbench import Workbench, weighted_mean
+from sealtune.data import Example
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
@@ -55,7 +56,7 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         raise ConfigError("command line", [problem])
     start = perf_counter()
     bench = Workbench(job)
-    total = job.job.rounds * job.train.steps_per_round * len(bench.sites)
+    total = job.job.rounds * sum(_steps(job, data.train) for data in bench.sites.values())
     with Steps(f"baseline {kind}", total, quiet=quiet) as steps:
         steps.phase("test before training")
         before = bench.test(bench.initial)
@@ -86,7 +87,7 @@ def _local(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
                 data.train,
                 round=number,
                 site=site,
-                steps=job.train.steps_per_round,
+                steps=_steps(job, data.train),
                 on_step=steps.advance,
             )
             curve.append(result.train_loss)
@@ -116,7 +117,7 @@ def _pooled(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
             everything,
             round=number,
             site="all",
-            steps=job.train.steps_per_round * len(bench.sites),
+            steps=sum(_steps(job, data.train) for data in bench.sites.values()),
             on_step=steps.advance,
         )
         curve.append(result.train_loss)
@@ -136,13 +137,18 @@ def _federated(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
                 data.train,
                 round=number,
                 site=site,
-                steps=job.train.steps_per_round,
+                steps=_steps(job, data.train),
                 on_step=steps.advance,
             )
             updates.append(update)
             curves[place].append(result.train_loss)
         state = weighted_mean(updates, weights)
     return _finish(bench, state, _weighted_curve(curves, bench), steps)
+
+
+def _steps(job: Job, examples: Sequence[Example]) -> int:
+    """Steps of a round on ``examples``."""
+    return job.train.steps(len(examples))
 
 
 def _finish(bench: Workbench, state: Any, curve: list[float], steps: Steps) -> dict[str, Any]:

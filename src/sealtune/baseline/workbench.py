@@ -13,10 +13,12 @@ from torch import Tensor
 
 from sealtune.data import Example, SiteData, discover_labels, load_sites
 from sealtune.job.spec import Job
+from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.lora import apply_lora, load_trainable_state, trainable_state
+from sealtune.model.lora import load_trainable_state, trainable_state
 from sealtune.model.tasks import make_task
 from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
+from sealtune.model.tune import apply_tuning
 
 State = Mapping[str, Tensor]
 
@@ -41,7 +43,10 @@ class Workbench:
         )
         count = len(labels) or None
         base = load_model(job.model, count)
-        self._model: Any = apply_lora(base, job.tuning, job.model.task, job.job.seed)
+        first = 0 if job.split is None else cut_at(job.split.cut, base.config.num_hidden_layers)
+        self._model: Any = apply_tuning(
+            base, job.tuning, job.model.task, job.job.seed, first_block=first
+        )
         self.sites: dict[str, SiteData] = load_sites(job, labels)
         self.initial = self.state()
 

@@ -28,7 +28,25 @@ attest = typer.Typer(
 
 # Evidence made by a command answers a command, and nothing in a handshake of a run.
 COMMAND_DOMAIN = "sealtune/attest/command/v1"
-_KindOption = Annotated[Kind, typer.Option("--kind", help="What made the evidence.")]
+# a participant's signature is made and checked in a handshake only: it shows no machine
+_MACHINES = tuple(kind for kind in Kind if kind is not Kind.PARTICIPANT)
+
+
+def _machine(word: str) -> Kind:
+    if word not in _MACHINES:
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(_MACHINES)}")
+    return Kind(word)
+
+
+_KindOption = Annotated[
+    Kind,
+    typer.Option(
+        "--kind",
+        parser=_machine,
+        metavar=f"[{'|'.join(_MACHINES)}]",
+        help="What made the evidence.",
+    ),
+]
 _NonceOption = typer.Option("--nonce", metavar="HEX", help="The challenge: 32 bytes, 64 digits.")
 
 

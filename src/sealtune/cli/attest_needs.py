@@ -94,7 +94,7 @@ def needs(kind: Kind, root: Path = Path("/"), release: str = "") -> list[Need]:
                     "nvidia-smi conf-compute -f tells",
                 ),
             ]
-        case Kind.SIMULATED:
+        case Kind.SIMULATED | Kind.PARTICIPANT:
             return []
 
 

@@ -18,6 +18,7 @@ from sealtune.attest import AppraisalPolicy, Kind
 from sealtune.job.keys import fingerprint, public_from_hex, spaced
 from sealtune.job.manifest import Manifest
 from sealtune.job.printable import printable
+from sealtune.job.spec import TuningSpec
 from sealtune.report import parties
 
 RELEASE = {
@@ -116,16 +117,17 @@ def _evidence(policy: AppraisalPolicy, console: Console) -> None:
 def _training(manifest: Manifest, console: Console) -> None:
     settings, model = manifest.settings, manifest.model
     tuning, train = settings.tuning, settings.train
-    targets = tuning.targets if isinstance(tuning.targets, str) else ", ".join(tuning.targets)
+    steps = train.steps_per_round
     rows = [
         ("model", f"{printable(model.name)} ({printable(manifest.plan.architecture)})"),
         ("digest", f"SHA-256 {model.digest}"),
         ("tokenizer", f"SHA-256 {model.tokenizer_digest}"),
         ("code", f"SHA-384 {manifest.code_digest}"),
-        ("method", f"{manifest.method}, rank {tuning.rank} on {printable(targets)}"),
+        ("method", f"{manifest.method}: {printable(tuned(tuning))}"),
         (
             "training",
-            f"{_count(settings.job.rounds, 'round')} of {_count(train.steps_per_round, 'step')}, "
+            f"{_count(settings.job.rounds, 'round')} of "
+            f"{_count(steps, 'step') if isinstance(steps, int) else 'one pass over the data'}, "
             f"{_count(train.batch_size, 'example')} a step",
         ),
         ("task", settings.model.task),
@@ -136,6 +138,19 @@ def _training(manifest: Manifest, console: Console) -> None:
         more = ", …" if len(manifest.labels) > 8 else ""
         rows.append(("classes", f"{len(manifest.labels)}: {shown}{more}"))
     _rows(console, *rows)
+
+
+def tuned(tuning: TuningSpec) -> str:
+    """What is tuned, in one line."""
+    parts = []
+    if tuning.spf is not None:
+        spf = tuning.spf
+        parts.append(f"SPF {spf.qkv:.3g} of QKV and {spf.dense:.3g} of dense, {spf.select}")
+    if tuning.lora is not None:
+        lora = tuning.lora
+        targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
+        parts.append(f"LoRA rank {lora.rank} on {targets}")
+    return " and ".join(parts)
 
 
 def _plan(manifest: Manifest, console: Console) -> None:

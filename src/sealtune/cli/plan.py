@@ -17,7 +17,12 @@ from rich.text import Text
 from sealtune.job.plan import ModulePlan, SlicePlan
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
-_STYLE = {"enclave": "green", "masked": "yellow", "plain": "red"}
+_RUNS = {
+    "owner": ("cyan", "at the site"),
+    "enclave": ("green", "in enclave"),
+    "masked": ("yellow", "masked"),
+    "plain": ("red", "PLAIN"),
+}
 
 
 def plan(
@@ -25,7 +30,7 @@ def plan(
     every: Annotated[bool, typer.Option("--all", help="One line for each module.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
 ) -> None:
-    """Print which module runs in the enclave, masked on the accelerator, or plain, and why.
+    """Print which module runs where, and why: in which enclave, at the site, masked or plain.
 
     Examples:
 
@@ -37,7 +42,7 @@ def plan(
     """
     from sealtune.data import discover_labels
     from sealtune.job.load import check_files, load_job
-    from sealtune.model.plan import make_plan
+    from sealtune.model.placement import make_plan
 
     job = load_job(job_file)
     check_files(job)
@@ -62,20 +67,24 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
         table.add_column(column, overflow="fold")
     rows = [(m, [m.name]) for m in plan.modules] if every else _by_reason(plan.modules)
     for module, names in rows:
-        style = _STYLE[module.placement]
-        runs = {"enclave": "in enclave", "masked": "masked", "plain": "PLAIN"}[module.placement]
+        style, runs = _RUNS[module.placement]
         table.add_row(f"[{style}]{runs}[/]", Text("\n".join(names)), module.reason)
     console.print(table)
+    trainable = f"{sum(map(prod, plan.trainable.values())):,} trainable parameters"
     products = sum(1 + g.backward for g in plan.groups)
-    console.print(
-        f"{len(plan.groups)} groups of frozen layers, {products} products a step; "
-        f"{plan.prefix_blocks} of {plan.blocks} blocks plain; "
-        f"{sum(map(prod, plan.trainable.values())):,} trainable parameters",
-        "attention products, softmax, loss and optimizer always run in the enclave",
-        f"plan digest {plan.digest}",
-        sep="\n",
-        soft_wrap=True,
-    )
+    if plan.cut is None:
+        lines = (
+            f"{len(plan.groups)} groups of frozen layers, {products} products a step; "
+            f"{plan.prefix_blocks} of {plan.blocks} blocks plain; {trainable}",
+            "attention products, softmax, loss and optimizer always run in the enclave",
+        )
+    else:
+        lines = (
+            f"blocks 0 to {plan.cut - 1} of {plan.blocks} run at the sites, once for each text; "
+            f"{trainable}",
+            "cut activations go, sealed, to the attested server enclave and nowhere else",
+        )
+    console.print(*lines, f"plan digest {plan.digest}", sep="\n", soft_wrap=True)
 
 
 def _by_reason(modules: tuple[ModulePlan, ...]) -> list[tuple[ModulePlan, list[str]]]:

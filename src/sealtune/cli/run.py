@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ import typer
 from sealtune.errors import DigestMismatchError, SealtuneError, StorageError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from rich.console import Console
 
     from sealtune.job import Job
@@ -60,6 +61,15 @@ def run(
             help="Manifest signed by every participant [default: throw-away keys sign one].",
         ),
     ] = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="Private key of an organisation in --manifest; repeat it. Only split jobs need "
+            "keys to run: their sites sign who they are.",
+        ),
+    ] = None,
     baseline: Annotated[
         Baseline | None,
         typer.Option(
@@ -77,6 +87,8 @@ def run(
 
         sealtune run job.toml --manifest job.manifest.json
 
+        sealtune run split.toml --manifest split.manifest.json --key north.key --key south.key
+
         sealtune run job.toml --resume
 
         sealtune run job.toml --baseline local
@@ -90,13 +102,19 @@ def run(
         return
     envelope = None if manifest is None else _signed(manifest)
     if resume:
-        _resume(job, job_file, run_dir, port, force, envelope)
+        _resume(job, job_file, run_dir, port, force, envelope, key or [])
     else:
-        _start(job, job_file, run_dir, port, force, envelope)
+        _start(job, job_file, run_dir, port, force, envelope, key or [])
 
 
 def _start(
-    job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool, given: Envelope | None
+    job: Job,
+    job_file: Path,
+    run_dir: Path,
+    port: int | None,
+    force: bool,
+    given: Envelope | None,
+    key_files: Sequence[Path],
 ) -> None:
     """Everything that can be wrong is found before the folder of an earlier run is touched."""
     from rich.console import Console
@@ -115,11 +133,15 @@ def _start(
         from sealtune.model.resolve import resolve
 
         resolution = resolve(job)
-    envelope = given or signing.throw_away(resolution)
+    keys: dict[str, Path] = {}
     if given is not None:
-        signing.check_resolution(open_manifest(given), resolution)
+        manifest = open_manifest(given)
+        signing.check_resolution(manifest, resolution)
+        keys = signing.keys_of_sites(manifest, key_files)
     launch.prepare(run_dir, resume=False, force=force)
     try:
+        envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir))
+        keys = keys or signing.kept_keys(run_dir, job)
         write_atomic(run_dir / "job.toml", job_file.read_bytes())
         write_atomic(run_dir / _MANIFEST, envelope.encode())
         resolution.write(run_dir / _RESOLVED, envelope)
@@ -129,7 +151,18 @@ def _start(
     if given is None:
         words = f"manifest signed with {signing.THROW_AWAY}"
         Console(highlight=False).print(words, style="yellow", soft_wrap=True)
-    _launch(job, job_file, run_dir, port, resolution.majority_class, resume=False)
+    majority = resolution.majority_class
+    _launch(job, job_file, run_dir, port, majority, keys, resume=False)
+
+
+def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
+    """Throw-away keys that a split job's sites sign with, kept in the run folder for --resume."""
+    from sealtune.cli.signing import KEYS
+    from sealtune.job.keys import load_private, new_key
+
+    if job.job.method != "split":
+        return None
+    return {site: load_private(new_key(site, run_dir / KEYS)[0]) for site in job.sites.names}
 
 
 def _signed(path: Path) -> Envelope:
@@ -144,9 +177,16 @@ def _signed(path: Path) -> Envelope:
 
 
 def _resume(
-    job: Job, job_file: Path, run_dir: Path, port: int | None, force: bool, given: Envelope | None
+    job: Job,
+    job_file: Path,
+    run_dir: Path,
+    port: int | None,
+    force: bool,
+    given: Envelope | None,
+    key_files: Sequence[Path],
 ) -> None:
     from sealtune import launch
+    from sealtune.cli import signing
     from sealtune.job.manifest import job_id
     from sealtune.job.resolved import read_resolved
     from sealtune.report import build_summary
@@ -166,7 +206,9 @@ def _resume(
             hint="undo the change to continue that run, or start over with --force",
         )
     majority = build_summary(run_dir)["majority_class"]
-    _launch(job, job_file, run_dir, port, majority, resume=True)
+    kept = signing.kept_keys(run_dir, job)
+    keys = kept or signing.keys_of_sites(resolved.manifest, key_files)
+    _launch(job, job_file, run_dir, port, majority, keys, resume=True)
 
 
 def _launch(
@@ -175,6 +217,7 @@ def _launch(
     run_dir: Path,
     port: int | None,
     majority: float | None,
+    keys: Mapping[str, Path],
     *,
     resume: bool,
 ) -> None:
@@ -182,12 +225,20 @@ def _launch(
     from rich.console import Console
 
     from sealtune import launch, report
+    from sealtune.cli.signing import read_envelope
+    from sealtune.job.manifest import open_manifest
 
     console = Console(highlight=False)
     facts = {"majority_class": majority, "job_file": str(job_file)}
     try:
         launch.run(
-            run_dir / _RESOLVED, run_dir, resume=resume, port=port, console=console, facts=facts
+            run_dir / _RESOLVED,
+            run_dir,
+            resume=resume,
+            port=port,
+            console=console,
+            facts=facts,
+            keys=keys,
         )
     except (SealtuneError, launch.Interrupted) as error:
         with contextlib.suppress(SealtuneError):  # the run's own error is the one to tell
@@ -197,7 +248,8 @@ def _launch(
             console.print(f"stopped; continue with: {again}", soft_wrap=True, markup=False)
             raise typer.Exit(error.exit_code) from error
         raise
-    launch.collect_adapter(run_dir, job.sites.names)
+    if open_manifest(read_envelope(run_dir / _MANIFEST)).release == "participants":
+        launch.collect_adapter(run_dir, job.sites.names)
     page = report.write(run_dir)
     show_results(report.build_summary(run_dir), run_dir, page, console)
 
@@ -260,7 +312,11 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     console.print()
     _show_costs(summary, console)
     for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
-        console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
+        if path.exists():
+            console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
+    if not (run_dir / "adapter").exists():
+        words = f"kept in the server enclave: sealtune predict --run {run_dir} --text ..."
+        console.print(Text.assemble(("adapter ", "dim"), words), soft_wrap=True)
     console.print()
     if summary["confidential"] is not True:
         kinds = " and ".join(summary["evidence"]) or "no"

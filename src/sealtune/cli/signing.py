@@ -5,7 +5,7 @@ Trust domain: operator (untrusted); nothing here is believed by an enclave.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,13 @@ from sealtune.job.keys import is_name, load_public, public_hex
 from sealtune.job.manifest import Manifest, Participant, wrap
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from sealtune.attest import AppraisalPolicy
     from sealtune.job import Job
     from sealtune.model.resolve import Resolution
 
+KEYS = "keys"  # folder of a run's throw-away keys, where they are kept
 THROW_AWAY = "throw-away keys: the signatures prove nothing"
 
 
@@ -64,11 +67,17 @@ def propose(
     )
 
 
-def throw_away(resolution: Resolution) -> Envelope:
-    """A manifest signed for every site with a key that is forgotten at once: for one machine."""
+def throw_away(
+    resolution: Resolution, keys: Mapping[str, Ed25519PrivateKey] | None = None
+) -> Envelope:
+    """A manifest signed for every site with a key made for this run: for one machine.
+
+    Args:
+        keys: site -> key, where a site still needs it; default: keys that are forgotten at once.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    keys = {site: Ed25519PrivateKey.generate() for site in resolution.job.sites.names}
+    keys = keys or {site: Ed25519PrivateKey.generate() for site in resolution.job.sites.names}
     participants = [
         Participant(org=site, key=public_hex(key.public_key()), sites=(site,))
         for site, key in keys.items()
@@ -77,6 +86,45 @@ def throw_away(resolution: Resolution) -> Envelope:
     for key in keys.values():
         envelope = sign(envelope, key)
     return envelope
+
+
+def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
+    """Site -> key file, for a job whose sites sign who they are; empty for others.
+
+    Raises:
+        KeyFileError: a file cannot be used.
+        UnknownKeyError: a key that the manifest does not name.
+        ConfigError: an organisation's key is missing.
+    """
+    from sealtune.errors import UnknownKeyError
+    from sealtune.job.keys import load_private
+
+    if manifest.method != "split":
+        return {}
+    owners = {one.key: one for one in manifest.participants}
+    found: dict[str, Path] = {}
+    for file in files:
+        owner = owners.pop(public_hex(load_private(file).public_key()), None)
+        if owner is None:
+            raise UnknownKeyError(
+                f"the key in {file} is none of the manifest's, or was given twice",
+                hint="give the private keys that signed the manifest",
+            )
+        found.update(dict.fromkeys(owner.sites, file))
+    if owners:
+        names = ", ".join(one.org for one in owners.values())
+        raise ConfigError(
+            "--key",
+            [Problem(names, "the sites of a split job sign who they are: give the key file")],
+            hint="all sites run on this machine here, so all keys are needed, one --key each",
+        )
+    return found
+
+
+def kept_keys(run_dir: Path, job: Job) -> dict[str, Path]:
+    """The throw-away keys that lie in a run folder, if it has any."""
+    files = {site: run_dir / KEYS / f"{site}.key" for site in job.sites.names}
+    return files if all(file.is_file() for file in files.values()) else {}
 
 
 def read_participants(job: Job, given: Sequence[str]) -> list[Participant]:

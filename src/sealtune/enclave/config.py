@@ -1,7 +1,7 @@
 """The small file that tells an enclave process who it is; it holds nothing secret.
 
-Trust domain: every enclave. Written by the untrusted launcher: it names places, and decides nothing
-that the job id or attestation has to vouch for.
+Trust domain: every enclave; data owner (split). Written by the untrusted launcher: it names places,
+and decides nothing that the job id or attestation has to vouch for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class EnclaveConfig(BaseModel):
         accelerator: ``unix:/path`` or ``tcp:host:port``.
         run_dir: the run's folder.
         resume: go on from the sealed checkpoint in ``run_dir``.
+        key: file of the organisation's private key; for a site of a split job.
+        serve: answer this site with the model of a finished split job, and train nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +38,8 @@ class EnclaveConfig(BaseModel):
     accelerator: str = ""
     run_dir: Path
     resume: bool = False
+    key: Path | None = None
+    serve: str | None = None
 
 
 def read_config(path: Path, role: str) -> EnclaveConfig:

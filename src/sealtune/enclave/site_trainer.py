@@ -20,17 +20,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sealtune import __version__
-from sealtune.data import count_tokens, load_site
-from sealtune.data.digest import check_data
 from sealtune.enclave.events import Emit
+from sealtune.enclave.own_data import load_own_data
 from sealtune.errors import AdapterMismatchError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.model.export import Fingerprint, check_export, save_adapter
-from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.lora import apply_lora, load_trainable_state, trainable_state
-from sealtune.model.tasks import make_task
+from sealtune.model.load import load_model
+from sealtune.model.lora import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
+from sealtune.model.tune import apply_tuning
 from sealtune.offload.session import OffloadSession
 
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
@@ -57,23 +56,10 @@ class SiteTrainer:
         self._session = session
         self._folder = run_dir / "sites" / site / "adapter"
         self._emit = emit
-        self._data = load_site(job, site, resolved.labels)
-        check_data(resolved.manifest, site, self._data)
-        tokenizer = load_tokenizer(job.model)
-        for part, examples in (("training", self._data.train), ("test", self._data.test)):
-            cut = count_tokens(examples, tokenizer, job.data.max_tokens).warning(site, part)
-            if cut:
-                emit(**cut)
-        self._task = make_task(
-            job.model.task,
-            tokenizer,
-            max_tokens=job.data.max_tokens,
-            template=job.data.template,
-            labels=resolved.labels,
-        )
+        self._data, self._task = load_own_data(resolved, site, emit)
         self._lengths = self._task.lengths(self._data.train)
         base = load_model(job.model, len(resolved.labels) or None)
-        self._model = apply_lora(base, job.tuning, job.model.task, job.job.seed)
+        self._model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
         self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}
         session.install(self._model)
 
@@ -105,7 +91,7 @@ class SiteTrainer:
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
     def _train(self, round_: int) -> dict[str, Any]:
-        steps = self._job.train.steps_per_round
+        steps = self._job.train.steps(len(self._data.train))
         self._emit("phase", round=round_, phase="train", of=steps)
 
         def on_step(info: StepInfo) -> None:

@@ -47,6 +47,8 @@ def relay(socket_path: Path, transport: Transport, events: Events) -> None:
     with ServerEnclave(socket_path) as enclave:
         while (order := enclave.next()) is not None:
             outgoing, deadline = order
+            if not outgoing:
+                continue  # the enclave has worked in the meantime, and goes on
             events("exchange", sites=list(outgoing), bytes=sum(map(len, outgoing.values())))
 
             def report(outcome: Outcome) -> None:

@@ -20,10 +20,28 @@ def _schema() -> dict[str, Any]:
 
 
 def sections() -> dict[str, tuple[str, ...]]:
-    """Section name -> its keys, in the order of the models."""
-    return {
-        name: tuple(_deref(node)["properties"]) for name, node in _schema()["properties"].items()
-    }
+    """Section name -> its keys, in the order of the models; a table in a section has an entry."""
+    found: dict[str, tuple[str, ...]] = {}
+
+    def look(name: str, node: Mapping[str, Any]) -> None:
+        keys = _keys(node)
+        found[name] = tuple(keys)
+        for key, inner in keys.items():
+            if _keys(inner):
+                look(f"{name}.{key}", inner)
+
+    for name, node in _schema()["properties"].items():
+        look(name, node)
+    return found
+
+
+def _keys(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that a schema node names, whether or not it may be left out."""
+    for option in node.get("anyOf", [node]):
+        keys: dict[str, Any] = _deref(option).get("properties", {})
+        if keys:
+            return keys
+    return {}
 
 
 def describe(path: Sequence[str | int]) -> str:
@@ -31,6 +49,8 @@ def describe(path: Sequence[str | int]) -> str:
 
     Returns an empty string for a path that the models do not know.
     """
+    if len(path) == 2 and path[0] == "tuning" and path[1] not in sections()["tuning"]:
+        path = ("tuning", "lora", path[1])  # written in its short form
     node = _schema()
     for part in path:
         found = _step(node, part)

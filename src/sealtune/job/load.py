@@ -23,11 +23,15 @@ from sealtune.job.describe import describe, sections
 from sealtune.job.spec import (
     DataSpec,
     Job,
+    JobSpec,
     ModelSpec,
     NetworkSpec,
     Section,
     SitesSpec,
+    SplitSpec,
+    TuningSpec,
     cross_problems,
+    method_problems,
 )
 
 HUB_PREFIX = "hf:"  # a data set of the Hugging Face hub: hf:owner/name:split
@@ -142,6 +146,11 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], Job | None]:
         _section(SitesSpec, raw.get("sites")),
         _section(NetworkSpec, raw.get("network", {})),
     )
+    problems += method_problems(
+        _section(JobSpec, raw.get("job")),
+        _section(TuningSpec, raw.get("tuning", {})),
+        _section(SplitSpec, raw.get("split")),
+    )
     return list(dict.fromkeys(problems)), None
 
 
@@ -159,7 +168,10 @@ def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
         if fault["type"] == "rule":
             rules.append(Problem(".".join(map(str, fault["loc"])), fault["msg"]))
             continue
-        path = _real_path(fault["loc"], raw, fault["type"])
+        loc = fault["loc"]
+        if loc[:2] == ("tuning", "lora") and "lora" not in raw.get("tuning", {}):
+            loc = ("tuning", *loc[2:])  # written in its short form
+        path = _real_path(loc, raw, fault["type"])
         if fault["type"] == "value_error":
             message = str(fault.get("ctx", {}).get("error", fault["msg"]))
         elif fault["type"] == "extra_forbidden":
@@ -224,7 +236,8 @@ def _missing(path: _Path) -> str:
 def _unknown_key(path: _Path) -> str:
     known = sections()
     name = str(path[-1])
-    if len(path) == 1:
+    home = ".".join(map(str, path[:-1]))
+    if not home:
         near = difflib.get_close_matches(name, known, n=1)
         homes = [s for s, keys in known.items() if name in keys]
         if near:
@@ -235,11 +248,13 @@ def _unknown_key(path: _Path) -> str:
     homes = [s for s, keys in known.items() if name in keys]
     if homes:
         return f"unknown key here; it belongs into [{homes[0]}]"
-    here = known.get(str(path[0]), ())
+    here = known.get(home, ())
+    if home == "tuning":
+        here += known["tuning.lora"]
     near = difflib.get_close_matches(name, here, n=1)
     if near:
         return f"unknown key; did you mean '{near[0]}'?"
-    return f"unknown key; [{path[0]}] has {', '.join(here)}"
+    return f"unknown key; [{home}] has {', '.join(here)}"
 
 
 def _absolute(job: Job, base: Path) -> Job:

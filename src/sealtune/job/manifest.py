@@ -46,7 +46,8 @@ from sealtune.job.settings import Settings
 from sealtune.job.spec import Name
 
 PAYLOAD_TYPE = "application/vnd.sealtune.job+json"
-RELEASES = ("participants",)  # what this version's enclaves keep to
+# what this version's enclaves keep to: a federated site's enclave holds the adapter all along
+RELEASES = {"federated-lora": ("participants",), "split": ("participants", "never")}
 LONGEST = timedelta(days=366)
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -132,7 +133,7 @@ class Manifest(_Strict):
     """
 
     format: Literal[1]
-    method: Literal["federated-lora"]
+    method: Literal["federated-lora", "split"]
     settings: Settings
     labels: tuple[Label, ...] = Field(max_length=100_000)
     model: ModelIdentity
@@ -165,6 +166,8 @@ class Manifest(_Strict):
             raise ValueError(
                 f"min_cohort is {self.min_cohort}, but rounds of {self.settings.quorum} sites count"
             )
+        if self.method != self.settings.job.method:
+            raise ValueError(f"method is {self.method}, that of the job {self.settings.job.method}")
         if self.plan.backbone.path:
             raise ValueError("plan.backbone.path must be empty: a manifest names no place")
         if self.plan.digest != self.plan_digest:
@@ -211,7 +214,7 @@ def make_manifest(
     backbone = plan.backbone.model_copy(update={"path": ""})
     content = {
         "format": 1,
-        "method": "federated-lora",
+        "method": settings.job.method,
         "settings": settings.model_dump(mode="json"),
         "labels": list(labels),
         "model": model.model_dump(mode="json"),
@@ -325,10 +328,11 @@ def check_time(manifest: Manifest, at: datetime | None = None) -> None:
 
 def check_terms(manifest: Manifest) -> None:
     """Raise UnsupportedTermsError if it asks for what this version's enclaves do not keep to."""
-    if manifest.release not in RELEASES:
+    possible = RELEASES[manifest.method]
+    if manifest.release not in possible:
         raise UnsupportedTermsError(
-            f"the release rule '{manifest.release}' cannot be kept yet",
-            hint=f"possible: {', '.join(RELEASES)}",
+            f"the release rule '{manifest.release}' cannot be kept yet in a {manifest.method} job",
+            hint=f"possible: {', '.join(possible)}",
         )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
-Placement = Literal["enclave", "masked", "plain"]
+Placement = Literal["enclave", "masked", "plain", "owner"]
 Role = Literal["embedding", "block", "linear", "other"]
 Size = Annotated[int, Field(ge=0, lt=2**31)]  # RFC 8785 holds no integer beyond 2^53
 
@@ -27,8 +27,8 @@ class ModulePlan(_Frozen):
         name: dotted name in the Hugging Face model, such as ``model.layers.0.self_attn.q_proj``.
         kind: its class name.
         role: what it is to the plan.
-        placement: ``enclave``, ``masked`` (on the accelerator, codes masked) or ``plain``
-            (on the accelerator, in the clear).
+        placement: ``enclave``, ``masked`` (on the accelerator, codes masked), ``plain`` (on the
+            accelerator, in the clear), or ``owner`` (on the data owner's machine; split jobs).
         reason: one sentence for people.
     """
 
@@ -74,8 +74,9 @@ class SlicePlan(_Frozen):
 
     Attributes:
         architecture: class name of the Hugging Face model.
-        protect: protection level of the job.
+        protect: protection level of the job, or ``split``.
         blocks: number of decoder blocks.
+        cut: how many leading blocks run at the data owner; None unless the job is split.
         prefix_blocks: how many leading blocks run whole and plain on the accelerator.
         modules: placement of each module that holds parameters or computes.
         groups: the linear layers that are called on the accelerator.
@@ -86,6 +87,7 @@ class SlicePlan(_Frozen):
     architecture: str
     protect: str
     blocks: Size
+    cut: Size | None = None
     prefix_blocks: Size
     modules: tuple[ModulePlan, ...]
     groups: tuple[LinearGroup, ...]

@@ -17,6 +17,7 @@ from sealtune.job.spec import (
     ProtectionSpec,
     Section,
     SitesSpec,
+    SplitSpec,
     TrainSpec,
     TuningSpec,
 )
@@ -51,6 +52,7 @@ class Settings(Section):
     protection: ProtectionSpec
     train: TrainSpec
     network: NetworkSpec
+    split: SplitSpec | None
 
     @classmethod
     def of(cls, job: Job) -> Settings:
@@ -78,9 +80,10 @@ class Settings(Section):
     def differences(self, other: Settings) -> list[str]:
         """Dotted keys whose values differ, such as ``train.learning_rate``."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        return [
-            f"{section}.{key}"
-            for section, values in mine.items()
-            for key in values
-            if values[key] != theirs[section][key]
-        ]
+        wrong = []
+        for section, values in mine.items():
+            if values is None or theirs[section] is None:
+                wrong += [section] if values != theirs[section] else []
+            else:
+                wrong += [f"{section}.{k}" for k in values if values[k] != theirs[section][k]]
+        return wrong

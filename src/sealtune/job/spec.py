@@ -10,8 +10,9 @@ Trust domain: every process; settings only.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -40,9 +41,14 @@ class Section(BaseModel):
 
 
 class JobSpec(Section):
-    """``[job]``: what this run is called and how long it goes on."""
+    """``[job]``: what this run is called, how it tunes, and how long it goes on.
+
+    ``federated-lora``: each site tunes in its own enclave, a server enclave averages. ``split``:
+    the first blocks run at the sites, one large server enclave tunes the rest on all sites' data.
+    """
 
     name: Name
+    method: Literal["federated-lora", "split"] = "federated-lora"
     seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
     rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
 
@@ -101,15 +107,58 @@ class SitesSpec(Section):
         return _distinct(value)
 
 
-class TuningSpec(Section):
-    """``[tuning]``: the adapter, in PEFT's words."""
+class LoraSpec(Section):
+    """``[tuning.lora]``: the adapter, in PEFT's words."""
 
-    method: Literal["lora"] = "lora"
     rank: int = Field(default=8, ge=1, le=1024, strict=True)
     alpha: float = Field(default=16, gt=0, strict=True)
     dropout: float = Field(default=0.0, ge=0, lt=1, strict=True)
     targets: ModuleNames | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
     layers: tuple[BlockIndex, ...] | None = Field(default=None, min_length=1)
+
+
+class SpfSpec(Section):
+    """``[tuning.spf]``: whole attention heads, a share of each block's (``sealtune.model.spf``)."""
+
+    qkv: float = Field(default=0.25, ge=0, le=1, strict=True)
+    dense: float = Field(default=0.25, ge=0, le=1, strict=True)
+    select: Literal["l1-largest", "l1-smallest", "random", "gradient", "activation"] = "l1-largest"
+    layers: tuple[BlockIndex, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _tunes_something(self) -> Self:
+        if self.qkv == 0 and self.dense == 0:
+            raise ValueError("qkv and dense are both 0, so nothing would be tuned")
+        return self
+
+
+class TuningSpec(Section):
+    """``[tuning]``: what is trained: LoRA, SPF, or both.
+
+    Left empty, it is LoRA. LoRA's keys may stand in ``[tuning]`` itself: ``[tuning] rank = 4`` is
+    short for ``[tuning.lora] rank = 4``.
+    """
+
+    lora: LoraSpec | None = None
+    spf: SpfSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        short = {key: values[key] for key in LoraSpec.model_fields if key in values}
+        rest = {key: value for key, value in values.items() if key not in short}
+        if rest.get("method") == "lora":
+            del rest["method"]
+            short.setdefault("rank", LoraSpec().rank)
+        if short and "lora" not in rest:
+            rest["lora"] = short
+        elif short:
+            raise ValueError("has keys of LoRA beside a table lora: move them into [tuning.lora]")
+        if rest.get("lora") is None and rest.get("spf") is None:
+            rest["lora"] = {}
+        return rest
 
 
 class ProtectionSpec(Section):
@@ -128,13 +177,36 @@ class ProtectionSpec(Section):
 
 
 class TrainSpec(Section):
-    """``[train]``: local optimisation between two aggregations."""
+    """``[train]``: optimisation; in a federated job, between two aggregations.
 
-    steps_per_round: int = Field(default=10, ge=1, strict=True)
+    ``steps_per_round = "epoch"`` is one pass over the examples in each round.
+    """
+
+    steps_per_round: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch"] = 10
     batch_size: int = Field(default=16, ge=1, strict=True)
     learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
     weight_decay: float = Field(default=0.0, ge=0, strict=True)
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of one round on so many examples."""
+        if isinstance(self.steps_per_round, int):
+            return self.steps_per_round
+        return max(1, examples // self.batch_size)
+
+
+class SplitSpec(Section):
+    """``[split]``: where a split job cuts the model, and how the server enclave computes.
+
+    ``cut`` is the number of blocks that run at the sites, or the share of all blocks.
+    ``activations`` is how cut activations travel and are kept. ``compute`` is the type of the
+    server's frozen weights; ``checkpointing`` recomputes activations in the backward pass.
+    """
+
+    cut: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)]
+    activations: Literal["bf16", "int8", "fp32"] = "bf16"
+    compute: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = Field(default=False, strict=True)
 
 
 class NetworkSpec(Section):
@@ -159,6 +231,7 @@ class Job(Section):
     protection: ProtectionSpec = ProtectionSpec()
     train: TrainSpec = TrainSpec()
     network: NetworkSpec = NetworkSpec()
+    split: SplitSpec | None = None
 
     @property
     def quorum(self) -> int:
@@ -167,7 +240,9 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        problems = cross_problems(self.model, self.data, self.sites, self.network)
+        problems = cross_problems(
+            self.model, self.data, self.sites, self.network
+        ) + method_problems(self.job, self.tuning, self.split)
         if problems:
             raise ValidationError.from_exception_data("Job", [_as_detail(p) for p in problems])
         return self
@@ -198,6 +273,28 @@ def cross_problems(
                 "ends in white space, which would keep the model from writing a label word "
                 "(its tokens start with a space): remove it",
             )
+        )
+    return problems
+
+
+def method_problems(
+    job: JobSpec | None, tuning: TuningSpec | None, split: SplitSpec | None
+) -> list[Problem]:
+    """Faults between the method and the sections that only one of the methods has."""
+    if job is None or tuning is None:
+        return []
+    problems: list[Problem] = []
+    if job.method == "split" and split is None:
+        problems.append(
+            Problem("split.cut", 'is missing: job.method = "split" needs the section [split]')
+        )
+    if job.method != "split" and split is not None:
+        problems.append(
+            Problem("job.method", f'is "{job.method}", but there is a section [split]; set "split"')
+        )
+    if job.method != "split" and tuning.spf is not None:
+        problems.append(
+            Problem("tuning.spf", 'needs job.method = "split": it runs in a large server enclave')
         )
     return problems
 

@@ -23,7 +23,8 @@ class JobFacts:
         sites: their names.
         rounds: how many.
         seed: of the job.
-        protect: level of protection.
+        protect: level of protection; ``split`` for a split job.
+        split: whether it is a split job: a large server enclave, no accelerator.
         job_id, plan_digest: hexadecimal.
     """
 
@@ -33,6 +34,7 @@ class JobFacts:
     rounds: int
     seed: int
     protect: str
+    split: bool
     job_id: str
     plan_digest: str
 
@@ -46,13 +48,15 @@ class JobFacts:
         try:
             document: dict[str, Any] = json.loads(path.read_bytes())
             job = document["job"]
+            split = job["job"]["method"] == "split"
             return cls(
                 path=path.resolve(),
                 name=str(job["job"]["name"]),
                 sites=tuple(str(site) for site in job["sites"]["names"]),
                 rounds=int(job["job"]["rounds"]),
                 seed=int(job["job"]["seed"]),
-                protect=str(job["protection"]["protect"]),
+                protect="split" if split else str(job["protection"]["protect"]),
+                split=split,
                 job_id=str(document["job_id"]),
                 plan_digest=str(document["plan_digest"]),
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from sealtune.errors import FederationError
 from sealtune.launch.metrics import storage_error
 
-_WEIGHTS = "adapter_model.safetensors"
+_MARK = "sealtune.json"  # every adapter has one
 
 
 def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
@@ -25,14 +25,14 @@ def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
         StorageError: it cannot be written.
     """
     folders = [run_dir / "sites" / site / "adapter" for site in sites]
-    found = [folder for folder in folders if (folder / _WEIGHTS).is_file()]
+    found = [folder for folder in folders if (folder / _MARK).is_file()]
     if not found:
         raise FederationError(
             "no site has written an adapter", hint=f"see the logs in {run_dir / 'logs'}"
         )
-    first = (found[0] / _WEIGHTS).read_bytes()
+    first = _weights(found[0])
     for folder in found[1:]:
-        if (folder / _WEIGHTS).read_bytes() != first:
+        if _weights(folder) != first:
             raise FederationError(f"{found[0]} and {folder} hold different adapters")
     target, fresh = run_dir / "adapter", run_dir / ".adapter"
     try:
@@ -43,3 +43,7 @@ def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
     except OSError as error:
         raise storage_error(target, error) from error
     return target
+
+
+def _weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}

@@ -57,6 +57,8 @@ class Programs:
     aggregator: Sequence[str] = _module("sealtune.enclave.aggregator")
     client: Sequence[str] = _module("sealtune.enclave.client")
     accelerator: Sequence[str] = _module("sealtune.accelerator")
+    split_trainer: Sequence[str] = _module("sealtune.enclave.split_trainer")
+    split_site: Sequence[str] = _module("sealtune.owner.site")
 
 
 def run(
@@ -67,6 +69,7 @@ def run(
     port: int | None = None,
     console: Console | None = None,
     facts: Mapping[str, Any] | None = None,
+    keys: Mapping[str, Path] | None = None,
     programs: Programs | None = None,
 ) -> None:
     """Run a resolved job from start to end on this machine.
@@ -78,6 +81,7 @@ def run(
         port: of the SuperLink; a free one by default.
         console: where to show progress; the terminal by default.
         facts: more keys for the "start" event, such as ``majority_class``.
+        keys: site -> file of its organisation's private key; for a split job.
         programs: commands of our processes.
 
     Raises:
@@ -97,7 +101,7 @@ def run(
         try:
             progress = Progress.begin(job.sites, job.rounds)
             with Display(console or Console(), progress, job.name) as display:
-                _Run(job, run_dir, temp, metrics, progress, display).work(
+                _Run(job, run_dir, temp, metrics, progress, display, keys or {}).work(
                     programs or Programs(), port, resume=resume
                 )
             outcome = "ok"
@@ -207,8 +211,10 @@ class _Run:
         metrics: MetricsLog,
         progress: Progress,
         display: Display,
+        keys: Mapping[str, Path],
     ) -> None:
         self._job = job
+        self._keys = keys
         self._run_dir = run_dir
         self._temp = temp
         self._metrics = metrics
@@ -257,22 +263,36 @@ class _Run:
         self._progress.apply(self._metrics.append(role, event))
 
     def _start_ours(self, programs: Programs, resume: bool) -> None:
-        self._start_one("accelerator", programs.accelerator, {"role": "accelerator", "site": None})
         server = {"role": "server", "site": None, "resume": resume}
+        if self._job.split:
+            self._start_one("server", programs.split_trainer, server, computes_as="trainer")
+            for site in self._job.sites:
+                owner = {"role": "client", "site": site, "key": str(self._keys[site])}
+                self._start_one(_client(site), programs.split_site, owner)
+            return
+        self._start_one("accelerator", programs.accelerator, {"role": "accelerator", "site": None})
         self._start_one("server", programs.aggregator, server)
         for site in self._job.sites:
             self._start_one(_client(site), programs.client, {"role": "client", "site": site})
 
-    def _start_one(self, role: str, program: Sequence[str], config: dict[str, Any]) -> None:
+    def _start_one(
+        self,
+        role: str,
+        program: Sequence[str],
+        config: dict[str, Any],
+        *,
+        computes_as: str | None = None,
+    ) -> None:
         config |= {
             "job": str(self._job.path),
             "socket": str(self._socket(role)),
-            "accelerator": f"unix:{self._socket('accelerator')}",
+            **({} if self._job.split else {"accelerator": f"unix:{self._socket('accelerator')}"}),
             "run_dir": str(self._run_dir.resolve()),
         }
         path = self._temp / f"{role.replace(':', '-')}.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        threads = thread_settings(config["role"], len(self._job.sites), cores())
+        share = computes_as or config["role"]
+        threads = thread_settings(share, len(self._job.sites), cores())
         self._processes.start(role, [*program, str(path)], threads, events=True)
 
     def _start_flower(self, port: int | None) -> Flower:
@@ -300,7 +320,9 @@ class _Run:
 
     def _until_ready(self) -> None:
         self._progress.network = "ready, waiting for the enclaves"
-        enclaves = {"server", "accelerator", *map(_client, self._job.sites)}
+        enclaves = {"server", *map(_client, self._job.sites)}
+        if not self._job.split:
+            enclaves.add("accelerator")
         self._processes.until(lambda: enclaves <= self._processes.ready)
 
     def _submit(self, flower: Flower, events: Path) -> None:
@@ -332,8 +354,9 @@ class _Run:
         if not processes.until(gone, _LEAVE):
             processes.stop(clients)
             processes.until(gone, _FINISH)
-        processes.stop(["accelerator"])
-        processes.until(lambda: "accelerator" in processes.ended, _FINISH)
+        if not self._job.split:
+            processes.stop(["accelerator"])
+            processes.until(lambda: "accelerator" in processes.ended, _FINISH)
         self._record("flower", {"event": "memory", "peak_mib": round(self._memory.mib, 1)})
 
     def _socket(self, role: str) -> Path:

@@ -16,14 +16,20 @@ def cores() -> int:
 def thread_settings(role: str, sites: int, available: int) -> dict[str, str]:
     """OpenMP's environment for one process.
 
-    Client enclaves compute at the same time, so they share the cores; the accelerator serves
-    whichever of them waits for it, so it gets all; the rest hardly computes. ``PASSIVE`` makes
-    idle threads sleep: spinning ones would steal the cores from the process that they wait for.
+    Sites compute at the same time, so they share the cores; the accelerator serves whichever of
+    them waits for it, and a split job's trainer computes when they are done, so these get all; the
+    rest hardly computes. ``PASSIVE`` makes idle threads sleep: spinning ones would steal the cores
+    from the process that they wait for.
 
     Args:
-        role: ``client``, ``accelerator``, ``server`` or anything else.
+        role: ``client``, ``accelerator``, ``trainer`` or anything else.
         sites: number of client enclaves on this machine.
         available: cores to share.
     """
-    threads = {"client": max(1, available // sites), "accelerator": available}.get(role, 1)
+    shares = {
+        "client": max(1, available // sites),
+        "accelerator": available,
+        "trainer": available,
+    }
+    threads = shares.get(role, 1)
     return {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}

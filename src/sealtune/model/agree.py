@@ -14,7 +14,7 @@ from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job, ModelSpec
 from sealtune.model.load import model_digest, model_folder
-from sealtune.model.plan import make_plan
+from sealtune.model.placement import make_plan
 
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
               "added_tokens.json")  # fmt: skip

@@ -1,15 +1,18 @@
 """Write an adapter so that plain ``peft`` loads it anywhere, and read it back strictly.
 
-    adapter_model.safetensors   tensors under PEFT's names
+    adapter_model.safetensors   LoRA: tensors under PEFT's names
     adapter_config.json         PEFT's settings
+    spf_model.safetensors       SPF: deltas of the chosen heads (sealtune.model.spf)
+    spf_config.json             its settings and heads
     sealtune.json               fingerprint: which base model, job, labels, prompt, versions
 
-A folder appears whole or not at all. Loading with plain peft::
+A folder appears whole or not at all. A split job's has LoRA, SPF or both, every other LoRA alone.
+Loading LoRA with plain peft (then SPF with ``load_spf``)::
 
     base = AutoModelForSequenceClassification.from_pretrained(path, num_labels=n)
     model = PeftModel.from_pretrained(base, folder)
 
-Trust domain: client enclave (writing); whoever received the adapter (reading).
+Trust domain: client or server enclave (making); whoever received the adapter (reading).
 """
 
 from __future__ import annotations
@@ -33,11 +36,15 @@ from torch import Tensor, nn
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
+from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.load import HEAD, load_model, load_tokenizer, model_digest, quiet
 from sealtune.model.lora import ADAPTER, load_trainable_state, trainable_state
+from sealtune.model.spf.files import SPF_CONFIG, SPF_WEIGHTS, load_spf, spf_files
+from sealtune.model.spf.tuner import has_spf
 from sealtune.model.tasks import Batch, Task, make_task
 
 WEIGHTS, CONFIG, FINGERPRINT = "adapter_model.safetensors", "adapter_config.json", "sealtune.json"
+FILES = {WEIGHTS, CONFIG, FINGERPRINT, SPF_WEIGHTS, SPF_CONFIG}
 
 
 class Fingerprint(BaseModel):
@@ -81,36 +88,47 @@ class LoadedAdapter:
     fingerprint: Fingerprint
 
 
-@dataclass(frozen=True)
-class ExportCheck:
-    """The written adapter on the original weights against the live one.
-
-    Attributes:
-        difference: largest difference of two logits, over the standard deviation of the live ones.
-        agreement: share of texts (tokens for ``causal-lm``) with the same answer.
-    """
-
-    difference: float
-    agreement: float
-
-
 def save_adapter(folder: Path, model: Any, fingerprint: Fingerprint) -> None:
-    """Write the adapter of a PeftModel to ``folder``, replacing an adapter that is there.
+    """Write what was tuned of ``model`` to ``folder``, replacing an adapter that is there.
 
     Raises:
         StorageError: no space or no permission; an adapter that was there stays as it was.
         AdapterMismatchError: a tensor of the adapter is not finite.
     """
-    state = {name: t.contiguous().cpu() for name, t in trainable_state(model).items()}
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise AdapterMismatchError(f"{bad[0]} holds values that are not finite; nothing written")
-    config = _peft_config(model, fingerprint)
-    files = {
-        WEIGHTS: save(state, metadata={"format": "pt"}),
-        CONFIG: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n",
-        FINGERPRINT: fingerprint.model_dump_json(indent=2).encode() + b"\n",
-    }
+    write_adapter(folder, adapter_files(model, fingerprint))
+
+
+def adapter_files(model: Any, fingerprint: Fingerprint) -> dict[str, bytes]:
+    """Contents of the files by name: LoRA in PEFT's format, SPF in its own, the fingerprint.
+
+    Raises:
+        AdapterMismatchError: a tensor is not finite.
+    """
+    files = {FINGERPRINT: fingerprint.model_dump_json(indent=2).encode() + b"\n"}
+    if hasattr(model, "peft_config"):
+        trained = {n: t for n, t in trainable_state(model).items() if ".spf." not in n}
+        state = {name: tensor.contiguous().cpu() for name, tensor in trained.items()}
+        bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+        if bad:
+            raise AdapterMismatchError(f"{bad[0]} holds values that are not finite")
+        config = _peft_config(model, fingerprint)
+        files[WEIGHTS] = save(state, metadata={"format": "pt"})
+        files[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    if has_spf(model):
+        files |= spf_files(model)
+    return files
+
+
+def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of ``adapter_files`` to ``folder``, all or none, replacing an adapter there.
+
+    Raises:
+        StorageError: no space or no permission; an adapter that was there stays as it was.
+        ModelError: a name that no such file has.
+    """
+    odd = sorted(files.keys() - FILES)
+    if odd:
+        raise ModelError(f"{odd[0][:80]!r} is no file of an adapter")
     _replace_folder(folder, files)
 
 
@@ -153,7 +171,8 @@ def read_fingerprint(folder: Path) -> Fingerprint:
     Raises:
         ModelError: no adapter of sealtune's is there.
     """
-    for name in (FINGERPRINT, CONFIG, WEIGHTS):
+    spf_alone = (folder / SPF_CONFIG).is_file() and not (folder / CONFIG).is_file()
+    for name in (FINGERPRINT, *((SPF_WEIGHTS,) if spf_alone else (CONFIG, WEIGHTS))):
         if not (folder / name).is_file():
             raise ModelError(
                 f"{folder} holds no {name}, so it is not an adapter of sealtune's",
@@ -184,21 +203,7 @@ def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
     different = [n for n, t in own.items() if n not in written or not torch.equal(written[n], t)]
     if different or written.keys() != own.keys():
         raise AdapterMismatchError(f"the written adapter differs from the live one: {folder}")
-    with torch.no_grad():
-        expected, got = (_logits(m, loaded.task, batch) for m in (live, loaded.model))
-    scale = float(expected.std()) or 1.0
-    check = ExportCheck(
-        difference=float((expected - got).abs().max()) / scale,
-        agreement=float((expected.argmax(-1) == got.argmax(-1)).float().mean()),
-    )
-    similarity = float(torch.cosine_similarity(expected.flatten(), got.flatten(), dim=0))
-    if not similarity > _MIN_SIMILARITY:
-        raise AdapterMismatchError(
-            f"on the original weights the written adapter answers otherwise than the live one "
-            f"(similarity of logits {similarity:.3f}, same answer in {check.agreement:.0%})",
-            hint="the adapter is not usable; keep the run folder and report this",
-        )
-    return check
+    return compare_logits((live, loaded.task), (loaded.model, loaded.task), batch)
 
 
 def trainable_state_of_file(folder: Path) -> dict[str, Tensor]:
@@ -211,18 +216,6 @@ def trainable_state_of_file(folder: Path) -> dict[str, Tensor]:
         return cast(dict[str, Tensor], load_file(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
         raise AdapterMismatchError(f"{folder / WEIGHTS} is damaged or cut short") from error
-
-
-_MIN_SIMILARITY = 0.8  # int8 weights alone keep it above 0.99 on the models tried
-
-
-def _logits(model: nn.Module, task: Task, batch: Batch) -> Tensor:
-    """[rows, classes], or [tokens, vocabulary] at the tokens inside the texts."""
-    if task.labels:
-        return task.scores(model, batch)
-    mask = batch.attention_mask
-    logits: Tensor = model(input_ids=batch.input_ids, attention_mask=mask).logits
-    return logits[mask.bool()].float()
 
 
 def _peft_config(model: Any, fingerprint: Fingerprint) -> dict[str, Any]:
@@ -250,7 +243,15 @@ def _plain(value: Any) -> Any:
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:
-    """Plain ``PeftModel.from_pretrained``, then every tensor compared with the file."""
+    """Plain ``PeftModel.from_pretrained``, every tensor compared with the file; then SPF."""
+    model = _with_lora(base, folder) if (folder / CONFIG).is_file() else base
+    if (folder / SPF_CONFIG).is_file():
+        load_spf(model, folder)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _with_lora(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     state = trainable_state_of_file(folder)
@@ -263,8 +264,7 @@ def _with_adapter(base: Any, folder: Path) -> Any:
             f"peft cannot put the adapter in {folder} on its base model: {reason}"
         ) from error
     load_trainable_state(model, state)  # strict where peft only warns
-    model.requires_grad_(False)
-    return model.eval()
+    return model
 
 
 def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -86,7 +86,10 @@ def load_config(spec: ModelSpec) -> Any:
         UnsupportedModelError: an encoder, an encoder-decoder, or an architecture unknown here.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     folder = model_folder(spec)
     if not (folder / "config.json").is_file():
@@ -103,7 +106,9 @@ def load_config(spec: ModelSpec) -> Any:
             hint="the installed transformers does not know this architecture",
         ) from error
     kind = str(config.model_type)
-    encoder = getattr(config, "is_decoder", True) is False  # only encoders have the switch
+    # encoders have a switch that makes decoders of them; GPT-NeoX has it, too, without being one
+    switched_off = getattr(config, "is_decoder", True) is False
+    encoder = switched_off and kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if config.is_encoder_decoder or encoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModelError(
             f"{folder.name} is a {kind} model, which is not a decoder-only language model",
@@ -128,6 +133,21 @@ def load_model(spec: ModelSpec, num_labels: int | None, *, meta: bool = False) -
         ModelError: files are missing, damaged, or lack tensors.
         UnsupportedModelError: not a decoder, or it has no classification head.
     """
+    factory, config = factory_and_config(spec, num_labels)
+    with quiet():
+        model = _on_meta(factory, config) if meta else _from_files(factory, config, spec)
+    if spec.task == "classification":
+        require_head(model)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def factory_and_config(spec: ModelSpec, num_labels: int | None) -> tuple[Any, Any]:
+    """The Hugging Face class that makes ``spec``'s model, and the configuration for it.
+
+    Raises:
+        ModelError: no number of labels for a classification head, or see ``load_config``.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     config = load_config(spec)
@@ -138,16 +158,16 @@ def load_model(spec: ModelSpec, num_labels: int | None, *, meta: bool = False) -
         config.num_labels = num_labels
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = load_tokenizer(spec).pad_token_id
-    factory = AutoModelForSequenceClassification if classify else AutoModelForCausalLM
-    with quiet():
-        model = _on_meta(factory, config) if meta else _from_files(factory, config, spec)
-    if classify and not isinstance(getattr(model, HEAD, None), nn.Linear):
+    return (AutoModelForSequenceClassification if classify else AutoModelForCausalLM), config
+
+
+def require_head(model: Any) -> None:
+    """Raise UnsupportedModelError unless ``model`` has a linear classification head."""
+    if not isinstance(getattr(model, HEAD, None), nn.Linear):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no linear head named '{HEAD}'",
             hint="set model.task to 'label-words', which needs no head",
         )
-    model.requires_grad_(False)
-    return model.eval()
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -213,14 +233,7 @@ def _on_meta(factory: Any, config: Any) -> Any:
 
 def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
     folder = model_folder(spec)
-    if not any(folder.glob("*.safetensors")):
-        raise _no_weights(folder)
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder} holds an adapter_config.json, which would redirect loading elsewhere",
-            hint="model.path must be the folder of a base model, without an adapter",
-        )
-    _check_shards(folder)
+    weight_files(folder)
     try:
         model, info = factory.from_pretrained(
             folder,
@@ -244,11 +257,23 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
     return model
 
 
-def _check_shards(folder: Path) -> None:
-    """Every part that the index names must be there (the library's own error is hard to read)."""
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a base model: every part that its index names, or the only one.
+
+    Raises:
+        ModelError: there is none, a part is missing, or something would redirect loading.
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise _no_weights(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds an adapter_config.json, which would redirect loading elsewhere",
+            hint="model.path must be the folder of a base model, without an adapter",
+        )
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return
+        return found
     try:
         parts = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -262,6 +287,7 @@ def _check_shards(folder: Path) -> None:
     absent = sorted(part for part in parts if not os.path.isfile(folder / str(part)))
     if absent:
         raise ModelError(f"{folder} lacks {absent[0]}, one of the model's {len(parts)} parts")
+    return [folder / str(part) for part in sorted(parts)]
 
 
 def _no_weights(folder: Path) -> ModelError:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import AdapterMismatchError, TargetModulesError
-from sealtune.job.spec import TuningSpec
+from sealtune.job.spec import LoraSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
@@ -26,7 +26,7 @@ from sealtune.model.structure import find_blocks
 ADAPTER = "default"  # peft's name for the only adapter
 
 
-def apply_lora(model: Any, tuning: TuningSpec, task: str, seed: int) -> Any:
+def apply_lora(model: Any, lora: LoraSpec, task: str, seed: int) -> Any:
     """Wrap ``model`` in a PeftModel whose LoRA matrices (and head) are trainable, in float32.
 
     Args:
@@ -40,17 +40,17 @@ def apply_lora(model: Any, tuning: TuningSpec, task: str, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     blocks_name, blocks = find_blocks(model)
-    targets = _targets(model, tuning, f"{blocks_name}.")
-    _check_layers(tuning, len(blocks))
-    layers = None if tuning.layers is None else sorted(set(tuning.layers))
+    targets = _targets(model, lora, f"{blocks_name}.")
+    _check_layers(lora, len(blocks))
+    layers = None if lora.layers is None else sorted(set(lora.layers))
     transposed = any(
         isinstance(m, Conv1D) for n, m in model.named_modules() if n.split(".")[-1] in targets
     )
     config = LoraConfig(
         task_type="SEQ_CLS" if task == "classification" else "CAUSAL_LM",
-        r=tuning.rank,
-        lora_alpha=tuning.alpha,
-        lora_dropout=tuning.dropout,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
         target_modules=targets,
         layers_to_transform=layers,
         layers_pattern=None if layers is None else blocks_name.split(".")[-1],
@@ -59,20 +59,29 @@ def apply_lora(model: Any, tuning: TuningSpec, task: str, seed: int) -> Any:
     )
     with quiet():
         peft_model = get_peft_model(model, config)
-    for name, parameter in trainable_state(peft_model).items():
+    initialise(peft_model, seed)
+    return peft_model
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give every trainable tensor its first value, unless it is on ``meta``."""
+    for name, parameter in trainable_state(model).items():
         if not parameter.is_meta:
             _initialise(name, parameter, seed)
-    return peft_model
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Trainable tensors by their names in a PEFT adapter file, sorted; float32, not copied."""
-    found = {
-        _state_name(name): parameter.detach()
+    return {name: p.detach() for name, p in sorted(trainable_parameters(model).items())}
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters themselves under the same names."""
+    return {
+        _state_name(name): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    return dict(sorted(found.items()))
 
 
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -121,36 +130,36 @@ def _initialise(name: str, parameter: Tensor, seed: int) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=source).mul_(0.02))
 
 
-def _targets(model: Any, tuning: TuningSpec, prefix: str) -> list[str]:
+def _targets(model: Any, lora: LoraSpec, prefix: str) -> list[str]:
     """Names of the layers to adapt, each checked to be linear and inside the blocks."""
     inside = {n: m for n, m in model.named_modules() if n.startswith(prefix)}
     linear = sorted(
         {n.split(".")[-1] for n, m in inside.items() if isinstance(m, nn.Linear | Conv1D)}
     )
-    if tuning.targets == "all-linear":
+    if lora.targets == "all-linear":
         return linear
-    for target in tuning.targets:
+    for target in lora.targets:
         hits = {n: m for n, m in model.named_modules() if n == target or n.endswith(f".{target}")}
         if not hits:
             near = difflib.get_close_matches(target, linear, n=3, cutoff=0.4) or linear
             raise TargetModulesError(
-                f"tuning.targets: '{target}' matches no module of {type(model).__name__}",
+                f"tuning.lora.targets: '{target}' matches no module of {type(model).__name__}",
                 hint=f'near names: {", ".join(near)}; or write "all-linear"',
             )
         for name, module in hits.items():
             if name not in inside or not isinstance(module, nn.Linear | Conv1D):
                 what = type(module).__name__ if name in inside else "outside the decoder blocks"
                 raise TargetModulesError(
-                    f"tuning.targets: '{target}' matches {name}, which is "
+                    f"tuning.lora.targets: '{target}' matches {name}, which is "
                     f"{what if name not in inside else f'a {what}, not a linear layer'}",
                     hint=f"linear layers of this model: {', '.join(linear)}",
                 )
-    return sorted(set(tuning.targets))
+    return sorted(set(lora.targets))
 
 
-def _check_layers(tuning: TuningSpec, blocks: int) -> None:
-    wrong = [i for i in tuning.layers or () if i >= blocks]
+def _check_layers(lora: LoraSpec, blocks: int) -> None:
+    wrong = [i for i in lora.layers or () if i >= blocks]
     if wrong:
         raise TargetModulesError(
-            f"tuning.layers names block {wrong[0]}, but the model has blocks 0 to {blocks - 1}"
+            f"tuning.lora.layers names block {wrong[0]}, but the model has blocks 0 to {blocks - 1}"
         )

@@ -29,8 +29,9 @@ from sealtune.job.plan import LinearGroup, ModulePlan, Role, SlicePlan
 from sealtune.job.spec import Job
 from sealtune.model.backbone import prepare_backbone
 from sealtune.model.load import load_model
-from sealtune.model.lora import apply_lora, trainable_state
+from sealtune.model.lora import trainable_state
 from sealtune.model.structure import find_blocks
+from sealtune.model.tune import apply_tuning
 from sealtune.offload.session import canonical_name
 
 __all__ = ["LinearGroup", "ModulePlan", "SlicePlan", "make_plan"]
@@ -69,18 +70,18 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
     count = len(blocks)
-    peft_model = apply_lora(model, job.tuning, job.model.task, job.job.seed)
+    peft_model = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
     calls, tainted = _watch(peft_model, blocks_name, count)
     protect = job.protection.protect
     prefix = tainted if protect == "adapter" and _starts_with_embedding(model, blocks) else 0
-    calls = [c for c in calls if _block_index(c.name, blocks_name) >= prefix]
+    calls = [c for c in calls if block_index(c.name, blocks_name) >= prefix]
     groups = _groups(calls)
     linear = {c.name for c in calls}
     embedding = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
     modules = [
         _place(canonical_name(name), module, protect, prefix, blocks_name, embedding, linear)
         for name, module in peft_model.named_modules()
-        if _is_listed(name, module, blocks_name, prefix)
+        if is_listed(name, module, blocks_name, prefix)
     ]
     return SlicePlan(
         architecture=type(model).__name__,
@@ -94,7 +95,7 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
     )
 
 
-def _block_index(name: str, blocks_name: str) -> int:
+def block_index(name: str, blocks_name: str) -> int:
     """Number of the block that a module lies in, or -1."""
     rest = name.removeprefix(blocks_name + ".")
     head = rest.split(".", 1)[0]
@@ -130,14 +131,14 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call]
     handles = []
     for path, module in model.named_modules():
         name = canonical_name(path)
-        index = _block_index(name, blocks_name)
+        index = block_index(name, blocks_name)
         if index >= 0 and name == f"{blocks_name}.{index}" and not path.endswith(".base_layer"):
             handles.append(module.register_forward_hook(watch_block(index)))
         # LoRA's own matrices are linear too, but trainable, so they are not called frozen
         if index >= 0 and _is_frozen_linear(module):
             handles.append(module.register_forward_pre_hook(watch_linear(name)))
     try:
-        _forward(model)
+        forward_on_meta(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -163,13 +164,13 @@ def _starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
         model.get_input_embeddings().register_forward_hook(embedded),
         blocks[0].register_forward_pre_hook(entered, with_kwargs=True),
     )
-    _forward(model)
+    forward_on_meta(model)
     for handle in handles:
         handle.remove()
     return len(seen) == 2 and seen[0] is seen[1]
 
 
-def _forward(model: nn.Module) -> None:
+def forward_on_meta(model: nn.Module) -> None:
     """One forward pass on meta tensors."""
     ids = torch.ones((1, _TOKENS), dtype=torch.long, device="meta")
     # a ready-made 4-d mask: building one would look at values, and meta tensors have none
@@ -188,7 +189,7 @@ def _refuse_repeated(model: nn.Module, calls: Sequence[_Call], blocks_name: str)
     times = Counter(c.name for c in calls)
     for path, module in model.named_modules():
         name = canonical_name(path)
-        if _block_index(name, blocks_name) < 0 or not _is_frozen_linear(module):
+        if block_index(name, blocks_name) < 0 or not _is_frozen_linear(module):
             continue
         if times[name] != 1:
             raise UnsupportedModelError(
@@ -225,16 +226,16 @@ def _all_linear(model: nn.Module, blocks_name: str) -> list[str]:
     return [
         canonical_name(path)
         for path, module in model.named_modules()
-        if _block_index(canonical_name(path), blocks_name) >= 0
+        if block_index(canonical_name(path), blocks_name) >= 0
         and _is_frozen_linear(module)
         and ".lora_" not in path
     ]
 
 
-def _is_listed(path: str, module: nn.Module, blocks_name: str, prefix: int) -> bool:
+def is_listed(path: str, module: nn.Module, blocks_name: str, prefix: int) -> bool:
     """Whether a module gets a line of its own in the plan: it computes, or a plain block does."""
     name = canonical_name(path)
-    index = _block_index(name, blocks_name)
+    index = block_index(name, blocks_name)
     if 0 <= index < prefix:
         return name == f"{blocks_name}.{index}"
     if path.endswith(".base_layer"):
@@ -253,7 +254,7 @@ def _place(
     linear: set[str],
 ) -> ModulePlan:
     kind = type(module).__name__
-    index = _block_index(name, blocks_name)
+    index = block_index(name, blocks_name)
     if 0 <= index < prefix:
         reason = "below the first adapter: it carries no secret of this job"
         return ModulePlan(name=name, kind=kind, role="block", placement="plain", reason=reason)

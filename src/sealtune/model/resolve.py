@@ -28,7 +28,7 @@ from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.model.agree import identify_model
 from sealtune.model.load import load_tokenizer, model_digest
-from sealtune.model.plan import make_plan
+from sealtune.model.placement import make_plan
 from sealtune.model.tasks import make_task
 
 

@@ -154,6 +154,13 @@ class Task(ABC):
         """Unnormalised log-probabilities of the classes: float32 [B, C]."""
         raise ModelError(f"the task {self.name} has no classes to score")
 
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """All that is known of a model's answers: [B, C], or [tokens inside texts, V]."""
+        if self.labels:
+            return self.scores(model, batch)
+        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        return cast(Tensor, result.logits)[batch.attention_mask.bool()].float()
+
 
 class _Classes(Task):
     """What the two tasks with classes share."""

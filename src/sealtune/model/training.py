@@ -1,9 +1,9 @@
 """Train an adapter for one round, and evaluate it: one piece of code for enclaves and baselines.
 
-Each round starts a fresh AdamW, as in FedAvg with a stateless client; so the adapter is all that a
-checkpoint has to hold.
+In a federated job each round starts a fresh AdamW, as in FedAvg with a stateless client; so the
+adapter is all that a checkpoint has to hold.
 
-Trust domain: client enclave.
+Trust domain: client enclave (federated), server enclave (split).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sealtune.errors import ModelError
 from sealtune.job.spec import TrainSpec
 from sealtune.model.batches import sorted_batches, step_batches
-from sealtune.model.lora import trainable_state
+from sealtune.model.lora import trainable_parameters, trainable_state
 from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Example, Task
 
@@ -73,10 +73,11 @@ def local_round(
     round: int,
     site: str,
     lengths: Sequence[int] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     on_step: OnStep | None = None,
     before_step: BeforeStep | None = None,
 ) -> RoundResult:
-    """Run ``spec.steps_per_round`` AdamW steps on the trainable tensors, in place.
+    """Run a round's AdamW steps on the trainable tensors, in place.
 
     Args:
         model: a PeftModel, frozen but for its adapter.
@@ -87,18 +88,19 @@ def local_round(
         round: number of the round, from 1.
         site: whose data these are; part of what the order of batches follows from.
         lengths: ``task.lengths(examples)``, if at hand.
+        optimizer: goes on with this one; default: a fresh one (``make_optimizer``).
         on_step: called after each step.
         before_step: called with ``(tokens, True)`` before each step, for one-time pads.
 
     Raises:
         ModelError: the loss is not finite, a trainable tensor did not move, or a frozen one did.
     """
-    steps = spec.steps_per_round
+    steps = spec.steps(len(examples))
     batches = step_batches(
         lengths or task.lengths(examples), spec.batch_size, (round - 1) * steps, steps, seed, site
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    optimizer = optimizer or make_optimizer(model, spec)
     torch.manual_seed(derive_seed("dropout", seed, site, round))
     losses: list[float] = []
     tokens = 0
@@ -122,6 +124,12 @@ def local_round(
                 on_step(StepInfo(i + 1, steps, value, batch.tokens))
     optimizer.zero_grad(set_to_none=True)
     return RoundResult(sum(losses) / len(losses), tuple(losses), steps, tokens)
+
+
+def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
+    """AdamW over the trainable tensors, in the order of ``trainable_state``."""
+    parameters = [p for _, p in sorted(trainable_parameters(model).items())]
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
 
 
 def evaluate(

@@ -1,0 +1,270 @@
+"""The server enclave of a split job: collects the sites' samples, tunes the top on all of them.
+
+    upload   each site's chunks, asked for one after another; an upload that broke off goes on
+    train    round after round, no message to anybody; a checkpoint after each
+    release  the adapter to every site, if the manifest says so
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sealtune.enclave.events import Emit
+from sealtune.enclave.round_state import Entry
+from sealtune.enclave.sample_store import SampleStore
+from sealtune.enclave.sealed_state import Checkpoint, SealedState
+from sealtune.enclave.server_program import ServerProgram, reasons
+from sealtune.enclave.site_link import SiteLink
+from sealtune.enclave.top_trainer import TopTrainer
+from sealtune.enclave.trust import Trust
+from sealtune.enclave.upload import Upload, read_upload
+from sealtune.errors import ChannelError, DataError, SiteLostError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.model.cut_chunk import CHUNK, Layout
+from sealtune.model.training import Evaluation
+
+_SLACK = 64 << 20  # bytes: one long sample more, lengths, labels and token ids
+_PATIENCE = 3  # messages in a row that a site may lose before the job goes on without it
+
+
+class SplitProgram(ServerProgram):
+    """The split trainer of one run.
+
+    Args:
+        resolved: the job.
+        trust: for each site, own evidence and what is accepted of it.
+        store: where samples go.
+        state: where checkpoints go.
+        trainer: model and optimizer.
+        layout: what the job's samples look like.
+        emit: gets progress events.
+        resume: go on after the checkpoint, and with the chunks that are there.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        trust: Mapping[str, Trust],
+        store: SampleStore,
+        state: SealedState,
+        trainer: TopTrainer,
+        layout: Layout,
+        emit: Emit,
+        *,
+        resume: bool,
+    ) -> None:
+        job_id = bytes.fromhex(resolved.job_id)
+        names = resolved.job.sites.names
+        super().__init__(
+            {site: SiteLink(site, job_id, trust[site], emit) for site in names},
+            deadline=resolved.job.network.deadline,
+            answer_limit=CHUNK + layout.max_tokens * layout.token_bytes + _SLACK,
+        )
+        self._resolved = resolved
+        self._store = store
+        self._state = state
+        self._trainer = trainer
+        self._layout = layout
+        self._emit = emit
+        self._rounds = resolved.job.job.rounds
+        self._cohort = max(resolved.job.quorum, resolved.manifest.min_cohort)
+        self._uploads = {site: Upload() for site in names}
+        checkpoint = state.load() if resume else None
+        self._saved = b"" if checkpoint is None else checkpoint.adapter
+        self._history = [] if checkpoint is None else list(checkpoint.history)
+        self._round: int | None = None if checkpoint is None else checkpoint.round
+        if resume:
+            for site, upload in self._uploads.items():
+                upload.of = store.resume(site)
+        self._sites: list[str] = []  # whose samples are trained on
+        self._training = False  # whether the top is loaded
+        self._final: dict[str, Evaluation] | None = None  # once the last round is over
+        self._ending = 0.0  # seconds that the end of the training took
+        self._farewell = Frame("finish")
+        self._closed = False
+        self._started = time.monotonic()
+
+    def next(self) -> dict[str, bytes] | None:
+        """Messages to send now, or None when the job is done.
+
+        Raises:
+            SiteLostError: fewer sites have sent their samples than the job asks for.
+            ModelError: training went wrong.
+            StorageError: samples or the checkpoint cannot be read or written.
+        """
+        self._settle()
+        if not self._training:
+            missing = [site for site in self._links if self._is_wanted(site)]
+            if missing and self._round is None:
+                return self._send({site: self._chunk_question(site) for site in missing}, 0)
+            self._begin_training()
+            return {}
+        if self._round is None or self._round < self._rounds:
+            self._next_round()
+            return {}
+        if self._final is None:
+            self._end_training()
+        left = [site for site in self._sites if not self._is_told(site)]
+        if left:
+            return self._send(dict.fromkeys(left, self._farewell), self._rounds)
+        if not self._closed:
+            self._emit_round(self._rounds, self._final or {}, self._ending, last=True)
+            self._closed = True
+        return None
+
+    def absent(self, site: str, reason: str) -> None:
+        """A site that is away for a while may go on where it was when it is back."""
+        super().absent(site, reason)
+        upload = self._uploads[site]
+        upload.lost_in_a_row += 1
+        if upload.lost_in_a_row < _PATIENCE:
+            self._entries[site].reason = ""
+
+    def _is_wanted(self, site: str) -> bool:
+        """Whether a site has chunks to send, and is there to send them."""
+        upload = self._uploads[site]
+        complete = upload.of is not None and self._store.chunks(site) >= upload.of
+        return not complete and not self._entries[site].reason
+
+    def _is_told(self, site: str) -> bool:
+        """Whether a site has heard of the end, or cannot."""
+        entry = self._entries[site]
+        return entry.outcome == "ok" or bool(entry.reason)
+
+    def _chunk_question(self, site: str) -> Frame:
+        return Frame("upload", {"round": 0, "chunk": self._store.chunks(site)})
+
+    def _on_answer(self, site: str, answer: Frame) -> None:
+        if self._training:
+            if answer.kind != "finished":
+                raise ChannelError(f"answered the end with {answer.kind[:40]!r}")
+            self._entries[site].succeed({})
+            return
+        upload = self._uploads[site]
+        try:
+            chunk, of, seconds = read_upload(
+                answer, self._store.chunks(site), upload.of, self._resolved, self._layout
+            )
+            self._store.add(site, chunk, of=of)
+            upload.of, upload.seconds = of, upload.seconds + seconds
+            upload.lost_in_a_row = 0
+            if self._store.chunks(site) == of:
+                self._check_counts(site)
+        except DataError:
+            self._store.drop(site)  # nothing of a site that sends nonsense is trained on
+            upload.of = None
+            raise
+        sent = self._store.chunks(site)
+        self._emit("upload", site=site, chunk=sent, of=of, bytes=self._entries[site].bytes_up)
+
+    def _check_counts(self, site: str) -> None:
+        """A whole upload has as many samples as were signed."""
+        signed = self._resolved.manifest.data[site]
+        for part, rows in (("train", signed.train_rows), ("test", signed.test_rows)):
+            found = len(self._store.samples(site, part))  # type: ignore[arg-type]
+            if found != rows:
+                raise DataError(f"{found} {part} samples came, {rows} were signed")
+
+    def _begin_training(self) -> None:
+        sites = [
+            site
+            for site, upload in self._uploads.items()
+            if upload.of is not None and self._store.chunks(site) == upload.of
+        ]
+        if len(sites) < self._cohort:
+            for site, upload in self._uploads.items():
+                if site not in sites and not self._entries[site].reason:
+                    sent = self._store.chunks(site)
+                    self._entries[site].fail(f"sent {sent} of {upload.of or '?'} chunks")
+            self._emit_round(0, {}, 0.0)
+            raise SiteLostError(
+                f"only {len(sites)} of {len(self._uploads)} sites have sent their samples, "
+                f"{self._cohort} are needed: {reasons(self._entries)}",
+                hint="bring the site back and continue with --resume, or lower network.min_sites",
+            )
+        self._sites = sites
+        self._trainer.begin(sites, self._saved)
+        self._training = True
+
+    def _next_round(self) -> None:
+        """Test before the first round; then train a round, test, keep."""
+        begun = time.monotonic()
+        number = 0 if self._round is None else self._round + 1
+        trained: dict[str, Any] = {}
+        if number:
+            result = self._trainer.train(number)
+            # the training code refuses to go on otherwise
+            trained = {"train_loss": result.train_loss, "trained_moved": True}
+            trained["frozen_unchanged"] = True
+        found = self._trainer.test(number)
+        event = self._emit_round(number, found, time.monotonic() - begun, **trained)
+        self._history.append(event)
+        self._state.save(Checkpoint(number, self._trainer.save(), tuple(self._history)))
+        self._round = number
+
+    def _emit_round(
+        self,
+        number: int,
+        found: Mapping[str, Evaluation],
+        server: float,
+        *,
+        last: bool = False,
+        **trained: Any,
+    ) -> dict[str, Any]:
+        """Report a round, with every site's outcome."""
+        traffic = number == 0 or last  # between them nothing is sent
+        entries = {site: self._round_entry(site, found, traffic=traffic) for site in self._links}
+        event = {
+            "round": number,
+            "sites": {site: entry.public() for site, entry in entries.items()},
+            "seconds": round(time.monotonic() - self._started, 3),
+            "server_seconds": round(server, 3),
+            **trained,
+        }
+        self._emit("final" if last else "round", **event)
+        self._started = time.monotonic()
+        return event
+
+    def _round_entry(self, site: str, found: Mapping[str, Evaluation], *, traffic: bool) -> Entry:
+        known, upload = self._entries[site], self._uploads[site]
+        entry = Entry(reason="")
+        if traffic:
+            entry.bytes_up, entry.bytes_down = known.bytes_up, known.bytes_down
+        if site in found and not known.reason:
+            result = found[site]
+            spent, upload.seconds = upload.seconds, 0.0
+            entry.succeed(
+                {
+                    "examples": len(self._store.samples(site, "train")),
+                    "correct": result.correct,
+                    "total": result.total,
+                    "loss": result.loss,
+                    "seconds": {"enclave": round(spent, 3), "accelerator": 0.0, "pads": 0.0},
+                }
+            )
+        else:
+            late = known.outcome == "late"
+            entry.fail(known.reason or "did not send all of its samples", late=late)
+        return entry
+
+    def _end_training(self) -> None:
+        """Export, test for the last time, and get the farewell ready."""
+        begun = time.monotonic()
+        files, _ = self._trainer.export(self._rounds)
+        self._final = self._trainer.test(self._rounds)
+        self._ending = time.monotonic() - begun
+        meta: dict[str, Any] = {"round": self._rounds}
+        body = b""
+        if self._resolved.manifest.release == "participants":
+            meta["files"] = {name: len(data) for name, data in files.items()}
+            body = b"".join(files.values())
+        self._farewell = Frame("finish", meta, body)
+        self._entries = self._fresh_entries()
+        for site, link in self._links.items():
+            link.drop()  # both sides prove themselves anew
+            self._uploads[site].lost_in_a_row = 0

@@ -1,0 +1,301 @@
+"""The top of a split model in the server enclave: trained, tested, kept and exported.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sealtune import __version__, frames
+from sealtune.enclave.events import Emit
+from sealtune.enclave.own_data import task_of
+from sealtune.errors import AdapterMismatchError, FrameError, ModelError, StorageError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
+from sealtune.model.cut import CutEntry
+from sealtune.model.cut_task import Contents, CutTask, Sample
+from sealtune.model.export import WEIGHTS, Fingerprint, adapter_files
+from sealtune.model.load import load_tokenizer
+from sealtune.model.lora import (
+    load_trainable_state,
+    trainable_parameters,
+    trainable_state,
+)
+from sealtune.model.partial import load_part
+from sealtune.model.spf import chosen_heads
+from sealtune.model.spf.files import SPF_CONFIG, SPF_WEIGHTS, install_spf, parse_spf_config
+from sealtune.model.spf.tuner import has_spf
+from sealtune.model.training import (
+    Evaluation,
+    RoundResult,
+    StepInfo,
+    evaluate,
+    local_round,
+    make_optimizer,
+)
+from sealtune.model.tune import apply_tuning
+
+EVERYBODY = "all"  # whose samples are trained on, as a part of the seed
+CALIBRATION = 4  # batches that SPF's selectors look at
+_CHECKED = 8  # samples on which an export is compared with the live top
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Samples(Protocol):
+    """Where samples come from."""
+
+    def samples(self, site: str, part: Literal["train", "test"], /) -> list[Sample]:
+        """A site's samples of one part."""
+
+    def read(self, sample: Sample, /) -> Contents:
+        """What was sent of one."""
+
+
+class TopTrainer:
+    """Model, optimizer and samples.
+
+    Args:
+        resolved: the job, checked.
+        store: the sites' samples (``SampleStore``).
+        emit: gets progress events.
+    """
+
+    def __init__(self, resolved: Resolved, store: Samples, emit: Emit) -> None:
+        self._resolved = resolved
+        self._job = resolved.job
+        self._store = store
+        self._emit = emit
+        self._inner = task_of(resolved, load_tokenizer(resolved.job.model))
+        self._model: Any = None
+        self._train: list[Sample] = []
+        self._tests: dict[str, list[Sample]] = {}
+
+    def begin(self, sites: Sequence[str], saved: bytes = b"") -> None:
+        """Load and tune the top for the samples of ``sites``.
+
+        Args:
+            sites: whose samples take part, in the job's order.
+            saved: what ``save`` returned, to go on from there.
+
+        Raises:
+            ModelError: the model cannot be loaded or tuned.
+            StorageError: ``saved`` does not fit.
+        """
+        self._train = [sample for site in sites for sample in self._store.samples(site, "train")]
+        self._tests = {site: self._store.samples(site, "test") for site in sites}
+        state = _open_state(saved) if saved else None
+        self._model, self._task = self._tuned(None if state is None else state.heads)
+        self._optimizer = make_optimizer(self._model, self._job.train)
+        if state is not None:
+            load_trainable_state(self._model, state.tensors("model/"))
+            self._load_optimizer(state)
+        if has_spf(self._model):
+            heads = {a: {r: list(h) for r, h in g.items()} for a, g in self.heads.items()}
+            config = self._model.config
+            shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+            self._emit(
+                "heads",
+                heads=heads,
+                query_heads=int(config.num_attention_heads),
+                key_value_heads=int(shared),
+            )
+
+    @property
+    def heads(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """The heads that SPF chose; empty without SPF."""
+        return chosen_heads(self._model) if has_spf(self._model) else {}
+
+    def train(self, round_: int) -> RoundResult:
+        """One round of steps on batches of all sites' samples.
+
+        Raises:
+            ModelError: it diverged, or what should move did not.
+        """
+        steps = self._job.train.steps(len(self._train))
+        self._emit("phase", round=round_, phase="train", of=steps)
+
+        def on_step(info: StepInfo) -> None:
+            loss = round(info.loss, 5)
+            self._emit(
+                "step", round=round_, step=info.step, of=info.of, loss=loss, tokens=info.tokens
+            )
+
+        return local_round(
+            self._model,
+            self._task,
+            self._train,
+            self._job.train,
+            seed=self._job.job.seed,
+            round=round_,
+            site=EVERYBODY,
+            optimizer=self._optimizer,
+            on_step=on_step,
+        )
+
+    def test(self, round_: int) -> dict[str, Evaluation]:
+        """Every site's test samples, answered as the model is now."""
+        self._emit("phase", round=round_, phase="evaluate", of=0)
+        size = self._job.train.eval_batch_size
+        return {
+            site: evaluate(self._model, self._task, samples, batch_size=size)
+            for site, samples in self._tests.items()
+        }
+
+    def save(self) -> bytes:
+        """All that is needed to go on: heads, tuned tensors, optimizer."""
+        tensors = {f"model/{n}": t.contiguous() for n, t in trainable_state(self._model).items()}
+        for name, parameter in trainable_parameters(self._model).items():
+            moments = self._optimizer.state.get(parameter, {})
+            for key in _MOMENTS:
+                if key in moments:
+                    tensors[f"{key}/{name}"] = torch.as_tensor(moments[key]).contiguous()
+        heads = {a: {r: list(h) for r, h in g.items()} for a, g in self.heads.items()}
+        text = json.dumps(heads).encode()
+        return frames.encode(Frame("top", {"heads": len(text)}, text + save(tensors)))
+
+    def export(self, rounds: int) -> tuple[dict[str, bytes], ExportCheck]:
+        """The adapter's files, read back and compared with the live top.
+
+        Raises:
+            AdapterMismatchError: they do not give the same answers.
+        """
+        files = adapter_files(self._model, self._fingerprint(rounds))
+        fresh, task = self._reloaded(files)
+        samples = next((s for s in (*self._tests.values(), self._train) if s), self._train)
+        batch = self._task.collate(samples[:_CHECKED])
+        self._model.eval()
+        check = compare_logits((self._model, self._task), (fresh, task), batch, least=SAME_LEAST)
+        self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
+        return files, check
+
+    def answer(self, samples: Sequence[Sample]) -> list[list[float]]:
+        """Probabilities of every class for each sample; for ``causal-lm`` the next token's id."""
+        self._model.eval()
+        with torch.no_grad():
+            batch = self._task.collate(samples)
+            logits = self._task.logits(self._model, batch)
+        if self._task.labels:
+            found = logits.softmax(1)
+        else:
+            found = logits[batch.lengths.cumsum(0) - 1].argmax(dim=1, keepdim=True)
+        shares: list[list[float]] = found.tolist()
+        return shares
+
+    def _tuned(self, heads: Any) -> tuple[Any, CutTask]:
+        model, task = self._top()
+
+        def calibrate() -> Tensor:
+            size = self._job.train.batch_size
+            chosen = self._train[: size * CALIBRATION]
+            losses = [
+                task.loss(model, task.collate(chosen[i : i + size]))
+                for i in range(0, len(chosen), size)
+            ]
+            return torch.stack(losses).mean()
+
+        tuned = apply_tuning(
+            model,
+            self._job.tuning,
+            self._job.model.task,
+            self._job.job.seed,
+            first_block=self._cut,
+            calibrate=calibrate,
+            heads=heads,
+        )
+        if self._job.split is not None and self._job.split.checkpointing:
+            model.gradient_checkpointing_enable()
+        return tuned, task
+
+    def _top(self) -> tuple[Any, CutTask]:
+        """The frozen top as it is published, and the task on it."""
+        split = self._job.split
+        bf16 = split is not None and split.compute == "bf16"
+        model = load_part(
+            self._job.model,
+            len(self._resolved.labels) or None,
+            self._cut,
+            "top",
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+        )
+        return model, CutTask(self._inner, CutEntry(model, self._cut), self._store.read)
+
+    @property
+    def _cut(self) -> int:
+        cut = self._resolved.plan.cut
+        if cut is None:
+            raise ModelError("the slice plan is not that of a split job")
+        return cut
+
+    def _reloaded(self, files: Mapping[str, bytes]) -> tuple[Any, CutTask]:
+        model, task = self._top()
+        if WEIGHTS in files:
+            lora = self._job.tuning.model_copy(update={"spf": None})
+            job = self._job
+            model = apply_tuning(model, lora, job.model.task, job.job.seed, first_block=self._cut)
+            load_trainable_state(model, load(files[WEIGHTS]))
+        if SPF_WEIGHTS in files:
+            config = parse_spf_config(files[SPF_CONFIG], SPF_CONFIG)
+            install_spf(model, config, files[SPF_WEIGHTS], SPF_WEIGHTS)
+        return model.eval(), task
+
+    def _load_optimizer(self, state: _State) -> None:
+        for name, parameter in trainable_parameters(self._model).items():
+            moments = {key: state.tensors(f"{key}/").get(name) for key in _MOMENTS}
+            if all(value is not None for value in moments.values()):
+                self._optimizer.state[parameter] = moments
+
+    def _fingerprint(self, rounds: int) -> Fingerprint:
+        job = self._job
+        return Fingerprint(
+            base_model=job.model.path,
+            base_model_digest=self._resolved.model_digest,
+            job_id=self._resolved.job_id,
+            task=job.model.task,
+            labels=self._resolved.labels,
+            template=job.data.template,
+            max_tokens=job.data.max_tokens,
+            seed=job.job.seed,
+            rounds=rounds,
+            versions={
+                "sealtune": __version__,
+                **{name: version(name) for name in ("torch", "transformers", "peft")},
+            },
+        )
+
+
+class _State:
+    """What ``save`` wrote, taken apart."""
+
+    def __init__(self, heads: Any, tensors: dict[str, Tensor]) -> None:
+        self.heads = heads
+        self._tensors = tensors
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors below ``prefix``, without it."""
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self._tensors.items()
+            if name.startswith(prefix)
+        }
+
+
+def _open_state(saved: bytes) -> _State:
+    try:
+        frame = frames.decode(saved)
+        size = int(frame.meta["heads"])
+        heads = json.loads(bytes(frame.body[:size]))
+        return _State(heads or None, load(bytes(frame.body[size:])))
+    except (FrameError, KeyError, ValueError, SafetensorError, AdapterMismatchError) as error:
+        raise StorageError(
+            "the checkpoint holds no state of a split job", hint="start the run anew"
+        ) from error

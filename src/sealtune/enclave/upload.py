@@ -1,0 +1,100 @@
+"""A site's upload as the server enclave sees it: one chunk after another, each checked.
+
+Trust domain: server enclave. What a site sends is not trusted to be right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sealtune.errors import DataError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.model.activations import unpack
+from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
+
+MAX_CHUNKS = 1 << 20
+_LONGEST = 1e9  # seconds
+
+
+@dataclass
+class Upload:
+    """How far a site has come.
+
+    Attributes:
+        of: chunks that it has altogether; None before its first.
+        seconds: that it says to have spent on its blocks.
+        lost_in_a_row: messages to it that came to nothing since the last that did not.
+    """
+
+    of: int | None = None
+    seconds: float = 0.0
+    lost_in_a_row: int = 0
+
+
+def upload_head(resolved: Resolved) -> dict[str, Any]:
+    """What samples were made with; a site states it with every chunk."""
+    split = resolved.job.split
+    return {
+        "model": resolved.model_digest,
+        "cut": resolved.plan.cut,
+        "form": None if split is None else split.activations,
+    }
+
+
+def read_upload(
+    answer: Frame, number: int, of: int | None, resolved: Resolved, layout: Layout
+) -> tuple[Chunk, int, float]:
+    """Check a chunk.
+
+    Args:
+        answer: what the site sent.
+        number: of the chunk that it was asked for.
+        of: how many chunks it has said to have; None before its first.
+        resolved: the job.
+        layout: what the job's samples look like.
+
+    Returns:
+        The chunk, how many the site has altogether, and the seconds that it spent.
+
+    Raises:
+        DataError: another chunk, made with another model, cut or form, damaged, or not finite.
+    """
+    if answer.kind != "chunk":
+        raise DataError(f"answered with {answer.kind[:40]!r}, not with a chunk")
+    meta = answer.meta
+    for key, wanted in upload_head(resolved).items():
+        if meta.get(key) != wanted:
+            raise DataError(
+                f"its activations were made with another {_NAMES[key]} than the job's",
+                hint="every site must use the model files that the manifest names",
+            )
+    total = _count(meta, "of")
+    if _count(meta, "chunk") != number or not number < total <= MAX_CHUNKS:
+        raise DataError(f"chunk {meta.get('chunk')!r} of {total} came instead of chunk {number}")
+    if of is not None and total != of:
+        raise DataError(f"it first had {of} chunks, and now {total}")
+    chunk = read_chunk(meta, memoryview(answer.body), layout)
+    for data in chunk.activations:
+        unpack(data, layout.form, layout.width)  # finite, or refused here and not while training
+    return chunk, total, _seconds(meta)
+
+
+_NAMES = {"model": "revision of the model", "cut": "cut", "form": "form of activations"}
+
+
+def _count(meta: Mapping[str, Any], key: str) -> int:
+    value = meta.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_CHUNKS:
+        raise DataError(f"a chunk's '{key}' is not a count")
+    return value
+
+
+def _seconds(meta: Mapping[str, Any]) -> float:
+    value = meta.get("seconds")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LONGEST:
+        return float(value) if math.isfinite(value) else 0.0
+    raise DataError("a chunk's 'seconds' is not a number of seconds")

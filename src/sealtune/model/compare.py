@@ -1,0 +1,62 @@
+"""Whether two models give the same answers: after every export, read back against live.
+
+Trust domain: client enclave (federated), server enclave (split); whoever merges an adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sealtune.errors import AdapterMismatchError
+from sealtune.model.tasks import Batch, Task
+
+INT8_LEAST = 0.8  # int8 weights alone keep it above 0.99 on the models tried
+SAME_LEAST = 0.9999  # of models that should compute the same
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """The written adapter on the original weights against the live one.
+
+    Attributes:
+        difference: largest difference of two logits, over the standard deviation of the live ones.
+        agreement: share of texts (tokens for ``causal-lm``) with the same answer.
+    """
+
+    difference: float
+    agreement: float
+
+
+def compare_logits(
+    live: tuple[nn.Module, Task],
+    written: tuple[nn.Module, Task],
+    batch: Batch,
+    *,
+    least: float = INT8_LEAST,
+) -> ExportCheck:
+    """Answer ``batch`` with both models, each with its task.
+
+    Args:
+        least: cosine similarity that the logits must exceed.
+
+    Raises:
+        AdapterMismatchError: the answers differ grossly.
+    """
+    with torch.no_grad():
+        expected, got = (task.logits(model, batch) for model, task in (live, written))
+    scale = float(expected.std()) or 1.0
+    check = ExportCheck(
+        difference=float((expected - got).abs().max()) / scale,
+        agreement=float((expected.argmax(-1) == got.argmax(-1)).float().mean()),
+    )
+    similarity = float(torch.cosine_similarity(expected.flatten(), got.flatten(), dim=0))
+    if not similarity > least:
+        raise AdapterMismatchError(
+            f"on the original weights the written adapter answers otherwise than the live one "
+            f"(similarity of logits {similarity:.3f}, same answer in {check.agreement:.0%})",
+            hint="the adapter is not usable; keep the run folder and report this",
+        )
+    return check

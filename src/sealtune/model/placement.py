@@ -1,0 +1,24 @@
+"""The slice plan of any job: one function in front of the two methods' own.
+
+Trust domain: none of its own; it handles public structure only.
+"""
+
+from __future__ import annotations
+
+from sealtune.job.plan import SlicePlan
+from sealtune.job.spec import Job
+from sealtune.model import plan, split_plan
+
+
+def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
+    """Decide which module of ``job``'s model runs where.
+
+    Args:
+        num_labels: number of classes, for the classification head; None for other tasks.
+
+    Raises:
+        ModelError, ConfigError: the model or the tuning cannot be planned.
+    """
+    if job.job.method == "split":
+        return split_plan.make_split_plan(job, num_labels)
+    return plan.make_plan(job, num_labels)

@@ -1,0 +1,194 @@
+"""Where the heads of a Hugging Face attention are: rows and columns of its projections.
+
+Known arrangements, recognised by the projections' names and checked by their shapes:
+
+    q_proj, k_proj, v_proj, o_proj (or out_proj)   Llama, Mistral, Qwen2, Qwen3, GLM4, Gemma, ...
+    qkv_proj, o_proj                               Phi-3: all queries, all keys, all values
+    c_attn, c_proj                                 GPT-2: the same, weights transposed
+    query_key_value, dense                         GPT-NeoX: query, key and value head by head
+
+Anything else is refused with the name of the module: guessing would tune half a head.
+
+Trust domain: server enclave; structure only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.model.structure import find_blocks
+
+Projection: TypeAlias = nn.Linear | Conv1D
+Role = Literal["query", "key-value", "qkv", "dense"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the heads of a group own of one projection.
+
+    Attributes:
+        projection: the linear layer.
+        axis: 0: rows of ``W [N, K]`` (outputs); 1: columns (inputs).
+        index: int64 [heads, width], the rows or columns of each head.
+    """
+
+    projection: Projection
+    axis: int
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Heads of one block that are ranked together.
+
+    Attributes:
+        block: number of the block.
+        attention: name of the attention module in the plain model.
+        role: what is chosen: ``qkv`` where every head has its own key and value, otherwise
+            ``query`` and ``key-value`` apart; ``dense`` for the output projection.
+        heads: how many there are.
+        parts: what they own.
+    """
+
+    block: int
+    attention: str
+    role: Role
+    heads: int
+    parts: tuple[Part, ...]
+
+
+def plain_name(name: str) -> str:
+    """A module's or parameter's name in the plain model, whatever PEFT has wrapped around it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")
+
+
+def weight_of(projection: Projection) -> Tensor:
+    """The weight as ``[N, K]``, a view (Conv1D keeps it transposed)."""
+    weight: Tensor = projection.weight.detach()
+    return weight.t() if isinstance(projection, Conv1D) else weight
+
+
+def find_heads(model: Any, layers: Sequence[int] | None = None) -> list[HeadGroup]:
+    """Every group of heads of a decoder, block by block.
+
+    Args:
+        model: a Hugging Face decoder, with or without PEFT around it; may be on ``meta``.
+        layers: numbers of the blocks looked at; None: all that are there.
+
+    Raises:
+        UnsupportedModelError: an attention of another arrangement; the module is named.
+        ModelError: there is no such block.
+    """
+    blocks_name, blocks = find_blocks(model)
+    wanted = range(len(blocks)) if layers is None else sorted(set(layers))
+    if wanted and max(wanted) >= len(blocks):
+        raise ModelError(
+            f"there is no block {max(wanted)}: the model has blocks 0 to {len(blocks) - 1}"
+        )
+    groups: list[HeadGroup] = []
+    for number in wanted:
+        block = blocks[number]
+        if not any(True for _ in block.parameters()):
+            continue  # this block runs elsewhere
+        prefix = plain_name(f"{blocks_name}.{number}")
+        groups += _of_block(block, number, prefix, model.config)
+    return groups
+
+
+def _of_block(block: nn.Module, number: int, prefix: str, config: Any) -> list[HeadGroup]:
+    linear = {
+        plain_name(name): module
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
+    }
+    by_end = {name.split(".")[-1]: name for name in linear if _in_attention(name)}
+    for inward, outward in _ARRANGEMENTS:
+        output = next((end for end in outward if end in by_end), None)
+        if output is not None and all(end in by_end for end in inward):
+            attention = f"{prefix}.{by_end[output].rpartition('.')[0]}"
+            projections = [linear[by_end[end]] for end in (*inward, output)]
+            return _groups(projections, inward, number, attention, config)
+    found = ", ".join(sorted(linear)) or "no linear layer"
+    raise UnsupportedModelError(
+        f"SPF does not know how {prefix} ({type(block).__name__}) arranges its attention heads; "
+        f"it has {found}",
+        hint="known: " + "; ".join("/".join((*i, o[0])) for i, o in _ARRANGEMENTS),
+    )
+
+
+_ARRANGEMENTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("q_proj", "k_proj", "v_proj"), ("o_proj", "out_proj")),
+    (("qkv_proj",), ("o_proj",)),
+    (("c_attn",), ("c_proj",)),
+    (("query_key_value",), ("dense",)),
+)
+
+
+def _in_attention(name: str) -> bool:
+    """Whether a layer's own parent is an attention: GPT-2's MLP has a ``c_proj``, too."""
+    return "att" in (name.split(".")[-2] if "." in name else "")
+
+
+def _groups(
+    projections: Sequence[Projection],
+    inward: tuple[str, ...],
+    number: int,
+    attention: str,
+    config: Any,
+) -> list[HeadGroup]:
+    heads = int(config.num_attention_heads)
+    shared = int(getattr(config, "num_key_value_heads", None) or heads)
+    output = projections[-1]
+    inner = weight_of(output).shape[1]
+    width = inner // heads
+    rows = sum(weight_of(p).shape[0] for p in projections[:-1])
+    if width * heads != inner or rows != (heads + 2 * shared) * width or heads % shared:
+        raise UnsupportedModelError(
+            f"the projections of {attention} have {rows} rows and {inner} columns, which do not "
+            f"make {heads} query and {shared} key/value heads",
+            hint="SPF tunes whole heads, so it must know where each one is",
+        )
+    query, key, value = _rows(projections[:-1], inward, heads, shared, width)
+    dense = HeadGroup(number, attention, "dense", heads, (Part(output, 1, _runs(heads, width, 0)),))
+    if shared == heads:
+        return [HeadGroup(number, attention, "qkv", heads, (query, key, value)), dense]
+    return [
+        HeadGroup(number, attention, "query", heads, (query,)),
+        HeadGroup(number, attention, "key-value", shared, (key, value)),
+        dense,
+    ]
+
+
+def _rows(
+    projections: Sequence[Projection], inward: tuple[str, ...], heads: int, shared: int, width: int
+) -> tuple[Part, Part, Part]:
+    """The rows of queries, keys and values."""
+    counts = (heads, shared, shared)
+    if len(projections) == 3:
+        query, key, value = (
+            Part(p, 0, _runs(count, width, 0)) for p, count in zip(projections, counts, strict=True)
+        )
+        return query, key, value
+    (fused,) = projections
+    if inward == ("query_key_value",):
+        runs = _runs(heads, 3 * width, 0)
+        query, key, value = (Part(fused, 0, runs[:, i * width : (i + 1) * width]) for i in range(3))
+        return query, key, value
+    starts = (0, heads * width, (heads + shared) * width)
+    query, key, value = (
+        Part(fused, 0, _runs(count, width, start))
+        for count, start in zip(counts, starts, strict=True)
+    )
+    return query, key, value
+
+
+def _runs(count: int, width: int, start: int) -> Tensor:
+    """[count, width]: consecutive numbers from ``start``."""
+    return torch.arange(start, start + count * width, device="cpu").reshape(count, width)

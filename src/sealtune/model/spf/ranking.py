@@ -1,0 +1,140 @@
+"""Rank the heads of each group: by their weights, by chance, or by what they do on data.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sealtune.errors import ModelError
+from sealtune.model.seeds import generator
+from sealtune.model.spf.config import SPFConfig, count_of
+from sealtune.model.spf.heads import HeadGroup, Part, weight_of
+
+Calibrate = Callable[[], Tensor]
+
+
+def choose(
+    groups: Sequence[HeadGroup], config: SPFConfig, calibrate: Calibrate | None
+) -> list[tuple[int, ...]]:
+    """The chosen heads of each group, ascending.
+
+    Args:
+        groups: of one model.
+        config: ratios and selector.
+        calibrate: runs the model on a few batches and returns their loss; for ``gradient`` and
+            ``activation`` only.
+
+    Raises:
+        ModelError: the selector needs data and there is no ``calibrate``.
+    """
+    counts = [count_of(config.dense if g.role == "dense" else config.qkv, g.heads) for g in groups]
+    if any(weight_of(part.projection).is_meta for g in groups for part in g.parts):
+        return [tuple(range(count)) for count in counts]  # shapes only: any heads will do
+    scores = _scores(groups, config, calibrate)
+    # ties go to the lower number, so that everybody chooses the same
+    return [
+        tuple(sorted(torch.argsort(score, descending=True, stable=True)[:count].tolist()))
+        for score, count in zip(scores, counts, strict=True)
+    ]
+
+
+def _scores(
+    groups: Sequence[HeadGroup], config: SPFConfig, calibrate: Calibrate | None
+) -> list[Tensor]:
+    """One float64 score for each head; the highest are chosen."""
+    if config.select == "random":
+        return [
+            torch.rand(g.heads, generator=generator("spf", config.seed, g.block, g.role)).double()
+            for g in groups
+        ]
+    if config.select == "l1-largest":
+        return [_l1(g) for g in groups]
+    if config.select == "l1-smallest":
+        return [-_l1(g) for g in groups]
+    if calibrate is None:
+        raise ModelError(
+            f"the selector '{config.select}' looks at data, and none was given",
+            hint="pass calibrate=..., which runs the model on a few batches and returns the loss",
+        )
+    by_data = _gradient if config.select == "gradient" else _activation
+    return by_data(groups, calibrate)
+
+
+def _l1(group: HeadGroup) -> Tensor:
+    """L1 norm of the weights that each head owns."""
+    return torch.stack([_per_head(weight_of(p.projection), p) for p in group.parts]).sum(dim=0)
+
+
+def _per_head(weight: Tensor, part: Part) -> Tensor:
+    """Sum of magnitudes in ``weight`` [N, K] over what each head owns: float64 [heads]."""
+    along = weight.detach().abs().sum(dim=1 - part.axis, dtype=torch.float64)
+    return along[part.index.to(along.device)].sum(dim=1).cpu()
+
+
+def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]:
+    """L1 norm of the gradient of each head's weights; one layer's gradient exists at a time."""
+    scores = [torch.zeros(g.heads, dtype=torch.float64) for g in groups]
+    owners: dict[nn.Module, list[tuple[Tensor, Part]]] = {}
+    for group, score in zip(groups, scores, strict=True):
+        for part in group.parts:
+            owners.setdefault(part.projection, []).append((score, part))
+
+    def take(module: Any) -> Callable[[Tensor], None]:
+        def hook(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is None:
+                return
+            matrix = gradient.t() if isinstance(module, Conv1D) else gradient
+            for score, part in owners[module]:
+                score.add_(_per_head(matrix, part))
+
+        return hook
+
+    handles = []
+    try:
+        for module in owners:
+            weight: Any = module.weight
+            weight.requires_grad_(True)
+            handles.append(weight.register_post_accumulate_grad_hook(take(module)))
+        calibrate().backward()  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in owners:
+            module.weight.requires_grad_(False)
+    return scores
+
+
+def _activation(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]:
+    """Magnitude of each head's output, read off the input of the output projection."""
+    found: dict[int, Tensor] = {}
+
+    def watch(block: int, part: Part) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            flat = inputs[0].detach().abs().reshape(-1, inputs[0].shape[-1])
+            mean = flat.sum(dim=0, dtype=torch.float64)[part.index].sum(dim=1)
+            found[block] = found.get(block, torch.zeros_like(mean)) + mean
+
+        return hook
+
+    handles = [
+        part.projection.register_forward_pre_hook(watch(group.block, part))
+        for group in groups
+        if group.role == "dense"
+        for part in group.parts
+    ]
+    try:
+        with torch.no_grad():
+            calibrate()
+    finally:
+        for handle in handles:
+            handle.remove()
+    # a key/value head counts for all the query heads that read it
+    return [found[g.block].reshape(g.heads, -1).sum(dim=1) for g in groups]

@@ -1,0 +1,118 @@
+"""The slice plan of a split job: what runs before the cut is the data owner's, the rest the
+server enclave's.
+
+Which module is on which side is watched, not guessed: the model runs once on ``meta`` tensors, and
+whatever was called before the first block of the top belongs to the bottom.
+
+Trust domain: none of its own; it handles public structure only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sealtune.errors import UnsupportedModelError
+from sealtune.job.plan import Backbone, ModulePlan, Role, SlicePlan
+from sealtune.job.spec import Job
+from sealtune.model.cut import cut_at
+from sealtune.model.load import load_model
+from sealtune.model.lora import trainable_state
+from sealtune.model.plan import block_index, forward_on_meta, is_listed
+from sealtune.model.structure import find_blocks
+from sealtune.model.tune import apply_tuning
+from sealtune.offload.session import canonical_name
+
+PROTECT = "split"
+
+
+def cut_of(job: Job, blocks: int) -> int:
+    """Blocks at the sites in a split job.
+
+    Raises:
+        ConfigError: the cut is outside the model.
+    """
+    if job.split is None:
+        raise UnsupportedModelError("the job has no section [split]")
+    return cut_at(job.split.cut, blocks)
+
+
+def make_split_plan(job: Job, num_labels: int | None) -> SlicePlan:
+    """Plan a split job's model.
+
+    Args:
+        num_labels: number of classes, for the classification head; None for other tasks.
+
+    Raises:
+        ConfigError: the cut is outside the model, or tuned blocks run at the sites.
+        UnsupportedModelError, TargetModulesError: the tuning does not fit the model.
+    """
+    model = load_model(job.model, num_labels, meta=True)
+    blocks_name, blocks = find_blocks(model)
+    cut = cut_of(job, len(blocks))
+    tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed, first_block=cut)
+    early = _called_before(tuned, blocks[cut])
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    modules = []
+    for path, module in tuned.named_modules():
+        if is_listed(path, module, blocks_name, cut) and ".spf" not in path:
+            name = canonical_name(path)
+            inside = 0 <= block_index(name, blocks_name) < cut
+            role: Role = "embedding" if module is embedding else "block" if inside else "other"
+            below = inside or id(module) in early
+            modules.append(_place(name, module, role, below, tied and module is head))
+    return SlicePlan(
+        architecture=type(model).__name__,
+        protect=PROTECT,
+        blocks=len(blocks),
+        cut=cut,
+        prefix_blocks=0,
+        modules=tuple(modules),
+        groups=(),
+        trainable={k: tuple(v.shape) for k, v in sorted(trainable_state(tuned).items())},
+        backbone=Backbone(path="", tensors={}),
+    )
+
+
+def _called_before(model: Any, first: nn.Module) -> set[int]:
+    """Ids of the modules that finish before ``first`` begins."""
+    early: set[int] = set()
+    begun = False
+
+    def begin(_module: nn.Module, _args: object) -> None:
+        nonlocal begun
+        begun = True
+
+    def end(module: nn.Module, _args: object, _output: object) -> None:
+        if not begun:
+            early.add(id(module))
+
+    handles = [first.register_forward_pre_hook(begin)]
+    handles += [module.register_forward_hook(end) for module in model.modules()]
+    try:
+        forward_on_meta(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return early
+
+
+def _place(name: str, module: nn.Module, role: Role, below: bool, tied: bool) -> ModulePlan:
+    kind = type(module).__name__
+    if below:
+        reason = (
+            "turns the owner's tokens into activations"
+            if role == "embedding"
+            else "frozen, below the cut: runs once for each text"
+        )
+        return ModulePlan(name=name, kind=kind, role=role, placement="owner", reason=reason)
+    if tied:
+        reason = "above the cut; shares the embedding's weights"
+    elif any(p.requires_grad for p in module.parameters()):
+        reason = "above the cut and tuned"
+    else:
+        reason = "above the cut"
+    return ModulePlan(name=name, kind=kind, role=role, placement="enclave", reason=reason)

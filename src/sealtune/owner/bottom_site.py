@@ -1,0 +1,167 @@
+"""A site's data and the bottom of the model: cut activations, chunk by chunk.
+
+Trust domain: data owner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sealtune.data.site import Example, SiteData
+from sealtune.enclave.events import Emit
+from sealtune.enclave.upload import upload_head
+from sealtune.errors import FrameError, ModelError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.model.activations import pack
+from sealtune.model.batches import sorted_batches
+from sealtune.model.cut import Bottom
+from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
+from sealtune.model.export import read_fingerprint, write_adapter
+from sealtune.model.partial import load_part
+from sealtune.model.tasks import Task
+
+
+class CutMaker:
+    """Runs the bottom on texts.
+
+    Args:
+        resolved: the job, checked.
+        task: tokenises the texts.
+    """
+
+    def __init__(self, resolved: Resolved, task: Task) -> None:
+        cut = resolved.plan.cut
+        if cut is None:
+            raise ModelError("the slice plan is not that of a split job")
+        self.layout: Layout = layout_of(resolved.job, len(resolved.labels))
+        self._task = task
+        self._size = resolved.job.train.eval_batch_size
+        part = load_part(resolved.job.model, len(resolved.labels) or None, cut, "bottom")
+        self._bottom = Bottom(part, cut)
+
+    def chunk(self, part: PartName, examples: Sequence[Any]) -> Chunk:
+        """The cut activations of ``examples``, in their order.
+
+        Raises:
+            DataError: the model gives values that are not finite.
+        """
+        lengths = self._task.lengths(examples)
+        packed: list[bytes] = [b""] * len(examples)
+        ids: list[tuple[int, ...]] = [()] * len(examples)
+        for chosen in sorted_batches(lengths, self._size):
+            batch = self._task.collate([examples[i] for i in chosen])
+            hidden = self._bottom(batch.input_ids, batch.attention_mask)
+            for row, i in enumerate(chosen):
+                packed[i] = pack(hidden[row, : lengths[i]], self.layout.form)
+                ids[i] = tuple(batch.input_ids[row, : lengths[i]].tolist())
+        labels = [-1 if e.label is None else e.label for e in examples]
+        return Chunk(
+            part,
+            tuple(lengths),
+            tuple(labels),
+            None if self.layout.classes else tuple(ids),
+            tuple(packed),
+        )
+
+
+class BottomSite:
+    """Answers the server enclave during a run.
+
+    upload {"round", "chunk"}  -> chunk
+    finish {"round", "files"}  -> finished; the adapter, where it was released, is written
+
+    Args:
+        resolved: the job, checked.
+        site: whose data it is.
+        data: the site's examples.
+        task: tokenises them.
+        run_dir: the run's folder; the released adapter goes to ``sites/<site>/adapter``.
+        emit: gets progress events.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        site: str,
+        data: SiteData,
+        task: Task,
+        run_dir: Path,
+        emit: Emit,
+    ) -> None:
+        self._head = upload_head(resolved)
+        self._data = data
+        self._maker = CutMaker(resolved, task)
+        self._folder = run_dir / "sites" / site / "adapter"
+        self._emit = emit
+        parts: tuple[tuple[PartName, Sequence[Example]], ...] = (
+            ("train", data.train),
+            ("test", data.test),
+        )
+        self._chunks: list[tuple[PartName, Sequence[Example]]] = [
+            (part, examples[span.start : span.stop])
+            for part, examples in parts
+            for span in chunk_spans(task.lengths(examples), self._maker.layout)
+        ]
+
+    def answer(self, question: Frame) -> Frame:
+        """Do what the server enclave asks.
+
+        Raises:
+            FrameError: not a question that a site answers.
+            DataError, ModelError, StorageError: the work failed.
+        """
+        round_ = question.meta.get("round")
+        if isinstance(round_, int) and question.kind == "upload":
+            return self._upload(round_, question.meta.get("chunk"))
+        if isinstance(round_, int) and question.kind == "finish":
+            return self._finish(round_, question)
+        raise FrameError(f"the server asked {question.kind[:40]!r} for round {round_!r}")
+
+    def _upload(self, round_: int, number: object) -> Frame:
+        if not isinstance(number, int) or not 0 <= number < len(self._chunks):
+            raise FrameError(f"the server asked for chunk {number!r} of {len(self._chunks)}")
+        of = len(self._chunks)
+        self._emit("phase", round=0, phase="upload", of=of)
+        begun = time.perf_counter()
+        part, examples = self._chunks[number]
+        chunk = self._maker.chunk(part, examples)
+        meta = {
+            **self._head,
+            "round": round_,
+            "chunk": number,
+            "of": of,
+            "part": part,
+            "samples": len(examples),
+            "seconds": round(time.perf_counter() - begun, 3),
+        }
+        self._emit("uploaded", chunk=number + 1, of=of, tokens=sum(chunk.lengths))
+        return Frame("chunk", meta, chunk.body())
+
+    def _finish(self, round_: int, question: Frame) -> Frame:
+        self._emit("phase", round=round_, phase="release", of=0)
+        sizes = question.meta.get("files")
+        if sizes is not None:
+            write_adapter(self._folder, _apart(sizes, bytes(question.body)))
+            read_fingerprint(self._folder)
+        self._emit("phase", round=round_, phase="wait", of=0)
+        return Frame("finished", {"round": round_})
+
+
+def _apart(sizes: object, body: bytes) -> dict[str, bytes]:
+    """The files in ``body``, by their sizes."""
+    if not isinstance(sizes, dict) or not all(
+        isinstance(size, int) and size >= 0 for size in sizes.values()
+    ):
+        raise FrameError("the server's files have no sizes")
+    if sum(sizes.values()) != len(body):
+        raise FrameError("the sizes of the server's files do not add up")
+    files: dict[str, bytes] = {}
+    start = 0
+    for name, size in sizes.items():
+        files[str(name)] = body[start : start + size]
+        start += size
+    return files
