@@ -46,8 +46,9 @@ from sealtune.job import (
 )
 from sealtune.job.plan import SlicePlan
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.lora import apply_lora, trainable_state
+from sealtune.model.lora import trainable_state
 from sealtune.model.plan import make_plan
+from sealtune.model.tune import apply_tuning
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
 
@@ -65,7 +66,7 @@ def make_job(model: str) -> Job:
 
 def lora_model(job: Job) -> Any:
     """The plain PEFT model, with B away from zero so that every gradient is alive."""
-    model = apply_lora(load_model(job.model, None), job.tuning, job.model.task, job.job.seed)
+    model = apply_tuning(load_model(job.model, None), job.tuning, job.model.task, job.job.seed)
     generator = torch.Generator().manual_seed(5)
     for name, tensor in trainable_state(model).items():
         if ".lora_B." in name:

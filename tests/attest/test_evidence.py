@@ -94,5 +94,5 @@ def test_gpu_nonce_differs_from_all_else() -> None:
     assert one != gpu_nonce("server", b"m", b"j", b"k")
 
 
-def test_only_the_simulation_is_not_confidential() -> None:
-    assert [kind for kind in Kind if not kind.confidential] == [Kind.SIMULATED]
+def test_only_simulations_and_signatures_are_not_confidential() -> None:
+    assert {k for k in Kind if not k.confidential} == {Kind.SIMULATED, Kind.PARTICIPANT}

@@ -141,7 +141,7 @@ def test_verify_compares_with_what_is_here(folder: Path) -> None:
     assert "these differ: model, slice plan" in result.stderr
     (folder / "job.toml").write_text(JOB.replace("rank = 4", "rank = 5"))
     result = run("job", "verify", "job.manifest.json", "--job", "job.toml", "--site", "north")
-    assert (result.exit_code, "these differ: tuning.rank\n" in result.stderr) == (10, True)
+    assert (result.exit_code, "these differ: tuning.lora\n" in result.stderr) == (10, True)
 
 
 def test_a_key_that_somebody_put_in(folder: Path) -> None:

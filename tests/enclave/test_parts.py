@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save as torch_save
 
 from sealtune import frames
-from sealtune.enclave.glue import serve
 from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
 from sealtune.enclave.config import read_config
+from sealtune.enclave.glue import serve
 from sealtune.enclave.round_state import Stage, read_fields, stages
 from sealtune.enclave.sealed_state import Checkpoint, SealedState
 from sealtune.enclave.trust import simulated_sealing_key

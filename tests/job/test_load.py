@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job import Job, check_files, load_job
+from sealtune.job.describe import sections
 
 GOOD: dict[str, Any] = {
     "job": {"name": "demo"},
@@ -44,7 +45,9 @@ def faults(path: Path) -> dict[str, str]:
 def test_good_file_loads_with_defaults(tmp_path: Path) -> None:
     job = load_job(write(tmp_path))
     assert job.job.rounds == 3
-    assert job.tuning.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert job.tuning.lora is not None
+    assert job.tuning.spf is None
+    assert job.tuning.lora.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
     assert job.quorum == 2
 
 
@@ -64,7 +67,7 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     assert found["job.rounds"] == "is true; it should be a whole number from 1 to 10000"
     assert found["job.sed"] == "unknown key; did you mean 'seed'?"
     assert "{a.b}" in found["data.template"]
-    assert found["data.rank"] == "unknown key here; it belongs into [tuning]"
+    assert found["data.rank"] == "unknown key here; it belongs into [tuning.lora]"
     assert "at least 2" in found["data.labels"]
     assert found["tuning.targets"].endswith('a list of texts, at least 1, or "all-linear"')
     assert found["tuning.layers[1]"] == "is -1; it should be a whole number, at least 0"
@@ -144,11 +147,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=4,
 )
-KEYS = [
-    (section, key)
-    for section, field in Job.model_fields.items()
-    for key in field.annotation.model_fields  # type: ignore[union-attr]
-]
+KEYS = [(name, key) for name, keys in sections().items() if "." not in name for key in keys]
 
 
 @settings(deadline=None)

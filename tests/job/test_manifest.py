@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import rfc8785
@@ -66,15 +66,17 @@ def test_it_names_no_place() -> None:
 def test_every_setting_is_in_it() -> None:
     """A key that the job file gains must not be left out of what is signed."""
     sections = Settings.model_fields
-    assert list(sections) == list(Job.model_fields)
-    for name, field in Job.model_fields.items():
-        here = sections[name].annotation.model_fields  # type: ignore[union-attr]
-        wanted = [
-            key
-            for key in field.annotation.model_fields  # type: ignore[union-attr]
-            if key not in ELSEWHERE.get(name, ())
-        ]
+    assert list(sections) == [name for name in Job.model_fields if name != "equipment"]
+    for name in sections:
+        here, there = (_keys(model.model_fields[name].annotation) for model in (Settings, Job))
+        wanted = [key for key in there if key not in ELSEWHERE.get(name, ())]
         assert sorted(here) == sorted(wanted), name
+
+
+def _keys(annotation: Any) -> list[str]:
+    """Keys of a section, which may be left out."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")]
+    return list(kinds[0].model_fields)
 
 
 def test_places_do_not_change_the_settings() -> None:

@@ -34,7 +34,7 @@ def make_job(model: Path, **sections: Any) -> Job:
 
 
 def lora(job: Job) -> Any:
-    model = apply_lora(load_model(job.model, None), job.tuning, job.model.task, 1)
+    model = apply_lora(load_model(job.model, None), job.tuning.lora, job.model.task, 1)
     generator = torch.Generator().manual_seed(2)
     for name, tensor in trainable_state(model).items():
         if ".lora_B." in name:

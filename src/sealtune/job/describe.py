@@ -49,8 +49,8 @@ def describe(path: Sequence[str | int]) -> str:
 
     Returns an empty string for a path that the models do not know.
     """
-    if len(path) == 2 and path[0] == "tuning" and path[1] not in sections()["tuning"]:
-        path = ("tuning", "lora", path[1])  # written in its short form
+    if path[0] == "tuning" and len(path) > 1 and path[1] not in sections()["tuning"]:
+        path = ("tuning", "lora", *path[1:])  # written in its short form
     node = _schema()
     for part in path:
         found = _step(node, part)
