@@ -17,11 +17,13 @@ from sealtune import __version__
 from sealtune.cli.attest import attest
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.errors import Commands
-from sealtune.cli.evaluate import evaluate, predict
+from sealtune.cli.evaluate import evaluate
 from sealtune.cli.init import init
 from sealtune.cli.job import job
 from sealtune.cli.keys import keys
+from sealtune.cli.merge import merge
 from sealtune.cli.plan import plan
+from sealtune.cli.predict import predict
 from sealtune.cli.report import report
 from sealtune.cli.run import run
 from sealtune.cli.validate import validate
@@ -65,6 +67,7 @@ app.command("plan")(plan)
 app.command("run")(run)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("merge")(merge)
 app.command("report")(report)
 app.add_typer(keys, name="keys")
 app.add_typer(job, name="job")

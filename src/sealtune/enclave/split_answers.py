@@ -13,6 +13,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,11 @@ from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, read_chunk
 from sealtune.model.cut_task import Contents, Sample
 
 _MOST = 1024  # texts in one message
+
+
+def question_layout(layout: Layout) -> Layout:
+    """As a job's samples, but of unknown class and without token ids: those stay at the site."""
+    return replace(layout, classes=max(1, layout.classes))
 
 
 class _Asked:
@@ -98,8 +104,8 @@ class SplitAnswers(ServerProgram):
             )
         self._site = site
         self._head = upload_head(resolved)
-        self._layout = layout
-        self._asked_for = _Asked(layout)
+        self._layout = question_layout(layout)
+        self._asked_for = _Asked(self._layout)
         self._top = TopTrainer(resolved, self._asked_for, emit)
         self._top.begin((), checkpoint.adapter)
         self._answers = b""

@@ -73,17 +73,16 @@ def score_adapter(
 
 def classify(
     loaded: LoadedAdapter, texts: Sequence[str], *, batch_size: int = 32
-) -> list[list[tuple[str, float]]]:
-    """Every label with its probability for each text, most probable first."""
+) -> list[list[float]]:
+    """The probability of every label for each text."""
     prompts = [Prompt(text) for text in texts]
-    found: list[list[tuple[str, float]]] = [[] for _ in prompts]
-    labels = loaded.fingerprint.labels
+    found: list[list[float]] = [[] for _ in prompts]
     with torch.no_grad():
         for chosen in sorted_batches(loaded.task.lengths(prompts), batch_size):
             batch = loaded.task.collate([prompts[i] for i in chosen])
             shares = loaded.task.scores(loaded.model, batch).softmax(dim=1).tolist()
             for i, row in zip(chosen, shares, strict=True):
-                found[i] = sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])
+                found[i] = row
     return found
 
 

@@ -132,15 +132,18 @@ class Task(ABC):
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad ``examples`` into one batch."""
-        rows = [self.encode(example.text) for example in examples]
+        numbers = [example.label for example in examples]
+        known = all(number is not None for number in numbers)
+        labels = torch.tensor(numbers) if known else None
+        return self.pad([self.encode(example.text) for example in examples], labels)
+
+    def pad(self, rows: Sequence[Sequence[int]], labels: Tensor | None = None) -> Batch:
+        """Pad rows of token ids into one batch."""
         width = -(-max(map(len, rows)) // BUCKET) * BUCKET
         ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
-        lengths = torch.tensor([len(row) for row in rows])
-        numbers = [example.label for example in examples]
-        known = all(number is not None for number in numbers)
-        return Batch(ids, lengths, torch.tensor(numbers) if known else None)
+        return Batch(ids, torch.tensor([len(row) for row in rows]), labels)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

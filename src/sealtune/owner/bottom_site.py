@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sealtune.data.site import Example, SiteData
 from sealtune.enclave.events import Emit
@@ -43,29 +42,30 @@ class CutMaker:
         part = load_part(resolved.job.model, len(resolved.labels) or None, cut, "bottom")
         self._bottom = Bottom(part, cut)
 
-    def chunk(self, part: PartName, examples: Sequence[Any]) -> Chunk:
-        """The cut activations of ``examples``, in their order.
+    def chunk(self, part: PartName, examples: Sequence[Example]) -> Chunk:
+        """The cut activations of ``examples``, in their order, with their labels.
 
         Raises:
             DataError: the model gives values that are not finite.
         """
-        lengths = self._task.lengths(examples)
-        packed: list[bytes] = [b""] * len(examples)
-        ids: list[tuple[int, ...]] = [()] * len(examples)
-        for chosen in sorted_batches(lengths, self._size):
-            batch = self._task.collate([examples[i] for i in chosen])
-            hidden = self._bottom(batch.input_ids, batch.attention_mask)
-            for row, i in enumerate(chosen):
-                packed[i] = pack(hidden[row, : lengths[i]], self.layout.form)
-                ids[i] = tuple(batch.input_ids[row, : lengths[i]].tolist())
-        labels = [-1 if e.label is None else e.label for e in examples]
+        rows = [self._task.encode(example.text) for example in examples]
         return Chunk(
             part,
-            tuple(lengths),
-            tuple(labels),
-            None if self.layout.classes else tuple(ids),
-            tuple(packed),
+            tuple(map(len, rows)),
+            tuple(-1 if e.label is None else e.label for e in examples),
+            None if self.layout.classes else tuple(map(tuple, rows)),
+            tuple(self.packed(rows)),
         )
+
+    def packed(self, rows: Sequence[Sequence[int]]) -> list[bytes]:
+        """The packed cut activations of rows of token ids."""
+        found = [b""] * len(rows)
+        for chosen in sorted_batches(list(map(len, rows)), self._size):
+            batch = self._task.pad([rows[i] for i in chosen])
+            hidden = self._bottom(batch.input_ids, batch.attention_mask)
+            for place, i in enumerate(chosen):
+                found[i] = pack(hidden[place, : len(rows[i])], self.layout.form)
+        return found
 
 
 class BottomSite:

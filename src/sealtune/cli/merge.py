@@ -1,0 +1,40 @@
+"""``sealtune merge``: one ordinary model out of a base model and an adapter.
+
+Trust domain: whoever received the adapter; no enclave takes part.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge(
+    adapter: Annotated[
+        Path, typer.Option("--adapter", metavar="DIR", help="The folder adapter/ of a run.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder or hub id of the base model, if moved.")
+    ] = None,
+) -> None:
+    """Merge an adapter (LoRA, SPF, or both) into its base model: a plain Hugging Face folder.
+
+    The written model is read back and its answers are compared with those of base and adapter.
+
+    Example: `sealtune merge --adapter runs/NAME/adapter -o merged`
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        from sealtune.model.merge import merge_adapter
+
+        check = merge_adapter(adapter, out, base=model, say=status.update)
+    typer.echo(
+        f"wrote {out}: same answers in {check.agreement:.0%} of the probes, largest difference of "
+        f"two logits {check.difference:.1e} of their spread"
+    )
+    typer.echo(f"load it with: AutoModel….from_pretrained({str(out)!r})")

@@ -1,0 +1,234 @@
+"""``sealtune predict``: answer texts, with an adapter at hand or through the split.
+
+Trust domain: whoever received the adapter, or a data owner whose job keeps it in the enclave.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sealtune.errors import ConfigError, DataError, Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_NO_TEXTS: list[str] = []
+
+
+def predict(
+    text: Annotated[
+        list[str], typer.Option("--text", help="A text to answer; may be given several times.")
+    ] = _NO_TEXTS,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="Texts: .txt with one a line, or a table with the template's columns."
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", metavar="DIR", help="The folder adapter/ of a run.")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="DIR",
+            help="A finished split job's folder: the first blocks run here, the rest in its "
+            "server enclave, which keeps the tuned model.",
+        ),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", help="With --run: ask as this site [default: the job's first]."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="With --run: the private key of the site's organisation "
+            "[default: the run's throw-away key].",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder or hub id of the base model, if moved.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Labels to show for each text.")] = 1,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Length of a continuation (causal-lm).")
+    ] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Answer texts: each text's label and its probability.
+
+    With --adapter, the whole model runs here. With --run, only its first blocks do: their
+    activations go, sealed, to the attested server enclave of a split job, which answers.
+
+    Examples:
+
+        sealtune predict --adapter runs/NAME/adapter --text "fracture of the left femur"
+
+        sealtune predict --run runs/NAME --key north.key --file questions.txt
+    """
+    from rich.console import Console
+
+    problems = []
+    if bool(text) == (file is not None):
+        problems.append(Problem("--text, --file", "give one of the two, not both"))
+    if (adapter is None) == (run is None):
+        problems.append(Problem("--adapter, --run", "give one of the two, not both"))
+    if run is None and (site is not None or key is not None):
+        problems.append(Problem("--site, --key", "go with --run only"))
+    if problems:
+        raise ConfigError("command line", problems)
+    wanted = _Wanted(tuple(text), file, top, tokens)
+    if adapter is not None:
+        answers = _at_hand(adapter, model, wanted)
+    else:
+        answers = _through_the_split(run or Path(), site, key, model, wanted)
+    if as_json:
+        for answer in answers:
+            typer.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        _show_answers(answers, Console(highlight=False))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked."""
+
+    text: tuple[str, ...]
+    file: Path | None
+    top: int
+    tokens: int
+
+    def prompts(self, template: str) -> list[str]:
+        """The texts in the prompt template."""
+        if self.file is not None:
+            return _from_file(self.file, template)
+        return _render(list(self.text), template)
+
+    def ranked(
+        self, texts: list[str], labels: tuple[str, ...], shares: list[list[float]]
+    ) -> list[dict[str, Any]]:
+        """Answers with classes, the most probable first."""
+        found = []
+        for prompt, row in zip(texts, shares, strict=True):
+            ranked = sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])
+            label, share = ranked[0]
+            found.append(
+                {"text": prompt, "label": label, "probability": share, "top": ranked[: self.top]}
+            )
+        return found
+
+
+def _at_hand(adapter: Path, model: str | None, wanted: _Wanted) -> list[dict[str, Any]]:
+    from rich.console import Console
+
+    from sealtune.model.export import read_fingerprint
+
+    texts = wanted.prompts(read_fingerprint(adapter).template)
+    with Console(stderr=True).status("loading the model"):
+        from sealtune.model.answers import classify, continue_text
+        from sealtune.model.export import load_adapter
+
+        loaded = load_adapter(adapter, base=model)
+        labels = loaded.fingerprint.labels
+        if labels:
+            return wanted.ranked(texts, labels, classify(loaded, texts))
+        return [
+            {"text": t, "continuation": continue_text(loaded, t, tokens=wanted.tokens)}
+            for t in texts
+        ]
+
+
+def _through_the_split(
+    run_dir: Path, site: str | None, key: Path | None, model: str | None, wanted: _Wanted
+) -> list[dict[str, Any]]:
+    from rich.console import Console
+
+    from sealtune.cli.signing import KEYS
+    from sealtune.job.resolved import read_resolved
+
+    resolved_file = run_dir / "job.resolved.json"
+    resolved = read_resolved(resolved_file)
+    if resolved.job.job.method != "split":
+        raise ConfigError(
+            "--run",
+            [Problem(str(run_dir), "is not a split job's folder: use --adapter with its adapter")],
+        )
+    if model is not None:
+        raise ConfigError("--model", [Problem(model, "goes with --adapter only")])
+    name = site or resolved.job.sites.names[0]
+    if name not in resolved.job.sites.names:
+        there = ", ".join(resolved.job.sites.names)
+        raise ConfigError("--site", [Problem(name, f"the job has the sites {there}")])
+    texts = wanted.prompts(resolved.job.data.template)
+    with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
+        from sealtune.job.keys import load_private
+        from sealtune.launch.answering import ask_enclave
+        from sealtune.owner.client import SplitClient
+
+        private = load_private(key or run_dir / KEYS / f"{name}.key")
+        client = SplitClient(resolved, name, private)
+
+        def carry(deliver: Callable[[bytes], bytes]) -> None:
+            ask_enclave(resolved_file, run_dir, name, deliver)
+
+        if resolved.labels:
+            return wanted.ranked(texts, resolved.labels, client.classify(texts, carry))
+        longer = client.continue_texts(texts, carry, tokens=wanted.tokens)
+        return [{"text": t, "continuation": c} for t, c in zip(texts, longer, strict=True)]
+
+
+def _render(texts: list[str], template: str) -> list[str]:
+    """Put each text into the prompt template, which must have a single column."""
+    from sealtune.data.template import Template
+
+    parsed = Template(template)
+    if len(parsed.columns) != 1:
+        raise DataError(
+            f"the adapter's prompt has the columns {', '.join(parsed.columns)}",
+            hint="give a .jsonl or .csv file with these columns by --file",
+        )
+    column = parsed.columns[0]
+    return [parsed.render({column: text}, f"--text {n}") for n, text in enumerate(texts, 1)]
+
+
+def _from_file(path: Path, template: str) -> list[str]:
+    from sealtune.data import read_rows
+    from sealtune.data.template import Template
+
+    if path.suffix.lower() == ".txt":
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {path} as UTF-8 text: {error}") from error
+        return _render([line for line in lines if line.strip()], template)
+    parsed = Template(template)
+    rows = read_rows(path, parsed.columns)
+    return [parsed.render(row, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
+
+
+def _show_answers(answers: list[dict[str, Any]], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if "continuation" in answers[0]:
+        for answer in answers:
+            console.print(Text.assemble((answer["text"], "dim"), answer["continuation"]))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("label", "probability", "text"):
+        table.add_column(name, justify="right" if name == "probability" else "left")
+    for answer in answers:
+        for place, (label, share) in enumerate(answer["top"]):
+            shown = Text(answer["text"] if place == 0 else "", style="dim")
+            table.add_row(Text(label), f"{share:.1%}", shown)
+    console.print(table)

@@ -1,0 +1,107 @@
+"""Merge an adapter into its base model: an ordinary Hugging Face folder, compared after writing.
+
+Trust domain: whoever received the adapter; no enclave takes part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sealtune.errors import StorageError
+from sealtune.job.spec import ModelSpec
+from sealtune.job.storage import storage_error
+from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
+from sealtune.model.export import FINGERPRINT, LoadedAdapter, load_adapter
+from sealtune.model.load import load_model, quiet
+from sealtune.model.spf.tuner import has_spf, merge_spf
+
+# Texts that a merged model is compared on: words, digits, other scripts, a long one.
+_PROBES = ("a", "The patient was admitted with 38.5 °C.", "Übermäßige Müdigkeit", "1234567890 " * 8)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A text without a label."""
+
+    text: str
+    label: int | None = None
+
+
+def merge_adapter(
+    folder: Path, out: Path, *, base: str | None = None, say: Callable[[str], None]
+) -> ExportCheck:
+    """Write base model and adapter as one model, float32, with its tokenizer.
+
+    Args:
+        folder: the adapter: LoRA, SPF, or both.
+        out: folder to make; it must not be there.
+        base: folder or hub id of the base model; default: the one in the fingerprint.
+        say: told what is going on.
+
+    Returns:
+        How well the written model answers as base and adapter do.
+
+    Raises:
+        AdapterMismatchError: another base model, or the written model answers otherwise.
+        StorageError: ``out`` is there, or cannot be written; nothing is left behind.
+    """
+    if out.exists():
+        raise StorageError(f"{out} is already there", hint="choose another folder")
+    say("loading base model and adapter")
+    loaded = load_adapter(folder, base=base)
+    batch = loaded.task.collate([_Probe(text) for text in _PROBES])
+    with torch.no_grad():
+        before = loaded.task.logits(loaded.model, batch)
+    model = _merged(loaded)
+    part = out.parent / f".{out.name}.{secrets.token_hex(6)}.part"
+    try:
+        say("writing the merged model")
+        part.mkdir(parents=True)
+        _write(model, loaded, folder, part)
+        say("reading it back and comparing")
+        spec = ModelSpec(path=str(part), task=loaded.fingerprint.task)
+        written = load_model(spec, len(loaded.fingerprint.labels) or None)
+        check = compare_logits(before, loaded.task.logits(written, batch), least=SAME_LEAST)
+        part.rename(out)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return check
+
+
+def _merged(loaded: LoadedAdapter) -> Any:
+    """The plain model with everything in its weights."""
+    model = loaded.model
+    if has_spf(model):
+        merge_spf(model)
+    if hasattr(model, "merge_and_unload"):
+        with quiet():
+            model = model.merge_and_unload(safe_merge=True)
+    return model.requires_grad_(False).eval()
+
+
+def _write(model: Any, loaded: LoadedAdapter, adapter: Path, folder: Path) -> None:
+    labels = loaded.fingerprint.labels
+    if loaded.task.name == "classification":
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: number for number, label in enumerate(labels)}
+    with quiet():
+        model.save_pretrained(folder, safe_serialization=True)
+        loaded.task.tokenizer.save_pretrained(folder)
+    # where it came from; under a name of its own, so that nobody takes the folder for an adapter
+    origin = json.loads((adapter / FINGERPRINT).read_bytes())
+    text = json.dumps({"merged_from": origin}, indent=2) + "\n"
+    (folder / "sealtune_merged.json").write_text(text, encoding="utf-8")
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())

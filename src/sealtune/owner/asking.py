@@ -1,0 +1,141 @@
+"""Texts that a site asks the server enclave of a finished split job about.
+
+The texts, and the tokens that a continuation grows by, stay on this machine; the server enclave
+sees cut activations.
+
+Trust domain: data owner.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sealtune.enclave.upload import upload_head
+from sealtune.errors import FrameError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.model.cut_chunk import Chunk
+from sealtune.model.tasks import Task
+from sealtune.owner.bottom_site import CutMaker
+
+_BATCH = 64  # texts in one message
+
+
+class Asker(ABC):
+    """Asks until it has every answer; see ``enclave.split_answers`` for the messages.
+
+    Args:
+        resolved: the job.
+        maker: runs the bottom.
+    """
+
+    def __init__(self, resolved: Resolved, maker: CutMaker) -> None:
+        self._head = upload_head(resolved)
+        self._maker = maker
+        self._rows: list[Sequence[int]] = []  # of the message under way
+
+    def answer(self, question: Frame) -> Frame:
+        """Take the answers to the last message, and ask the next.
+
+        Raises:
+            FrameError: answers that nobody asked for.
+        """
+        round_ = question.meta.get("round")
+        if question.kind != "ask" or not isinstance(round_, int):
+            raise FrameError(f"the server asked {question.kind[:40]!r}")
+        if self._rows:
+            self._take(_numbers(bytes(question.body), len(self._rows)))
+        self._rows = list(self._next())
+        if not self._rows:
+            return Frame("enough", {"round": round_})
+        lengths = tuple(map(len, self._rows))
+        chunk = Chunk(
+            "test", lengths, (0,) * len(lengths), None, tuple(self._maker.packed(self._rows))
+        )
+        meta = {**self._head, "round": round_, "part": "test", "samples": len(lengths)}
+        return Frame("questions", meta, chunk.body())
+
+    @abstractmethod
+    def _next(self) -> Sequence[Sequence[int]]:
+        """Rows of token ids to ask about; none when all is known."""
+
+    @abstractmethod
+    def _take(self, answers: NDArray[np.float32]) -> None:
+        """Answers to the rows asked last, float32 [rows, n]."""
+
+
+class ClassAsker(Asker):
+    """Probabilities of every class.
+
+    Attributes:
+        shares: for each text, in their order.
+    """
+
+    def __init__(
+        self, resolved: Resolved, maker: CutMaker, task: Task, texts: Sequence[str]
+    ) -> None:
+        super().__init__(resolved, maker)
+        self._left = [task.encode(text) for text in texts]
+        self._classes = len(resolved.labels)
+        self.shares: list[list[float]] = []
+
+    def _next(self) -> Sequence[Sequence[int]]:
+        now, self._left = self._left[:_BATCH], self._left[_BATCH:]
+        return now
+
+    def _take(self, answers: NDArray[np.float32]) -> None:
+        if answers.shape[1] != self._classes:
+            raise FrameError(f"the server answered with {answers.shape[1]} classes")
+        self.shares += answers.tolist()
+
+
+class ContinueAsker(Asker):
+    """The most probable continuation of each text, token by token.
+
+    Attributes:
+        rows: each text's token ids, growing.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        maker: CutMaker,
+        rows: Sequence[Sequence[int]],
+        *,
+        tokens: int,
+        end: int | None,
+    ) -> None:
+        super().__init__(resolved, maker)
+        self.rows = [list(row) for row in rows]
+        most = maker.layout.max_tokens
+        self._limits = [min(len(row) + tokens, most) for row in rows]
+        self._end = end
+        self._asked: list[int] = []
+
+    def _next(self) -> Sequence[Sequence[int]]:
+        open_ = [i for i, row in enumerate(self.rows) if not self._is_done(i, row)]
+        self._asked = open_[:_BATCH]
+        return [self.rows[i] for i in self._asked]
+
+    def _is_done(self, i: int, row: list[int]) -> bool:
+        return len(row) >= self._limits[i] or (self._end is not None and row[-1] == self._end)
+
+    def _take(self, answers: NDArray[np.float32]) -> None:
+        for i, found in zip(self._asked, answers, strict=True):
+            token = int(found[0])
+            if not 0 <= token < self._maker.layout.vocabulary:
+                raise FrameError(f"the server answered with token {token}")
+            self.rows[i].append(token)
+
+
+def _numbers(data: bytes, rows: int) -> NDArray[np.float32]:
+    if not data or len(data) % (4 * rows):
+        raise FrameError(f"{len(data)} bytes are no answers to {rows} texts")
+    found: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(rows, -1)
+    if not np.isfinite(found).all():
+        raise FrameError("the server's answers are not finite")
+    return found
