@@ -15,6 +15,7 @@ from sealtune.enclave.aggregator_program import Aggregator
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.events import Emit
 from sealtune.enclave.sealed_state import SealedState
+from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
 from sealtune.errors import SealtuneError
@@ -118,7 +119,7 @@ class Federation:
 
     def run(
         self,
-        aggregator: Aggregator,
+        aggregator: ServerProgram,
         *,
         exchanges: int = 100,
         network: Network = lambda site, way, number, body: body,

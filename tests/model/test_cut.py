@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from sealtune.errors import ConfigError, ModelError
+from sealtune.errors import ConfigError, ModelError, UnsupportedModelError
 from sealtune.job.spec import TrainSpec, TuningSpec
 from sealtune.model.cut import Bottom, CutEntry, cut_at
 from sealtune.model.cut_task import Contents, CutTask, Sample
@@ -152,15 +153,24 @@ def check_parts(where: Any, labels: int | None, cut: int) -> None:
     assert len(expected.unique()) > expected.numel() // 2
 
 
-@pytest.mark.parametrize("labels", [CLASSES, None])
-def test_a_bottom_needs_no_number_of_labels_for_a_language_model(
-    folder_of: FolderOf, labels: int | None
-) -> None:
-    """The head is the top's, so a bottom is the same for every task."""
+@pytest.mark.parametrize(
+    "labels",
+    [
+        CLASSES,
+        pytest.param(
+            None,
+            marks=pytest.mark.xfail(
+                strict=True, reason="a bottom asks for labels, although it has no head"
+            ),
+        ),
+    ],
+)
+def test_a_bottom_is_the_same_for_every_task(folder_of: FolderOf, labels: int | None) -> None:
+    """The head is the top's, so nobody needs to know the classes for a bottom."""
     ids, mask = texts_and_mask()
     folder = folder_of("llama")
     one = Bottom(load_part(spec(folder, "causal-lm"), None, CUT, "bottom"), CUT)
-    two = Bottom(load_part(spec(folder, "classification"), CLASSES, CUT, "bottom"), CUT)
+    two = Bottom(load_part(spec(folder, "classification"), labels, CUT, "bottom"), CUT)
     assert torch.equal(one(ids, mask), two(ids, mask))
 
 
@@ -177,6 +187,70 @@ def test_padding_does_not_reach_the_text(folder_of: FolderOf) -> None:
     ids, mask = texts_and_mask()
     alone = bottom(ids[1:, :5], mask[1:, :5])
     assert float((bottom(ids, mask)[1:, :5] - alone).abs().max()) < 1e-5
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
+    "pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 1,
+}  # fmt: skip
+_GEMMA4: dict[str, Any] = {
+    **_SMALL, "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}  # fmt: skip
+_EIGHT = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+_UNLIKE = "its blocks hand on more than one tensor, or are asked for more than hidden states"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("olmo2", _SMALL),
+        ("gemma2", {**_SMALL, "head_dim": 16}),
+        ("opt", {**_SMALL, "ffn_dim": 96, "word_embed_proj_dim": 64}),
+        pytest.param(
+            "gemma4_text",
+            _GEMMA4,
+            marks=pytest.mark.xfail(
+                strict=True, reason="the persistent buffer layer_scalar of each block is not read"
+            ),
+        ),
+        pytest.param(
+            "gemma4_text",
+            {**_GEMMA4, **_EIGHT},
+            marks=pytest.mark.xfail(strict=True, reason="later blocks look at the tokens again"),
+        ),
+        pytest.param(
+            "gemma4_text",
+            {**_GEMMA4, "num_kv_shared_layers": 2},
+            marks=pytest.mark.xfail(strict=True, reason="later blocks use keys of earlier ones"),
+        ),
+        pytest.param(
+            "bloom",
+            {**_SMALL, "n_layer": 4, "n_head": 4},
+            marks=pytest.mark.xfail(strict=True, reason=_UNLIKE),
+        ),
+    ],
+    ids=["olmo2", "gemma2", "opt", "gemma4", "gemma4-per-layer", "gemma4-shared", "bloom"],
+)
+def test_other_decoders_are_cut_exactly_or_refused_at_once(
+    tmp_path: Path, kind: str, values: dict[str, Any]
+) -> None:
+    """Never a part that answers otherwise than the whole, nor one that fails when it runs."""
+    with quiet():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
+        if values is _GEMMA4:
+            for block in model.model.layers:
+                block.layer_scalar.fill_(0.5)
+        model.save_pretrained(tmp_path)
+    where = spec(tmp_path, "causal-lm")
+    try:
+        for part in PARTS:
+            load_part(where, None, CUT, part)  # type: ignore[arg-type]
+    except UnsupportedModelError:
+        return
+    check_parts(where, None, CUT)
 
 
 # --- what a part holds, and what is read for it ------------------------------------------------
@@ -290,7 +364,8 @@ def test_weights_in_several_files_are_found(folder_of: FolderOf, reads: list[str
     folder = folder_of("llama", max_shard_size="150KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
     check_parts(spec(folder, "causal-lm"), None, CUT)
-    assert len(reads) == len(set(reads)) > 0
+    twice = {n for n in reads if reads.count(n) > 1}
+    assert twice == {"model.norm.weight"}  # which both parts have
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "neox"])
@@ -423,7 +498,7 @@ def test_activations_of_another_shape_are_refused(
     top, entry = entered
     ids, mask = texts_and_mask()
     entry.feed(torch.zeros(shape))
-    with pytest.raises(ModelError, match="cut activations are .*, the batch is .2, 8, 64."):
+    with pytest.raises(ModelError, match=r"cut activations are .*, the batch is \(2, 8, 64\)"):
         top(input_ids=ids, attention_mask=mask)
 
 
@@ -473,12 +548,12 @@ def whole_model(
 
 
 def split_model(
-    folder: Path, task: str, what: TuningSpec, **more: Any
+    folder: Path, task: str, what: TuningSpec, dtype: torch.dtype = torch.float32, **more: Any
 ) -> tuple[Any, CutTask, list[Sample]]:
     """The same with cut activations, which were made text by text."""
     where, inner, texts = spec(folder, task), task_of(folder, task), make_texts(40, 3)
     bottom = Bottom(load_part(where, len(LABELS), CUT, "bottom"), CUT)
-    model = load_part(where, len(LABELS), CUT, "top")
+    model = load_part(where, len(LABELS), CUT, "top", dtype=dtype)
     model = apply_tuning(model, what, task, 5, first_block=CUT, **more)
     sent: list[Contents] = []
     samples: list[Sample] = []
@@ -512,7 +587,6 @@ def test_a_top_learns_exactly_what_the_whole_model_learns(
     assert got.tokens == expected.tokens
     for a, b in zip(got.losses, expected.losses, strict=True):
         assert math.isclose(a, b, rel_tol=1e-5)
-    assert expected.losses[-1] < expected.losses[0]
     theirs, mine = trainable_state(whole), trainable_state(top)
     for n, tensor in theirs.items():
         moved = (tensor - start[n]).abs()
@@ -536,6 +610,20 @@ def test_checkpointing_changes_no_loss(trained_on: Path, name: str) -> None:
     (one, state), (two, other) = results
     assert one == two
     assert all(torch.equal(other[n], tensor) for n, tensor in state.items())
+
+
+@pytest.mark.parametrize("name", TUNINGS)
+def test_a_bfloat16_top_learns_much_the_same(trained_on: Path, name: str) -> None:
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        top, task, samples = split_model(trained_on, "causal-lm", tuning(name), dtype)
+        results.append(round_of(top, task, samples))
+        assert {p.dtype for p in top.parameters() if not p.requires_grad} == {dtype}
+        assert {t.dtype for t in trainable_state(top).values()} == {torch.float32}
+    exact, rough = results
+    assert exact.losses != rough.losses
+    for a, b in zip(rough.losses, exact.losses, strict=True):
+        assert math.isclose(a, b, rel_tol=0.05)
 
 
 @pytest.mark.parametrize("select", ["l1-largest", "random", "gradient", "activation"])

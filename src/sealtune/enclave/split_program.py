@@ -264,7 +264,10 @@ class SplitProgram(ServerProgram):
             meta["files"] = {name: len(data) for name, data in files.items()}
             body = b"".join(files.values())
         self._farewell = Frame("finish", meta, body)
+        lost = {site: e for site, e in self._entries.items() if site not in self._sites}
         self._entries = self._fresh_entries()
+        for site, entry in lost.items():
+            self._entries[site].fail(entry.reason, late=entry.outcome == "late")
         for site, link in self._links.items():
             link.drop()  # both sides prove themselves anew
             self._uploads[site].lost_in_a_row = 0

@@ -215,7 +215,7 @@ class TopTrainer:
             heads=heads,
         )
         if self._job.split is not None and self._job.split.checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         return tuned, task
 
     def _top(self) -> tuple[Any, CutTask]:

@@ -79,7 +79,7 @@ def load_part(
         num_labels: number of classes; used for the classification head only.
         cut: number of blocks in the bottom.
         part: which part. A bottom has no head; a top has no embedding.
-        dtype: type of the weights.
+        dtype: type of the weights; a fresh head is float32.
         meta: give shapes without weights.
 
     Returns:
@@ -93,6 +93,7 @@ def load_part(
     model = _without_weights(factory, config, dtype)
     if spec.task == "classification":
         require_head(model)
+        getattr(model, HEAD).register_forward_pre_hook(_in_float32)
     _, blocks = find_blocks(model)
     for number, block in enumerate(blocks):
         if (number < cut) != (part == "bottom"):
@@ -110,6 +111,11 @@ def load_part(
             _fill(model, weights, f"{embedding}.weight", dtype)
     model.requires_grad_(False)
     return model.eval()
+
+
+def _in_float32(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The head is tuned, so it is float32 whatever the frozen weights are."""
+    return (args[0].float(), *args[1:])
 
 
 def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
@@ -135,7 +141,7 @@ def _fill(model: Any, weights: _Weights, embedding: str, dtype: torch.dtype) -> 
         if not parameter.is_meta:
             continue
         if name.startswith(f"{HEAD}."):
-            value = torch.zeros(parameter.shape, dtype=dtype)  # fresh: nothing to read
+            value = torch.zeros(parameter.shape)  # fresh: nothing to read, and float32 to be tuned
         else:
             # files of a bare decoder lack the prefix; a tied output matrix is the embedding
             known = [name, name.removeprefix(prefix), prefix + name]

@@ -1,12 +1,14 @@
 """What the run cost: bytes on each link, seconds by where they went, memory by process.
 
 How the wall time is split. A round lasts ``wall`` seconds, seen from the server. Site ``s`` reports
-its own ``enclave``, ``accelerator`` and ``pads`` seconds; their sum is ``busy(s)``. Then
+its own ``enclave``, ``accelerator`` and ``pads`` seconds; their sum is ``busy(s)``. The server of a
+split job reports its own ``server`` seconds: training and testing, while no site computes; that of a
+federated job reports none, so they are 0. Then
 
-    network = wall - max over sites of busy     sealing, Flower, aggregation: nobody was computing
-    waiting = max over sites of busy - busy(s)  site s was done, another was not
+    network = wall - server - max over sites of busy   sealing, Flower, aggregation: nobody computed
+    waiting = max over sites of busy - busy(s)         site s was done, another was not
 
-so that the five parts of every site add up to ``wall``. The figures for the run are the mean over
+so that the six parts of every site add up to ``wall``. The figures for the run are the mean over
 sites, summed over rounds; ``other`` is the rest of the wall time: starting processes, loading the
 model, the handshake, the export. Pads made in idle time can overlap other parts: then the parts add
 up to more than ``total``, and shares are shares of the parts' sum.
@@ -16,15 +18,18 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
+from sealtune.report import uploads
 from sealtune.report.log import RunLog
 from sealtune.report.values import Json, add, mean, number, ratio, table, text, whole
 
 BUSY = ("enclave", "accelerator", "pads")
-PARTS = (*BUSY, "network", "waiting")
+PARTS = (*BUSY, "server", "network", "waiting")
 
 
 def site_bytes(log: RunLog, site: str) -> Json:
     """Sealed bytes of one site over all rounds: ``up`` to the server, ``down`` from it."""
+    if log.is_split:
+        return uploads.site_bytes(log, site)
     entries = [log.entry(e, site) for e in (*log.rounds.values(), log.final)]
     return {way: add(whole(e.get(f"bytes_{way}")) for e in entries) for way in ("up", "down")}
 
@@ -98,9 +103,10 @@ def _split_round(log: RunLog, event: Json) -> dict[str, dict[str, float]]:
         return {}
     busy = {site: sum(values.values()) for site, values in parts.items()}
     slowest = max(busy.values())
-    wall = number(event.get("seconds"))
+    wall, server = number(event.get("seconds")), number(event.get("server_seconds")) or 0.0
     for site, values in parts.items():
-        values["network"] = max(0.0, wall - slowest) if wall is not None else 0.0
+        values["server"] = server
+        values["network"] = max(0.0, wall - server - slowest) if wall is not None else 0.0
         values["waiting"] = slowest - busy[site]
     return parts
 

@@ -1,7 +1,9 @@
 """Who attested whom, and whether that makes the run confidential.
 
 A run counts as confidential only if every site verified the server, the server verified every site,
-each time with hardware evidence bound to this job, and the codes crossed under masks.
+each time with hardware evidence bound to this job, and the codes crossed under masks. The sites of a
+split job have no enclave: the server knows them by their key (kind ``participant``), which is a
+signature and no evidence. There it counts that every site verified the server, and nothing else.
 
 Trust domain: server operator.
 """
@@ -14,6 +16,7 @@ from sealtune.report.log import RunLog
 from sealtune.report.values import flag, number, text
 
 SERVER = "server"
+PARTICIPANT = "participant"  # kind of what a site of a split job shows: a signature by its key
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Attested:
     """One verdict: ``by`` checked the evidence of ``who``.
 
     Attributes:
-        kind: ``simulated``, ``sgx``, ``tdx``, ``sev-snp``, ...
+        kind: ``simulated``, ``sgx``, ``tdx``, ``sev-snp``, ..., or ``participant``.
         confidential: whether that kind keeps the machine's operator out.
         same_job: whether the evidence is bound to this run's job id; ``None`` if not recorded.
         time: unix seconds.
@@ -58,26 +61,27 @@ def verdicts(log: RunLog) -> list[Attested]:
 def missing(log: RunLog) -> list[tuple[str, str]]:
     """Pairs (by, who) that a complete run has and this one lacks."""
     wanted = [pair for site in log.sites for pair in ((site, SERVER), (SERVER, site))]
+    if log.is_split and log.final:  # a site that was lost before it came to shake hands
     present = {(v.by, v.who) for v in verdicts(log)}
     return [pair for pair in wanted if pair not in present]
 
 
 def confidential(log: RunLog) -> bool | None:
     """Whether the run was confidential; ``None`` if it ended before that could be known."""
-    found = verdicts(log)
+    found = of_evidence(log)
     simulated = log.setting("protection", "attestation") == "simulated"
-    unmasked = log.setting("protection", "protect") == "insecure-none"
+    unmasked = not log.is_split and log.setting("protection", "protect") == "insecure-none"
     bad = any(v.confidential is False or v.same_job is False for v in found)
     if simulated or unmasked or bad:
         return False
     if not found:
         return None
     proven = all(v.confidential and v.same_job for v in found)
-    return proven and not missing(log)
+    return proven and not [pair for pair in missing(log) if pair in needed(log)]
 
 
 def kinds(log: RunLog) -> list[str]:
     """Kinds of evidence that were accepted, or that the job names if none was seen."""
-    seen = sorted({v.kind for v in verdicts(log) if v.kind})
+    seen = sorted({v.kind for v in of_evidence(log) if v.kind})
     named = text(log.setting("protection", "attestation"))
     return seen or ([named] if named else [])

@@ -62,6 +62,20 @@ class RunLog:
         return table(self.job.get(section)).get(key)
 
     @cached_property
+    def method(self) -> str | None:
+        """``federated-lora`` or ``split``; job files of old runs do not say."""
+        stated = text(self.setting("job", "method"))
+        if stated is None and (self.job or self.started_with("protect")):
+            split = self.started_with("protect") == "split"
+            stated = "split" if split else "federated-lora"
+        return stated
+
+    @property
+    def is_split(self) -> bool:
+        """Whether one server enclave tuned the later blocks on all sites' samples."""
+        return self.method == "split"
+
+    @cached_property
     def rounds(self) -> dict[int, Json]:
         """Server's round events by number (0 is the evaluation before training), ascending."""
         found: dict[int, Json] = {}
@@ -103,12 +117,16 @@ class RunLog:
         """One site's part of a ``round`` or ``final`` event."""
         return table(table(event.get("sites")).get(site))
 
-    def steps(self, site: str) -> dict[tuple[int, int], Json]:
-        """Training steps of one site by (round, step); a repeated step replaces the earlier."""
+    def steps(self, role: str) -> dict[tuple[int, int], Json]:
+        """Training steps of one process by (round, step); a repeated step replaces the earlier.
+
+        Args:
+            role: ``client:<site>``; in a split job ``server``.
+        """
         found: dict[tuple[int, int], Json] = {}
         for event in self.of("step"):
             r, i = whole(event.get("round")), whole(event.get("step"))
-            if event.get("role") == f"client:{site}" and r is not None and i is not None:
+            if event.get("role") == role and r is not None and i is not None:
                 found[(r, i)] = event
         return dict(sorted(found.items()))
 

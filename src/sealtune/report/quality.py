@@ -111,8 +111,15 @@ def accuracy_curve(log: RunLog) -> Json:
 
 
 def loss_curve(log: RunLog) -> Json:
-    """Mean training loss of each round: per site, and over all weighted by examples."""
+    """Mean training loss of each round: per site, and over all weighted by examples.
+
+    In a split job batches mix all sites: there is one loss, the server's, and none of a site.
+    """
     rounds = list(log.training_rounds)
+    if log.is_split:
+        nobody: list[float | None] = [None] * len(rounds)
+        sites_ = {site: list(nobody) for site in log.sites}
+        return {"rounds": rounds, "all": [_server_loss(log, r) for r in rounds], "sites": sites_}
     sites = {s: [_round_loss(log, s, r) for r in rounds] for s in log.sites}
     overall: list[float | None] = []
     for i, r in enumerate(rounds):
@@ -137,7 +144,16 @@ def _round_loss(log: RunLog, site: str, round_index: int) -> float | None:
         return None
     if "train_loss" in entry:
         return number(entry["train_loss"])
-    steps = log.steps(site)
+    steps = log.steps(f"client:{site}")
+    return mean(number(e.get("loss")) for (r, _), e in steps.items() if r == round_index)
+
+
+def _server_loss(log: RunLog, round_index: int) -> float | None:
+    """The loss that the server enclave of a split job reported, else the mean of its steps."""
+    event = log.rounds[round_index]
+    if "train_loss" in event:
+        return number(event["train_loss"])
+    steps = log.steps("server")
     return mean(number(e.get("loss")) for (r, _), e in steps.items() if r == round_index)
 
 
@@ -148,10 +164,9 @@ def broken_losses(log: RunLog) -> int:
     """
     losses = [e["loss"] for k in ("step", "evaluated") for e in log.of(k) if "loss" in e]
     for event in log.training_rounds.values():
-        entries = (log.entry(event, site) for site in log.sites)
-        losses += [
-            e["train_loss"] for e in entries if e.get("outcome") == "ok" and "train_loss" in e
-        ]
+        entries = [log.entry(event, site) for site in log.sites]
+        ok = [event] if log.is_split else [e for e in entries if e.get("outcome") == "ok"]
+        losses += [e["train_loss"] for e in ok if "train_loss" in e]
     return sum(loss is None or is_not_finite(loss) for loss in losses)
 
 
@@ -166,11 +181,11 @@ def perplexity(loss: float | None) -> float | None:
 
 
 def examples(log: RunLog, site: str) -> int | None:
-    """Training examples that the site last reported as its weight in the average."""
-    stated = (whole(log.entry(e, site).get("examples")) for e in log.training_rounds.values())
+    """Training examples that were last reported of a site: its weight in the average."""
+    stated = (whole(log.entry(e, site).get("examples")) for e in log.rounds.values())
     return next((n for n in reversed(list(stated)) if n), None)
 
 
 def rounds_ok(log: RunLog, site: str) -> int:
-    """Training rounds in which the site's update went into the average."""
+    """Training rounds in which the site's update, or its samples (split job), went in."""
     return sum(log.entry(e, site).get("outcome") == "ok" for e in log.training_rounds.values())

@@ -387,3 +387,26 @@ def test_a_full_disk_leaves_the_old_files(folder: Path, monkeypatch: pytest.Monk
     with pytest.raises(StorageError, match="no space left"):
         save_spf(tuned(config=SPFConfig(qkv=1)), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.xfail(strict=True, reason="new weights stand beside old heads, and fit them")
+def test_a_disk_that_is_full_in_between_leaves_nothing_that_loads_wrongly(
+    live: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def full_at_the_second(_: int) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sealtune.job.storage.os.fsync", full_at_the_second)
+    other = tuned(config=SPFConfig(qkv=0.375, dense=0.25, select="random", seed=4))
+    with pytest.raises(StorageError):
+        save_spf(other, folder)
+    model = make("llama")
+    try:
+        load_spf(model, folder)
+    except ModelError:
+        return
+    assert torch.equal(logits_of(model), logits_of(live))

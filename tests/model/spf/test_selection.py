@@ -120,32 +120,34 @@ def test_smallest_is_the_reverse_of_largest(name: str) -> None:
         assert len(heads) + len(small[block, role]) == in_a_group(role)
 
 
+def two_batches(model: Any) -> Tensor:
+    """The loss on two batches, the second one counting more."""
+    return loss_of(model, batch(1)) + 3 * loss_of(model, batch(2))
+
+
+def check_choice(name: str, select: Any, scores: Scores) -> None:
+    """``select`` chooses the heads with the highest ``scores`` on ``two_batches``."""
+    model = make(name).requires_grad_(False)
+    groups = find_heads(model)
+    assert {(g.block, g.role) for g in groups} == scores.keys()
+    for share in (0.125, 0.375, 0.625):
+        config = SPFConfig(qkv=share, dense=share, select=select)
+        found = choose(groups, config, lambda: two_batches(model))
+        for group, heads in zip(groups, found, strict=True):
+            count = count_of(share, in_a_group(group.role))
+            assert heads == best(scores[group.block, group.role], count), (group.block, group.role)
+
+
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_gradient_ranks_heads_by_the_whole_models_gradient(name: str) -> None:
     reference = make(name)
-    loss_of(reference).backward()
+    two_batches(reference).backward()
 
     def gradient(weight: nn.Parameter) -> Tensor:
         assert weight.grad is not None
         return weight.grad
 
-    scores = score_heads(name, reference, gradient)
-    found = selected(name, make(name), qkv=0.375, dense=0.375, select="gradient")
-    assert found == {
-        key: best(each, count_of(0.375, in_a_group(key[1]))) for key, each in scores.items()
-    }
-
-
-def test_gradients_of_every_backward_pass_count() -> None:
-    """What two batches in one loss say is added up."""
-    reference, model = make("llama"), make("llama")
-    (loss_of(reference, batch(1)) + 3 * loss_of(reference, batch(2))).backward()
-    scores = score_heads("llama", reference, lambda weight: weight.grad)  # type: ignore[arg-type,return-value]
-    groups = find_heads(model.requires_grad_(False))
-    config = SPFConfig(qkv=0.25, dense=0.25, select="gradient")
-    found = choose(groups, config, lambda: loss_of(model, batch(1)) + 3 * loss_of(model, batch(2)))
-    for group, heads in zip(groups, found, strict=True):
-        assert heads == best(scores[group.block, group.role], len(heads))
+    check_choice(name, "gradient", score_heads(name, reference, gradient))
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
@@ -153,24 +155,26 @@ def test_activation_ranks_heads_by_their_outputs(name: str) -> None:
     model = make(name)
     scores: Scores = {}
     for block in range(2):
-        seen: list[Tensor] = []
-        layer = output_projection(name, model, block)
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))  # noqa: B023
-        logits_of(model)
-        handle.remove()
-        (inputs,) = seen
-        width = inputs.shape[-1] // HEADS
+        outputs = head_outputs(name, model, block, lambda: two_batches(model))
+        assert len(outputs) == 2
         each = [
-            float(inputs[..., h * width : (h + 1) * width].double().abs().sum())
-            for h in range(HEADS)
+            sum(float(seen[:, :, head].double().abs().sum()) for seen in outputs)
+            for head in range(HEADS)
         ]
         pairs = [each[2 * g] + each[2 * g + 1] for g in range(SHARED)]  # two queries read each key
         for role in owned(name, model, block):
             scores[block, role] = pairs if role == "key-value" else each
-    found = selected(name, make(name), qkv=0.375, dense=0.375, select="activation")
-    assert found == {
-        key: best(each, count_of(0.375, in_a_group(key[1]))) for key, each in scores.items()
-    }
+    check_choice(name, "activation", scores)
+
+
+def head_outputs(name: str, model: Any, block: int, run: Callable[[], object]) -> list[Tensor]:
+    """What the heads of a block put out in each forward pass: [B, T, heads, width]."""
+    seen: list[Tensor] = []
+    layer = output_projection(name, model, block)
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    run()
+    handle.remove()
+    return [inputs.unflatten(-1, (HEADS, -1)) for inputs in seen]
 
 
 @pytest.mark.parametrize(
@@ -197,25 +201,16 @@ def test_what_is_tuned_reaches_the_outputs_of_its_own_head_only(name: str) -> No
     for role in roles:
         for head in (0, in_a_group(role) - 2):
             model = make(name, blocks=1)
-            before = _head_outputs(name, model)
+            (before,) = head_outputs(name, model, 0, lambda: logits_of(model))  # noqa: B023
             apply_spf(model, SPFConfig(), heads={path: {role: (head,)}})
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.requires_grad:
                         parameter.normal_(generator=torch.Generator().manual_seed(1))
-            changed = (_head_outputs(name, model) - before).abs().amax(dim=(0, 1, 3)) > 1e-5
+            (after,) = head_outputs(name, model, 0, lambda: logits_of(model))  # noqa: B023
+            changed = (after - before).abs().amax(dim=(0, 1, 3)) > 1e-5
             expected = [2 * head, 2 * head + 1] if role == "key-value" else [head]
             assert changed.nonzero().flatten().tolist() == expected
-
-
-def _head_outputs(name: str, model: Any) -> Tensor:
-    """[B, T, heads, width]."""
-    seen: list[Tensor] = []
-    layer = output_projection(name, model, 0)
-    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    logits_of(model)
-    handle.remove()
-    return seen[0].unflatten(-1, (HEADS, -1))
 
 
 def test_random_follows_from_the_seed_and_the_block_alone() -> None:
@@ -291,6 +286,25 @@ def test_choosing_leaves_nothing_behind(select: Any, name: str) -> None:
     choose(find_heads(model), SPFConfig(select=select), lambda: loss_of(model))
     assert traces(model) == NOTHING
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_no_block_keeps_its_gradient_while_the_next_one_makes_its_own() -> None:
+    """Memory: a gradient of every attention weight would be as large as full fine-tuning's."""
+    model = make("llama").requires_grad_(False)
+    held: list[list[str]] = []
+
+    def watch(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        output.register_hook(look)
+
+    def look(_gradient: Tensor) -> None:
+        held.append([n for n, p in model.named_parameters() if p.grad is not None])
+
+    def calibrate() -> Tensor:
+        model.model.layers[0].self_attn.o_proj.register_forward_hook(watch)
+        return loss_of(model)
+
+    choose(find_heads(model), SPFConfig(select="gradient"), calibrate)
+    assert held == [[]]
 
 
 @pytest.mark.parametrize("select", ["gradient", "activation"])

@@ -1,0 +1,247 @@
+"""Split jobs end to end in one process: what comes out, and what breaks off and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sealtune.data import load_sites
+from sealtune.enclave.split_program import SplitProgram
+from sealtune.enclave.top_trainer import EVERYBODY
+from sealtune.errors import SiteLostError, StorageError
+from sealtune.job import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
+from sealtune.model import cut_chunk
+from sealtune.model.activations import bytes_per_token
+from sealtune.model.export import load_adapter
+from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.tasks import make_task
+from sealtune.model.training import evaluate, local_round, make_optimizer
+from sealtune.model.tune import apply_tuning
+from tests.enclave.flow import SITES
+from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
+
+SMALL = 16_000  # bytes of a chunk, so that a tiny site has several
+SPARE = NetworkSpec(min_sites=1)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut_chunk, "CHUNK", SMALL)
+
+
+def whole_run(job: Job, run_dir: Path, **terms: Any) -> SplitFederation:
+    federation = make_split(job, run_dir, **terms)
+    federation.run(federation.server())
+    return federation
+
+
+def adapter(federation: SplitFederation, site: str = "north") -> Path:
+    return federation.run_dir / "sites" / site / "adapter"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("task", ["classification", "label-words", "causal-lm"])
+@pytest.mark.parametrize("tuned", ["lora", "spf", "both"])
+def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str) -> None:
+    """The same steps on the whole model, with the same parameters and batches: the same losses."""
+    tuning = TuningSpec(
+        lora=None if tuned == "spf" else LoraSpec(rank=4),
+        spf=None if tuned == "lora" else SpfSpec(qkv=0.5, dense=0.5),
+    )
+    model = ModelSpec.model_validate({"path": str(llama), "task": task})
+    job = make_split_job(tmp_path, llama, model=model, tuning=tuning)
+    federation = whole_run(job, tmp_path / "run")
+
+    labels = federation.resolved.labels
+    inner = make_task(task, load_tokenizer(model), max_tokens=24, template="{text}", labels=labels)
+    whole = apply_tuning(
+        load_model(model, len(labels) or None), tuning, task, job.job.seed, first_block=1
+    )
+    sites = load_sites(job, labels)
+    everything = [example for site in SITES for example in sites[site].train]
+    optimizer = make_optimizer(whole, job.train)
+    losses = [
+        loss
+        for number in (1, 2)
+        for loss in local_round(
+            whole,
+            inner,
+            everything,
+            job.train,
+            seed=job.job.seed,
+            round=number,
+            site=EVERYBODY,
+            optimizer=optimizer,
+        ).losses
+    ]
+    assert len(losses) == 6
+    steps = [event["loss"] for event in federation.of("step")]
+    assert steps == pytest.approx(losses, rel=1e-5, abs=1e-5)  # events have five decimals
+    for site in SITES:
+        loaded = load_adapter(adapter(federation, site))
+        with torch.no_grad():
+            batch = inner.collate(everything[:8])
+            mine, theirs = inner.logits(whole.eval(), batch), inner.logits(loaded.model, batch)
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    for site in SITES:
+        found = evaluate(whole, inner, sites[site].test, batch_size=16)
+        entry = federation.of("final")[0]["sites"][site]
+        assert (entry["correct"], entry["total"]) == (found.correct, found.total)
+        assert entry["loss"] == pytest.approx(found.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["bf16", "int8", "fp32"])
+@pytest.mark.usefixtures("small_chunks")
+def test_each_sample_goes_up_once(llama: Path, tmp_path: Path, form: str) -> None:
+    split = SplitSpec.model_validate({"cut": 1, "activations": form})
+    job = make_split_job(tmp_path, llama, split=split)
+    federation = whole_run(job, tmp_path / "run")
+    before, *training, final = [*federation.of("round"), *federation.of("final")]
+    for site in SITES:
+        uploaded = federation.of("uploaded", f"client:{site}")
+        assert [event["chunk"] for event in uploaded] == list(range(1, len(uploaded) + 1))
+        assert len(uploaded) == uploaded[0]["of"] > 1
+        tokens = sum(event["tokens"] for event in uploaded)
+        samples = len(load_sites(job, federation.resolved.labels)[site].train)
+        assert before["sites"][site]["examples"] == samples
+        # the rest is lengths and labels (8 bytes a sample), heads, seals, and the handshake
+        content = tokens * bytes_per_token(form, 64)
+        overhead = before["sites"][site]["bytes_up"] - content
+        assert 0 < overhead < 6000 + 700 * len(uploaded) + 8 * 60
+        # training sends nothing, in no direction: no gradient comes down
+        for event in training:
+            entry = event["sites"][site]
+            assert (entry["bytes_up"], entry["bytes_down"]) == (0, 0)
+        assert final["sites"][site]["bytes_up"] < 6000
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_resume_gives_the_same_bytes(llama: Path, tmp_path: Path) -> None:
+    """The server and both sites are killed again and again: the adapter is the same."""
+    job = make_split_job(tmp_path, llama)
+    expected = files(adapter(whole_run(job, tmp_path / "straight")))
+    federation = make_split(job, tmp_path / "broken")
+    for life in range(40):
+        # 3 steps of a life are two for the handshake and one chunk, or loading and two rounds
+        if _steps(federation, federation.server(resume=True), 3 + life % 3):
+            break
+        for site in SITES:
+            federation.start_site(site)
+    else:
+        pytest.fail("the job did not end")
+    assert life >= 5
+    places = [(event["site"], event["chunk"]) for event in federation.of("upload")]
+    assert len(places) == len(set(places)), "a chunk was sent twice"
+    found = files(adapter(federation))
+    # the job id differs: another validity, another signature
+    assert {n: b for n, b in found.items() if n != "sealtune.json"} == {
+        n: b for n, b in expected.items() if n != "sealtune.json"
+    }
+
+
+def _steps(federation: SplitFederation, server: SplitProgram, count: int) -> bool:
+    """Take ``count`` steps of the server; whether the job is done."""
+    for _ in range(count):
+        outgoing = server.next()
+        if outgoing is None:
+            return True
+        for site, message in outgoing.items():
+            server.reply(site, federation.sites[site].deliver(message))
+    return False
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_site_that_vanishes_half_way(llama: Path, tmp_path: Path) -> None:
+    """The others' data and the job are untouched; with enough sites it goes on without it."""
+    job = make_split_job(tmp_path, llama, network=SPARE)
+    federation = make_split(job, tmp_path / "run")
+
+    def network(site: str, way: str, number: int, body: bytes) -> bytes | None:
+        return None if site == "south" and number >= 4 else body
+
+    federation.run(federation.server(), network=network)
+    entry = federation.of("final")[0]["sites"]["south"]
+    assert entry["outcome"] == "late"
+    assert "deadline" in entry["reason"]
+    assert federation.of("final")[0]["sites"]["north"]["outcome"] == "ok"
+    alone = load_sites(job, federation.resolved.labels)["north"]
+    assert federation.of("round")[-1]["sites"]["north"]["examples"] == len(alone.train)
+    assert adapter(federation, "north").exists()
+    assert not adapter(federation, "south").exists()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_too_few_sites_end_the_job_and_resume_goes_on(llama: Path, tmp_path: Path) -> None:
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+
+    def network(site: str, way: str, number: int, body: bytes) -> bytes | None:
+        return None if site == "south" and number >= 4 else body
+
+    with pytest.raises(SiteLostError, match="south: no answer before the deadline"):
+        federation.run(federation.server(), network=network)
+    kept = len(federation.of("upload"))
+    federation.start_site("south")
+    federation.run(federation.server(resume=True))
+    places = [(event["site"], event["chunk"]) for event in federation.of("upload")]
+    assert len(places) == len(set(places)) > kept
+    assert federation.of("final")[0]["sites"]["south"]["outcome"] == "ok"
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_one_lost_message_is_asked_for_again(llama: Path, tmp_path: Path) -> None:
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+
+    def network(site: str, way: str, number: int, body: bytes) -> bytes | None:
+        return None if (site, way, number) == ("south", "up", 3) else body
+
+    federation.run(federation.server(), network=network)
+    assert federation.of("final")[0]["sites"]["south"]["outcome"] == "ok"
+
+
+def test_both_sites_get_the_same_adapter(llama: Path, tmp_path: Path) -> None:
+    federation = whole_run(make_split_job(tmp_path, llama), tmp_path / "run")
+    assert files(adapter(federation, "north")) == files(adapter(federation, "south"))
+    assert federation.of("exported")[0]["agreement"] == 1.0
+    assert federation.of("exported")[0]["difference"] < 1e-3
+    assert federation.of("heads")[0]["heads"].keys() == {"model.layers.1.self_attn"}
+
+
+@pytest.mark.parametrize("options", [{"compute": "bf16"}, {"checkpointing": True}])
+def test_options_of_the_server(llama: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    plain = whole_run(make_split_job(tmp_path, llama), tmp_path / "plain")
+    split = SplitSpec.model_validate({"cut": 1, "activations": "fp32", **options})
+    other = whole_run(make_split_job(tmp_path, llama, split=split), tmp_path / "other")
+    mine, theirs = ([e["loss"] for e in f.of("step")] for f in (plain, other))
+    near = 2e-5 if "checkpointing" in options else 0.1
+    assert theirs == pytest.approx(mine, abs=near)
+    assert (theirs == mine) is ("checkpointing" in options)
+
+
+def test_without_a_checkpoint_folder_resume_starts(llama: Path, tmp_path: Path) -> None:
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    federation.run(federation.server(resume=True))
+    assert federation.of("final")
+
+
+def test_a_full_disk_keeps_what_is_there(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+
+    def full(path: Path, data: bytes) -> None:
+        raise StorageError(f"cannot write {path}: no space left on device")
+
+    monkeypatch.setattr("sealtune.enclave.sample_store.write_atomic", full)
+    with pytest.raises(StorageError, match="no space left"):
+        federation.run(federation.server())
+    monkeypatch.undo()
+    federation.start_site("north")
+    federation.start_site("south")
+    federation.run(federation.server(resume=True))
+    assert federation.of("final")[0]["sites"]["south"]["outcome"] == "ok"
