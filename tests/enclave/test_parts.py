@@ -176,7 +176,7 @@ def test_the_sealing_key_lies_outside_and_is_not_the_development_key_itself(
     [
         ("{", "JSON"),
         ('{"role": "server"}', "job: Field required"),
-        ('{"role": "server", "job": "j", "socket": "s", "run_dir": "r", "key": "k"}', "key: Extra"),
+        ('{"role": "server", "job": "j", "socket": "s", "run_dir": "r", "no": "k"}', "no: Extra"),
         ('{"role": "client", "site": "a", "job": "j", "socket": "s", "run_dir": "r"}', "role"),
     ],
 )

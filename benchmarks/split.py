@@ -1,0 +1,335 @@
+"""Split fine-tuning: what is sent, whether it learns the same, and what the enclave costs.
+
+    python benchmarks/split.py                 # about ten minutes
+    python benchmarks/split.py --quick --json  # within four
+
+One job on real data, SmolLM2-135M cut behind block 24 of 30, three sites, run by the real programs
+of server enclave and data owners in one process (no Flower between them), so that every sealed byte
+is counted where it would leave a machine. Then, in the same process:
+
+* uplink_ratio: sealed bytes that went up for all epochs, handshakes included, against tokens x
+  hidden x bytes per element; beside it vanilla split learning, which sends activations up and
+  gradients down in every epoch (counted, not run: activations in the same form, gradients bf16).
+* loss_rel_err: losses of the split run against the same steps on the whole model, float32.
+* server_step_ratio: a step of the server enclave (samples opened from the sealed store on disk, all
+  checks) against plain PEFT on the same top blocks with activations at hand in memory; interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import Tensor
+
+from sealtune.cli.signing import throw_away
+from sealtune.data import load_sites
+from sealtune.enclave.client_program import SiteProgram
+from sealtune.enclave.own_data import load_own_data
+from sealtune.enclave.sample_store import SampleStore
+from sealtune.enclave.sealed_state import SealedState
+from sealtune.enclave.split_program import SplitProgram
+from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer
+from sealtune.enclave.trust import owner_trust, simulated_sealing_key, split_server_trust
+from sealtune.job import (
+    DataSpec,
+    Job,
+    JobSpec,
+    LoraSpec,
+    ModelSpec,
+    SitesSpec,
+    SpfSpec,
+    SplitSpec,
+    TrainSpec,
+    TuningSpec,
+)
+from sealtune.job.resolved import Resolved
+from sealtune.model.activations import bytes_per_token
+from sealtune.model.batches import step_batches
+from sealtune.model.cut import CutEntry
+from sealtune.model.cut_chunk import layout_of
+from sealtune.model.cut_task import CutBatch, CutTask
+from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.partial import load_part
+from sealtune.model.resolve import resolve
+from sealtune.model.tasks import make_task
+from sealtune.model.training import RoundResult, local_round, make_optimizer
+from sealtune.model.tune import apply_tuning
+from sealtune.owner.bottom_site import BottomSite
+
+SITES = ("north", "south", "west")
+CUT = 24
+HIDDEN = 576
+TARGETS = {"uplink_ratio": 1.02, "loss_rel_err": 1e-5, "server_step_ratio": 1.07}
+
+
+@dataclass
+class Events:
+    """Keeps what the programs report."""
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.found.append({"event": event, **fields})
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Events of one kind."""
+        return [event for event in self.found if event["event"] == kind]
+
+
+def make_job(options: argparse.Namespace, folder: Path) -> Job:
+    """A split job on the first rows of the data, every row once in each epoch."""
+    for name, rows in (("train", options.rows), ("test", 60)):
+        lines = (Path(options.data) / f"{name}.jsonl").read_text().splitlines()[:rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return Job(
+        job=JobSpec(name="bench", method="split", seed=1, rounds=options.epochs),
+        model=ModelSpec(path=str(Path(options.model).resolve())),
+        data=DataSpec(
+            train=folder / "train.jsonl", test=folder / "test.jsonl", max_tokens=options.length
+        ),
+        sites=SitesSpec(names=SITES, partition="dirichlet", alpha=5.0),
+        tuning=TuningSpec(lora=LoraSpec(rank=8), spf=SpfSpec()),
+        train=TrainSpec(steps_per_round="epoch", batch_size=16, learning_rate=1e-3),
+        split=SplitSpec(cut=CUT, activations=options.form),
+    )
+
+
+class _Recorded(TopTrainer):
+    """Keeps every step's loss with all its digits; events carry five."""
+
+    def __init__(
+        self, resolved: Resolved, store: SampleStore, emit: Events, losses: list[float]
+    ) -> None:
+        super().__init__(resolved, store, emit)
+        self._losses = losses
+
+    def train(self, round_: int) -> RoundResult:
+        """As ever."""
+        result = super().train(round_)
+        self._losses += result.losses
+        return result
+
+
+class Run:
+    """The programs of one job, and what they sent."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        keys = {site: Ed25519PrivateKey.generate() for site in SITES}
+        resolution = resolve(job)
+        self.resolved: Resolved = resolution.write(
+            folder / "job.resolved.json", throw_away(resolution, keys)
+        )
+        self.events = Events()
+        self.up = self.down = 0
+        job_id, key = bytes.fromhex(self.resolved.job_id), simulated_sealing_key()
+        layout = layout_of(job, len(self.resolved.labels))
+        self.store = SampleStore(folder / "state" / "activations", key, job_id, layout)
+        self.losses: list[float] = []
+        self.trainer = _Recorded(self.resolved, self.store, self.events, self.losses)
+        self.server = SplitProgram(
+            self.resolved,
+            split_server_trust(self.resolved),
+            self.store,
+            SealedState(folder / "state", key, job_id),
+            self.trainer,
+            layout,
+            self.events,
+            resume=False,
+        )
+        self.sites = {}
+        for site in SITES:
+            data, task = load_own_data(self.resolved, site, self.events)
+            worker = BottomSite(self.resolved, site, data, task, folder, self.events)
+            trust = owner_trust(self.resolved, site, keys[site])
+            self.sites[site] = SiteProgram(job_id, site, trust, worker, self.events)
+
+    def to_the_end(self, say: Any) -> None:
+        """Carry every message."""
+        while (outgoing := self.server.next()) is not None:
+            for site, message in outgoing.items():
+                answer = self.sites[site].deliver(message)
+                self.down += len(message)
+                self.up += len(answer)
+                self.server.reply(site, answer)
+            rounds = len(self.events.of("round"))
+            say(f"{len(self.events.of('upload'))} chunks up, {max(0, rounds - 1)} epochs done")
+
+
+def traffic(run: Run, job: Job) -> dict[str, Any]:
+    """Bytes of this run, of its activations alone, and of vanilla split learning."""
+    assert job.split is not None
+    form = job.split.activations
+    tokens = sum(event["tokens"] for event in run.events.of("uploaded"))
+    train = sum(s.tokens for site in SITES for s in run.store.samples(site, "train"))
+    test = tokens - train
+    each = bytes_per_token(form, HIDDEN)
+    element = {"fp32": 4, "bf16": 2, "int8": 1}[form]
+    epochs = job.job.rounds
+    rounds = [e for e in run.events.of("round") if e["round"] > 0]
+    gradient = sum(s["bytes_down"] for e in rounds for s in e["sites"].values())
+    return {
+        "uplink_ratio": round(run.up / (tokens * HIDDEN * element), 4),
+        "downlink_gradient_bytes": gradient,
+        "uplink_bytes": run.up,
+        "downlink_bytes": run.down,
+        "tokens": tokens,
+        "epochs": epochs,
+        "vanilla_uplink_bytes": (train * epochs + test * (epochs + 1)) * each,
+        "vanilla_downlink_bytes": train * epochs * 2 * HIDDEN,  # gradients as bfloat16
+    }
+
+
+def unsplit_losses(run: Run, job: Job, steps: int) -> list[float]:
+    """The same steps on the whole model."""
+    labels = run.resolved.labels
+    inner = _task(run, job)
+    whole = apply_tuning(
+        load_model(job.model, len(labels)), job.tuning, job.model.task, job.job.seed,
+        first_block=CUT,
+    )  # fmt: skip
+    sites = load_sites(job, labels)
+    everything = [example for site in SITES for example in sites[site].train]
+    train = job.train.model_copy(update={"steps_per_round": steps})
+    result = local_round(
+        whole, inner, everything, train, seed=job.job.seed, round=1, site=EVERYBODY,
+        optimizer=make_optimizer(whole, train),
+    )  # fmt: skip
+    return list(result.losses)
+
+
+def _task(run: Run, job: Job) -> Any:
+    return make_task(
+        job.model.task, load_tokenizer(job.model), max_tokens=job.data.max_tokens,
+        template=job.data.template, labels=run.resolved.labels,
+    )  # fmt: skip
+
+
+class Plain:
+    """Plain PEFT on the same top blocks: no enclave, no store, batches at hand in memory."""
+
+    def __init__(self, run: Run, job: Job, batches: Sequence[CutBatch]) -> None:
+        top = load_part(job.model, len(run.resolved.labels), CUT, "top")
+        self._entry = CutEntry(top, CUT)
+        self._task = _task(run, job)
+        self._model = apply_tuning(
+            top, job.tuning, job.model.task, job.job.seed, first_block=CUT
+        ).train()
+        self._optimizer = make_optimizer(self._model, job.train)
+        self._batches = batches
+
+    def steps(self) -> None:
+        """One step for each batch."""
+        for batch in self._batches:
+            self._entry.feed(batch.activations)
+            loss: Tensor = self._task.loss(self._model, batch)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+
+
+def step_ratio(run: Run, job: Job, rounds: int) -> dict[str, Any]:
+    """Seconds of the enclave's training against plain PEFT on the same batches, interleaved."""
+    samples = [s for site in SITES for s in run.store.samples(site, "train")]
+    steps = 4
+    train = job.train.model_copy(update={"steps_per_round": steps})
+    top = load_part(job.model, len(run.resolved.labels), CUT, "top")
+    task = CutTask(_task(run, job), CutEntry(top, CUT), run.store.read)
+    enclave = apply_tuning(top, job.tuning, job.model.task, job.job.seed, first_block=CUT)
+    optimizer = make_optimizer(enclave, train)
+    seconds: dict[str, list[float]] = {"enclave": [], "plain": []}
+    lengths = task.lengths(samples)
+    for number in range(1, rounds + 2):  # the first warms up and is dropped
+        chosen = step_batches(lengths, 16, (number - 1) * steps, steps, job.job.seed, EVERYBODY)
+        batches = [task.collate([samples[i] for i in rows]) for rows in chosen]
+        if number == 1:
+            plain = Plain(run, job, batches)
+        plain._batches = batches
+        begun = time.perf_counter()
+        local_round(
+            enclave, task, samples, train, seed=job.job.seed, round=number, site=EVERYBODY,
+            lengths=lengths, optimizer=optimizer,
+        )  # fmt: skip
+        between = time.perf_counter()
+        plain.steps()
+        seconds["enclave"].append(between - begun)
+        seconds["plain"].append(time.perf_counter() - between)
+    ratios = [a / b for a, b in zip(seconds["enclave"][1:], seconds["plain"][1:], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "server_step_ratio": round(middle, 3),
+        "spread": {"server_step": [round(low, 3), round(high, 3)]},
+        "step_seconds": {k: round(statistics.median(v[1:]) / steps, 3) for k, v in seconds.items()},
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run everything."""
+
+    def say(words: str) -> None:
+        print(f"  {words}", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="split-") as name:
+        job = make_job(options, Path(name))
+        say("loading the sites' blocks")
+        run = Run(job, Path(name))
+        run.to_the_end(say)
+        result = traffic(run, job)
+        if options.form == "fp32":
+            count = min(len(run.losses), options.compared)
+            say(f"the same {count} steps on the whole model")
+            expected = unsplit_losses(run, job, count)
+            pairs = zip(run.losses[:count], expected, strict=True)
+            result["loss_rel_err"] = max(abs(a - b) / b for a, b in pairs)
+        say("steps of the enclave against plain PEFT, interleaved")
+        result |= step_ratio(run, job, options.rounds)
+    return {
+        **result,
+        "form": options.form,
+        "rows": options.rows,
+        "seed": job.job.seed,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    """Parse options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo/model", help="folder of the model")
+    parser.add_argument("--data", default="demo/data/icd10", help="folder with train/test.jsonl")
+    parser.add_argument("--form", choices=("fp32", "bf16", "int8"), default="fp32")
+    parser.add_argument("--rows", type=int, default=1200, help="training rows of all sites")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a text at most")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--compared", type=int, default=20, help="steps compared with unsplit")
+    parser.add_argument("--rounds", type=int, default=12, help="interleaved rounds of 4 steps")
+    parser.add_argument("--quick", action="store_true", help="240 rows, 2 epochs: within 4 minutes")
+    parser.add_argument("--json", action="store_true", help="last line is one JSON object")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.epochs, options.compared, options.rounds = 240, 2, 8, 6
+    result = measure(options)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        target = f"   (at most {TARGETS[key]})" if key in TARGETS else ""
+        print(f"{key:24} {value}{target}")
+
+
+if __name__ == "__main__":
+    main()
