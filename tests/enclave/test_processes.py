@@ -46,22 +46,19 @@ class Process:
         return [event for event in self.events if event["event"] == kind]
 
 
-class Machine:
-    """All processes of a job."""
+class Processes:
+    """The processes of a job; a subclass says which."""
+
+    server: Process
+    clients: dict[str, Process]
 
     def __init__(self, run_dir: Path, sockets: Path, job_file: Path) -> None:
         self._sockets = sockets
-        self._common = {
-            "job": str(job_file),
-            "accelerator": f"unix:{sockets}/accelerator",
-            "run_dir": str(run_dir),
-        }
-        self.accelerator = self._start("accelerator", "sealtune.accelerator")
-        self.server = self._start("server", "sealtune.enclave.aggregator")
-        self.clients = {s: self._start("client", "sealtune.enclave.client", s) for s in SITES}
+        self._common = {"job": str(job_file), "run_dir": str(run_dir)}
 
-    def _start(self, role: str, module: str, site: str | None = None) -> Process:
-        config = {
+    def start(self, role: str, module: str, site: str | None = None, **config: Any) -> Process:
+        """Start one."""
+        config |= {
             **self._common,
             "role": role,
             "site": site,
@@ -84,7 +81,7 @@ class Machine:
 
     @property
     def all(self) -> list[Process]:
-        return [self.accelerator, self.server, *self.clients.values()]
+        return [self.server, *self.clients.values()]
 
     def wait_ready(self) -> None:
         for process in self.all:
@@ -105,10 +102,30 @@ class Machine:
 
     def close(self) -> None:
         for process in self.all:
-            process.popen.kill()
-            process.popen.wait()
-            if process.popen.stdout:
-                process.popen.stdout.close()
+            self.end(process)
+
+    def end(self, process: Process) -> None:
+        process.popen.kill()
+        process.popen.wait()
+        if process.popen.stdout:
+            process.popen.stdout.close()
+
+
+class Machine(Processes):
+    """All processes of a federated job."""
+
+    def __init__(self, run_dir: Path, sockets: Path, job_file: Path) -> None:
+        super().__init__(run_dir, sockets, job_file)
+        where = {"accelerator": f"unix:{sockets}/accelerator"}
+        self.accelerator = self.start("accelerator", "sealtune.accelerator", **where)
+        self.server = self.start("server", "sealtune.enclave.aggregator", **where)
+        self.clients = {
+            site: self.start("client", "sealtune.enclave.client", site, **where) for site in SITES
+        }
+
+    @property
+    def all(self) -> list[Process]:
+        return [self.accelerator, *super().all]
 
 
 @pytest.fixture

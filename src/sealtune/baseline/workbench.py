@@ -44,10 +44,20 @@ class Workbench:
         count = len(labels) or None
         base = load_model(job.model, count)
         first = 0 if job.split is None else cut_at(job.split.cut, base.config.num_hidden_layers)
-        self._model: Any = apply_tuning(
-            base, job.tuning, job.model.task, job.job.seed, first_block=first
-        )
         self.sites: dict[str, SiteData] = load_sites(job, labels)
+
+        def calibrate() -> Tensor:
+            chosen = [e for data in self.sites.values() for e in data.train]
+            return self._task.loss(base, self._task.collate(chosen[: job.train.batch_size]))
+
+        self._model: Any = apply_tuning(
+            base,
+            job.tuning,
+            job.model.task,
+            job.job.seed,
+            first_block=first,
+            calibrate=calibrate,
+        )
         self.initial = self.state()
 
     def state(self) -> dict[str, Tensor]:

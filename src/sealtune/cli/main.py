@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from sealtune import __version__
+from sealtune.cli.advise import advise
 from sealtune.cli.attest import attest
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.errors import Commands
@@ -63,6 +64,7 @@ def _root(
 
 app.command("init")(init)
 app.command("validate")(validate)
+app.command("advise")(advise)
 app.command("plan")(plan)
 app.command("run")(run)
 app.command("evaluate")(evaluate)

@@ -19,16 +19,17 @@ from sealtune.job.keys import fingerprint, public_from_hex, spaced
 from sealtune.job.manifest import Manifest
 from sealtune.job.printable import printable
 from sealtune.job.spec import TuningSpec
-from sealtune.report import parties
+from sealtune.report import parties, split_parties
 
 RELEASE = {
     "participants": "every participant gets the joint adapter",
     "quorum": "a quorum of participants must sign for its release",
-    "never": "nobody gets the adapter",
+    "never": "nobody gets the adapter; the server enclave answers questions",
 }
 _RED = "bold red"
 _RUNS = {"enclave": ("in the enclave", "green"), "masked": ("masked on the accelerator", "yellow"),
-         "plain": ("PLAIN on the accelerator", "red")}  # fmt: skip
+         "plain": ("PLAIN on the accelerator", "red"),
+         "owner": ("at the data owner", "cyan")}  # fmt: skip
 
 
 def show_manifest(
@@ -52,7 +53,7 @@ def show_manifest(
         ("job id", job_id),
         ("start", f"from {manifest.not_before} to {manifest.expires}"),
         ("release", RELEASE[manifest.release]),
-        ("cohort", f"every aggregate holds at least {manifest.min_cohort} sites' updates"),
+        ("cohort", _cohort(manifest)),
         ("privacy", Text("no differential privacy", "yellow")),
         ("attested", f"anew every {_count(manifest.epoch, 'round')}"),
     )
@@ -66,6 +67,12 @@ def show_manifest(
     _plan(manifest, console)
     _heading(console, "What each party will see")
     _parties(manifest, policy, console)
+
+
+def _cohort(manifest: Manifest) -> str:
+    if manifest.method == "split":
+        return f"training starts with the samples of at least {_count(manifest.min_cohort, 'site')}"
+    return f"every aggregate holds at least {manifest.min_cohort} sites' updates"
 
 
 def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:
@@ -165,29 +172,49 @@ def _plan(manifest: Manifest, console: Console) -> None:
         if number:
             rows.append((f"{number:,}", Text(f"modules {words}", style)))
     rows.append(("trained", f"{_count(len(plan.trainable), 'tensor')}, in the enclave"))
+    if plan.cut is not None:
+        rows += _split(manifest, plan.cut)
     _rows(console, *rows)
     command = "sealtune plan JOB.toml prints each module; job verify --job compares"
     console.print(Text(command, "dim"))
 
 
+def _split(manifest: Manifest, cut: int) -> list[tuple[str, str | Text]]:
+    """Where the model is cut, and what crosses."""
+    plan, split = manifest.plan, manifest.settings.split
+    rows: list[tuple[str, str | Text]] = [
+        (
+            "cut",
+            f"after block {cut} of {plan.blocks}: the first {cut} run at the sites, without a TEE",
+        )
+    ]
+    if split is not None:
+        sent = (
+            f"cut activations as {split.activations}, once for each sample, to the server enclave"
+        )
+        rows.append(("sent", sent))
+    if manifest.settings.model.task == "causal-lm":
+        words = "token ids go with them: the server enclave sees the text itself"
+        rows.append(("", Text(words, "yellow")))
+    return rows
+
+
 def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> None:
+    plan, split = manifest.plan, manifest.method == "split"
     facts = parties.Facts(
-        protect=manifest.settings.protection.protect,
+        protect=parties.SPLIT if split else manifest.settings.protection.protect,
         sites=manifest.settings.sites.names,
         simulated=Kind.SIMULATED in policy.kinds,
-        prefix_blocks=manifest.plan.prefix_blocks,
+        prefix_blocks=plan.prefix_blocks,
+        cut=plan.cut,
+        blocks=plan.blocks,
+        release=manifest.release,
+        task=manifest.settings.model.task,
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("party", "sees", "never sees"):
         table.add_column(heading, overflow="fold")
-    for party in (
-        parties.owner(facts),
-        parties.client_enclave(facts),
-        parties.accelerator(facts),
-        parties.network(facts),
-        parties.operator(facts),
-        parties.server_enclave(facts),
-    ):
+    for party in split_parties.parties(facts) if split else parties.parties(facts):
         bad = party.kind in {"simulated", "exposed"}
         title = Text.assemble((party.title, "bold"), "\n", (party.trust, "red" if bad else "dim"))
         table.add_row(title, party.sees, party.never)
@@ -195,7 +222,8 @@ def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> N
     if facts.simulated:
         words = "simulated enclaves keep nothing from whoever runs their machine, whatever it says"
         console.print(Text(words, _RED), soft_wrap=True)
-    console.print(Text(f"not hidden from anybody: {parties.NOT_HIDDEN}", "dim"), soft_wrap=True)
+    seen = split_parties.NOT_HIDDEN if split else parties.NOT_HIDDEN
+    console.print(Text(f"not hidden from anybody: {seen}", "dim"), soft_wrap=True)
 
 
 def _heading(console: Console, words: str) -> None:

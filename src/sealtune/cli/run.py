@@ -320,18 +320,23 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     console.print()
     if summary["confidential"] is not True:
         kinds = " and ".join(summary["evidence"]) or "no"
-        words = f"NOT CONFIDENTIAL: the enclaves showed {kinds} evidence, which protects nothing."
+        who = "server enclave" if summary["method"] == "split" else "enclaves"
+        words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
         console.print(Text(words, style="bold red"), soft_wrap=True)
 
 
 def _show_costs(summary: Mapping[str, Any], console: Console) -> None:
     from rich.text import Text
 
+    one_method_only = ("accelerator", "pads", "server")
     parts = {
         name: summary["shares"][name]
-        for name in ("enclave", "accelerator", "pads", "network", "waiting", "other")
-        if summary["shares"][name] is not None
+        for name in ("enclave", *one_method_only, "network", "waiting", "other")
+        if summary["shares"][name]
+        or (summary["shares"][name] is not None and name not in one_method_only)
     }
+    if summary["method"] == "split":
+        parts = {"sites" if name == "enclave" else name: share for name, share in parts.items()}
     shares = ", ".join(f"{name} {_percent(share, 0)}" for name, share in parts.items())
     total = summary["seconds"]["total"]
     took = "" if total is None else f"{total:.0f} s"

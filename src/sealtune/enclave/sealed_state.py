@@ -81,7 +81,8 @@ class SealedState:
             raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
         try:
             number = message_round(sealed)
-            frame = frames.decode(self._session("open", number).open(sealed, number))
+            plain = self._session("open", number).open(sealed, number)
+            frame = frames.decode(plain, max_body=len(plain))  # it is our own
             if frame.kind != "checkpoint" or frame.meta["format"] != FORMAT:
                 raise SealError("not a checkpoint of this format")
             body, size = bytes(frame.body), int(frame.meta["adapter"])

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.enclave.events import Emit
+from sealtune.enclave.farewell import farewell
 from sealtune.enclave.round_state import Entry
 from sealtune.enclave.sample_store import SampleStore
 from sealtune.enclave.sealed_state import Checkpoint, SealedState
@@ -85,7 +86,7 @@ class SplitProgram(ServerProgram):
         self._training = False  # whether the top is loaded
         self._final: dict[str, Evaluation] | None = None  # once the last round is over
         self._ending = 0.0  # seconds that the end of the training took
-        self._farewell = Frame("finish")
+        self._farewell: list[Frame] = []  # what every site is told then, part after part
         self._closed = False
         self._started = time.monotonic()
 
@@ -111,7 +112,8 @@ class SplitProgram(ServerProgram):
             self._end_training()
         left = [site for site in self._sites if not self._is_told(site)]
         if left:
-            return self._send(dict.fromkeys(left, self._farewell), self._rounds)
+            parts = {site: self._farewell[self._uploads[site].have] for site in left}
+            return self._send(parts, self._rounds)
         if not self._closed:
             self._emit_round(self._rounds, self._final or {}, self._ending, last=True)
             self._closed = True
@@ -141,9 +143,7 @@ class SplitProgram(ServerProgram):
 
     def _on_answer(self, site: str, answer: Frame) -> None:
         if self._training:
-            if answer.kind != "finished":
-                raise ChannelError(f"answered the end with {answer.kind[:40]!r}")
-            self._entries[site].succeed({})
+            self._on_received(site, answer)
             return
         upload = self._uploads[site]
         try:
@@ -161,6 +161,21 @@ class SplitProgram(ServerProgram):
             raise
         sent = self._store.chunks(site)
         self._emit("upload", site=site, chunk=sent, of=of, bytes=self._entries[site].bytes_up)
+
+    def _on_received(self, site: str, answer: Frame) -> None:
+        """A site says how many parts of the farewell it has; a restarted one has none."""
+        have = answer.meta.get("have")
+        if answer.kind != "received" or not isinstance(have, int) or isinstance(have, bool):
+            raise ChannelError(f"answered the end with {answer.kind[:40]!r}")
+        if not 0 <= have <= len(self._farewell):
+            raise ChannelError(f"has {have} of {len(self._farewell)} parts of the end")
+        upload = self._uploads[site]
+        upload.lost_in_a_row = 0 if have > upload.have else upload.lost_in_a_row + 1
+        if upload.lost_in_a_row >= _PATIENCE:
+            raise ChannelError("asks for the same part again and again")
+        upload.have = have
+        if have == len(self._farewell):
+            self._entries[site].succeed({})
 
     def _check_counts(self, site: str) -> None:
         """A whole upload has as many samples as were signed."""
@@ -258,12 +273,8 @@ class SplitProgram(ServerProgram):
         files, _ = self._trainer.export(self._rounds)
         self._final = self._trainer.test(self._rounds)
         self._ending = time.monotonic() - begun
-        meta: dict[str, Any] = {"round": self._rounds}
-        body = b""
-        if self._resolved.manifest.release == "participants":
-            meta["files"] = {name: len(data) for name, data in files.items()}
-            body = b"".join(files.values())
-        self._farewell = Frame("finish", meta, body)
+        released = self._resolved.manifest.release == "participants"
+        self._farewell = farewell(files if released else {}, self._rounds)
         lost = {site: e for site, e in self._entries.items() if site not in self._sites}
         self._entries = self._fresh_entries()
         for site, entry in lost.items():

@@ -28,9 +28,11 @@ class Upload:
         of: chunks that it has altogether; None before its first.
         seconds: that it says to have spent on its blocks.
         lost_in_a_row: messages to it that came to nothing since the last that did not.
+        have: parts of the farewell that it has.
     """
 
     of: int | None = None
+    have: int = 0
     seconds: float = 0.0
     lost_in_a_row: int = 0
 

@@ -25,6 +25,8 @@ from sealtune.job.spec import (
 # Keys of [model] and [data] that a manifest states otherwise: by digests, and by its labels.
 ELSEWHERE = {"model": ("path", "revision"), "data": ("train", "test", "labels")}
 
+UNSIGNED = ("equipment",)  # sections that no run reads: for `sealtune advise`
+
 
 class ModelSettings(Section):
     """``[model]`` without its place."""
@@ -42,7 +44,7 @@ class DataSettings(Section):
 
 
 class Settings(Section):
-    """All sections of a job."""
+    """All sections of a job that a run reads."""
 
     job: JobSpec
     model: ModelSettings
@@ -61,7 +63,7 @@ class Settings(Section):
         Raises:
             ConfigError: a value that a manifest cannot hold, such as a template of megabytes.
         """
-        values: dict[str, Any] = job.model_dump(mode="json")
+        values: dict[str, Any] = job.model_dump(mode="json", exclude=set(UNSIGNED))
         for section, keys in ELSEWHERE.items():
             for key in keys:
                 del values[section][key]

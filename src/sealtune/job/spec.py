@@ -209,6 +209,33 @@ class SplitSpec(Section):
     checkpointing: bool = Field(default=False, strict=True)
 
 
+class EquipmentSpec(Section):
+    """``[equipment]``: what there is to compute with. For ``sealtune advise`` only; nothing else
+    reads it and no manifest holds it.
+
+    Speeds and memory that are left out are probed on the machine that asks. ``*_tflops`` are
+    10^12 fp32 operations a second that matrix products really reach, ``accelerator_tops`` the same
+    for int8.
+    """
+
+    client_tee: bool = Field(default=True, strict=True)
+    client_tee_memory_gib: float | None = Field(default=None, gt=0, strict=True)
+    client_tee_tflops: float | None = Field(default=None, gt=0, strict=True)
+    accelerator_tops: float | None = Field(default=None, gt=0, strict=True)
+    accelerator_gbit: float | None = Field(default=None, gt=0, strict=True)
+    owner_memory_gib: float | None = Field(default=None, gt=0, strict=True)
+    owner_tflops: float | None = Field(default=None, gt=0, strict=True)
+    server_tee_memory_gib: float | None = Field(default=None, gt=0, strict=True)
+    server_tee_tflops: float | None = Field(default=None, gt=0, strict=True)
+    uplink_mbit: float = Field(default=100.0, gt=0, strict=True)
+    downlink_mbit: float = Field(default=100.0, gt=0, strict=True)
+    one_machine: bool = Field(default=False, strict=True)
+    client_tee_cost: float = Field(default=0.0, ge=0, strict=True)
+    accelerator_cost: float = Field(default=0.0, ge=0, strict=True)
+    server_tee_cost: float = Field(default=0.0, ge=0, strict=True)
+    max_hours: float | None = Field(default=None, gt=0, strict=True)
+
+
 class NetworkSpec(Section):
     """``[network]``: patience and quorum.
 
@@ -232,6 +259,7 @@ class Job(Section):
     train: TrainSpec = TrainSpec()
     network: NetworkSpec = NetworkSpec()
     split: SplitSpec | None = None
+    equipment: EquipmentSpec = EquipmentSpec()
 
     @property
     def quorum(self) -> int:

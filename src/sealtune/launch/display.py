@@ -73,8 +73,19 @@ class Display:
         self._console.print(Text(f"{stamp}  {line}"), soft_wrap=True)
 
     def _line(self) -> str:
-        sites = [_short(name, site) for name, site in self._progress.sites.items()]
-        return " | ".join(sites)
+        """Where things stand, in one line; once the server enclave trains, where it is."""
+        progress = self._progress
+        sites = [_short(name, site) for name, site in progress.sites.items()]
+        if progress.top is None:
+            return " | ".join(sites)
+        if progress.training_since is None or progress.rounds_done >= progress.rounds:
+            return " | ".join([f"server enclave: {progress.top.doing}", *sites])
+        line = f"round {_round(progress)} of {progress.rounds}, "
+        line += _short("server enclave", progress.top)
+        if progress.top.accuracy is not None:
+            line += f" accuracy {progress.top.accuracy:.1%}"
+        left = progress.seconds_left(time.time())
+        return line if left is None else f"{line}, about {duration(left)} left"
 
     def __rich__(self) -> RenderableType:
         """The picture; called by ``Live`` from its own thread."""
@@ -85,9 +96,8 @@ class Display:
         text = Text()
         text.append(self._title, style="bold")
         text.append(f"   {duration(time.monotonic() - self._start)}")
-        current = min(progress.rounds_done + 1, progress.rounds)
         if progress.training_since is not None:
-            text.append(f"   round {current} of {progress.rounds}")
+            text.append(f"   round {_round(progress)} of {progress.rounds}")
         left = progress.seconds_left(time.time())
         if left is not None:
             text.append(f"   about {duration(left)} left", style="cyan")
@@ -96,7 +106,7 @@ class Display:
     def _table(self) -> Table:
         wide = self._console.width >= _WIDE
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("site", "what it does", "step"):
+        for heading in ("site" if self._progress.top is None else "", "what it does", "step"):
             table.add_column(heading, no_wrap=True)
         if wide:
             table.add_column("", width=16)
@@ -104,6 +114,9 @@ class Display:
             table.add_column(heading, justify="right", no_wrap=True)
         for name, site in self._progress.sites.items():
             table.add_row(*self._row(name, site, wide))
+        if self._progress.top is not None:
+            row = self._row("server enclave", self._progress.top, wide)
+            table.add_row(*row[: len(row) - wide])  # its traffic is that of the sites
         return table
 
     def _row(self, name: str, site: Site, wide: bool) -> list[RenderableType]:
@@ -123,13 +136,18 @@ class Display:
     def _others(self) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         progress = self._progress
-        for name, text in (
-            ("server enclave", progress.server),
-            ("accelerator", progress.accelerator),
-            ("network (Flower)", progress.network),
-        ):
+        if progress.top is None:
+            rows = [("server enclave", progress.server), ("accelerator", progress.accelerator)]
+        else:  # the server enclave stands in the table, and there is no accelerator
+            rows = [("last result", progress.last_round)] if progress.last_round else []
+        for name, text in (*rows, ("network (Flower)", progress.network)):
             table.add_row(Text(name, style="dim"), Text(text))
         return table
+
+
+def _round(progress: Progress) -> int:
+    """The round under way."""
+    return min(progress.rounds_done + 1, progress.rounds)
 
 
 def _short(name: str, site: Site) -> str:

@@ -1,5 +1,7 @@
 """What a run is doing, put together from its events. Draws nothing; ``display`` does.
 
+In a federated job the sites train; in a split job they upload, and then the server enclave trains.
+
 Trust domain: operator (untrusted).
 """
 
@@ -15,12 +17,19 @@ _DOING = {
     "pads": "making pads",
     "wait": "waiting for the others",
     "release": "taking over the result",
+    "upload": "uploading",
 }
+_SENT = "all samples sent"
 
 
 @dataclass
 class Site:
-    """One data owner's client enclave."""
+    """One data owner's process; or the server enclave of a split job, which trains.
+
+    Attributes:
+        step, of: of training; while a site uploads, its chunks.
+        counted: bytes of ``bytes_up`` that the next round event will state again.
+    """
 
     doing: str = "loading the model"
     round: int = 0
@@ -30,6 +39,7 @@ class Site:
     accuracy: float | None = None
     bytes_down: int = 0
     bytes_up: int = 0
+    counted: int = 0
     note: str = ""
 
 
@@ -40,11 +50,14 @@ class Progress:
     Args:
         sites: names, in the order shown.
         rounds: how many the job asks for.
+        top: in a split job, the server enclave; None as long as it may be a federated job.
     """
 
     sites: dict[str, Site]
     rounds: int
+    top: Site | None = None
     server: str = "loading"
+    last_round: str = ""
     rounds_done: int = 0
     accelerator: str = "loading"
     network: str = "starting"
@@ -54,9 +67,9 @@ class Progress:
     notices: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, sites: tuple[str, ...], rounds: int) -> Progress:
-        """Before the first event."""
-        return cls({site: Site() for site in sites}, rounds)
+    def begin(cls, sites: tuple[str, ...], rounds: int, *, split: bool = False) -> Progress:
+        """Before the first event; that it is a split job also follows from its first chunk."""
+        return cls({site: Site() for site in sites}, rounds, Site() if split else None)
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take in one event (with its ``time`` and ``role``); unknown ones change nothing."""
@@ -76,28 +89,24 @@ class Progress:
         first = self.resumed_at
         if self.training_since is None or first is None or not self.sites:
             return None
-        steps = [s.step / s.of for s in self.sites.values() if s.of and s.round > self.rounds_done]
-        done = self.rounds_done + (sum(steps) / len(self.sites)) - first
+        workers = list(self.sites.values()) if self.top is None else [self.top]
+        steps = [s.step / s.of for s in workers if s.of and s.round > self.rounds_done]
+        if self.top is not None and self.top.doing == _DOING["evaluate"]:
+            steps = [float(self.top.round > self.rounds_done)]  # its steps are done
+        done = self.rounds_done + (sum(steps) / len(workers)) - first
         left = self.rounds - first - done
-        if done < 0.02 or left < 0:
+        if done < 0.02 or left <= 0:
             return None
         return (now - self.training_since) * left / done
 
     def _client(self, site: Site, name: str, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "ready":
             site.doing = "ready"
-        elif kind == "phase":
-            phase = str(event.get("phase", ""))
-            site.doing = _DOING.get(phase, phase)
-            site.round = _whole(event, "round", site.round)
-            site.step, site.of = 0, _whole(event, "of", 0)
-            if phase == "train" and self.training_since is None:
-                self.training_since = _number(event, "time")
-                self.resumed_at = max(0, site.round - 1)
-        elif kind == "step":
-            site.round = _whole(event, "round", site.round)
-            site.step, site.of = _whole(event, "step", site.step), _whole(event, "of", site.of)
-            site.loss = _number(event, "loss")
+        elif kind == "phase" and event.get("phase") == "upload":
+            self._is_split()
+            site.doing, site.of = _DOING["upload"], _whole(event, "of", 0)
+        elif kind in ("phase", "step"):
+            self._work(site, kind, event)
         elif kind == "warning":
             cut, of = _whole(event, "count", 0), _whole(event, "of", 0)
             part = "test" if event.get("part") == "test" else "training"
@@ -113,7 +122,59 @@ class Progress:
         elif kind == "done":
             site.doing = "ended"
 
+    def _work(self, site: Site, kind: str, event: Mapping[str, Any]) -> None:
+        """A new phase of who trains, or a step in it."""
+        site.round = _whole(event, "round", site.round)
+        if kind == "step":
+            site.step, site.of = _whole(event, "step", site.step), _whole(event, "of", site.of)
+            site.loss = _number(event, "loss")
+            return
+        phase = str(event.get("phase", ""))
+        site.doing = _DOING.get(phase, phase)
+        site.step, site.of = 0, _whole(event, "of", 0)
+        if phase == "train" and self.training_since is None:
+            self.training_since = _number(event, "time")
+            self.resumed_at = max(0, site.round - 1)
+
+    def _is_split(self) -> Site:
+        """The server enclave of what must be a split job, by what it or a site says."""
+        if self.top is None:
+            self.top = Site(self.server)
+        return self.top
+
+    def _top(self, kind: str, event: Mapping[str, Any]) -> None:
+        """What only the server enclave of a split job says."""
+        top = self._is_split()
+        if kind in ("phase", "step"):
+            self._work(top, kind, event)
+        elif kind == "upload":
+            self._chunk(event)
+        elif kind == "heads":
+            chosen = sum(map(len, _groups(event.get("heads"))))
+            self.notices.append(f"{chosen:,} attention heads chosen to be tuned")
+        elif kind == "exported":
+            agreement = _number(event, "agreement")
+            same = "" if agreement is None else f", the same answers in {agreement:.1%}"
+            self.notices.append(f"adapter exported and read back{same}")
+
+    def _chunk(self, event: Mapping[str, Any]) -> None:
+        """The server enclave has taken in a chunk."""
+        site, top = self.sites.get(str(event.get("site"))), self._is_split()
+        if site is None:
+            return
+        site.step, site.of = _whole(event, "chunk", site.step), _whole(event, "of", site.of)
+        sent = _whole(event, "bytes", site.counted)
+        site.bytes_up += max(0, sent - site.counted)
+        site.counted = max(sent, site.counted)
+        if site.step >= site.of:
+            site.doing, site.step, site.of = _SENT, 0, 0
+        done = all(one.doing == _SENT for one in self.sites.values())
+        top.doing = "loading the later blocks" if done else "collecting samples"
+
     def _server(self, kind: str, event: Mapping[str, Any]) -> None:
+        if kind in ("upload", "heads", "phase", "step", "exported"):
+            self._top(kind, event)
+            return
         if kind == "ready":
             self.server = "ready"
         elif kind == "attested":
@@ -127,6 +188,8 @@ class Progress:
             self.server = "finishing"
         elif kind == "done":
             self.server = "done"
+        if self.top is not None and kind in ("ready", "attested", "final", "done"):
+            self.top.doing, self.top.step, self.top.of = self.server, 0, 0
 
     def _round(self, event: Mapping[str, Any]) -> None:
         number, ok, total = self.rounds_done, *self._outcomes(event)
@@ -141,8 +204,11 @@ class Progress:
         seconds = _number(event, "seconds")
         if seconds is not None:
             line += f", {seconds:.0f} s"
-        self.server = line
+        self.server = self.last_round = line
         self.notices.append(line)
+        if self.top is not None:
+            self.top.doing, self.top.step, self.top.of = "keeping a checkpoint", 0, 0
+            self.top.accuracy = self.top.accuracy if accuracy is None else accuracy
 
     def _outcomes(self, event: Mapping[str, Any]) -> tuple[int, int]:
         """Add up what the sites of a round report; returns (answered, asked)."""
@@ -152,7 +218,11 @@ class Progress:
             if site is None:
                 continue
             site.bytes_down += _whole(entry, "bytes_down", 0)
-            site.bytes_up += _whole(entry, "bytes_up", 0)
+            site.bytes_up += max(0, _whole(entry, "bytes_up", 0) - site.counted)
+            site.counted = 0
+            total = _whole(entry, "total", 0)
+            if total:
+                site.accuracy = _whole(entry, "correct", 0) / total
             if entry.get("outcome") == "ok":
                 ok, site.note = ok + 1, ""
             else:
@@ -161,6 +231,9 @@ class Progress:
         return ok, len(entries)
 
     def _attested(self, by: str, event: Mapping[str, Any]) -> None:
+        if event.get("kind") == "participant":
+            self.notices.append(f"{by} knows {event.get('who', '?')} by its participant key")
+            return
         sort = "confidential" if event.get("confidential") is True else "NOT confidential"
         who, kind = event.get("who", "?"), event.get("kind", "?")
         self.notices.append(f"{by} accepted {who}'s evidence ({kind}, {sort})")
@@ -192,7 +265,7 @@ class Progress:
         names = event.get("sites")
         for name in names if isinstance(names, list) else []:
             site = self.sites.get(name)
-            if site is not None and site.doing in ("ready", _DOING["wait"]):
+            if site is not None and site.doing in ("ready", _DOING["wait"], _SENT):
                 site.doing = "a message is on its way"
 
 
@@ -204,7 +277,9 @@ def pooled_accuracy(event: Mapping[str, Any]) -> float | None:
 
 
 def pooled_loss(event: Mapping[str, Any]) -> float | None:
-    """Training loss of a round, averaged over examples."""
+    """Training loss of a round: the server's own, else that of the sites averaged over examples."""
+    if "train_loss" in event:
+        return _number(event, "train_loss")
     pairs = [
         (_number(entry, "train_loss"), _whole(entry, "examples", 0))
         for entry in _sites(event).values()
@@ -212,6 +287,13 @@ def pooled_loss(event: Mapping[str, Any]) -> float | None:
     known = [(loss, count) for loss, count in pairs if loss is not None and count > 0]
     total = sum(count for _, count in known)
     return sum(loss * count for loss, count in known) / total if total else None
+
+
+def _groups(heads: object) -> list[list[Any]]:
+    """The lists in attention module -> group -> numbers of heads."""
+    modules = heads.values() if isinstance(heads, Mapping) else ()
+    groups = [group for one in modules if isinstance(one, Mapping) for group in one.values()]
+    return [group for group in groups if isinstance(group, list)]
 
 
 def size(count: int) -> str:

@@ -23,7 +23,7 @@ from sealtune.job.spec import Job
 from sealtune.model.activations import Form, bytes_per_token
 from sealtune.model.load import load_config
 
-CHUNK = 16 << 20  # bytes of activations, about
+CHUNK = 30 << 20  # bytes of activations, about: a chunk fits into one piece of the network engine
 MAX_SAMPLES = 1 << 24
 PartName = Literal["train", "test"]
 

@@ -48,7 +48,7 @@ class Asker(ABC):
         if question.kind != "ask" or not isinstance(round_, int):
             raise FrameError(f"the server asked {question.kind[:40]!r}")
         if self._rows:
-            self._take(_numbers(bytes(question.body), len(self._rows)))
+            self._take(read_answers(bytes(question.body), len(self._rows)))
         self._rows = list(self._next())
         if not self._rows:
             return Frame("enough", {"round": round_})
@@ -132,7 +132,12 @@ class ContinueAsker(Asker):
             self.rows[i].append(token)
 
 
-def _numbers(data: bytes, rows: int) -> NDArray[np.float32]:
+def read_answers(data: bytes, rows: int) -> NDArray[np.float32]:
+    """The server enclave's answers to so many rows, float32 [rows, n].
+
+    Raises:
+        FrameError: another number of them, or not finite.
+    """
     if not data or len(data) % (4 * rows):
         raise FrameError(f"{len(data)} bytes are no answers to {rows} texts")
     found: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(rows, -1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sealtune.data.site import Example, SiteData
 from sealtune.enclave.events import Emit
+from sealtune.enclave.farewell import Received
 from sealtune.enclave.upload import upload_head
 from sealtune.errors import FrameError, ModelError
 from sealtune.frames import Frame
@@ -72,7 +73,7 @@ class BottomSite:
     """Answers the server enclave during a run.
 
     upload {"round", "chunk"}  -> chunk
-    finish {"round", "files"}  -> finished; the adapter, where it was released, is written
+    finish {"round", "part"}   -> received; the adapter, where it was released, is written
 
     Args:
         resolved: the job, checked.
@@ -97,6 +98,7 @@ class BottomSite:
         self._maker = CutMaker(resolved, task)
         self._folder = run_dir / "sites" / site / "adapter"
         self._emit = emit
+        self._received = Received()
         parts: tuple[tuple[PartName, Sequence[Example]], ...] = (
             ("train", data.train),
             ("test", data.test),
@@ -141,27 +143,11 @@ class BottomSite:
         self._emit("uploaded", chunk=number + 1, of=of, tokens=sum(chunk.lengths))
         return Frame("chunk", meta, chunk.body())
 
-    def _finish(self, round_: int, question: Frame) -> Frame:
+    def _finish(self, round_: int, message: Frame) -> Frame:
         self._emit("phase", round=round_, phase="release", of=0)
-        sizes = question.meta.get("files")
-        if sizes is not None:
-            write_adapter(self._folder, _apart(sizes, bytes(question.body)))
+        files = self._received.take(message)
+        if files:
+            write_adapter(self._folder, files)
             read_fingerprint(self._folder)
         self._emit("phase", round=round_, phase="wait", of=0)
-        return Frame("finished", {"round": round_})
-
-
-def _apart(sizes: object, body: bytes) -> dict[str, bytes]:
-    """The files in ``body``, by their sizes."""
-    if not isinstance(sizes, dict) or not all(
-        isinstance(size, int) and size >= 0 for size in sizes.values()
-    ):
-        raise FrameError("the server's files have no sizes")
-    if sum(sizes.values()) != len(body):
-        raise FrameError("the sizes of the server's files do not add up")
-    files: dict[str, bytes] = {}
-    start = 0
-    for name, size in sizes.items():
-        files[str(name)] = body[start : start + size]
-        start += size
-    return files
+        return Frame("received", {"round": round_, "have": self._received.have})

@@ -2,8 +2,8 @@
 
 How the wall time is split. A round lasts ``wall`` seconds, seen from the server. Site ``s`` reports
 its own ``enclave``, ``accelerator`` and ``pads`` seconds; their sum is ``busy(s)``. The server of a
-split job reports its own ``server`` seconds: training and testing, while no site computes; that of a
-federated job reports none, so they are 0. Then
+split job reports its own ``server`` seconds: training and testing, while no site computes. That of
+a federated job reports none, so they are 0. Then
 
     network = wall - server - max over sites of busy   sealing, Flower, aggregation: nobody computed
     waiting = max over sites of busy - busy(s)         site s was done, another was not

@@ -15,32 +15,41 @@ from sealtune.report.svg import tag
 from sealtune.report.values import Json, mean, number, whole
 
 REACH = 2  # steps on either side that the smoothed line takes in
+_FEW = 3 * (2 * REACH + 1)  # steps; fewer are shown as they are
+SERVER = "server enclave, batches of all sites"  # the one curve of a split job
 
 
 def by_step(log: RunLog) -> Markup:
     """Training loss of every step, drawn twice: for a wide and for a narrow page."""
     starts, length = _round_starts(log)
+    roles = {SERVER: "server"} if log.is_split else {s: f"client:{s}" for s in log.sites}
     raw: dict[str, list[Point]] = {
-        site: [
+        name: [
             (starts.get(r, 0) + step, number(event.get("loss")))
-            for (r, step), event in log.steps(site).items()
+            for (r, step), event in log.steps(role).items()
         ]
-        for site in log.sites
+        for name, role in roles.items()
     }
     series: list[Series] = []
     note = f"Lines: mean of a step and the {REACH} on either side."
+    short = max(map(len, raw.values()), default=0) < _FEW
     for i, (site, points) in enumerate(raw.items()):
+        if short and points:
+            series.append(Series(site, points, colour=i))
+            continue
         if points and len(raw) <= MANY:
             series.append(Series(site, points, style="dots", colour=i))
         if points:
             series.append(Series(site, smooth(points, REACH), style="smooth", colour=i))
-    if len(raw) > MANY:
+    if short:
+        note = "Points are single steps; lines only join them."
+    elif len(raw) > MANY:
         series.append(Series("mean of all sites", smooth(_mean(raw), REACH), True, "smooth"))
     else:
         note = f"Dots: single steps. {note}"
     axes = Axes(
         title="Training loss at every step",
-        x="training step of the site, over all rounds",
+        x=f"training step of the {'server' if log.is_split else 'site'}, over all rounds",
         y="loss (nats)",
         show=_short,
         x_span=(0, length) if length else None,
@@ -98,7 +107,11 @@ def _by_round(curve: Json, sites: tuple[str, ...]) -> list[Series]:
 def round_loss(log: RunLog, summary: Json) -> Markup:
     """Mean training loss of each round."""
     axes = Axes("Mean training loss of each round", "round", "loss (nats)", _short)
-    return line_chart(_by_round(summary["loss_curve"], log.sites), axes)
+    curve = summary["loss_curve"]
+    if log.is_split:
+        points = list(zip(curve["rounds"], curve["all"], strict=True))
+        return line_chart([Series(SERVER, points, True)], axes)
+    return line_chart(_by_round(curve, log.sites), axes)
 
 
 def round_accuracy(log: RunLog, summary: Json) -> Markup:

@@ -1,9 +1,10 @@
 """Who attested whom, and whether that makes the run confidential.
 
 A run counts as confidential only if every site verified the server, the server verified every site,
-each time with hardware evidence bound to this job, and the codes crossed under masks. The sites of a
-split job have no enclave: the server knows them by their key (kind ``participant``), which is a
-signature and no evidence. There it counts that every site verified the server, and nothing else.
+each time with hardware evidence bound to this job, and the codes crossed under masks.
+
+The sites of a split job have no enclave: the server knows them by their key (kind ``participant``),
+which is a signature and no evidence. There it counts that every site verified the server.
 
 Trust domain: server operator.
 """
@@ -61,9 +62,13 @@ def verdicts(log: RunLog) -> list[Attested]:
 def missing(log: RunLog) -> list[tuple[str, str]]:
     """Pairs (by, who) that a complete run has and this one lacks."""
     wanted = [pair for site in log.sites for pair in ((site, SERVER), (SERVER, site))]
-    if log.is_split and log.final:  # a site that was lost before it came to shake hands
     present = {(v.by, v.who) for v in verdicts(log)}
     return [pair for pair in wanted if pair not in present]
+
+
+def of_evidence(log: RunLog) -> list[Attested]:
+    """The verdicts that rest on evidence: of a split job those on the server."""
+    return [v for v in verdicts(log) if not (log.is_split and v.kind == PARTICIPANT)]
 
 
 def confidential(log: RunLog) -> bool | None:
@@ -77,7 +82,8 @@ def confidential(log: RunLog) -> bool | None:
     if not found:
         return None
     proven = all(v.confidential and v.same_job for v in found)
-    return proven and not [pair for pair in missing(log) if pair in needed(log)]
+    lacking = [who for _, who in missing(log) if who == SERVER or not log.is_split]
+    return proven and not lacking
 
 
 def kinds(log: RunLog) -> list[str]:

@@ -15,9 +15,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sealtune.report import chain, curves, evidence, numbers, parties, picture, sections
+from sealtune.report import (
+    chain,
+    cost_bars,
+    curves,
+    evidence,
+    heads,
+    numbers,
+    parties,
+    picture,
+    sections,
+    settings,
+    split,
+    split_picture,
+    uploads,
+)
 from sealtune.report.log import RunLog
-from sealtune.report.values import Json, text, whole
+from sealtune.report.values import Json, table, text, whole
 
 _HERE = Path(__file__).parent
 OUTCOMES = {
@@ -61,84 +75,67 @@ def context(log: RunLog, summary: Json) -> dict[str, Any]:
         "comparison": sections.comparison(summary),
         "tiles": sections.tiles(summary),
         "facts": facts,
-        "wide": picture.wide(facts),
-        "narrow": picture.narrow(facts),
+        "wide": split_picture.wide(facts) if log.is_split else picture.wide(facts),
+        "narrow": split_picture.narrow(facts) if log.is_split else picture.narrow(facts),
         "step_chart": curves.by_step(log),
         "loss_chart": curves.round_loss(log, summary),
         "accuracy_chart": curves.round_accuracy(log, summary),
         "sites": sections.site_rows(summary),
-        "time_chart": sections.time_chart(summary),
-        "memory_chart": sections.memory_chart(summary),
+        "uploads": uploads.rows(summary["split"]) if summary["split"] else [],
+        "upload_chart": uploads.chart(summary["split"]) if summary["split"] else None,
+        "raw_words": uploads.RAW_NAMES.get(str((summary["split"] or {}).get("activations"))),
+        "select": text(table(log.setting("tuning", "spf")).get("select")),
+        "heads": heads.draw(summary["split"]) if summary["split"] else None,
+        "time_chart": cost_bars.time_chart(summary),
+        "memory_chart": cost_bars.memory_chart(summary),
         "rounds": sections.round_rows(log),
         "job_file": text(log.started_with("job_file")),
         "verdicts": evidence.verdicts(log),
-        "chain": chain.draw(evidence.verdicts(log), log.sites, signed="manifest" in log.resolved),
+        "chain": chain.draw(
+            evidence.verdicts(log),
+            log.sites,
+            signed="manifest" in log.resolved,
+            split=log.is_split,
+        ),
+        "participant": evidence.PARTICIPANT,
         "missing": evidence.missing(log),
         "plan": sections.plan_rows(log),
-        "settings": _settings(log),
+        "settings": settings.rows(log),
     }
 
 
 def facts_of(log: RunLog, summary: Json) -> parties.Facts:
     """What the picture needs to know about this run."""
-    traffic = summary["bytes"]
-    plan = log.resolved.get("plan")
+    traffic, plan = summary["bytes"], table(log.resolved.get("plan"))
+    job = summary["split"] or {}
     return parties.Facts(
         protect=summary["protect"] or parties.ADAPTER_DATA,
         sites=log.sites,
         simulated="simulated" in summary["evidence"],
-        prefix_blocks=whole(plan.get("prefix_blocks")) if isinstance(plan, dict) else None,
+        prefix_blocks=whole(plan.get("prefix_blocks")),
         up=traffic["up"],
         down=traffic["down"],
         out=traffic["enclave_to_accelerator"],
         back=traffic["accelerator_to_enclave"],
+        cut=job.get("cut"),
+        blocks=job.get("blocks"),
+        release=job.get("release"),
+        task=summary["task"],
     )
 
 
 def _about(log: RunLog, summary: Json) -> str:
     """The run in one line."""
-    method = text(log.setting("tuning", "method"))
     model = text(log.setting("model", "path"))
-    tuned = f"{'LoRA' if method == 'lora' else method or 'Fine-tuning'}"
+    tuned = split.tuned(log) or "Fine-tuning"
+    job = summary["split"]
     count = len(log.sites)
     parts = [
         f"{tuned} of {PurePath(model).name}" if model else tuned,
+        f"split after block {job['cut']} of {job['blocks']}" if job and job["cut"] else None,
         summary["task"],
         f"{count} site{'' if count == 1 else 's'}" if count else None,
-        f"protect = {summary['protect']}" if summary["protect"] else None,
+        f"protect = {summary['protect']}" if summary["protect"] and not job else None,
+        f"activations as {job['activations']}" if job and job["activations"] else None,
     ]
     return " · ".join(part for part in parts if part)
-
-
-def _settings(log: RunLog) -> list[tuple[str, str]]:
-    """The job's settings that shape the result; files by name only, not by where they lie."""
-    rows: list[tuple[str, str]] = []
-    for section, keys in (
-        ("model", ("path", "revision", "task")),
-        ("data", ("train", "test", "template", "max_tokens", "max_test_rows")),
-        ("sites", ("partition", "alpha")),
-        ("tuning", ("method", "rank", "alpha", "dropout", "targets", "layers")),
-        ("protection", ("protect", "integrity_bits", "attestation")),
-        (
-            "train",
-            ("steps_per_round", "batch_size", "learning_rate", "weight_decay", "eval_batch_size"),
-        ),
-        ("network", ("min_sites", "deadline")),
-    ):
-        for key in keys:
-            value = log.setting(section, key)
-            if value is not None:
-                names = (section, key) in {("model", "path"), ("data", "train"), ("data", "test")}
-                rows.append((f"{section}.{key}", _shown(value, names)))
-    labels = log.resolved.get("labels")
-    if isinstance(labels, list) and labels:
-        rows.append((f"labels ({len(labels)})", "; ".join(str(label) for label in labels)))
-    return rows
-
-
-def _shown(value: object, is_path: bool) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {_shown(v, is_path)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(str(v) for v in value)
-    return PurePath(str(value)).name if is_path else str(value)

@@ -1,6 +1,7 @@
 """Who sees what, as data: the parties of a run at its protection level.
 
-This is DESIGN section 1 in words short enough for a picture; ``picture.py`` draws it.
+This is DESIGN section 1 in words short enough for a picture; ``picture.py`` draws it. The parties
+of a split job are in ``split_parties.py``.
 
 Trust domain: server operator.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ADAPTER_DATA, ADAPTER, UNMASKED = "adapter+data", "adapter", "insecure-none"
+SPLIT = "split"
 NOT_HIDDEN = "matrix shapes, message sizes, sequence lengths, timing"
 
 
@@ -24,6 +26,9 @@ class Facts:
         prefix_blocks: leading blocks that run in the plain (level ``adapter``); None: not known.
         up, down: sealed bytes to and from the server, all sites.
         out, back: bytes from the enclaves to the accelerator, and back.
+        cut, blocks: blocks that run at the sites, and all blocks (split job).
+        release: who gets the adapter (split job).
+        task: what the model learns (split job).
     """
 
     protect: str = ADAPTER_DATA
@@ -34,6 +39,10 @@ class Facts:
     down: float | None = None
     out: float | None = None
     back: float | None = None
+    cut: int | None = None
+    blocks: int | None = None
+    release: str | None = None
+    task: str | None = None
 
     @property
     def measured(self) -> bool:
@@ -63,7 +72,7 @@ def owner(facts: Facts) -> Party:
     return Party(
         "owner",
         title,
-        _names(facts.sites) or "hospital, bank, agency, …",
+        names(facts.sites) or "hospital, bank, agency, …",
         "its own text; the released model, if the release rule allows",
         "other sites’ text or updates; the adapter while the job runs",
     )
@@ -72,9 +81,9 @@ def owner(facts: Facts) -> Party:
 def client_enclave(facts: Facts) -> Party:
     """The enclave at a site."""
     return Party(
-        _enclave_kind(facts),
+        enclave_kind(facts),
         "Client enclave",
-        _enclave_trust(facts, "the server"),
+        enclave_trust(facts, "the server"),
         "own text, adapter, activations, gradients",
         "other sites’ updates",
     )
@@ -137,12 +146,24 @@ def operator(_facts: Facts) -> Party:
 def server_enclave(facts: Facts) -> Party:
     """The aggregator."""
     return Party(
-        _enclave_kind(facts),
+        enclave_kind(facts),
         "Server enclave",
-        _enclave_trust(facts, "every site"),
+        enclave_trust(facts, "every site"),
         "each site’s update, the joint adapter, scores",
         "raw text",
     )
+
+
+def parties(facts: Facts) -> list[Party]:
+    """All of them, from the data to the joint adapter."""
+    return [
+        owner(facts),
+        client_enclave(facts),
+        accelerator(facts),
+        network(facts),
+        operator(facts),
+        server_enclave(facts),
+    ]
 
 
 def link_words(facts: Facts) -> tuple[str, str]:
@@ -154,16 +175,19 @@ def link_words(facts: Facts) -> tuple[str, str]:
     return "masked codes x + r", "products W(x + r)"
 
 
-def _enclave_kind(facts: Facts) -> str:
+def enclave_kind(facts: Facts) -> str:
+    """A simulated enclave is drawn as what it is."""
     return "simulated" if facts.simulated else "enclave"
 
 
-def _enclave_trust(facts: Facts, by: str) -> str:
+def enclave_trust(facts: Facts, by: str) -> str:
+    """What an enclave's protection rests on."""
     if facts.simulated:
         return "SIMULATED: an ordinary process"
     return f"trusted once attested by {by}"
 
 
-def _names(sites: tuple[str, ...]) -> str:
+def names(sites: tuple[str, ...]) -> str:
+    """The first few names."""
     shown = ", ".join(sites[:4])
     return shown if len(sites) <= 4 else f"{shown} and {len(sites) - 4} more"

@@ -163,17 +163,17 @@ def wide(facts: Facts, columns: Columns = ROOMY) -> Markup:
     helper = Box(parties.accelerator(facts)).place(left + GAP, bottom + 66, width - 2 * GAP)
     if facts.protect == parties.ADAPTER:  # the owner's own machine stands on the owner's ground
         site.height = helper.bottom + GAP - site.y
-    key = max(bottom, flower.bottom) + 34
-    height = max(site.bottom, helper.bottom, key + 118) + 16
+    foot = max(bottom, flower.bottom) + 34
+    height = max(site.bottom, helper.bottom, foot + 118) + 16
     drawn = [
         *(b.draw() for b in (site, host, flower, helper)),
         _across((enclave.right, site.right), (flower.x, flower.x), link, facts),
         _across((flower.right, flower.right), (server.x, host.x), link, facts),
         _down(enclave.x + 40, enclave.bottom, helper.y, parties.link_words(facts), facts),
         _handshake(enclave.right, server.x, top + 18),
-        _key(start, key, columns.width - start - 16, facts),
+        key(start, foot, columns.width - start - 16, facts),
     ]
-    return _svg(columns.width, height, drawn, "wide")
+    return svg(columns.width, height, drawn, "wide")
 
 
 def narrow(facts: Facts) -> Markup:
@@ -192,9 +192,9 @@ def narrow(facts: Facts) -> Markup:
         _down(68, server.bottom, flower.y, sealed, facts, carrier=True),
         _down(68, flower.bottom, site.y, sealed, facts, carrier=True),
         _down(68, enclave.bottom, helper.y, parties.link_words(facts), facts),
-        _key(28, foot, 464, facts),
+        key(28, foot, 464, facts),
     ]
-    return _svg(520, foot + 130, drawn, "narrow")
+    return svg(520, foot + 130, drawn, "narrow")
 
 
 def standalone() -> str:
@@ -214,7 +214,8 @@ def _grow(box: Box, bottom: float) -> Box:
     return box
 
 
-def _svg(width: int, height: float, drawn: list[Markup], class_: str) -> Markup:
+def svg(width: int, height: float, drawn: list[Markup], class_: str) -> Markup:
+    """The whole picture on its ground."""
     title = "Who sees what: trust domains of a sealtune run and what crosses between them"
     ground = tag("rect", width=width, height=height, rx=10, class_="card")
     return tag(
@@ -231,7 +232,7 @@ def _lock(x: float, y: float) -> Markup:
     return join([bow, body])
 
 
-def _arrow(x1: float, y1: float, x2: float, y2: float) -> Markup:
+def arrow(x1: float, y1: float, x2: float, y2: float) -> Markup:
     """A straight arrow, horizontal or vertical."""
     dx, dy = (x2 > x1) - (x2 < x1), (y2 > y1) - (y2 < y1)
     line = tag("path", d=f"M{x1:.1f} {y1:.1f}L{x2 - 5 * dx:.1f} {y2 - 5 * dy:.1f}", class_="link")
@@ -258,7 +259,7 @@ def _across(
         tag("text", w, x=centre, y=at, class_=class_, text_anchor="middle")
         for w, at, class_ in words
     )
-    return join([_arrow(start, y - 7, end, y - 7), _arrow(end, y + 9, start, y + 9), *texts])
+    return join([arrow(start, y - 7, end, y - 7), arrow(end, y + 9, start, y + 9), *texts])
 
 
 def _down(
@@ -274,15 +275,25 @@ def _down(
 
     ``carrier``: a link of the network, drawn with the server above.
     """
-    down, up = (facts.down, facts.up) if carrier else (facts.out, facts.back)
+    amounts = (facts.down, facts.up) if carrier else (facts.out, facts.back)
+    return lines_between(x, y1, y2, words, amounts if facts.measured else None)
+
+
+def lines_between(
+    x: float,
+    y1: float,
+    y2: float,
+    words: tuple[str, str],
+    amounts: tuple[float | None, float | None] | None,
+) -> Markup:
+    """Arrows both ways between two boxes, with words and bytes for (down, up)."""
     middle = (y1 + y2) / 2
     lines = []
-    for arrow, said, amount, dy in (("↓", words[0], down, -4), ("↑", words[1], up, 13)):
-        measured = f" · {size(amount)}" if facts.measured else ""
-        lines.append(
-            tag("text", f"{arrow} {said}{measured}", x=x + 36, y=middle + dy, class_="small")
-        )
-    return join([_arrow(x, y1 + 3, x, y2 - 3), _arrow(x + 18, y2 - 3, x + 18, y1 + 3), *lines])
+    for i, (way, dy) in enumerate((("↓", -4), ("↑", 13))):
+        measured = f" · {size(amounts[i])}" if amounts else ""
+        said = f"{way} {words[i]}{measured}"
+        lines.append(tag("text", said, x=x + 36, y=middle + dy, class_="small"))
+    return join([arrow(x, y1 + 3, x, y2 - 3), arrow(x + 18, y2 - 3, x + 18, y1 + 3), *lines])
 
 
 def _handshake(x1: float, x2: float, y: float) -> Markup:
@@ -296,7 +307,9 @@ def _handshake(x1: float, x2: float, y: float) -> Markup:
     return join([tag("path", d=f"M{x1 + 4:.1f} {y:.1f}H{x2 - 4:.1f}", class_="seal"), *texts])
 
 
-def _key(x: float, y: float, width: float, facts: Facts) -> Markup:
+def key(
+    x: float, y: float, width: float, facts: Facts, not_hidden: str = parties.NOT_HIDDEN
+) -> Markup:
     """What the borders mean, and what is hidden from nobody."""
     enclave = (
         ("simulated", "simulated enclave: stands for a real one, keeps nobody out")
@@ -314,7 +327,7 @@ def _key(x: float, y: float, width: float, facts: Facts) -> Markup:
         parts.append(tag("rect", x=x, y=top, width=26, height=15, rx=3, class_=kind))
         parts.append(tag("text", words, x=x + 36, y=top + 12, class_="small"))
     below = y + 24 * len(rows) + 14
-    text = f"Hidden from nobody on the path: {parties.NOT_HIDDEN}."
+    text = f"Hidden from nobody on the path: {not_hidden}."
     for i, line in enumerate(wrap(text, 11.5, width)):
         parts.append(tag("text", line, x=x, y=below + 16 * i, class_="small soft"))
     return join(parts)

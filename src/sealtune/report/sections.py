@@ -9,19 +9,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sealtune.report import numbers
-from sealtune.report.bars import Bar, Part, bars, stacked
+from sealtune.report import numbers, split_sections
+from sealtune.report.bars import Bar, bars
 from sealtune.report.log import RunLog
 from sealtune.report.values import Json, add, number, text, whole
 
-PART_NAMES = {
-    "enclave": "in the enclave",
-    "accelerator": "accelerator, with transfer",
-    "pads": "making pads",
-    "network": "network and server",
-    "waiting": "waiting for other sites",
-    "other": "start and export",
-}
 BASELINE_NAMES = {
     "local": "each site alone",
     "pooled": "all data in one place",
@@ -31,6 +23,7 @@ PLACEMENTS = {
     "enclave": "in the enclave",
     "masked": "on the accelerator, masked",
     "plain": "on the accelerator, in the plain",
+    "owner": "at the data owner",
 }
 ROUNDS_SHOWN = 60  # of each end of a long run
 
@@ -52,7 +45,9 @@ def warnings(log: RunLog, s: Json) -> list[Banner]:
             Banner(
                 "bad",
                 "Simulated evidence: not confidential.",
-                "The enclaves of this run were ordinary processes. Whoever controls a machine "
+                split_sections.SIMULATED
+                if s["split"]
+                else "The enclaves of this run were ordinary processes. Whoever controls a machine "
                 "could read all that its enclave held. Masks, seals and the handshake were really "
                 "carried out; the protection by hardware was not there.",
             )
@@ -85,12 +80,13 @@ def _course_warnings(log: RunLog, s: Json) -> list[Banner]:
         found.append(Banner("bad", f"{title}{after}.", said or "Figures end where the log ends."))
     cut = {(e.get("site"), e.get("part")): number(e.get("count")) for e in log.of("warning")}
     if cut:
-        texts = f"{numbers.count(sum(n or 0 for n in cut.values()))} texts"
-        found.append(
-            Banner("mind", f"{texts} were cut.", "They are longer than data.max_tokens allows.")
-        )
+        total = sum(n or 0 for n in cut.values())
+        texts = "1 text was cut." if total == 1 else f"{numbers.count(total)} texts were cut."
+        found.append(Banner("mind", texts, "What goes beyond data.max_tokens was not read."))
     lost = sum(o["outcome"] not in ("ok", None) for r in s["outcomes"] for o in r["sites"].values())
-    if lost:
+    if s["split"]:
+        found += [Banner("mind", *words) for words in split_sections.banners(s)]
+    elif lost:
         noun = "answer is" if lost == 1 else "answers are"
         found.append(
             Banner("mind", f"{lost} {noun} missing.", "See the round table for whose, and why.")
@@ -173,6 +169,8 @@ def comparison(s: Json) -> Markup:
 
 def tiles(s: Json) -> list[tuple[str, str, str]]:
     """Key figures: (name, figure, explanation)."""
+    if s["split"]:
+        return split_sections.tiles(s)
     t, b, rounds = s["seconds"], s["bytes"], s["rounds"]
     answers = [o["outcome"] for r in s["outcomes"] for o in r["sites"].values()]
     answered = f"{answers.count('ok')} of {len(answers)} answers in"
@@ -229,49 +227,6 @@ def _all_sites(s: Json, rows: list[Json]) -> Json:
     }
 
 
-def time_chart(s: Json) -> Markup | None:
-    """Where the wall time went: the mean of all sites, then every site."""
-    if s["seconds"]["enclave"] is None:
-        return None
-    mean = s["seconds"]
-    rows = [("mean of sites" if len(s["per_site"]) > 1 else "run", mean["total"], mean)]
-    if len(s["per_site"]) > 1:
-        rows += [
-            (site, None, {**v["seconds"], "other": mean["other"]})
-            for site, v in s["per_site"].items()
-        ]
-    drawn = [
-        (name, numbers.duration(add(parts[p] for p in PART_NAMES)), _parts(parts))
-        for name, _total, parts in rows
-    ]
-    return stacked(drawn, _parts(mean))
-
-
-def _parts(seconds: Json) -> list[Part]:
-    return [
-        Part(name, seconds[key] or 0.0, numbers.duration(seconds[key]), f"part-{key}")
-        for key, name in PART_NAMES.items()
-    ]
-
-
-def memory_chart(s: Json) -> Markup | None:
-    """Peak memory of every process."""
-    peaks = s["peak_memory_mib"]
-    if not peaks:
-        return None
-    return bars([Bar(_role(role), mib, numbers.mib(mib)) for role, mib in peaks.items()])
-
-
-def _role(role: str) -> str:
-    kind, _, site = role.partition(":")
-    names = {
-        "server": "server enclave",
-        "client": "client enclave",
-        "flower": "Flower, all processes",
-    }
-    return f"{names.get(kind, kind)} {site}".strip()
-
-
 def round_rows(log: RunLog) -> Json:
     """Every client's outcome in every round; the middle of a very long run is left to the log."""
     events = [("before", e) if r == 0 else (str(r), e) for r, e in log.rounds.items()]
@@ -285,6 +240,8 @@ def round_rows(log: RunLog) -> Json:
             "round": label,
             "seconds": number(event.get("seconds")),
             "cells": [_cell(log.entry(event, site)) for site in log.sites],
+            "loss": number(event.get("train_loss")),
+            "server": number(event.get("server_seconds")),
             "gap": bool(skipped) and i == ROUNDS_SHOWN,
         }
         for i, (label, event) in enumerate(events)
@@ -295,14 +252,16 @@ def round_rows(log: RunLog) -> Json:
 def _cell(entry: Json) -> Json:
     correct, total = whole(entry.get("correct")), whole(entry.get("total"))
     outcome = text(entry.get("outcome"))
+    up, down = whole(entry.get("bytes_up")), whole(entry.get("bytes_down"))
+    silent = not up and not down  # between upload and end of a split job
     return {
         "outcome": outcome or "no record",
         "class": outcome if outcome in ("ok", "late", "failed") else "none",
         "reason": text(entry.get("reason")) or "",
         "loss": number(entry.get("train_loss")),
         "accuracy": correct / total if correct is not None and total else None,
-        "up": whole(entry.get("bytes_up")),
-        "down": whole(entry.get("bytes_down")),
+        "up": None if silent else up,
+        "down": None if silent else down,
     }
 
 
@@ -326,7 +285,7 @@ def plan_rows(log: RunLog) -> list[Json]:
             },
         )
         row["count"] += 1
-    order = list(PLACEMENTS)
+    order = ["owner", *PLACEMENTS]
     keys = sorted(
         rows, key=lambda k: (order.index(k[0]) if k[0] in order else 9, -rows[k]["count"])
     )

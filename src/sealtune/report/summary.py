@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sealtune import __version__
-from sealtune.report import costs, evidence, quality
+from sealtune.report import costs, evidence, quality, split
 from sealtune.report.log import RunLog, read_run
 from sealtune.report.quality import Score
 from sealtune.report.values import Json, flag, number, ratio, table, text, whole
@@ -41,6 +41,7 @@ def summarise(log: RunLog) -> Json:
         "per_site": _per_site(log),
         "loss_curve": quality.loss_curve(log),
         "accuracy_curve": quality.accuracy_curve(log),
+        "split": split.facts(log),
         **_costs(log),
         "outcomes": _outcomes(log),
         "checks": {name: _check(log, name) for name in ("trained_moved", "frozen_unchanged")},
@@ -55,16 +56,23 @@ def _identity(log: RunLog) -> Json:
         "sealtune": versions.get("sealtune", __version__),
         "versions": versions,
         "name": log.name(),
+        "method": log.method,
         "task": text(log.setting("model", "task")),
         "job_id": text(log.resolved.get("job_id")) or text(log.started_with("job_id")),
         "plan_digest": text(log.resolved.get("plan_digest"))
         or text(log.started_with("plan_digest")),
         "model_digest": text(log.resolved.get("model_digest")),
         "seed": seed if seed is not None else whole(log.started_with("seed")),
-        "protect": text(log.setting("protection", "protect")) or text(log.started_with("protect")),
+        "protect": _protect(log),
         "confidential": evidence.confidential(log),
         "evidence": evidence.kinds(log),
     }
+
+
+def _protect(log: RunLog) -> str | None:
+    if log.is_split:  # the job file's level is one of the accelerator, and there is none
+        return "split"
+    return text(log.setting("protection", "protect")) or text(log.started_with("protect"))
 
 
 def _course(log: RunLog) -> Json:

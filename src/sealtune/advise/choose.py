@@ -1,0 +1,153 @@
+"""Which way to take: rule out what cannot be done, rank the rest, and say why.
+
+Trust domain: operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sealtune.advise.equipment import Equipment
+from sealtune.advise.estimate import Option
+from sealtune.job.spec import Job
+
+Wish = Literal["time", "cost"]
+NEAR = 1.25  # cuts that take at most so many times the fastest one's hours count as good as it
+_LINKS = {
+    "uplink": ("uplink", "uplink_mbit", "Mbit/s"),
+    "downlink": ("downlink", "downlink_mbit", "Mbit/s"),
+    "accelerator_link": ("link to the accelerator", "accelerator_gbit", "Gbit/s"),
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The choice.
+
+    Attributes:
+        best: the recommended option, or None.
+        reason: one sentence.
+        options: all of them, each with what rules it out.
+    """
+
+    best: Option | None
+    reason: str
+    options: tuple[Option, ...]
+
+
+def choose(options: Sequence[Option], job: Job, equipment: Equipment, prefer: Wish) -> Advice:
+    """Pick the fastest or cheapest way that can be done and protects what the job asks for.
+
+    Of a way's cuts that are nearly as good as its best, it is the one that the job names, or the
+    earliest: it leaves the most blocks to be tuned, and accuracy is nothing that is known here.
+    """
+    judged = [replace(o, ruled_out=faults(o, job, equipment)) for o in options]
+    usable = sorted((o for o in judged if not o.ruled_out), key=lambda o: _rank(o, prefer))
+    if not usable:
+        return Advice(None, _none(judged), tuple(judged))
+    first = usable[0]
+    near = [
+        o
+        for o in usable
+        if (o.way, o.protect) == (first.way, first.protect)
+        and _rank(o, prefer)[0] <= NEAR * _rank(first, prefer)[0]
+    ]
+    best = next((o for o in near if o.own), min(near, key=lambda o: o.cut or 0))
+    return Advice(best, _reason(best, usable, judged, prefer), tuple(judged))
+
+
+def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
+    """Why an option is out of the question; empty if it is not."""
+    spec = equipment.spec
+    found = _unwanted(option, job)
+    if option.way == "federated-lora" and not spec.client_tee:
+        found.append("needs a TEE at every site, and there is none (client_tee = false)")
+    for part, words, gib in (
+        ("client_enclave", "client TEE", equipment.client_gib),
+        ("server_enclave", "server TEE", equipment.server_gib),
+        ("owner_machine", "data owner's machine", equipment.owner_gib),
+    ):
+        needed = option.memory_mib[part] / 1024
+        if needed > gib:
+            found.append(f"{words} of {_gib(gib)} GiB cannot hold {_gib(needed)} GiB")
+    if spec.max_hours is not None and option.hours > spec.max_hours:
+        found.append(_too_long(option, equipment))
+    return tuple(found)
+
+
+def _unwanted(option: Option, job: Job) -> list[str]:
+    """What the job itself does not allow."""
+    wish, found = job.protection.protect, []
+    if option.way == "plain" and wish != "insecure-none":
+        found.append("protects nothing: all data lie in one place")
+    if option.way == "federated-lora":
+        if wish == "adapter+data" and option.protect == "adapter":
+            found.append("shows the data to the accelerator, and protect is 'adapter+data'")
+        if job.tuning.spf is not None:
+            found.append("cannot tune with SPF")
+    cut = option.cut or 0
+    for name, part in (("lora", job.tuning.lora), ("spf", job.tuning.spf)):
+        early = [n for n in (part.layers or () if part else ()) if n < cut]
+        if early:
+            found.append(f"tuning.{name}.layers names block {min(early)}, below the cut")
+    return found
+
+
+def _too_long(option: Option, equipment: Equipment) -> str:
+    spec = equipment.spec
+    piece = max(option.seconds, key=lambda key: option.seconds[key])
+    hours = option.seconds[piece] / 3600
+    limit = f"max_hours is {spec.max_hours:g}"
+    if piece in _LINKS:
+        words, key, unit = _LINKS[piece]
+        return f"{words} of {getattr(spec, key):g} {unit} needs {hours:.3g} h; {limit}"
+    return f"takes {option.hours:.3g} h, {hours:.3g} h of it '{piece}'; {limit}"
+
+
+def _rank(option: Option, prefer: Wish) -> tuple[float, float, float]:
+    memory = sum(option.memory_mib.values())
+    if prefer == "cost":
+        return option.cost, option.hours, memory
+    return option.hours, option.cost, memory
+
+
+def _reason(best: Option, usable: Sequence[Option], judged: Sequence[Option], prefer: Wish) -> str:
+    if len(usable) == 1:
+        return f"{best.name} is the only one of {len(judged)} ways that can be done and is wanted"
+    word = "cheapest" if prefer == "cost" else "fastest"
+    others = [o for o in usable if (o.way, o.protect) != (best.way, best.protect)]
+    if others:
+        text = f"{best.name} is the {word} method: {_against(best, others[0], prefer)}"
+    else:
+        text = f"no other method can be done: {best.name} takes {_figure(best, prefer)}"
+    if best is not usable[0]:
+        why = "the job names it" if best.own else "it leaves the most blocks to be tuned"
+        text += f"; of the cuts at most {NEAR - 1:.0%} slower than the {word}, {why}"
+    return text
+
+
+def _against(best: Option, other: Option, prefer: Wish) -> str:
+    text = f"{_figure(best, prefer)}, against {_figure(other, prefer)} for {other.name}"
+    piece = max(other.seconds, key=lambda key: other.seconds[key] - best.seconds.get(key, 0.0))
+    return f"{text} (its '{piece}' takes {_duration(other.seconds[piece])})"
+
+
+def _none(judged: Sequence[Option]) -> str:
+    nearest = min(judged, key=lambda o: (o.way == "plain", len(o.ruled_out), o.hours))
+    return f"nothing fits; nearest is {nearest.name}: {'; '.join(nearest.ruled_out)}"
+
+
+def _figure(option: Option, prefer: Wish) -> str:
+    return f"cost {option.cost:.3g}" if prefer == "cost" else _duration(option.hours * 3600)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def _gib(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"

@@ -1,0 +1,143 @@
+"""How much data a job has: rows and tokens of each site, and the padded sizes of its steps.
+
+Texts are tokenised and batched with the code of a real run; of large files a part is, and the rest
+is taken to be like it. No text is kept.
+
+Trust domain: data owner or operator; counts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sealtune.advise.costs import Batch
+from sealtune.data import Example, load_sites
+from sealtune.job.spec import Job
+from sealtune.model.batches import epoch_batches, sorted_batches
+from sealtune.model.load import load_tokenizer
+from sealtune.model.tasks import BUCKET, make_task
+
+SAMPLE = 2000  # texts of a site and part that are really tokenised
+
+
+@dataclass(frozen=True)
+class Part:
+    """Training or test rows of one site.
+
+    Attributes:
+        rows: how many.
+        tokens: of all rows, without padding.
+        padded: of all rows in batches of similar length, as evaluation and upload see them.
+        step: a training step's mean batch; of the test rows, an evaluation's.
+        largest: the largest batch of a training step (test: of an evaluation).
+    """
+
+    rows: int
+    tokens: int
+    padded: float
+    step: Batch
+    largest: Batch
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All sites' data.
+
+    Attributes:
+        train: by site.
+        test: by site.
+        counted: texts that were tokenised.
+        rows: texts that there are.
+    """
+
+    train: dict[str, Part]
+    test: dict[str, Part]
+    counted: int
+    rows: int
+
+    def pooled_step(self) -> Batch:
+        """The mean training step on all sites' rows together."""
+        parts = list(self.train.values())
+        rows = sum(p.rows for p in parts)
+        return Batch(
+            sum(p.step.tokens * p.rows for p in parts) / rows,
+            sum(p.step.length * p.rows for p in parts) / rows,
+        )
+
+    def largest_step(self) -> Batch:
+        """The largest training step of any site."""
+        return max((p.largest for p in self.train.values()), key=lambda batch: batch.tokens)
+
+
+def count_data(job: Job, labels: tuple[str, ...]) -> Counts:
+    """Count the rows and tokens of ``job``'s files.
+
+    Args:
+        job: its model is a folder that holds a tokenizer.
+        labels: classes in their order; empty for ``causal-lm``.
+
+    Raises:
+        DataError: the files cannot be used.
+    """
+    task = make_task(
+        job.model.task,
+        load_tokenizer(job.model),
+        max_tokens=job.data.max_tokens,
+        template=job.data.template,
+        labels=labels,
+    )
+    train: dict[str, Part] = {}
+    test: dict[str, Part] = {}
+    counted = rows = 0
+    for site, data in load_sites(job, labels).items():
+        spec = job.train
+        for examples, found, size in (
+            (data.train, train, spec.batch_size),
+            (data.test, test, spec.eval_batch_size),
+        ):
+            lengths = _lengths(task, examples)
+            found[site] = count_part(
+                lengths, len(examples), size, spec.eval_batch_size, job.job.seed
+            )
+            counted, rows = counted + len(lengths), rows + len(examples)
+    return Counts(train, test, counted, rows)
+
+
+def count_part(lengths: Sequence[int], rows: int, size: int, eval_size: int, seed: int) -> Part:
+    """Sizes of one part.
+
+    Args:
+        lengths: tokens of the rows that were looked at.
+        rows: how many there are.
+        size: rows of a batch.
+        eval_size: rows of a batch of an evaluation.
+        seed: of the job.
+    """
+    if not lengths:
+        return Part(rows, 0, 0.0, Batch(0, 0), Batch(0, 0))
+    scale = rows / len(lengths)
+    size = min(size, len(lengths))
+    steps = [_padded(lengths, chosen) for chosen in epoch_batches(lengths, size, seed)]
+    sorted_ = [_padded(lengths, chosen) for chosen in sorted_batches(lengths, eval_size)]
+    return Part(
+        rows=rows,
+        tokens=round(sum(lengths) * scale),
+        padded=sum(batch.tokens for batch in sorted_) * scale,
+        step=Batch(
+            sum(b.tokens for b in steps) / len(steps), sum(b.length for b in steps) / len(steps)
+        ),
+        largest=max(steps, key=lambda batch: batch.tokens),
+    )
+
+
+def _padded(lengths: Sequence[int], chosen: Sequence[int]) -> Batch:
+    length = -(-max(lengths[i] for i in chosen) // BUCKET) * BUCKET
+    return Batch(len(chosen) * length, length)
+
+
+def _lengths(task: Any, examples: Sequence[Example]) -> list[int]:
+    step = max(1, len(examples) // SAMPLE)  # spread over the file, which may be sorted
+    found: list[int] = task.lengths(examples[::step][:SAMPLE])
+    return found

@@ -1,0 +1,180 @@
+"""What there is to compute with: stated in ``[equipment]``, or probed on this machine.
+
+Trust domain: operator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import psutil
+import torch
+
+from sealtune.advise.costs import Work
+from sealtune.job.spec import EquipmentSpec
+from sealtune.offload import ring
+
+Source = Literal["stated", "probed", "default"]
+GIB = float(1 << 30)
+
+_REPEATS = 5
+_ROWS = 512  # token rows of a probed product
+_LARGEST = 4096  # width up to which a probed product is the model's own
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What a machine does in a second.
+
+    Attributes:
+        flops: fp32 operations in matrix products.
+        ring: int8 operations in ring products, digits and all.
+        traffic: bytes moved by what is no matrix product.
+    """
+
+    flops: float
+    ring: float
+    traffic: float
+
+    def seconds(self, work: Work) -> float:
+        """How long some work takes."""
+        return work.flops / self.flops + work.ring / self.ring + work.traffic / self.traffic
+
+
+# Two cores of an EPYC with AVX-512 (Zen 4), for --no-probe; also the ratios by which one stated
+# figure stands for the others: a ring product takes about as long as one in fp32.
+REFERENCE = Speeds(flops=0.16e12, ring=0.66e12, traffic=45e9)
+REFERENCE_MEMORY = 16.0  # GiB
+
+
+def scaled(tflops: float) -> Speeds:
+    """Speeds of a machine of which only its fp32 rate is known."""
+    times = tflops * 1e12 / REFERENCE.flops
+    return Speeds(REFERENCE.flops * times, REFERENCE.ring * times, REFERENCE.traffic * times)
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """Everything that the estimates ask for.
+
+    Attributes:
+        spec: the section as it stands in the job.
+        client, owner, server, accelerator: speeds of the client TEE, the data owner's machine, the
+            server TEE and the accelerator.
+        client_gib, owner_gib, server_gib: memory.
+        sources: key of the section -> where its value is from.
+    """
+
+    spec: EquipmentSpec
+    client: Speeds
+    owner: Speeds
+    server: Speeds
+    accelerator: Speeds
+    client_gib: float
+    owner_gib: float
+    server_gib: float
+    sources: dict[str, Source]
+
+    def values(self) -> dict[str, float | bool | None]:
+        """Key of the section -> its value, with what was probed filled in."""
+        found = self.spec.model_dump()
+        for name, gib in (
+            ("client_tee_memory_gib", self.client_gib),
+            ("owner_memory_gib", self.owner_gib),
+            ("server_tee_memory_gib", self.server_gib),
+        ):
+            found[name] = round(gib, 2)
+        for name, speeds in (
+            ("client_tee_tflops", self.client),
+            ("owner_tflops", self.owner),
+            ("server_tee_tflops", self.server),
+        ):
+            found[name] = round(speeds.flops / 1e12, 4)
+        found["accelerator_tops"] = round(self.accelerator.ring / 1e12, 4)
+        return found
+
+
+def take_stock(spec: EquipmentSpec, width: int, inner: int, *, probing: bool = True) -> Equipment:
+    """Fill in what the job does not state.
+
+    Args:
+        spec: the job's section.
+        width: of the model, D.
+        inner: of its widest layer.
+        probing: measure this machine; otherwise take the reference machine's figures.
+    """
+    named = spec.model_fields_set
+    wanted = {"client_tee_tflops", "owner_tflops", "server_tee_tflops", "accelerator_tops"}
+    open_speeds = any(getattr(spec, name) is None for name in wanted)
+    here = probe(width, inner) if probing and open_speeds else REFERENCE
+    memory = psutil.virtual_memory().total / GIB if probing else REFERENCE_MEMORY
+    other: Source = "probed" if probing else "default"
+    sources: dict[str, Source] = {}
+    for name in EquipmentSpec.model_fields:
+        measured = name in wanted or name.endswith("_memory_gib")
+        stated = name in named and getattr(spec, name) is not None
+        sources[name] = "stated" if stated else other if measured else "default"
+
+    def speeds(tflops: float | None) -> Speeds:
+        return here if tflops is None else scaled(tflops)
+
+    tops = spec.accelerator_tops
+    return Equipment(
+        spec=spec,
+        client=speeds(spec.client_tee_tflops),
+        owner=speeds(spec.owner_tflops),
+        server=speeds(spec.server_tee_tflops),
+        accelerator=here if tops is None else scaled(tops * REFERENCE.flops / REFERENCE.ring),
+        client_gib=spec.client_tee_memory_gib or memory,
+        owner_gib=spec.owner_memory_gib or memory,
+        server_gib=spec.server_tee_memory_gib or memory,
+        sources=sources,
+    )
+
+
+def probe(
+    width: int,
+    inner: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    best: bool = True,
+) -> Speeds:
+    """Measure this machine: a second or two.
+
+    Args:
+        width, inner: sizes of the products, as in the model; at most 4096.
+        clock: ``time.process_time`` counts the cores' time and not the clock's.
+        best: the best of some repeats, for what the machine sustains when it is left alone;
+            otherwise their median.
+    """
+    width, inner = min(width, _LARGEST), min(inner, _LARGEST)
+    x, weight = torch.randn(_ROWS, width), torch.randn(inner, width)
+    codes = torch.randint(-(2**31), 2**31 - 1, (_ROWS, width), dtype=torch.int64).to(torch.int32)
+    int8 = torch.randint(-127, 128, (inner, width), dtype=torch.int8).t()
+    hidden = torch.randn(_ROWS, inner)
+    size = _ROWS * width * inner
+    times = max(1, int(4e9 / size))  # so that one repeat takes about a tenth of a second
+
+    def rate(amount: float, work: Callable[[], object], count: int) -> float:
+        work()
+        found = []
+        for _ in range(_REPEATS):
+            begun = clock()
+            for _ in range(count):
+                work()
+            found.append(max(clock() - begun, 1e-9))
+        return amount * count / (min(found) if best else median(found))
+
+    with torch.no_grad():
+        return Speeds(
+            flops=rate(2.0 * size, lambda: torch.nn.functional.linear(x, weight), times),
+            ring=rate(8.0 * size, lambda: ring.product(codes, int8), max(1, times // 2)),
+            # read, write, read twice, write
+            traffic=rate(
+                5 * 4.0 * hidden.numel(), lambda: torch.nn.functional.silu(hidden) * hidden, 20
+            ),
+        )

@@ -1,0 +1,196 @@
+"""``sealtune advise``: which method fits a job and this equipment, and where to cut.
+
+Trust domain: the operator's or a data owner's terminal, before a run; structure and counts only.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from sealtune.advise.choose import Advice
+    from sealtune.advise.counts import Counts
+    from sealtune.advise.equipment import Equipment
+    from sealtune.advise.estimate import Option
+
+ACCURACY = (
+    "Estimates; measured runs of a 135M model were within 30 % of them, memory and bytes within "
+    "15 % (docs/advise.md). Times assume machines that do nothing else."
+)
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+class Prefer(StrEnum):
+    """What to rank by."""
+
+    TIME = "time"
+    COST = "cost"
+
+
+def advise(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    prefer: Annotated[
+        Prefer, typer.Option("--prefer", help="Rank by hours, or by the costs in [equipment].")
+    ] = Prefer.TIME,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Measure this machine for what [equipment] leaves out (seconds), or take a "
+            "2-core reference machine's figures.",
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
+) -> None:
+    """Estimate memory, bytes, hours and cost of each method and cut, and say which one fits.
+
+    Reads the model's configuration, not its weights, and counts the tokens of the job's files. What
+    there is to compute with stands in the section `[equipment]`; the rest is probed here.
+
+    Examples:
+
+        sealtune advise job.toml
+
+        sealtune advise job.toml --prefer cost
+
+        sealtune advise job.toml --no-probe --json > advice.json
+    """
+    from sealtune.advise.choose import choose
+    from sealtune.advise.counts import count_data
+    from sealtune.advise.equipment import take_stock
+    from sealtune.advise.estimate import estimate
+    from sealtune.advise.shape import read_shape, structure_only
+    from sealtune.data import discover_labels
+    from sealtune.job.load import check_files, load_job
+
+    job = load_job(job_file)
+    check_files(job)
+    job = job.model_copy(update={"model": structure_only(job.model)})
+    labels = discover_labels(job)
+    classes = len(labels) if job.model.task == "classification" else 0
+    shape = read_shape(job, classes or None)
+    counts = count_data(job, labels)
+    widest = max(group.outer for block in shape.blocks for group in block.groups)
+    equipment = take_stock(job.equipment, shape.width, widest, probing=probe)
+    options = estimate(job, shape, counts, equipment)
+    advice = choose(options, job, equipment, prefer.value)
+    if as_json:
+        typer.echo(json.dumps(as_dict(advice, counts, equipment), indent=2))
+        return
+    show(advice, counts, equipment, Console())
+
+
+def as_dict(advice: Advice, counts: Counts, equipment: Equipment) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    values = equipment.values()
+    return {
+        "recommended": None if advice.best is None else advice.best.name,
+        "reason": advice.reason,
+        "options": [_option(option) for option in advice.options],
+        "equipment": {
+            name: {"value": value, "source": equipment.sources[name]}
+            for name, value in values.items()
+        },
+        "data": {
+            "rows": counts.rows,
+            "rows_tokenised": counts.counted,
+            "tokens": {
+                site: part.tokens + counts.test[site].tokens for site, part in counts.train.items()
+            },
+        },
+        "accuracy": ACCURACY,
+    }
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "way": option.way,
+        "protect": option.protect or None,
+        "cut": option.cut,
+        "own": option.own,
+        "memory_mib": option.memory_mib,
+        "bytes": option.bytes,
+        "seconds": {name: round(value, 3) for name, value in option.seconds.items()},
+        "hours": round(option.hours, 5),
+        "cost": round(option.cost, 4),
+        "ruled_out": list(option.ruled_out),
+    }
+
+
+def show(advice: Advice, counts: Counts, equipment: Equipment, console: Console) -> None:
+    """Print the table, the choice, and what it rests on."""
+    from rich.table import Table
+
+    priced = any(option.cost for option in advice.options)
+    table = Table(title="Estimates", title_justify="left")
+    table.add_column("way", no_wrap=True)
+    heads = ["client TEE\nGiB", "server TEE\nGiB", "owner\nGiB", "uplink\nbusiest site"]
+    heads += ["uplink\nall sites", "downlink\nall sites", "TEE <-> acc.\nall sites", "time"]
+    for head in [*heads, *(["cost"] if priced else [])]:
+        table.add_column(head, justify="right", no_wrap=True)
+    for option in advice.options:
+        cells = [_gib(option.memory_mib[k]) for k in ("client_enclave", "server_enclave")]
+        cells += [_gib(option.memory_mib["owner_machine"])]
+        cells += [_size(option.bytes[k]) for k in ("uplink_site", "uplink", "downlink")]
+        cells += [_size(option.bytes["accelerator"]), _time(option.hours)]
+        cells += [f"{option.cost:.2f}"] if priced else []
+        chosen = advice.best is not None and option.name == advice.best.name
+        style = "bold green" if chosen else "dim" if option.ruled_out else ""
+        mark = " (job)" if option.own else ""
+        table.add_row(f"{option.name}{mark}", *cells, style=style)
+    console.print(table)
+    console.print(f"[bold]{'Take' if advice.best else 'Advice'}:[/] {advice.reason}")
+    for reasons, names in _ruled_out(advice.options).items():
+        console.print(f"[dim]out: {names}: {reasons}[/]", highlight=False)
+    console.print(f"[dim]{_basis(counts, equipment)}[/]", highlight=False)
+    console.print(f"[dim]{ACCURACY}[/]", highlight=False)
+
+
+def _ruled_out(options: tuple[Option, ...]) -> dict[str, str]:
+    """Reasons -> the options that they rule out; cuts of one reason together."""
+    found: dict[str, list[Option]] = {}
+    for option in options:
+        if option.ruled_out:
+            found.setdefault("; ".join(option.ruled_out), []).append(option)
+    return {reasons: ", ".join(_names(some)) for reasons, some in found.items()}
+
+
+def _names(options: list[Option]) -> list[str]:
+    names = [option.name for option in options if option.cut is None]
+    at = [str(option.cut) for option in options if option.cut is not None]
+    return names + ([f"Method 2 (split), cut {', '.join(at)}"] if at else [])
+
+
+def _basis(counts: Counts, equipment: Equipment) -> str:
+    values = equipment.values()
+    shown = ["server_tee_tflops", "owner_tflops", "client_tee_tflops", "accelerator_tops"]
+    shown += ["uplink_mbit", "downlink_mbit"]
+    speeds = ", ".join(f"{n} {values[n]:g} ({equipment.sources[n]})" for n in shown)
+    part = "" if counts.counted == counts.rows else f", {counts.counted:,} of them tokenised"
+    return f"data: {counts.rows:,} rows{part}. equipment: {speeds}"
+
+
+def _gib(mib: float) -> str:
+    return "-" if not mib else f"{mib / 1024:.2f}" if mib < 10_240 else f"{mib / 1024:.0f}"
+
+
+def _size(count: float) -> str:
+    if not count:
+        return "-"
+    for unit, name in _UNITS:
+        if count >= unit:
+            return f"{count / unit:.3g} {name}" if count < 1000 * unit else f"{count / 1e12:.3g} TB"
+    return f"{count:.0f} B"
+
+
+def _time(hours: float) -> str:
+    if hours < 1 / 30:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.3g} h"

@@ -1,0 +1,82 @@
+"""The end of a split job: what is told to every site, and with it the adapter, if it is released.
+
+    server -> site   finish    part i of n; files and their sizes with each
+    site -> server   received  how many parts in a row it has
+
+Trust domain: server enclave (sending), data owner (receiving; sizes are checked before use).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeGuard
+
+from sealtune.errors import FrameError
+from sealtune.frames import Frame
+
+PART = 30 << 20  # bytes; one piece of the network engine
+MAX_PARTS = 1 << 16
+
+
+def farewell(files: Mapping[str, bytes], round: int) -> list[Frame]:
+    """The messages that end a job.
+
+    Args:
+        files: of the adapter; none: it stays in the enclave.
+        round: the job's last.
+    """
+    body = b"".join(files.values())
+    count = max(1, -(-len(body) // PART))
+    sizes = {name: len(data) for name, data in files.items()}
+    return [
+        Frame(
+            "finish",
+            {"round": round, "part": i, "of": count, "files": sizes},
+            body[i * PART : (i + 1) * PART],
+        )
+        for i in range(count)
+    ]
+
+
+class Received:
+    """A site's side: takes the parts in their order."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    @property
+    def have(self) -> int:
+        """Parts that are here."""
+        return len(self._parts)
+
+    def take(self, message: Frame) -> dict[str, bytes] | None:
+        """Take one part; a part that is not the next one changes nothing.
+
+        Returns:
+            The files, when this was the last part; none were released if there are none.
+
+        Raises:
+            FrameError: not a part of any farewell, or sizes that do not add up.
+        """
+        part, of, sizes = (message.meta.get(key) for key in ("part", "of", "files"))
+        if not _is_count(part) or not _is_count(of) or not 0 < of <= MAX_PARTS or part >= of:
+            raise FrameError("the end of the job came in parts that make no sense")
+        if not isinstance(sizes, dict) or not all(_is_count(size) for size in sizes.values()):
+            raise FrameError("the server's files have no sizes")
+        if part == self.have:
+            self._parts.append(bytes(message.body))
+        if self.have < of:
+            return None
+        body = b"".join(self._parts)
+        if sum(sizes.values()) != len(body):
+            raise FrameError("the sizes of the server's files do not add up")
+        files: dict[str, bytes] = {}
+        start = 0
+        for name, size in sizes.items():
+            files[str(name)] = body[start : start + size]
+            start += size
+        return files
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,127 @@
+"""The adapter on its way to a site, in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sealtune.enclave import farewell as module
+from sealtune.enclave.farewell import Received, farewell
+from sealtune.errors import FrameError
+from sealtune.frames import Frame
+from tests.enclave.split_flow import make_split, make_split_job
+
+FILES = {"a": b"x" * 25, "b": b"", "c": b"yz"}
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART", 10)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_parts_come_together() -> None:
+    parts = farewell(FILES, 3)
+    assert [len(part.body) for part in parts] == [10, 10, 7]
+    received = Received()
+    assert [received.take(part) for part in parts] == [None, None, FILES]
+    assert received.take(parts[-1]) == FILES  # a repeat is answered alike
+
+
+def test_nothing_is_released() -> None:
+    (part,) = farewell({}, 1)
+    received = Received()
+    assert received.take(part) == {}
+    assert received.have == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_part_out_of_order_changes_nothing() -> None:
+    parts = farewell(FILES, 3)
+    received = Received()
+    assert received.take(parts[1]) is None
+    assert received.have == 0
+    received.take(parts[0])
+    received.take(parts[0])
+    assert received.have == 1
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"part": 1, "of": 1, "files": {}},
+        {"part": 0, "of": 0, "files": {}},
+        {"part": -1, "of": 1, "files": {}},
+        {"part": True, "of": 1, "files": {}},
+        {"part": 0, "of": 1 << 40, "files": {}},
+        {"part": 0, "of": 1},
+        {"part": 0, "of": 1, "files": {"a": -1}},
+        {"part": 0, "of": 1, "files": {"a": 4}},
+        {"part": 0, "of": 1, "files": ["a"]},
+    ],
+)
+def test_nonsense_is_refused(meta: dict[str, object]) -> None:
+    with pytest.raises(FrameError):
+        Received().take(Frame("finish", meta, b"xyz"))
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(("part", "of", "files", "round")),
+        st.integers(-2, 4) | st.booleans() | st.dictionaries(st.text(), st.integers(-3, 9)),
+    ),
+    st.binary(max_size=20),
+)
+def test_any_message_gives_files_or_a_frame_error(meta: dict[str, object], body: bytes) -> None:
+    try:
+        files = Received().take(Frame("finish", meta, body))
+    except FrameError:
+        return
+    assert files is None or sum(map(len, files.values())) == len(body)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_site_that_restarts_gets_it_from_the_start(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 8_000)
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    server = federation.server()
+    asked = 0
+    while (outgoing := server.next()) is not None:
+        for site, message in outgoing.items():
+            server.reply(site, federation.sites[site].deliver(message))
+            if site == "south" and federation.of("phase", "client:south"):
+                asked += federation.of("phase", "client:south")[-1]["phase"] == "wait"
+        if asked == 2:
+            federation.start_site("south")
+            server._links["south"].drop()
+            asked += 1
+    assert asked > 4
+    folders = [federation.run_dir / "sites" / site / "adapter" for site in ("north", "south")]
+    first, second = ({p.name: p.read_bytes() for p in f.iterdir()} for f in folders)
+    assert first == second
+    assert "spf_model.safetensors" in first
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_site_that_never_takes_a_part_is_given_up(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 20_000)
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    worker = federation.sites["south"]._worker
+    honest = worker.answer
+    worker.answer = lambda question: (  # type: ignore[method-assign]
+        Frame("received", {"round": 2, "have": 0})
+        if question.kind == "finish"
+        else honest(question)
+    )
+    federation.run(federation.server())
+    final = federation.of("final")[0]["sites"]
+    assert "again and again" in final["south"]["reason"]
+    assert final["north"]["outcome"] == "ok"
