@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint clean help
+.PHONY: demo demo-split test check lint clean help
 
 help:
 	@echo "make demo    three hospitals fine-tune a real model together; writes runs/icd10/report.html"
+	@echo "make demo-split   the same hospitals without TEEs; writes runs/icd10-split/report.html"
 	@echo "make test    the whole test suite"
 	@echo "make check   lint, types, import rule, tests (what CI runs)"
 	@echo "make clean   remove the virtual environment and the demo's files"
@@ -25,6 +26,11 @@ demo: $(STAMP)
 	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
 	$(BIN)/sealtune run examples/icd10.toml --force
 	$(BIN)/sealtune run examples/icd10.toml --baseline local
+
+demo-split: $(STAMP)
+	$(BIN)/sealtune demo-model --out demo/model
+	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
+	$(BIN)/sealtune run examples/icd10-split.toml --force
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

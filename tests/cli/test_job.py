@@ -263,6 +263,39 @@ def test_show_says_what_matters(folder: Path) -> None:
     assert found["manifest"]["data"]["north"]["train_rows"] == 30
 
 
+SPLIT = JOB.replace("rounds = 2", 'rounds = 2\nmethod = "split"').replace(
+    "[tuning]\nrank = 4", "[tuning.lora]\nrank = 4\n[split]\ncut = 1"
+)
+
+
+@pytest.mark.parametrize("release", ["participants", "never"])
+def test_show_of_a_split_job(folder: Path, release: str) -> None:
+    (folder / "split.toml").write_text(SPLIT)
+    ok("job", "build", "split.toml", "-o", "split.json", "--release", release)
+    said = " ".join(ok("job", "show", "split.json").split())
+    for words in (
+        "cut after block 1 of 2: what comes first runs at the sites, without a TEE",
+        "cut activations as bf16, once for each sample, to the server enclave",
+        "modules at the data owner",
+        "training starts with the samples of at least 2 sites",
+        "cut activations and labels; the last 1 block",
+        "Data owners’ machines × 2",
+    ):
+        assert words in said, words
+    assert "ccelerator" not in said
+    kept = "nobody gets the adapter; the server enclave answers questions"
+    assert (kept in said) == (release == "never")
+    assert ("released" in said) == (release == "participants")
+
+
+def test_show_says_that_a_language_models_server_sees_the_text(folder: Path) -> None:
+    causal = SPLIT.replace('path = "model"', 'path = "model"\ntask = "causal-lm"')
+    (folder / "split.toml").write_text(causal)
+    ok("job", "build", "split.toml", "-o", "split.json")
+    said = " ".join(ok("job", "show", "split.json").split())
+    assert "the server enclave sees the text itself" in said
+
+
 def rewrite(folder: Path, **changes: object) -> None:
     """Another manifest in the same file, signed by both."""
     payload = json.loads(read_envelope(folder / "job.manifest.json").payload) | changes

@@ -204,6 +204,7 @@ def write_adapter(run: Path, site: str, weights: bytes) -> None:
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(weights)
     (folder / "adapter_config.json").write_text("{}")
+    (folder / "sealtune.json").write_text("{}")
 
 
 def test_the_released_adapter_is_collected(tmp_path: Path) -> None:
@@ -214,6 +215,7 @@ def test_the_released_adapter_is_collected(tmp_path: Path) -> None:
         assert sorted(path.name for path in target.iterdir()) == [
             "adapter_config.json",
             "adapter_model.safetensors",
+            "sealtune.json",
         ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "sites"]
 

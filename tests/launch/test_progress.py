@@ -91,6 +91,111 @@ def test_time_left_of_a_resumed_run() -> None:
     assert progress.seconds_left(20.0) == pytest.approx(80.0)
 
 
+def uploads(progress: Progress, sites: tuple[str, ...] = ("a", "b")) -> None:
+    """A site sends two chunks."""
+    for chunk, sent in ((1, 2048), (2, 3072)):
+        for site in sites:
+            feed(progress, f"client:{site}", "phase", round=0, phase="upload", of=2)
+            feed(progress, f"client:{site}", "uploaded", chunk=chunk, of=2, tokens=10)
+            feed(progress, "server", "upload", site=site, chunk=chunk, of=2, bytes=sent)
+
+
+def test_sites_of_a_split_job_upload(progress: Progress) -> None:
+    a, b = progress.sites.values()
+    feed(progress, "client:a", "phase", round=0, phase="upload", of=2)
+    assert (a.doing, a.step, a.of) == ("uploading", 0, 2)
+    feed(progress, "server", "upload", site="a", chunk=1, of=2, bytes=2048)
+    feed(progress, "client:a", "phase", round=0, phase="upload", of=2)
+    assert (a.doing, a.step, a.of, a.bytes_up) == ("uploading", 1, 2, 2048)
+    assert progress.top is not None
+    assert progress.top.doing == "collecting samples"
+    feed(progress, "server", "upload", site="a", chunk=2, of=2, bytes=3072)
+    assert (a.doing, a.of, b.doing) == ("all samples sent", 0, "loading the model")
+    uploads(progress, ("b",))
+    assert progress.top.doing == "loading the later blocks"
+    heads = {"model.layers.4.self_attn": {"query": [0, 1], "dense": [3]}}
+    feed(progress, "server", "heads", heads=heads)
+    assert progress.notices == ["3 attention heads chosen to be tuned"]
+    entries = {site: entry(bytes_up=3072, train_loss=None) for site in "ab"}
+    feed(progress, "server", "round", round=0, sites=entries, seconds=9.0)
+    assert (a.bytes_up, b.bytes_up) == (3072, 3072)  # counted once
+    assert progress.notices[-1] == "before training: 2 of 2 sites, accuracy 30.0%, 9 s"
+    feed(progress, "server", "final", round=4, sites={"a": entry(bytes_up=100)})
+    assert a.bytes_up == 3172
+
+
+def train_split(progress: Progress) -> None:
+    """Up to step 5 of 10 in round 2 of 4, at 30 s of training."""
+    uploads(progress)
+    entries = {"a": entry(train_loss=None), "b": entry(correct=50, train_loss=None)}
+    feed(progress, "server", "round", round=0, sites=entries, seconds=3.0)
+    for number, begun in ((1, 100.0), (2, 120.0)):
+        feed(progress, "server", "phase", round=number, phase="train", of=10, time=begun)
+        feed(progress, "server", "step", round=number, step=5, of=10, loss=1.25, tokens=9)
+        if number == 1:
+            feed(progress, "server", "phase", round=1, phase="evaluate", of=0)
+            assert progress.seconds_left(120.0) == pytest.approx(60.0)
+            feed(progress, "server", "round", round=1, sites=entries, seconds=20.0, train_loss=1.5)
+
+
+def test_the_server_enclave_of_a_split_job_trains(progress: Progress) -> None:
+    train_split(progress)
+    top = progress.top
+    assert top is not None
+    assert (top.doing, top.step, top.of, top.loss) == ("training", 5, 10, 1.25)
+    assert top.accuracy == pytest.approx(0.4)
+    assert [site.accuracy for site in progress.sites.values()] == [0.3, 0.5]
+    assert progress.notices[-1] == "round 1 of 4: 2 of 2 sites, loss 1.500, accuracy 40.0%, 20 s"
+    assert progress.seconds_left(130.0) == pytest.approx(50.0)
+    feed(progress, "server", "exported", difference=0.0, agreement=1.0)
+    assert progress.notices[-1] == "adapter exported and read back, the same answers in 100.0%"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_picture_of_a_split_job(progress: Progress, width: int) -> None:
+    train_split(progress)
+    drawn = picture(Console(width=width), progress)
+    assert max(map(len, drawn.splitlines())) <= width
+    row = next(line for line in drawn.splitlines() if line.startswith("server enclave"))
+    for words in ("training", "5/10", "1.250", "40.0%"):
+        assert words in row
+    assert "round 2 of 4" in drawn
+    assert "accelerator" not in drawn
+    assert "last result" in drawn
+    assert ("in / out" in drawn) == (width == 120)
+
+
+def test_a_split_job_has_no_accelerator_from_the_start() -> None:
+    drawn = picture(Console(width=100), Progress.begin(("a",), 2, split=True))
+    assert "accelerator" not in drawn
+    assert "accelerator" in picture(Console(width=100), Progress.begin(("a",), 2))
+
+
+def test_plain_lines_say_where_the_server_enclave_is(progress: Progress) -> None:
+    def line() -> str:
+        out = io.StringIO()
+        progress.notices.clear()
+        with Display(Console(file=out, width=200), progress, "x"):
+            pass
+        return out.getvalue().split("  ")[-1].strip()
+
+    feed(progress, "client:a", "phase", round=0, phase="upload", of=2)
+    feed(progress, "server", "upload", site="a", chunk=1, of=2, bytes=9)
+    assert line() == "server enclave: collecting samples | a: uploading 1/2 | b: loading the model"
+    train_split(progress)
+    said = "round 2 of 4, server enclave: training 5/10 loss 1.250 accuracy 40.0%"
+    assert line().startswith(said)
+    feed(progress, "server", "round", round=4, sites={}, seconds=1.0)
+    feed(progress, "server", "final", round=4, sites={})
+    assert line().startswith("server enclave: finishing | a: all samples sent")
+
+
+def test_a_signature_is_not_called_evidence(progress: Progress) -> None:
+    fields = {"who": "a", "by": "server", "kind": "participant", "confidential": False}
+    feed(progress, "server", "attested", **fields)
+    assert progress.notices == ["server knows a by its participant key"]
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -101,6 +206,12 @@ def test_time_left_of_a_resumed_run() -> None:
         {"role": "server", "event": "round", "round": True, "sites": {"a": 1, "b": {}}},
         {"role": "accelerator", "event": "offload", "calls": "many"},
         {"role": "flower", "event": "exchange", "sites": "a"},
+        {"role": "server", "event": "upload", "site": ["a"], "chunk": None, "of": "x"},
+        {"role": "server", "event": "upload", "site": "a", "bytes": "x"},
+        {"role": "server", "event": "heads", "heads": {"a": [1], "b": {"query": 3}}},
+        {"role": "server", "event": "phase", "phase": 1, "round": "x"},
+        {"role": "server", "event": "exported", "agreement": "x"},
+        {"role": "server", "event": "round", "train_loss": "x"},
     ],
 )
 def test_strange_events_do_no_harm(progress: Progress, event: dict[str, Any]) -> None:

@@ -135,12 +135,13 @@ def test_spans_follow_from_the_data_alone(lengths: list[int], later: list[int]) 
     assert chunk_spans([*lengths, *later], layout)[: max(len(spans) - 1, 0)] == spans[:-1]
 
 
-def test_spans_of_the_real_size() -> None:
-    layout = Layout("bf16", width=4096, max_tokens=4096, classes=2, vocabulary=9)
-    assert CHUNK == 16 << 20
+def test_a_chunk_is_full_at_its_size_and_not_before() -> None:
+    layout = Layout("bf16", width=CHUNK // 4096, max_tokens=4096, classes=2, vocabulary=9)
+    assert 2048 * layout.token_bytes == CHUNK
     assert chunk_spans([512] * 9, layout) == [range(4), range(4, 8), range(8, 9)]
     assert chunk_spans([4096, 1], layout) == [range(1), range(1, 2)]
     assert chunk_spans([2047, 1], layout) == [range(2)]
+    assert chunk_spans([2047, 2, 1], layout) == [range(2), range(2, 3)]
     assert chunk_spans([], layout) == []
 
 

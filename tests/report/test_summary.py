@@ -11,6 +11,7 @@ import pytest
 from sealtune.errors import StorageError
 from sealtune.report import build_summary
 from tests.report import sample_run as sample
+from tests.report import sample_split
 from tests.report.sample_run import Json, events, fail, resolved, write_run
 
 DOCS = Path(__file__).parents[2] / "docs" / "summary.md"
@@ -304,7 +305,10 @@ def test_odd_values_never_crash(tmp_path: Path, odd: object) -> None:
 def test_docs_list_exactly_the_real_keys(tmp_path: Path, summary: Json) -> None:
     error = {"event": "error", "role": "server", "code": 1, "error": "E", "message": "", "hint": ""}
     failed = build_summary(write_run(tmp_path / "failed", [*events()[:-1], error]))
-    real = _paths({**summary, "error": failed["error"]}) | {"error"}
+    job, happened = sample_split.resolved(), sample_split.events()
+    split = build_summary(write_run(tmp_path / "split", happened, job))["split"]
+    real = _paths({**summary, "error": failed["error"], "split": split})
+    real |= {"error", "split", "split.heads"}
     lines = DOCS.read_text().splitlines()
     documented = [line.split("`")[1] for line in lines if line.startswith("| `")]
     assert len(documented) == len(set(documented))
@@ -319,7 +323,7 @@ def _paths(value: object, path: str = "") -> set[str]:
         return {path}
     stand_ins = {
         "versions": "<package>", "peak_memory_mib": "<role>", "baselines": "<kind>",
-        "per_site": "<site>", "sites": "<site>",
+        "per_site": "<site>", "sites": "<site>", "heads": "<module>", "<module>": "<group>",
     }  # fmt: skip
     stand_in = stand_ins.get(path.rpartition(".")[2])
     found: set[str] = set()

@@ -157,7 +157,7 @@ def probe(
     int8 = torch.randint(-127, 128, (inner, width), dtype=torch.int8).t()
     hidden = torch.randn(_ROWS, inner)
     size = _ROWS * width * inner
-    times = max(1, int(4e9 / size))  # so that one repeat takes about a tenth of a second
+    times = min(32, max(1, int(4e9 / size)))  # one repeat takes about a tenth of a second
 
     def rate(amount: float, work: Callable[[], object], count: int) -> float:
         work()

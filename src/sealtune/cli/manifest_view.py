@@ -55,7 +55,7 @@ def show_manifest(
         ("release", RELEASE[manifest.release]),
         ("cohort", _cohort(manifest)),
         ("privacy", Text("no differential privacy", "yellow")),
-        ("attested", f"anew every {_count(manifest.epoch, 'round')}"),
+        ("attested", _attested(manifest)),
     )
     _heading(console, "Who takes part")
     _participants(manifest, signed, console)
@@ -73,6 +73,12 @@ def _cohort(manifest: Manifest) -> str:
     if manifest.method == "split":
         return f"training starts with the samples of at least {_count(manifest.min_cohort, 'site')}"
     return f"every aggregate holds at least {manifest.min_cohort} sites' updates"
+
+
+def _attested(manifest: Manifest) -> str:
+    if manifest.method == "split":  # in between nothing is sent
+        return "before samples are sent, and anew at the end"
+    return f"anew every {_count(manifest.epoch, 'round')}"
 
 
 def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:
@@ -182,12 +188,8 @@ def _plan(manifest: Manifest, console: Console) -> None:
 def _split(manifest: Manifest, cut: int) -> list[tuple[str, str | Text]]:
     """Where the model is cut, and what crosses."""
     plan, split = manifest.plan, manifest.settings.split
-    rows: list[tuple[str, str | Text]] = [
-        (
-            "cut",
-            f"after block {cut} of {plan.blocks}: the first {cut} run at the sites, without a TEE",
-        )
-    ]
+    words = f"after block {cut} of {plan.blocks}: what comes first runs at the sites, without a TEE"
+    rows: list[tuple[str, str | Text]] = [("cut", words)]
     if split is not None:
         sent = (
             f"cut activations as {split.activations}, once for each sample, to the server enclave"

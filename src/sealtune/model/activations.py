@@ -44,7 +44,10 @@ def pack(hidden: Tensor, form: Form) -> bytes:
     if form == "fp32":
         return _raw(hidden.float())
     if form == "bf16":
-        return _raw(hidden.to(torch.bfloat16))
+        rounded = hidden.to(torch.bfloat16)
+        if not bool(torch.isfinite(rounded).all()):
+            raise DataError("the cut activations are too large for bf16", hint='use "fp32"')
+        return _raw(rounded)
     scale = _round_up(hidden.abs().amax(dim=1) / 127)
     codes = (hidden / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
     return _raw(codes) + _raw(scale)
@@ -78,10 +81,7 @@ def _round_up(scale: Tensor) -> Tensor:
     scale = torch.where(scale > 0, scale, torch.ones_like(scale)).float()
     near = scale.to(torch.bfloat16)
     bits = near.view(torch.int16) + (near.float() < scale).to(torch.int16)
-    found = bits.view(torch.bfloat16)
-    if not bool(torch.isfinite(found).all()):
-        raise DataError("the cut activations are too large for int8", hint='use "bf16"')
-    return found
+    return bits.view(torch.bfloat16)
 
 
 def _raw(tensor: Tensor) -> bytes:

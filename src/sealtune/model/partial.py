@@ -11,7 +11,7 @@ Trust domain: data owner (bottom), server enclave (top).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ def load_part(
 
     Args:
         spec: where the model is, and its task.
-        num_labels: number of classes; used for the classification head only.
+        num_labels: number of classes; used for the classification head of a top only.
         cut: number of blocks in the bottom.
         part: which part. A bottom has no head; a top has no embedding.
         dtype: type of the weights; a fresh head is float32.
@@ -89,7 +89,10 @@ def load_part(
         ModelError: files are missing, damaged, or lack tensors.
         UnsupportedModelError: not a decoder, or of a build that cannot be cut.
     """
+    if part == "bottom":
+        spec = spec.model_copy(update={"task": "causal-lm"})  # it has no head, whatever the task
     factory, config = factory_and_config(spec, num_labels)
+    refuse_uncuttable(config)
     model = _without_weights(factory, config, dtype)
     if spec.task == "classification":
         require_head(model)
@@ -103,14 +106,26 @@ def load_part(
         width = int(model.get_input_embeddings().weight.shape[1])
         model.set_submodule(embedding, NoEmbedding(width, dtype))
     else:
-        head = HEAD if spec.task == "classification" else _output_name(model)
-        model.set_submodule(head, nn.Identity())
+        model.set_submodule(_output_name(model), nn.Identity())
     if not meta:
         folder = model_folder(spec)
         with quiet(), _Weights(folder, model) as weights:
             _fill(model, weights, f"{embedding}.weight", dtype)
     model.requires_grad_(False)
     return model.eval()
+
+
+def refuse_uncuttable(config: Any) -> None:
+    """Decoders whose later blocks need more of the earlier ones than their output."""
+    for key, what in (
+        ("hidden_size_per_layer_input", "look at the tokens again"),
+        ("num_kv_shared_layers", "use keys and values of earlier ones"),
+    ):
+        if getattr(config, key, None):
+            raise UnsupportedModelError(
+                f"a {config.model_type} model cannot be cut: its later blocks {what} ({key})",
+                hint='use another decoder, or job.method = "federated-lora"',
+            )
 
 
 def _in_float32(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -135,21 +150,22 @@ def _output_name(model: Any) -> str:
 
 
 def _fill(model: Any, weights: _Weights, embedding: str, dtype: torch.dtype) -> None:
-    """Read every parameter of ``model`` that is still on ``meta``."""
+    """Read every parameter and every persistent buffer of ``model``."""
     prefix = f"{model.base_model_prefix}."
-    for name, parameter in list(model.named_parameters()):
-        if not parameter.is_meta:
-            continue
+    parameters = dict(model.named_parameters())
+    for name, tensor in model.state_dict(keep_vars=True).items():  # persistent buffers, too
         if name.startswith(f"{HEAD}."):
-            value = torch.zeros(parameter.shape)  # fresh: nothing to read, and float32 to be tuned
+            value = torch.zeros(tensor.shape)  # fresh: nothing to read, and float32 to be tuned
         else:
             # files of a bare decoder lack the prefix; a tied output matrix is the embedding
             known = [name, name.removeprefix(prefix), prefix + name]
             if name.rpartition(".")[0] == _tied_name(model):
                 known += [embedding, embedding.removeprefix(prefix)]
-            value = weights.read(known, tuple(parameter.shape)).to(dtype)
+            value = weights.read(known, tuple(tensor.shape))
+            value = value.to(dtype) if value.is_floating_point() else value
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        found = nn.Parameter(value, requires_grad=False) if name in parameters else value
+        setattr(model.get_submodule(owner), leaf, found)
 
 
 def _tied_name(model: Any) -> str:
@@ -210,11 +226,12 @@ def _renaming(model: Any) -> Callable[[str], str]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, apply_renamings
 
-    known = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+    mapping = get_model_conversion_mapping(model)
+    known = [t for t in mapping if isinstance(t, WeightRenaming)]
+    if len(known) < len(mapping):
+        raise UnsupportedModelError(
+            f"a part of {type(model).__name__} cannot be loaded alone: its files hold tensors "
+            "(experts) that are put together on loading",
+            hint='use a dense decoder, or job.method = "federated-lora"',
+        )
     return lambda key: str(apply_renamings(key, known))
-
-
-def loaded_blocks(model: Any) -> Iterator[int]:
-    """Numbers of the blocks that are really there."""
-    _, blocks = find_blocks(model)
-    return (n for n, block in enumerate(blocks) if not isinstance(block, Elsewhere))

@@ -9,9 +9,10 @@ Trust domain: none of its own; it handles public structure only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.plan import Backbone, ModulePlan, Role, SlicePlan
@@ -19,6 +20,7 @@ from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model
 from sealtune.model.lora import trainable_state
+from sealtune.model.partial import refuse_uncuttable
 from sealtune.model.plan import block_index, forward_on_meta, is_listed
 from sealtune.model.structure import find_blocks
 from sealtune.model.tune import apply_tuning
@@ -52,7 +54,8 @@ def make_split_plan(job: Job, num_labels: int | None) -> SlicePlan:
     blocks_name, blocks = find_blocks(model)
     cut = cut_of(job, len(blocks))
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed, first_block=cut)
-    early = _called_before(tuned, blocks[cut])
+    refuse_uncuttable(model.config)
+    early = _called_before(tuned, blocks_name, blocks[cut])
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
@@ -77,8 +80,12 @@ def make_split_plan(job: Job, num_labels: int | None) -> SlicePlan:
     )
 
 
-def _called_before(model: Any, first: nn.Module) -> set[int]:
-    """Ids of the modules that finish before ``first`` begins."""
+def _called_before(model: Any, blocks_name: str, first: nn.Module) -> set[int]:
+    """Ids of the modules that finish before ``first`` begins.
+
+    Raises:
+        UnsupportedModelError: a block gives out more than its hidden state.
+    """
     early: set[int] = set()
     begun = False
 
@@ -90,7 +97,23 @@ def _called_before(model: Any, first: nn.Module) -> set[int]:
         if not begun:
             early.add(id(module))
 
+    def check(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _args: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise UnsupportedModelError(
+                    f"{name} ({type(module).__name__}) gives out a {type(output).__name__}, not "
+                    "its hidden state alone, so the model cannot be cut there",
+                    hint='use another decoder, or job.method = "federated-lora"',
+                )
+
+        return hook
+
     handles = [first.register_forward_pre_hook(begin)]
+    handles += [
+        module.register_forward_hook(check(canonical_name(name)))
+        for name, module in model.named_modules()
+        if canonical_name(name).rpartition(".")[0] == blocks_name
+    ]
     handles += [module.register_forward_hook(end) for module in model.modules()]
     try:
         forward_on_meta(model)

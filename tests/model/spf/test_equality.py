@@ -243,7 +243,6 @@ def test_a_module_to_save_that_is_not_there_is_named() -> None:
         apply_spf(make("llama"), SPFConfig(modules_to_save=("scores",)))
 
 
-@pytest.mark.xfail(strict=True, reason="the deltas are put on before the names are looked up")
 def test_a_refusal_leaves_the_model_as_it_was() -> None:
     model = make("llama")
     with pytest.raises(TargetModulesError):

@@ -8,13 +8,14 @@ Trust domain: server enclave (bytes); whoever received the result (files).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -22,7 +23,14 @@ from torch import Tensor, nn
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.storage import write_atomic
 from sealtune.model.spf.config import SPFConfig
-from sealtune.model.spf.tuner import apply_spf, chosen_heads, spf_config, spf_state
+from sealtune.model.spf.tuner import (
+    apply_spf,
+    check_counts,
+    chosen_heads,
+    remove_spf,
+    spf_config,
+    spf_state,
+)
 
 SPF_WEIGHTS, SPF_CONFIG = "spf_model.safetensors", "spf_config.json"
 M = TypeVar("M", bound=nn.Module)
@@ -34,6 +42,7 @@ class SPFFile(BaseModel):
     Attributes:
         format: of this file.
         config: the settings.
+        weights: SHA-256 (hex) of the file with the deltas: the two belong together.
         heads: attention module -> role -> chosen heads.
     """
 
@@ -41,6 +50,7 @@ class SPFFile(BaseModel):
 
     format: Literal[1] = 1
     config: SPFConfig
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$")
     heads: dict[str, dict[str, tuple[int, ...]]]
 
 
@@ -51,13 +61,18 @@ def spf_files(model: nn.Module) -> dict[str, bytes]:
         ModelError: there is no SPF on the model.
         AdapterMismatchError: a value is not finite.
     """
-    state = {name: tensor.contiguous().cpu() for name, tensor in spf_state(model).items()}
+    state = {name: t.contiguous().float().cpu() for name, t in spf_state(model).items()}
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise AdapterMismatchError(f"{bad[0]} holds values that are not finite; nothing written")
-    content = SPFFile.model_validate({"config": spf_config(model), "heads": chosen_heads(model)})
+    weights = save(state, metadata={"format": "pt"})
+    content = SPFFile(
+        config=spf_config(model),
+        weights=hashlib.sha256(weights).hexdigest(),
+        heads=chosen_heads(model),
+    )
     text = json.dumps(content.model_dump(mode="json"), indent=2) + "\n"
-    return {SPF_WEIGHTS: save(state, metadata={"format": "pt"}), SPF_CONFIG: text.encode()}
+    return {SPF_WEIGHTS: weights, SPF_CONFIG: text.encode()}
 
 
 def save_spf(model: nn.Module, folder: Path) -> None:
@@ -102,12 +117,27 @@ def load_spf(model: M, folder: Path) -> M:
 
 def install_spf(model: M, file: SPFFile, weights: bytes, source: str) -> M:
     """``load_spf`` from contents that are at hand; ``source`` is named in messages."""
+    if hashlib.sha256(weights).hexdigest() != file.weights:
+        raise AdapterMismatchError(
+            f"{source}: {SPF_WEIGHTS} is damaged, or of another time than {SPF_CONFIG}",
+            hint="save both again, or get both again",
+        )
     try:
         written: Mapping[str, Tensor] = load(weights)
     except (SafetensorError, ValueError, KeyError) as error:
         raise AdapterMismatchError(f"{source}: {SPF_WEIGHTS} is damaged or cut short") from error
+    check_counts(model, file.config, file.heads)
     apply_spf(model, file.config, heads=file.heads)
-    own = spf_state(model)
+    try:
+        _copy_in(spf_state(model), written, source)
+    except AdapterMismatchError:
+        remove_spf(model)
+        raise
+    return model
+
+
+def _copy_in(own: Mapping[str, Tensor], written: Mapping[str, Tensor], source: str) -> None:
+    """Copy a file's tensors into the model's; nothing is copied unless all of them fit."""
     odd = sorted(own.keys() ^ written.keys())
     if odd:
         raise AdapterMismatchError(
@@ -126,7 +156,6 @@ def install_spf(model: M, file: SPFFile, weights: bytes, source: str) -> M:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(written[name])
-    return model
 
 
 def _read(path: Path) -> bytes:

@@ -114,6 +114,8 @@ def _of_block(block: nn.Module, number: int, prefix: str, config: Any) -> list[H
         if output is not None and all(end in by_end for end in inward):
             attention = f"{prefix}.{by_end[output].rpartition('.')[0]}"
             projections = [linear[by_end[end]] for end in (*inward, output)]
+            if inward == ("c_attn",) and not isinstance(projections[0], Conv1D):
+                break  # GPTBigCode arranges heads in another way under this name
             return _groups(projections, inward, number, attention, config)
     found = ", ".join(sorted(linear)) or "no linear layer"
     raise UnsupportedModelError(

@@ -34,7 +34,7 @@ def choose(
     Raises:
         ModelError: the selector needs data and there is no ``calibrate``.
     """
-    counts = [count_of(config.dense if g.role == "dense" else config.qkv, g.heads) for g in groups]
+    counts = [count_in(group, config) for group in groups]
     if any(weight_of(part.projection).is_meta for g in groups for part in g.parts):
         return [tuple(range(count)) for count in counts]  # shapes only: any heads will do
     scores = _scores(groups, config, calibrate)
@@ -43,6 +43,11 @@ def choose(
         tuple(sorted(torch.argsort(score, descending=True, stable=True)[:count].tolist()))
         for score, count in zip(scores, counts, strict=True)
     ]
+
+
+def count_in(group: HeadGroup, config: SPFConfig) -> int:
+    """How many heads of a group are tuned."""
+    return count_of(config.dense if group.role == "dense" else config.qkv, group.heads)
 
 
 def _scores(
@@ -103,7 +108,9 @@ def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]
             weight: Any = module.weight
             weight.requires_grad_(True)
             handles.append(weight.register_post_accumulate_grad_hook(take(module)))
-        calibrate().backward()  # type: ignore[no-untyped-call]
+        # into these weights alone: adapters that are on the model keep their gradients
+        weights: list[Any] = [module.weight for module in owners]
+        torch.autograd.backward([calibrate()], inputs=weights)
     finally:
         for handle in handles:
             handle.remove()

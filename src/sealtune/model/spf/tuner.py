@@ -6,7 +6,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from sealtune.errors import ModelError, TargetModulesError
 from sealtune.model.spf.config import SPFConfig
 from sealtune.model.spf.heads import HeadGroup, Projection, find_heads, plain_name, weight_of
 from sealtune.model.spf.layer import SparseDelta, add_delta
-from sealtune.model.spf.ranking import Calibrate, choose
+from sealtune.model.spf.ranking import Calibrate, choose, count_in
 
 M = TypeVar("M", bound=nn.Module)
 Heads = dict[str, dict[str, tuple[int, ...]]]  # attention module -> role -> chosen heads
@@ -47,6 +47,7 @@ def apply_spf(
     if any(isinstance(module, SparseDelta) for module in model.modules()):
         raise ModelError("SPF is on this model already", hint="merge_spf makes it plain again")
     groups = find_heads(model, config.layers)
+    saved = [_module_to_save(model, name) for name in config.modules_to_save]
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
     chosen = choose(groups, config, calibrate) if heads is None else _given(groups, heads)
@@ -59,8 +60,8 @@ def apply_spf(
         index = torch.cat([index for _, index in found]).sort().values
         projection.add_module("spf", SparseDelta(weight_of(projection), index, found[0][0]))
         projection.register_forward_hook(add_delta)
-    for name in config.modules_to_save:
-        _module_to_save(model, name).requires_grad_(True)
+    for module in saved:
+        module.requires_grad_(True)
     model._spf_config = config  # type: ignore[assignment]
     model._spf_heads = _by_attention(groups, chosen)  # type: ignore[assignment]
     return model
@@ -69,6 +70,21 @@ def apply_spf(
 def has_spf(model: nn.Module) -> bool:
     """Whether ``apply_spf`` was called on ``model``."""
     return getattr(model, "_spf_heads", None) is not None
+
+
+def check_counts(
+    model: nn.Module, config: SPFConfig, heads: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise ModelError unless ``heads`` are as many of each group as the settings ask for."""
+    for group in find_heads(model, config.layers):
+        named = len(heads.get(group.attention, {}).get(group.role, ()))
+        wanted = count_in(group, config)
+        if named != wanted:
+            raise ModelError(
+                f"{named} {group.role} heads are named for {group.attention}, the settings ask "
+                f"for {wanted} of {group.heads}",
+                hint="they were chosen for another model, or with other settings",
+            )
 
 
 def chosen_heads(model: nn.Module) -> Heads:
@@ -110,10 +126,18 @@ def merge_spf(model: M) -> M:
         ``model``, changed in place.
     """
     chosen_heads(model)
-    for module in list(model.modules()):
+    for module in model.modules():
         spf = getattr(module, "spf", None)
         if isinstance(spf, SparseDelta):
             spf.add_to(weight_of(module))
+    return remove_spf(model)
+
+
+def remove_spf(model: M) -> M:
+    """Take SPF off and leave the frozen weights as they are, in place."""
+    chosen_heads(model)
+    for module in list(model.modules()):
+        if isinstance(getattr(module, "spf", None), SparseDelta):
             del module.spf
             for key, hook in list(module._forward_hooks.items()):
                 if hook is add_delta:
@@ -135,6 +159,7 @@ def _module_to_save(model: nn.Module, name: str) -> nn.Module:
 def _given(
     groups: list[HeadGroup], heads: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> list[tuple[int, ...]]:
+    """Heads that were chosen before."""
     known = {(group.attention, group.role) for group in groups}
     unknown = [(a, r) for a, roles in heads.items() for r in roles if (a, r) not in known]
     if unknown:
