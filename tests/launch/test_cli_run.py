@@ -81,8 +81,9 @@ class Stage:
         (run_dir / "metrics.jsonl").write_text("".join(lines))
         for site in ("a", "b"):
             (run_dir / "sites" / site / "adapter").mkdir(parents=True, exist_ok=True)
-            weights = run_dir / "sites" / site / "adapter" / "adapter_model.safetensors"
-            weights.write_bytes(b"weights")
+            folder = run_dir / "sites" / site / "adapter"
+            (folder / "adapter_model.safetensors").write_bytes(b"weights")
+            (folder / "sealtune.json").write_bytes(b"{}")
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
     monkeypatch.setattr("sealtune.model.resolve.resolve", stage.resolve)
     unsigned = Envelope("test", b"")
-    monkeypatch.setattr("sealtune.cli.signing.throw_away", lambda resolution: unsigned)
+    monkeypatch.setattr("sealtune.cli.signing.throw_away", lambda resolution, keys: unsigned)
     monkeypatch.setattr(launch, "run", stage.run)
     return stage
 

@@ -284,13 +284,14 @@ def plain_memory(shape: Shape, tokens: float) -> float:
 
 
 def client_enclave_memory(shape: Shape, tokens: float, first: int) -> float:
-    """Method 1: int8 weights for pads and checks, what else the model has in fp32, all pads of one
-    step, its activations. While it starts, the whole model in fp32 beside the int8 weights; at the
-    end, once more, to compare the written adapter."""
+    """Method 1: int8 weights for pads and checks, all pads of one step, its activations, and the
+    model in fp32: its frozen linear layers are let go of once masked ones stand in their place, but
+    the C library keeps those pages. While it starts, the model and its mapped file; at the end as
+    much once more, to compare the written adapter."""
     int8 = float(sum(block.linear for block in shape.blocks[first:]))
     inside = 4.0 * (shape.whole - sum(b.linear for b in shape.blocks))
     pads = sum(4.0 * tokens * n for _, n in products(shape, first, backward=True))
-    running = inside + pads + tuning_memory(shape.trainable())
+    running = 4.0 * shape.whole + pads + tuning_memory(shape.trainable())
     running += activation_memory(shape, tokens, first)
     loading = loading_memory(shape.whole, shape.file_bytes)
     return RUNTIME + int8 + max(running, inside + loading)

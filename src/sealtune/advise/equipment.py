@@ -22,7 +22,7 @@ Source = Literal["stated", "probed", "default"]
 GIB = float(1 << 30)
 
 _REPEATS = 5
-_ROWS = 512  # token rows of a probed product
+_ROWS = 512  # tokens of a step, if nothing is known of it
 _LARGEST = 4096  # width up to which a probed product is the model's own
 
 
@@ -98,19 +98,22 @@ class Equipment:
         return found
 
 
-def take_stock(spec: EquipmentSpec, width: int, inner: int, *, probing: bool = True) -> Equipment:
+def take_stock(
+    spec: EquipmentSpec, width: int, inner: int, rows: int = _ROWS, *, probing: bool = True
+) -> Equipment:
     """Fill in what the job does not state.
 
     Args:
         spec: the job's section.
         width: of the model, D.
         inner: of its widest layer.
+        rows: tokens of a step.
         probing: measure this machine; otherwise take the reference machine's figures.
     """
     named = spec.model_fields_set
     wanted = {"client_tee_tflops", "owner_tflops", "server_tee_tflops", "accelerator_tops"}
     open_speeds = any(getattr(spec, name) is None for name in wanted)
-    here = probe(width, inner) if probing and open_speeds else REFERENCE
+    here = probe(width, inner, rows) if probing and open_speeds else REFERENCE
     memory = psutil.virtual_memory().total / GIB if probing else REFERENCE_MEMORY
     other: Source = "probed" if probing else "default"
     sources: dict[str, Source] = {}
@@ -139,42 +142,46 @@ def take_stock(spec: EquipmentSpec, width: int, inner: int, *, probing: bool = T
 def probe(
     width: int,
     inner: int,
+    rows: int = _ROWS,
     *,
     clock: Callable[[], float] = time.perf_counter,
     best: bool = True,
 ) -> Speeds:
     """Measure this machine: a second or two.
 
+    Products are of the model's sizes, with one matrix after another as a model has them: a matrix
+    that lies in the cache already, or many rows where a step has few, would look too fast.
+
     Args:
         width, inner: sizes of the products, as in the model; at most 4096.
+        rows: tokens of a step; 64 to 2048.
         clock: ``time.process_time`` counts the cores' time and not the clock's.
         best: the best of some repeats, for what the machine sustains when it is left alone;
             otherwise their median.
     """
     width, inner = min(width, _LARGEST), min(inner, _LARGEST)
-    x, weight = torch.randn(_ROWS, width), torch.randn(inner, width)
-    codes = torch.randint(-(2**31), 2**31 - 1, (_ROWS, width), dtype=torch.int64).to(torch.int32)
-    int8 = torch.randint(-127, 128, (inner, width), dtype=torch.int8).t()
-    hidden = torch.randn(_ROWS, inner)
-    size = _ROWS * width * inner
-    times = min(32, max(1, int(4e9 / size)))  # one repeat takes about a tenth of a second
+    rows = min(max(rows, 64), 2048)
+    count = min(24, max(1, int(3e9 / (rows * width * inner))))  # a repeat: a tenth of a second
+    weights = [torch.randn(inner, width) for _ in range(count)]
+    int8 = [torch.randint(-127, 128, (inner, width), dtype=torch.int8).t() for _ in range(count)]
+    x, hidden = torch.randn(rows, width), torch.randn(rows, inner)
+    codes = torch.randint(-(2**31), 2**31 - 1, (rows, width), dtype=torch.int64).to(torch.int32)
+    size = float(rows * width * inner)
 
-    def rate(amount: float, work: Callable[[], object], count: int) -> float:
-        work()
+    def rate(amount: float, work: Callable[[int], object]) -> float:
         found = []
-        for _ in range(_REPEATS):
+        for repeat in range(_REPEATS + 1):
             begun = clock()
-            for _ in range(count):
-                work()
-            found.append(max(clock() - begun, 1e-9))
+            for i in range(count):
+                work(i)
+            if repeat:  # the first one warms up
+                found.append(max(clock() - begun, 1e-9))
         return amount * count / (min(found) if best else median(found))
 
     with torch.no_grad():
         return Speeds(
-            flops=rate(2.0 * size, lambda: torch.nn.functional.linear(x, weight), times),
-            ring=rate(8.0 * size, lambda: ring.product(codes, int8), max(1, times // 2)),
+            flops=rate(2 * size, lambda i: torch.nn.functional.linear(x, weights[i])),
+            ring=rate(8 * size, lambda i: ring.product(codes, int8[i])),
             # read, write, read twice, write
-            traffic=rate(
-                5 * 4.0 * hidden.numel(), lambda: torch.nn.functional.silu(hidden) * hidden, 20
-            ),
+            traffic=rate(20.0 * rows * inner, lambda _: torch.nn.functional.silu(hidden) * hidden),
         )

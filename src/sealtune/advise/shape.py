@@ -117,6 +117,12 @@ class Shape:
         return sum(b.tuned for b in self.blocks[first:]) + self.head * self.head_trained
 
     @property
+    def inner(self) -> int:
+        """Size of a typical wide layer beside ``width``: mean width of what linear layers make."""
+        groups = [group for block in self.blocks for group in block.groups]
+        return round(sum(group.outer for group in groups) / len(groups))
+
+    @property
     def whole(self) -> int:
         """Parameters of the whole model as it lies in memory, head included."""
         head = 0 if self.tied else self.head

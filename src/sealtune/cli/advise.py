@@ -76,8 +76,8 @@ def advise(
     classes = len(labels) if job.model.task == "classification" else 0
     shape = read_shape(job, classes or None)
     counts = count_data(job, labels)
-    widest = max(group.outer for block in shape.blocks for group in block.groups)
-    equipment = take_stock(job.equipment, shape.width, widest, probing=probe)
+    rows = round(counts.pooled_step().tokens)
+    equipment = take_stock(job.equipment, shape.width, shape.inner, rows, probing=probe)
     options = estimate(job, shape, counts, equipment)
     advice = choose(options, job, equipment, prefer.value)
     if as_json:

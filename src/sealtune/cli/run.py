@@ -225,8 +225,6 @@ def _launch(
     from rich.console import Console
 
     from sealtune import launch, report
-    from sealtune.cli.signing import read_envelope
-    from sealtune.job.manifest import open_manifest
 
     console = Console(highlight=False)
     facts = {"majority_class": majority, "job_file": str(job_file)}
@@ -248,10 +246,20 @@ def _launch(
             console.print(f"stopped; continue with: {again}", soft_wrap=True, markup=False)
             raise typer.Exit(error.exit_code) from error
         raise
-    if open_manifest(read_envelope(run_dir / _MANIFEST)).release == "participants":
+    if _is_released(job, run_dir):
         launch.collect_adapter(run_dir, job.sites.names)
     page = report.write(run_dir)
     show_results(report.build_summary(run_dir), run_dir, page, console)
+
+
+def _is_released(job: Job, run_dir: Path) -> bool:
+    """Whether the sites have the adapter: in a split job the manifest decides."""
+    from sealtune.cli.signing import read_envelope
+    from sealtune.job.manifest import open_manifest
+
+    if job.job.method != "split":
+        return True
+    return open_manifest(read_envelope(run_dir / _MANIFEST)).release == "participants"
 
 
 def _again(job_file: Path, run_dir: Path) -> str:
@@ -314,7 +322,7 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
         if path.exists():
             console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
-    if not (run_dir / "adapter").exists():
+    if summary["method"] == "split" and summary["split"]["release"] == "never":
         words = f"kept in the server enclave: sealtune predict --run {run_dir} --text ..."
         console.print(Text.assemble(("adapter ", "dim"), words), soft_wrap=True)
     console.print()

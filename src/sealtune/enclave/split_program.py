@@ -85,6 +85,7 @@ class SplitProgram(ServerProgram):
         self._sites: list[str] = []  # whose samples are trained on
         self._training = False  # whether the top is loaded
         self._final: dict[str, Evaluation] | None = None  # once the last round is over
+        self._loading = 0.0  # seconds that the top took to load, not yet reported
         self._ending = 0.0  # seconds that the end of the training took
         self._farewell: list[Frame] = []  # what every site is told then, part after part
         self._closed = False
@@ -202,9 +203,11 @@ class SplitProgram(ServerProgram):
                 f"{self._cohort} are needed: {reasons(self._entries)}",
                 hint="bring the site back and continue with --resume, or lower network.min_sites",
             )
+        begun = time.monotonic()
         self._sites = sites
         self._trainer.begin(sites, self._saved)
         self._training = True
+        self._loading = time.monotonic() - begun
 
     def _next_round(self) -> None:
         """Test before the first round; then train a round, test, keep."""
@@ -217,7 +220,8 @@ class SplitProgram(ServerProgram):
             trained = {"train_loss": result.train_loss, "trained_moved": True}
             trained["frozen_unchanged"] = True
         found = self._trainer.test(number)
-        event = self._emit_round(number, found, time.monotonic() - begun, **trained)
+        spent, self._loading = time.monotonic() - begun + self._loading, 0.0
+        event = self._emit_round(number, found, spent, **trained)
         self._history.append(event)
         self._state.save(Checkpoint(number, self._trainer.save(), tuple(self._history)))
         self._round = number

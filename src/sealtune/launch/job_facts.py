@@ -48,7 +48,7 @@ class JobFacts:
         try:
             document: dict[str, Any] = json.loads(path.read_bytes())
             job = document["job"]
-            split = job["job"]["method"] == "split"
+            split = job["job"].get("method") == "split"
             return cls(
                 path=path.resolve(),
                 name=str(job["job"]["name"]),

@@ -99,7 +99,7 @@ def run(
         metrics.append("launcher", {**_start_event(job, resume), **(facts or {})})
         outcome = "failed"
         try:
-            progress = Progress.begin(job.sites, job.rounds)
+            progress = Progress.begin(job.sites, job.rounds, split=job.split)
             with Display(console or Console(), progress, job.name) as display:
                 _Run(job, run_dir, temp, metrics, progress, display, keys or {}).work(
                     programs or Programs(), port, resume=resume

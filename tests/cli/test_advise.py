@@ -1,0 +1,129 @@
+"""``sealtune advise`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sealtune.advise import equipment
+from sealtune.advise.equipment import Speeds
+from sealtune.cli.main import app
+from tests.model.tiny import make_llama, make_texts
+
+OPTION = [
+    "name", "way", "protect", "cut", "own", "memory_mib", "bytes", "seconds", "hours", "cost",
+    "ruled_out",
+]  # fmt: skip
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "240"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("advise")
+    make_llama(found / "model", blocks=4)
+    (found / "model" / "model.safetensors").unlink()  # no weights are read
+    for name, count in (("train", 120), ("test", 40)):
+        rows = [{"text": t.text, "label": f"class {t.label}"} for t in make_texts(count, 1)]
+        (found / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return found
+
+
+def job(folder: Path, extra: str = "") -> Path:
+    path = folder / "job.toml"
+    path.write_text(
+        '[job]\nname = "demo"\n[model]\npath = "./model"\n'
+        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\n'
+        '[sites]\nnames = ["north", "south"]\npartition = "dirichlet"\n' + extra
+    )
+    return path
+
+
+def advice(path: Path, *words: str) -> dict[str, Any]:
+    result = run("advise", path, "--no-probe", "--json", *words)
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_table(folder: Path) -> None:
+    result = run("advise", job(folder), "--no-probe")
+    assert result.exit_code == 0, result.output
+    for words in ("plain PEFT", "Method 1, adapter+data (job)", "Method 2 (split), cut 3", "GiB"):
+        assert words in result.output
+    assert "Take: " in result.output
+    assert "out: plain PEFT: protects nothing" in result.output
+    assert "server_tee_tflops 0.16 (default)" in result.output
+    assert "within 30 %" in result.output
+    assert " cost" not in result.output.split("Take: ")[0]
+    priced = run("advise", job(folder, "[equipment]\nserver_tee_cost = 3\n"), "--no-probe")
+    assert "cost" in priced.output.split("Take: ")[0]
+
+
+def test_json_keys_are_stable(folder: Path) -> None:
+    found = advice(job(folder))
+    assert list(found) == [
+        "recommended", "reason", "options", "equipment", "data", "accuracy",
+    ]  # fmt: skip
+    for option in found["options"]:
+        assert list(option) == OPTION
+        assert list(option["memory_mib"]) == ["client_enclave", "server_enclave", "owner_machine"]
+        assert list(option["bytes"]) == ["uplink_site", "uplink", "downlink", "accelerator"]
+        assert {"start", "exchanges", "uplink"} <= option["seconds"].keys() or (
+            option["way"] == "plain"
+        )
+    assert found["recommended"] in [option["name"] for option in found["options"]]
+    assert found["equipment"]["uplink_mbit"] == {"value": 100.0, "source": "default"}
+    assert found["data"]["rows"] == 160
+    assert set(found["data"]["tokens"]) == {"north", "south"}
+
+
+def test_stated_equipment_decides(folder: Path) -> None:
+    found = advice(job(folder, "[equipment]\nclient_tee = false\nuplink_mbit = 2\n"))
+    assert found["recommended"].startswith("Method 2")
+    assert found["equipment"]["uplink_mbit"] == {"value": 2.0, "source": "stated"}
+    found = advice(job(folder, "[equipment]\nclient_tee = false\nserver_tee_memory_gib = 0.1\n"))
+    assert found["recommended"] is None
+    assert "server TEE of 0.10 GiB cannot hold" in found["reason"]
+    shown = run("advise", job(folder, "[equipment]\nclient_tee = false\nmax_hours = 0.001\n"),
+                "--no-probe")  # fmt: skip
+    assert "Advice: nothing fits" in shown.output
+
+
+def test_split_jobs_and_prefer(folder: Path) -> None:
+    split = "[split]\ncut = 2\n[equipment]\nserver_tee_cost = 1\n"
+    path = job(folder, split)
+    path.write_text(path.read_text().replace('name = "demo"', 'name = "demo"\nmethod = "split"'))
+    found = advice(path, "--prefer", "cost")
+    assert [o["cut"] for o in found["options"] if o["own"]] == [2]
+    assert all(o["cost"] > 0 for o in found["options"])
+
+
+def test_probing_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equipment, "probe", lambda *_: Speeds(1e12, 4e12, 1e11))
+    result = run("advise", job(folder), "--json")
+    found = json.loads(result.stdout)["equipment"]
+    assert found["owner_tflops"] == {"value": 1.0, "source": "probed"}
+    assert found["owner_memory_gib"]["source"] == "probed"
+
+
+def test_faults(folder: Path) -> None:
+    result = run("advise", job(folder, "[equipment]\nuplink = 5\n"))
+    assert result.exit_code == 2
+    assert "equipment.uplink: unknown key; did you mean 'uplink_mbit'?" in result.stderr
+    result = run("advise", job(folder, "[equipment]\nuplink_mbit = 0\n"))
+    assert "more than 0" in result.stderr
+    assert run("advise", folder / "none.toml").exit_code == 2
+
+
+def test_help_holds_examples() -> None:
+    output = run("advise", "--help").output
+    assert "sealtune advise job.toml --prefer cost" in output
+    assert "--no-probe" in output
