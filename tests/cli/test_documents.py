@@ -18,7 +18,7 @@ from sealtune.cli.main import app
 from sealtune.errors import AttestationError
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("threat-model.md", "attestation.md", "limitations.md", "manifest.md")
+PAGES = ("threat-model.md", "attestation.md", "limitations.md", "manifest.md", "split.md")
 _TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 _CODE = re.compile(r"`([^`]+)`")
 
@@ -94,7 +94,7 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
 
 def test_each_claim_has_limits_and_checks() -> None:
     sections = re.split(r"^## ", page("threat-model.md"), flags=re.M)[1:]
-    assert len(sections) == 10
+    assert len(sections) == 11
     for section in sections:
         for part in ("**Claim.**", "**Limits.**", "**Check → Evidence.**"):
             assert section.count(part) == 1, section.splitlines()[0]

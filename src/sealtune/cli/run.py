@@ -206,8 +206,10 @@ def _resume(
             hint="undo the change to continue that run, or start over with --force",
         )
     majority = build_summary(run_dir)["majority_class"]
-    kept = signing.kept_keys(run_dir, job)
-    keys = kept or signing.keys_of_sites(resolved.manifest, key_files)
+    keys: dict[str, Path] = {}
+    if job.job.method == "split":
+        kept = signing.kept_keys(run_dir, job)
+        keys = kept or signing.keys_of_sites(resolved.manifest, key_files)
     _launch(job, job_file, run_dir, port, majority, keys, resume=True)
 
 
