@@ -161,7 +161,7 @@ def probe(
     """
     width, inner = min(width, _LARGEST), min(inner, _LARGEST)
     rows = min(max(rows, 64), 2048)
-    count = min(24, max(1, int(3e9 / (rows * width * inner))))  # a repeat: a tenth of a second
+    count = min(24, max(1, int(12e9 / (rows * width * inner))))  # a repeat: some tenths of a second
     weights = [torch.randn(inner, width) for _ in range(count)]
     int8 = [torch.randint(-127, 128, (inner, width), dtype=torch.int8).t() for _ in range(count)]
     x, hidden = torch.randn(rows, width), torch.randn(rows, inner)

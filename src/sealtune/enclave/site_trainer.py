@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sealtune import __version__
 from sealtune.enclave.events import Emit
 from sealtune.enclave.own_data import load_own_data
 from sealtune.errors import AdapterMismatchError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
-from sealtune.model.export import Fingerprint, check_export, save_adapter
+from sealtune.model.export import check_export, fingerprint_of, save_adapter
 from sealtune.model.load import load_model
 from sealtune.model.lora import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
@@ -132,7 +130,7 @@ class SiteTrainer:
         return fields
 
     def _release(self) -> None:
-        save_adapter(self._folder, self._model, self._fingerprint())
+        save_adapter(self._folder, self._model, fingerprint_of(self._resolved))
         batch = self._task.collate((self._data.test or self._data.train)[:_CHECKED])
         self._model.eval()
         self._before_step(batch.tokens, False)
@@ -145,24 +143,6 @@ class SiteTrainer:
     def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:
         spent = {key: self._session.seconds[key] - before[key] for key in before}
         return {"enclave": max(0.0, wall - sum(spent.values())), **spent}
-
-    def _fingerprint(self) -> Fingerprint:
-        job = self._job
-        return Fingerprint(
-            base_model=job.model.path,
-            base_model_digest=self._resolved.model_digest,
-            job_id=self._resolved.job_id,
-            task=job.model.task,
-            labels=self._resolved.labels,
-            template=job.data.template,
-            max_tokens=job.data.max_tokens,
-            seed=job.job.seed,
-            rounds=job.job.rounds,
-            versions={
-                "sealtune": __version__,
-                **{name: version(name) for name in ("torch", "transformers", "peft")},
-            },
-        )
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:

@@ -274,7 +274,7 @@ class SplitProgram(ServerProgram):
     def _end_training(self) -> None:
         """Export, test for the last time, and get the farewell ready."""
         begun = time.monotonic()
-        files, _ = self._trainer.export(self._rounds)
+        files, _ = self._trainer.export()
         self._final = self._trainer.test(self._rounds)
         self._ending = time.monotonic() - begun
         released = self._resolved.manifest.release == "participants"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sealtune import __version__, frames
+from sealtune import frames
 from sealtune.enclave.events import Emit
 from sealtune.enclave.own_data import task_of
 from sealtune.errors import AdapterMismatchError, FrameError, ModelError, StorageError
@@ -24,7 +23,7 @@ from sealtune.job.resolved import Resolved
 from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
 from sealtune.model.cut import CutEntry
 from sealtune.model.cut_task import Contents, CutTask, Sample
-from sealtune.model.export import WEIGHTS, Fingerprint, adapter_files
+from sealtune.model.export import WEIGHTS, adapter_files, fingerprint_of
 from sealtune.model.load import load_tokenizer
 from sealtune.model.lora import (
     load_trainable_state,
@@ -163,13 +162,13 @@ class TopTrainer:
         text = json.dumps(heads).encode()
         return frames.encode(Frame("top", {"heads": len(text)}, text + save(tensors)))
 
-    def export(self, rounds: int) -> tuple[dict[str, bytes], ExportCheck]:
+    def export(self) -> tuple[dict[str, bytes], ExportCheck]:
         """The adapter's files, read back and compared with the live top.
 
         Raises:
             AdapterMismatchError: they do not give the same answers.
         """
-        files = adapter_files(self._model, self._fingerprint(rounds))
+        files = adapter_files(self._model, fingerprint_of(self._resolved))
         fresh, task = self._reloaded(files)
         samples = next((s for s in (*self._tests.values(), self._train) if s), self._train)
         batch = self._task.collate(samples[:_CHECKED])
@@ -255,24 +254,6 @@ class TopTrainer:
             moments = {key: state.tensors(f"{key}/").get(name) for key in _MOMENTS}
             if all(value is not None for value in moments.values()):
                 self._optimizer.state[parameter] = moments
-
-    def _fingerprint(self, rounds: int) -> Fingerprint:
-        job = self._job
-        return Fingerprint(
-            base_model=job.model.path,
-            base_model_digest=self._resolved.model_digest,
-            job_id=self._resolved.job_id,
-            task=job.model.task,
-            labels=self._resolved.labels,
-            template=job.data.template,
-            max_tokens=job.data.max_tokens,
-            seed=job.job.seed,
-            rounds=rounds,
-            versions={
-                "sealtune": __version__,
-                **{name: version(name) for name in ("torch", "transformers", "peft")},
-            },
-        )
 
 
 class _State:

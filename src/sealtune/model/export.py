@@ -24,6 +24,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,7 +34,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from sealtune import __version__
 from sealtune.errors import AdapterMismatchError, ModelError
+from sealtune.job.resolved import Resolved
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
@@ -77,6 +80,26 @@ class Fingerprint(BaseModel):
     seed: int
     rounds: int
     versions: dict[str, str]
+
+
+def fingerprint_of(resolved: Resolved) -> Fingerprint:
+    """The fingerprint of what a job's enclaves have tuned."""
+    job = resolved.job
+    return Fingerprint(
+        base_model=job.model.path,
+        base_model_digest=resolved.model_digest,
+        job_id=resolved.job_id,
+        task=job.model.task,
+        labels=resolved.labels,
+        template=job.data.template,
+        max_tokens=job.data.max_tokens,
+        seed=job.job.seed,
+        rounds=job.job.rounds,
+        versions={
+            "sealtune": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "peft")},
+        },
+    )
 
 
 @dataclass(frozen=True)
