@@ -18,7 +18,8 @@ runs do not train on (seed 100); never the test rows. Finished runs are kept in 
 interrupted benchmark goes on; ``--fresh`` forgets them.
 
 Keys of the JSON line: ``step_ratio_25`` = step of SPF 25 % / step of LoRA, median over interleaved
-rounds; ``memory_ratio_25`` = bytes of gradients and optimizer state of SPF 25 % / those of full,
+rounds (``processor_to_lora`` is the same in processor time, for a machine that is not quiet);
+``memory_ratio_25`` = bytes of gradients and optimizer state of SPF 25 % / those of full,
 head apart; then one key for each part.
 """
 
@@ -119,7 +120,7 @@ SIZES = {
     "drug-reviews": Size(480, 294, 40, batch=8),
     "pubmedqa": Size(480, 201, 40, batch=8),
 }
-QUICK = {"icd10": Size(600, 400, 40)}
+QUICK = {"icd10": Size(320, 200, 16)}
 
 
 @dataclass(frozen=True)
@@ -371,13 +372,13 @@ class OneStep:
         self.model.train()
         self.optimizer = make_optimizer(self.model, TrainSpec())
 
-    def __call__(self) -> float:
-        """Forward, loss, backward, AdamW; returns the seconds."""
-        start = time.perf_counter()
+    def __call__(self) -> tuple[float, float]:
+        """Forward, loss, backward, AdamW; returns seconds of wall clock and of processor."""
+        start, used = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad(set_to_none=True)
         self._task.loss(self.model, self._batch).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - used
 
     def state_bytes(self) -> int:
         """Bytes of gradients and optimizer state that are allocated now, head apart."""
@@ -396,12 +397,14 @@ def measure_steps(compared: Sequence[Method], rounds: int, model: str) -> dict[s
     """One step of each method in turn, ``rounds`` times; a round before them warms up."""
     steps = {method: OneStep(method, model) for method in compared}
     seconds: dict[Method, list[float]] = {method: [] for method in compared}
+    processor: dict[Method, list[float]] = {method: [] for method in compared}
     for number in range(rounds + 1):
         turn = number % len(compared)
         for method in (*compared[turn:], *compared[:turn]):
-            taken = steps[method]()
+            wall, used = steps[method]()
             if number:
-                seconds[method].append(taken)
+                seconds[method].append(wall)
+                processor[method].append(used)
     size = {method: sum(p.numel() for p in trainable(s.model)) for method, s in steps.items()}
     return {
         str(method): {
@@ -410,6 +413,7 @@ def measure_steps(compared: Sequence[Method], rounds: int, model: str) -> dict[s
             "seconds": statistics.median(seconds[method]),
             "step_to_lora": ratio(seconds[method], seconds[LORA]),
             "step_to_full": ratio(seconds[method], seconds[FULL]),
+            "processor_to_lora": ratio(processor[method], processor[LORA]),
             "state_bytes": steps[method].state_bytes(),
             "memory_to_lora": steps[method].state_bytes() / steps[LORA].state_bytes(),
             "memory_to_full": steps[method].state_bytes() / steps[FULL].state_bytes(),
@@ -610,15 +614,15 @@ def ratios(plan: Plan, store: Store, steps: dict[str, Any]) -> dict[str, Any]:
 
 
 def mean_cell(found: dict[str, Any]) -> str:
-    """``71.2 (70.1-72.0)``: mean, lowest and highest over seeds."""
-    if not found.get("seeds"):
+    """``71.2 (70.1-72.0, n=3)``: mean, lowest and highest, number of seeds."""
+    if not found["seeds"]:
         return "-"
-    return f"{found['mean']:.1f} ({found['low']:.1f}-{found['high']:.1f})"
+    return f"{found['mean']:.1f} ({found['low']:.1f}-{found['high']:.1f}, n={found['seeds']})"
 
 
 def gap_cell(found: dict[str, Any]) -> str:
     """``+0.4 ± 0.2``: difference in points and its standard error over seeds."""
-    if not found.get("pairs"):
+    if not found["pairs"]:
         return "-"
     error = found["standard_error"]
     return f"{found['mean']:+.2f}" + ("" if error is None else f" ± {error:.2f}")
@@ -642,8 +646,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def ratio_table(found: dict[str, Any]) -> Table:
     """Table of part ``ratios``."""
-    columns = ["tuned", "accuracy %", "trainable", "of full", "step/LoRA", "step/full"]
-    columns += ["memory/LoRA", "memory/full", "extra RSS MB"]
+    columns = ["tuned", "accuracy %", "trainable", "of full", "step/LoRA", "processor/LoRA"]
+    columns += ["step/full", "memory/LoRA", "memory/full", "extra RSS MB"]
     rows = [
         [
             name,
@@ -651,6 +655,7 @@ def ratio_table(found: dict[str, Any]) -> Table:
             f["trainable"],
             f"{f['share_of_full']:.3f}",
             ratio_cell(f["step_to_lora"]),
+            ratio_cell(f["processor_to_lora"]),
             ratio_cell(f["step_to_full"]),
             f"{f['memory_to_lora']:.2f}",
             f"{f['memory_to_full']:.3f}",
@@ -664,12 +669,12 @@ def ratio_table(found: dict[str, Any]) -> Table:
 def method_table(found: dict[str, Any]) -> Table:
     """Table of part ``methods``."""
     names = [str(m) for m in (LORA, BOTH, SPF, FULL)]
+
+    def cell(one: dict[str, Any]) -> str:
+        return f"{mean_cell(one)} @{one['rate']}" if one["seeds"] else "-"
+
     rows = [
-        [
-            name,
-            *(f"{mean_cell(f[m])} @{f[m].get('rate')}" for m in names),
-            gap_cell(f["both_to_lora"]),
-        ]
+        [name, *(cell(f[m]) for m in names), gap_cell(f["both_to_lora"])]
         for name, f in found.items()
     ]
     return table("methods (accuracy % @learning rate)", ["set", *names, "both - lora"], rows)
@@ -677,17 +682,16 @@ def method_table(found: dict[str, Any]) -> Table:
 
 def selector_table(found: dict[str, Any]) -> Table:
     """Table of part ``selectors``."""
-    rows = [
-        [
-            select,
-            *(
-                f"{mean_cell(f[select])}  {gap_cell(f[select]['to_l1_largest'])}"
-                for f in found.values()
-            ),
-        ]
-        for select in SELECTORS
-    ]
-    return table("selectors (SPF 25 %; difference to l1-largest)", ["selector", *found], rows)
+    columns = ["selector"]
+    for name in found:
+        columns += [f"{name} %", "to l1-largest"]
+    rows = []
+    for select in SELECTORS:
+        row = [select]
+        for f in found.values():
+            row += [mean_cell(f[select]), gap_cell(f[select]["to_l1_largest"])]
+        rows.append(row)
+    return table("selectors (SPF 25 %)", columns, rows)
 
 
 def form_table(found: dict[str, Any]) -> Table:
@@ -731,6 +735,7 @@ def versions() -> dict[str, str]:
 def make_plan(options: argparse.Namespace) -> Plan:
     """The runs that the options ask for."""
     if options.quick:
+        options.rounds = 12
         return Plan(QUICK, ("icd10",), (1,), (0.25, 0.5), 3e-3, options.model, options.data)
     seeds = tuple(range(1, options.seeds + 1))
     return Plan(
@@ -779,7 +784,7 @@ def main() -> None:
     if "ratios" in order:
         compared = ratio_methods(plan)
         steps = measure_steps(compared, options.rounds, options.model)
-        for method in compared:
+        for method in () if options.quick else compared:
             steps[str(method)]["extra_rss"] = in_fresh_process(extra_rss, method, options.model)
         result["step_ratio_25"] = steps[str(SPF)]["step_to_lora"][0]
         result["memory_ratio_25"] = round(steps[str(SPF)]["memory_to_full"], 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from sealtune.enclave import farewell as module
 from sealtune.enclave.farewell import Received, farewell
-from sealtune.errors import FrameError
+from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame
+from sealtune.model.export import own_copy
 from tests.enclave.split_flow import make_split, make_split_job
 
 FILES = {"a": b"x" * 25, "b": b"", "c": b"yz"}
@@ -125,3 +127,39 @@ def test_a_site_that_never_takes_a_part_is_given_up(
     final = federation.of("final")[0]["sites"]
     assert "again and again" in final["south"]["reason"]
     assert final["north"]["outcome"] == "ok"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_site_that_goes_back_and_forth_is_given_up(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 8_000)
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    worker = federation.sites["south"]._worker
+    honest, asked = worker.answer, [0]
+
+    def answer(question: Frame) -> Frame:
+        if question.kind != "finish":
+            return honest(question)
+        asked[0] += 1
+        return Frame("received", {"round": 2, "have": asked[0] % 2})
+
+    worker.answer = answer  # type: ignore[method-assign]
+    federation.run(federation.server())
+    assert asked[0] < 8
+    assert "again and again" in federation.of("final")[0]["sites"]["south"]["reason"]
+
+
+def test_an_adapter_of_another_job_is_not_written(llama: Path, tmp_path: Path) -> None:
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    federation.run(federation.server())
+    folder = federation.run_dir / "sites" / "north" / "adapter"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert own_copy(files, federation.resolved) == files
+    assert json.loads(files["sealtune.json"])["base_model"] == str(llama)
+    content = json.loads(files["sealtune.json"]) | {"job_id": "00" * 48}
+    other = files | {"sealtune.json": json.dumps(content).encode()}
+    with pytest.raises(AdapterMismatchError, match="of another job"):
+        own_copy(other, federation.resolved)
+    with pytest.raises(ModelError, match="damaged"):
+        own_copy(files | {"sealtune.json": b"{"}, federation.resolved)

@@ -13,19 +13,20 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.channel import ServerHandshake
+from sealtune.channel import ServerHandshake, sealed_size
 from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.split_answers import SplitAnswers
 from sealtune.enclave.trust import split_server_trust, trust_for
 from sealtune.errors import (
     AttestationError,
     ConfigError,
+    DataError,
     SiteLostError,
     StorageError,
     UnknownKeyError,
 )
 from sealtune.frames import Frame
-from sealtune.job import NetworkSpec, SplitSpec
+from sealtune.job import ModelSpec, NetworkSpec, SplitSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import layout_of
@@ -79,6 +80,7 @@ BAD = {
     "too long": (other_body(lambda b: b + b"x"), "not"),
     "NaN": (other_body(with_value(math.nan)), "NaN"),
     "infinity": (other_body(with_value(math.inf)), "NaN or infinity"),
+    "a huge value": (other_body(with_value(3e38)), "no model's"),
     "a label too high": (other_meta(samples=2), "not one of"),
     "another chunk": (other_meta(chunk=7), "chunk 7"),
     "no count": (other_meta(of=True), "not a count"),
@@ -246,10 +248,132 @@ def test_samples_of_another_upload_cannot_be_mixed_in(stored: SplitFederation) -
 
 
 def test_a_deleted_chunk_is_noticed(stored: SplitFederation) -> None:
-    """There is a checkpoint, so nobody is asked again: the site is not complete any more."""
+    """The checkpoint knows which samples it was made with."""
     (activations(stored) / "north" / "000000.sealed").unlink()
-    with pytest.raises(SiteLostError, match="north: sent 0 of"):
+    with pytest.raises(StorageError, match="samples of site 'north' are not those"):
         go_on(stored)
+
+
+def test_an_operator_cannot_train_on_without_a_site(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where one site is enough: whose samples count is part of the checkpoint."""
+    federation = make_split(make_split_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    server = federation.server()
+    while len(federation.of("round")) < 2:
+        for site, message in (server.next() or {}).items():
+            server.reply(site, federation.sites[site].deliver(message))
+    for path in (activations(federation) / "north").glob("*.sealed"):
+        path.unlink()
+    with pytest.raises(StorageError, match="samples of site 'north' are not those"):
+        go_on(federation)
+
+
+def test_chunks_of_two_uploads_do_not_go_together(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut_chunk, "CHUNK", 16_000)
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    folder = activations(federation) / "north"
+    upload_all(federation)
+    second = (folder / "000001.sealed").read_bytes()
+    for path in activations(federation).rglob("*.sealed"):
+        path.unlink()
+    upload_all(federation)
+    (folder / "000001.sealed").write_bytes(second)
+    with pytest.raises(StorageError, match="does not open"):
+        federation.server(resume=True)
+
+
+def upload_all(federation: SplitFederation) -> None:
+    """Start anew and stop before training."""
+    for site in SITES:
+        federation.start_site(site)
+    server = federation.server(resume=True)
+    while outgoing := server.next():
+        for site, message in outgoing.items():
+            server.reply(site, federation.sites[site].deliver(message))
+
+
+def test_counts_are_checked_after_a_resume_too(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the last chunk and its check, the enclave does not forget to check."""
+    job = make_split_job(tmp_path, llama, network=SPARE)
+    federation = make_split(job, tmp_path / "run")
+    spoil(federation, "south", other_meta(of=1))
+    server = federation.server()
+
+    def killed(site: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "_check_counts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(server)
+    go_on(federation)
+    final = federation.of("final")[0]["sites"]
+    assert "signed" in final["south"]["reason"]
+    assert final["north"]["outcome"] == "ok"
+
+
+def test_a_site_cannot_fill_the_disk(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More chunks than its signed rows make, or many small ones, are refused at once."""
+    monkeypatch.setattr(cut_chunk, "CHUNK", 16_000)
+    job = make_split_job(tmp_path, llama, network=SPARE)
+    federation = make_split(job, tmp_path / "run")
+    worker = federation.sites["south"]._worker
+    first = worker.answer(Frame("upload", {"round": 0, "chunk": 0}))
+
+    def again(question: Frame) -> Frame:
+        meta = {**first.meta, "chunk": question.meta["chunk"], "of": 1 << 20}
+        return Frame("chunk", meta, first.body)
+
+    worker.answer = again  # type: ignore[method-assign]
+    federation.run(federation.server())
+    assert "were signed" in federation.of("final")[0]["sites"]["south"]["reason"]
+    assert len([e for e in federation.of("upload") if e["site"] == "south"]) < 5
+
+
+def test_small_chunks_are_refused(llama: Path, tmp_path: Path) -> None:
+    job = make_split_job(tmp_path, llama, network=SPARE)
+    federation = make_split(job, tmp_path / "run")
+    worker = federation.sites["south"]._worker
+    honest = worker._maker.chunk("train", worker._data.train[:2])  # type: ignore[attr-defined]
+    meta = worker.answer(Frame("upload", {"round": 0, "chunk": 0})).meta
+    worker.answer = lambda _: Frame(  # type: ignore[method-assign]
+        "chunk", {**meta, "samples": 2, "of": 99}, honest.body()
+    )
+    federation.run(federation.server())
+    assert "smaller than" in federation.of("final")[0]["sites"]["south"]["reason"]
+
+
+def test_single_tokens_do_not_end_a_causal_lm_job(llama: Path, tmp_path: Path) -> None:
+    model = ModelSpec(path=str(llama), task="causal-lm")
+    job = make_split_job(tmp_path, llama, model=model, network=SPARE)
+    federation = make_split(job, tmp_path / "run")
+    worker = federation.sites["south"]._worker
+    rows = len(worker._data.train)  # type: ignore[attr-defined]
+    packed = tuple(worker._maker.packed([[5]] * rows))  # type: ignore[attr-defined]
+    chunk = cut_chunk.Chunk("train", (1,) * rows, (-1,) * rows, ((5,),) * rows, packed)
+    meta = worker.answer(Frame("upload", {"round": 0, "chunk": 0})).meta
+    worker.answer = lambda _: Frame("chunk", {**meta}, chunk.body())  # type: ignore[method-assign]
+    federation.run(federation.server())
+    final = federation.of("final")[0]["sites"]
+    assert "has not 2 to" in final["south"]["reason"]
+    assert final["north"]["outcome"] == "ok"
+
+
+def test_lengths_cannot_be_read_off_the_disk(stored: SplitFederation) -> None:
+    """Records are padded: their sizes tell the number of eights of tokens, no more."""
+    server = stored.server(resume=True)
+    for site in SITES:
+        for part in ("train", "test"):
+            for sample in server._store.samples(site, part):  # type: ignore[arg-type]
+                place = server._store._places[site][sample.number]
+                eights = -(-sample.tokens // 8)
+                assert place.size == sealed_size(eights * 8 * 4 * 64)
 
 
 def test_nothing_opens_with_another_job(stored: SplitFederation, tmp_path: Path) -> None:
@@ -375,8 +499,6 @@ def test_a_model_that_stays_in_answers_through_the_split(llama: Path, tmp_path: 
 
 
 def test_continuations_through_the_split(llama: Path, tmp_path: Path) -> None:
-    from sealtune.job import ModelSpec
-
     model = ModelSpec(path=str(llama), task="causal-lm")
     federation = make_split(make_split_job(tmp_path, llama, model=model), tmp_path / "run")
     federation.run(federation.server())
@@ -397,6 +519,34 @@ def test_continuations_through_the_split(llama: Path, tmp_path: Path) -> None:
     asker = ContinueAsker(federation.resolved, maker, rows, tokens=5, end=tokenizer.eos_token_id)
     ask(federation, asker)
     assert asker.rows == expected
+
+
+def test_long_questions_go_in_several_messages(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut_chunk, "CHUNK", 16_000)
+    federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
+    federation.run(federation.server())
+    loaded = load_adapter(federation.run_dir / "sites" / "north" / "adapter")
+    texts = [row["text"] for row in _rows(tmp_path / "test.jsonl")]
+    with torch.no_grad():
+        batch = loaded.task.pad([loaded.task.encode(t) for t in texts])
+        expected = loaded.task.scores(loaded.model, batch).softmax(1)
+    before = len(federation.wire)
+    asker = ClassAsker(
+        federation.resolved, CutMaker(federation.resolved, loaded.task), loaded.task, texts
+    )
+    ask(federation, asker)
+    assert len(federation.wire) - before > 8
+    assert torch.allclose(torch.tensor(asker.shares), expected, atol=1e-4)
+
+
+def test_a_text_that_has_no_room_to_grow_is_refused(llama: Path, tmp_path: Path) -> None:
+    model = ModelSpec(path=str(llama), task="causal-lm")
+    federation = make_split(make_split_job(tmp_path, llama, model=model), tmp_path / "run")
+    maker = federation.sites["north"]._worker._maker  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"beyond the job's data\.max_tokens of 24"):
+        ContinueAsker(federation.resolved, maker, [[5] * 20], tokens=5, end=None)
 
 
 def test_an_unfinished_job_answers_nobody(stored: SplitFederation) -> None:

@@ -130,22 +130,21 @@ def show(advice: Advice, counts: Counts, equipment: Equipment, console: Console)
     from rich.table import Table
 
     priced = any(option.cost for option in advice.options)
-    table = Table(title="Estimates", title_justify="left")
-    table.add_column("way", no_wrap=True)
-    heads = ["client TEE\nGiB", "server TEE\nGiB", "owner\nGiB", "uplink\nbusiest site"]
-    heads += ["uplink\nall sites", "downlink\nall sites", "TEE <-> acc.\nall sites", "time"]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("GiB of memory, bytes\nof all sites", no_wrap=True)
+    heads = ["site\nTEE", "server\nTEE", "owner", "sent\nup", "down", "to/from\naccel.", "time"]
     for head in [*heads, *(["cost"] if priced else [])]:
         table.add_column(head, justify="right", no_wrap=True)
     for option in advice.options:
-        cells = [_gib(option.memory_mib[k]) for k in ("client_enclave", "server_enclave")]
-        cells += [_gib(option.memory_mib["owner_machine"])]
-        cells += [_size(option.bytes[k]) for k in ("uplink_site", "uplink", "downlink")]
-        cells += [_size(option.bytes["accelerator"]), _time(option.hours)]
-        cells += [f"{option.cost:.2f}"] if priced else []
+        places = ("client_enclave", "server_enclave", "owner_machine")
+        cells = [_gib(option.memory_mib[place]) for place in places]
+        cells += [_size(option.bytes[link]) for link in ("uplink", "downlink", "accelerator")]
+        cells += [_time(option.hours), *([f"{option.cost:.2f}"] if priced else [])]
         chosen = advice.best is not None and option.name == advice.best.name
         style = "bold green" if chosen else "dim" if option.ruled_out else ""
-        mark = " (job)" if option.own else ""
-        table.add_row(f"{option.name}{mark}", *cells, style=style)
+        name = option.name.replace("Method 2 (split)", "Method 2")
+        table.add_row(f"{name}{' *' if option.own else ''}", *cells, style=style)
+    console.print("[bold]Estimates[/] (*: as the job is written)")
     console.print(table)
     console.print(f"[bold]{'Take' if advice.best else 'Advice'}:[/] {advice.reason}")
     for reasons, names in _ruled_out(advice.options).items():

@@ -16,7 +16,10 @@ import typer
 from sealtune.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from rich.console import Console
+
+    from sealtune.job.resolved import Resolved
 
 _NO_TEXTS: list[str] = []
 
@@ -78,11 +81,11 @@ def predict(
     """
     from rich.console import Console
 
-    problems = []
-    if bool(text) == (file is not None):
-        problems.append(Problem("--text, --file", "give one of the two, not both"))
-    if (adapter is None) == (run is None):
-        problems.append(Problem("--adapter, --run", "give one of the two, not both"))
+    faults = {
+        "--text, --file": bool(text) == (file is not None),
+        "--adapter, --run": (adapter is None) == (run is None),
+    }
+    problems = [Problem(k, "give one of the two, not both") for k, bad in faults.items() if bad]
     if run is None and (site is not None or key is not None):
         problems.append(Problem("--site, --key", "go with --run only"))
     if problems:
@@ -110,9 +113,12 @@ class _Wanted:
 
     def prompts(self, template: str) -> list[str]:
         """The texts in the prompt template."""
-        if self.file is not None:
-            return _from_file(self.file, template)
-        return _render(list(self.text), template)
+        if self.file is None:
+            return _render(list(self.text), template)
+        found = _from_file(self.file, template)
+        if not found:
+            raise DataError(f"{self.file} holds no texts", hint="write one on each line")
+        return found
 
     def ranked(
         self, texts: list[str], labels: tuple[str, ...], shares: list[list[float]]
@@ -153,7 +159,6 @@ def _through_the_split(
 ) -> list[dict[str, Any]]:
     from rich.console import Console
 
-    from sealtune.cli.signing import KEYS
     from sealtune.job.resolved import read_resolved
 
     resolved_file = run_dir / "job.resolved.json"
@@ -165,17 +170,12 @@ def _through_the_split(
         )
     if model is not None:
         raise ConfigError("--model", [Problem(model, "goes with --adapter only")])
-    name = site or resolved.job.sites.names[0]
-    if name not in resolved.job.sites.names:
-        there = ", ".join(resolved.job.sites.names)
-        raise ConfigError("--site", [Problem(name, f"the job has the sites {there}")])
+    name, private = _who_asks(resolved, run_dir, site, key)
     texts = wanted.prompts(resolved.job.data.template)
     with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
-        from sealtune.job.keys import load_private
         from sealtune.launch.answering import ask_enclave
         from sealtune.owner.client import SplitClient
 
-        private = load_private(key or run_dir / KEYS / f"{name}.key")
         client = SplitClient(resolved, name, private)
 
         def carry(deliver: Callable[[bytes], bytes]) -> None:
@@ -185,6 +185,31 @@ def _through_the_split(
             return wanted.ranked(texts, resolved.labels, client.classify(texts, carry))
         longer = client.continue_texts(texts, carry, tokens=wanted.tokens)
         return [{"text": t, "continuation": c} for t, c in zip(texts, longer, strict=True)]
+
+
+def _who_asks(
+    resolved: Resolved, run_dir: Path, site: str | None, key: Path | None
+) -> tuple[str, Ed25519PrivateKey]:
+    """The site that asks, and the key that proves it."""
+    from sealtune.cli.signing import KEYS
+    from sealtune.job.keys import load_private, public_hex
+
+    names = resolved.job.sites.names
+    if site is not None and site not in names:
+        raise ConfigError("--site", [Problem(site, f"the job has the sites {', '.join(names)}")])
+    if key is None:
+        name = site or names[0]
+        kept = run_dir / KEYS / f"{name}.key"
+        if not kept.is_file():
+            words = "is needed: this run was signed with the participants' own keys"
+            raise ConfigError("--key", [Problem(name, words)])
+        return name, load_private(kept)
+    private = load_private(key)
+    owned = [
+        one.sites for one in resolved.manifest.participants
+        if one.key == public_hex(private.public_key())
+    ]  # fmt: skip
+    return site or (owned[0][0] if owned else names[0]), private
 
 
 def _render(texts: list[str], template: str) -> list[str]:

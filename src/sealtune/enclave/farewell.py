@@ -43,6 +43,7 @@ class Received:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self._announced: tuple[int, dict[str, int]] | None = None
 
     @property
     def have(self) -> int:
@@ -63,6 +64,11 @@ class Received:
             raise FrameError("the end of the job came in parts that make no sense")
         if not isinstance(sizes, dict) or not all(_is_count(size) for size in sizes.values()):
             raise FrameError("the server's files have no sizes")
+        if len(message.body) > PART or sum(sizes.values()) > of * PART:
+            raise FrameError("a part of the end, or what it announces, is too large")
+        if self._announced not in (None, (of, sizes)):
+            raise FrameError("the end of the job changed while it came")
+        self._announced = (of, sizes)
         if part == self.have:
             self._parts.append(bytes(message.body))
         if self.have < of:

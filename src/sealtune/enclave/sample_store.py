@@ -3,15 +3,18 @@
     activations/<site>/<chunk>.sealed
         u32 length | sealed index | sealed sample 0 | sealed sample 1 | ...
 
-A chunk's index holds the lengths and labels of its samples and a fresh key for them; it opens only
-with the enclave's sealing key, for this job, this site and this place. So chunks cannot be altered,
-moved or mixed with those of another upload; the operator can delete them, which is noticed.
+A chunk's index holds the lengths and labels of its samples, a fresh key for them and the name of
+the upload; it opens only with the enclave's sealing key, for this job, this site and this place. So
+chunks cannot be altered, moved or mixed with those of another upload; the operator can delete them,
+which is noticed: a checkpoint keeps a digest of every site's samples. Samples are padded to
+multiples of 8 tokens, so that what their sizes on disk tell of their lengths is coarse.
 
 Trust domain: server enclave.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import struct
 from collections.abc import Sequence
@@ -30,9 +33,11 @@ from sealtune.job.storage import write_atomic
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import Chunk, Layout
 from sealtune.model.cut_task import Contents, Sample
+from sealtune.model.tasks import BUCKET
 
 _LENGTH = struct.Struct("<I")
 _FORMAT = 1
+_ID = 4  # bytes of a token's id
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,17 @@ class SampleStore:
         self._places: dict[str, list[_Place]] = {}
         self._samples: dict[str, dict[str, list[Sample]]] = {}
         self._chunks: dict[str, int] = {}
+        self._uploads: dict[str, str] = {}  # site -> name of its upload
+        self._digests: dict[str, Any] = {}
+
+    def counts(self, site: str) -> dict[str, int]:
+        """How many samples of each part there are."""
+        return {"train": len(self.samples(site, "train")), "test": len(self.samples(site, "test"))}
+
+    def digest(self, site: str) -> str:
+        """SHA-256 (hex) over a site's sealed indices: which samples these are."""
+        found = self._digests.get(site)
+        return "" if found is None else str(found.hexdigest())
 
     def chunks(self, site: str) -> int:
         """How many chunks of a site there are."""
@@ -87,17 +103,18 @@ class SampleStore:
             "format": _FORMAT,
             "part": chunk.part,
             "of": of,
+            "upload": self._uploads.get(site) or secrets.token_hex(16),
             "lengths": chunk.lengths,
             "labels": chunk.labels,
         }
         index = self._session("seal", site, number).seal(_index(meta, key), number)
         sealed = [
-            self._record("seal", key, place).seal(_plain(chunk, place), 0)
+            self._record("seal", key, place).seal(self._plain(chunk, place), 0)
             for place in range(len(chunk.lengths))
         ]
         path = self._path(site, number)
         write_atomic(path, b"".join([_LENGTH.pack(len(index)), index, *sealed]))
-        self._remember(site, path, key, meta, len(index))
+        self._remember(site, path, key, meta, index)
 
     def resume(self, site: str) -> int | None:
         """Take in the chunks that lie there from an earlier start.
@@ -117,6 +134,11 @@ class SampleStore:
                     sealed = file.read(min(size, path.stat().st_size))
                 frame = frames.decode(self._session("open", site, number).open(sealed, number))
                 meta = _read_index(frame)
+                if total not in (None, meta["of"]) or self._uploads.get(site) not in (
+                    None,
+                    meta["upload"],
+                ):
+                    raise ValueError("chunks of two uploads")
             except (ChannelError, OSError, struct.error, ValueError) as error:
                 raise StorageError(
                     f"{path} does not open: it was altered, or belongs to another job, machine or "
@@ -124,14 +146,15 @@ class SampleStore:
                     hint="start the run anew, without --resume",
                 ) from error
             total = meta["of"]
-            self._remember(site, path, bytes(frame.body[:SECRET_SIZE]), meta, size)
+            self._remember(site, path, bytes(frame.body[:SECRET_SIZE]), meta, sealed)
         return total
 
     def drop(self, site: str) -> None:
         """Forget a site's samples, and delete them."""
         for number in range(self.chunks(site)):
             self._path(site, number).unlink(missing_ok=True)
-        for known in (self._places, self._samples, self._chunks):
+        kept = (self._places, self._samples, self._chunks, self._uploads, self._digests)
+        for known in kept:
             known.pop(site, None)
 
     def read(self, sample: Sample) -> Contents:
@@ -150,7 +173,8 @@ class SampleStore:
             if not self._layout.classes:
                 ids = torch.frombuffer(bytearray(plain[: 4 * sample.tokens]), dtype=torch.int32)
                 ids, plain = ids.long(), plain[4 * sample.tokens :]
-            return Contents(unpack(plain, self._layout.form, self._layout.width), ids)
+            data = plain[: sample.tokens * self._layout.token_bytes]  # the rest is padding
+            return Contents(unpack(data, self._layout.form, self._layout.width), ids)
         except (ChannelError, DataError, OSError) as error:
             raise StorageError(
                 f"sample {sample.number} of site '{sample.site}' cannot be read from {place.path}: "
@@ -159,19 +183,31 @@ class SampleStore:
             ) from error
 
     def _remember(
-        self, site: str, path: Path, key: bytes, meta: dict[str, Any], index: int
+        self, site: str, path: Path, key: bytes, meta: dict[str, Any], index: bytes
     ) -> None:
         places = self._places.setdefault(site, [])
         parts = self._samples.setdefault(site, {"train": [], "test": []})
-        offset = _LENGTH.size + index
-        extra = 0 if self._layout.classes else 4  # bytes of a token's id
+        offset = _LENGTH.size + len(index)
         for place, (tokens, label) in enumerate(zip(meta["lengths"], meta["labels"], strict=True)):
-            size = sealed_size(tokens * (self._layout.token_bytes + extra))
+            size = sealed_size(self._padded(tokens))
             sample = Sample(site, len(places), tokens, None if label < 0 else label)
             parts[meta["part"]].append(sample)
             places.append(_Place(path, key, place, offset, size))
             offset += size
         self._chunks[site] = self.chunks(site) + 1
+        self._uploads[site] = meta["upload"]
+        self._digests.setdefault(site, hashlib.sha256()).update(index)
+
+    def _padded(self, tokens: int) -> int:
+        """Bytes that a sample of so many tokens takes, padded."""
+        each = self._layout.token_bytes + (0 if self._layout.classes else _ID)
+        return -(-tokens // BUCKET) * BUCKET * each
+
+    def _plain(self, chunk: Chunk, place: int) -> bytes:
+        data = bytes(chunk.activations[place])
+        if chunk.ids is not None:
+            data = torch.tensor(chunk.ids[place], dtype=torch.int32).numpy().tobytes() + data
+        return data.ljust(self._padded(chunk.lengths[place]), b"\0")
 
     def _path(self, site: str, number: int) -> Path:
         return self._folder / site / f"{number:06d}.sealed"
@@ -197,17 +233,11 @@ class SampleStore:
         )
 
 
-def _plain(chunk: Chunk, place: int) -> bytes:
-    data = bytes(chunk.activations[place])
-    if chunk.ids is None:
-        return data
-    return torch.tensor(chunk.ids[place], dtype=torch.int32).numpy().tobytes() + data
-
-
 def _index(meta: dict[str, Any], key: bytes) -> bytes:
     # lengths and labels may outgrow a frame's meta, so they follow the key in the body
     numbers = [*meta["lengths"], *meta["labels"]]
-    small = {k: meta[k] for k in ("format", "part", "of")} | {"samples": len(meta["lengths"])}
+    small = {key: meta[key] for key in ("format", "part", "of", "upload")}
+    small["samples"] = len(meta["lengths"])
     body = key + torch.tensor(numbers, dtype=torch.int32).numpy().tobytes()
     return frames.encode(Frame("samples", small, body))
 
@@ -223,6 +253,7 @@ def _read_index(frame: Frame) -> dict[str, Any]:
     return {
         "part": frame.meta["part"],
         "of": int(frame.meta["of"]),
+        "upload": str(frame.meta["upload"]),
         "lengths": numbers[:count],
         "labels": numbers[count:],
     }

@@ -22,6 +22,7 @@ from sealtune.enclave.events import Emit
 from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_link import SiteLink
+from sealtune.enclave.split_progress import read_progress
 from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import Trust
 from sealtune.enclave.upload import upload_head
@@ -107,7 +108,7 @@ class SplitAnswers(ServerProgram):
         self._layout = question_layout(layout)
         self._asked_for = _Asked(self._layout)
         self._top = TopTrainer(resolved, self._asked_for, emit)
-        self._top.begin((), checkpoint.adapter)
+        self._top.begin((), read_progress(checkpoint)[1])
         self._answers = b""
         self._turn = 0
         self._enough = False
@@ -122,7 +123,10 @@ class SplitAnswers(ServerProgram):
         if self._enough:
             return None
         if self._entries[self._site].reason:
-            raise SiteLostError(f"{self._site}: {self._entries[self._site].reason}")
+            raise SiteLostError(
+                f"{self._site}: {self._entries[self._site].reason}",
+                hint="ask again; if it stays so, versions of sealtune or the model may differ",
+            )
         question = Frame("ask", {"round": self._turn}, self._answers)
         return self._send({self._site: question}, self._turn)
 
@@ -135,6 +139,7 @@ class SplitAnswers(ServerProgram):
         if any(answer.meta.get(key) != value for key, value in self._head.items()):
             raise DataError("the questions were made with another model, cut or form")
         chunk = read_chunk(answer.meta, memoryview(answer.body), self._layout)
+        self._layout.check(chunk)
         if len(chunk.lengths) > _MOST:
             raise DataError(f"more than {_MOST} texts in one message")
         found = self._top.answer(self._asked_for.take(site, chunk))

@@ -17,13 +17,14 @@ from sealtune.enclave.events import Emit
 from sealtune.enclave.farewell import farewell
 from sealtune.enclave.round_state import Entry
 from sealtune.enclave.sample_store import SampleStore
-from sealtune.enclave.sealed_state import Checkpoint, SealedState
+from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.server_program import ServerProgram, reasons
 from sealtune.enclave.site_link import SiteLink
+from sealtune.enclave.split_progress import progress, read_progress
 from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import Trust
-from sealtune.enclave.upload import Upload, read_upload
-from sealtune.errors import ChannelError, DataError, SiteLostError
+from sealtune.enclave.upload import Upload, check_progress, read_upload
+from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.model.cut_chunk import CHUNK, Layout
@@ -76,9 +77,12 @@ class SplitProgram(ServerProgram):
         self._cohort = max(resolved.job.quorum, resolved.manifest.min_cohort)
         self._uploads = {site: Upload() for site in names}
         checkpoint = state.load() if resume else None
-        self._saved = b"" if checkpoint is None else checkpoint.adapter
-        self._history = [] if checkpoint is None else list(checkpoint.history)
         self._round: int | None = None if checkpoint is None else checkpoint.round
+        # whose samples are trained on, and their digests
+        self._used: dict[str, str] = {}
+        self._saved = b""
+        if checkpoint is not None:
+            self._used, self._saved = read_progress(checkpoint)
         if resume:
             for site, upload in self._uploads.items():
                 upload.of = store.resume(site)
@@ -151,14 +155,14 @@ class SplitProgram(ServerProgram):
             chunk, of, seconds = read_upload(
                 answer, self._store.chunks(site), upload.of, self._resolved, self._layout
             )
+            check_progress(chunk, self._store.counts(site), self._resolved.manifest.data[site])
             self._store.add(site, chunk, of=of)
             upload.of, upload.seconds = of, upload.seconds + seconds
             upload.lost_in_a_row = 0
             if self._store.chunks(site) == of:
                 self._check_counts(site)
         except DataError:
-            self._store.drop(site)  # nothing of a site that sends nonsense is trained on
-            upload.of = None
+            self._drop(site)
             raise
         sent = self._store.chunks(site)
         self._emit("upload", site=site, chunk=sent, of=of, bytes=self._entries[site].bytes_up)
@@ -171,8 +175,9 @@ class SplitProgram(ServerProgram):
         if not 0 <= have <= len(self._farewell):
             raise ChannelError(f"has {have} of {len(self._farewell)} parts of the end")
         upload = self._uploads[site]
-        upload.lost_in_a_row = 0 if have > upload.have else upload.lost_in_a_row + 1
-        if upload.lost_in_a_row >= _PATIENCE:
+        upload.lost_in_a_row = 0
+        upload.setbacks += have <= upload.have
+        if upload.setbacks >= _PATIENCE:
             raise ChannelError("asks for the same part again and again")
         upload.have = have
         if have == len(self._farewell):
@@ -180,18 +185,22 @@ class SplitProgram(ServerProgram):
 
     def _check_counts(self, site: str) -> None:
         """A whole upload has as many samples as were signed."""
-        signed = self._resolved.manifest.data[site]
+        signed, found = self._resolved.manifest.data[site], self._store.counts(site)
         for part, rows in (("train", signed.train_rows), ("test", signed.test_rows)):
-            found = len(self._store.samples(site, part))  # type: ignore[arg-type]
-            if found != rows:
-                raise DataError(f"{found} {part} samples came, {rows} were signed")
+            if found[part] != rows:
+                raise DataError(f"{found[part]} {part} samples came, {rows} were signed")
+
+    def _drop(self, site: str) -> None:
+        """Nothing of a site that sends nonsense is trained on."""
+        self._store.drop(site)
+        self._uploads[site].of = None
 
     def _begin_training(self) -> None:
-        sites = [
-            site
-            for site, upload in self._uploads.items()
-            if upload.of is not None and self._store.chunks(site) == upload.of
-        ]
+        if self._round is None:
+            sites = [site for site in self._links if self._is_complete(site)]
+        else:
+            sites = list(self._used)
+            self._check_unchanged()
         if len(sites) < self._cohort:
             for site, upload in self._uploads.items():
                 if site not in sites and not self._entries[site].reason:
@@ -205,9 +214,32 @@ class SplitProgram(ServerProgram):
             )
         begun = time.monotonic()
         self._sites = sites
+        self._used = {site: self._store.digest(site) for site in sites}
         self._trainer.begin(sites, self._saved)
         self._training = True
         self._loading = time.monotonic() - begun
+
+    def _is_complete(self, site: str) -> bool:
+        """Whether all that was signed of a site is here; what is wrong goes, and is said."""
+        if self._uploads[site].of != self._store.chunks(site):
+            return False
+        try:
+            self._check_counts(site)
+        except DataError as error:
+            self._drop(site)
+            self._entries[site].fail(f"refused: {error.message}")
+            return False
+        return True
+
+    def _check_unchanged(self) -> None:
+        """The samples are those that the checkpoint was made with."""
+        for site, digest in self._used.items():
+            if self._store.digest(site) != digest:
+                raise StorageError(
+                    f"the samples of site '{site}' are not those that the checkpoint was made "
+                    "with: files were deleted or replaced",
+                    hint="restore the run folder, or start the run anew",
+                )
 
     def _next_round(self) -> None:
         """Test before the first round; then train a round, test, keep."""
@@ -221,9 +253,8 @@ class SplitProgram(ServerProgram):
             trained["frozen_unchanged"] = True
         found = self._trainer.test(number)
         spent, self._loading = time.monotonic() - begun + self._loading, 0.0
-        event = self._emit_round(number, found, spent, **trained)
-        self._history.append(event)
-        self._state.save(Checkpoint(number, self._trainer.save(), tuple(self._history)))
+        self._emit_round(number, found, spent, **trained)
+        self._state.save(progress(number, self._used, self._trainer.save()))
         self._round = number
 
     def _emit_round(
@@ -234,7 +265,7 @@ class SplitProgram(ServerProgram):
         *,
         last: bool = False,
         **trained: Any,
-    ) -> dict[str, Any]:
+    ) -> None:
         """Report a round, with every site's outcome."""
         traffic = number == 0 or last  # between them nothing is sent
         entries = {site: self._round_entry(site, found, traffic=traffic) for site in self._links}
@@ -247,7 +278,6 @@ class SplitProgram(ServerProgram):
         }
         self._emit("final" if last else "round", **event)
         self._started = time.monotonic()
-        return event
 
     def _round_entry(self, site: str, found: Mapping[str, Evaluation], *, traffic: bool) -> Entry:
         known, upload = self._entries[site], self._uploads[site]
@@ -274,7 +304,7 @@ class SplitProgram(ServerProgram):
     def _end_training(self) -> None:
         """Export, test for the last time, and get the farewell ready."""
         begun = time.monotonic()
-        files, _ = self._trainer.export()
+        files = self._trainer.export()
         self._final = self._trainer.test(self._rounds)
         self._ending = time.monotonic() - begun
         released = self._resolved.manifest.release == "participants"

@@ -6,7 +6,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,7 +20,8 @@ from sealtune.enclave.own_data import task_of
 from sealtune.errors import AdapterMismatchError, FrameError, ModelError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
-from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
+from sealtune.model.batches import sorted_batches, step_batches
+from sealtune.model.compare import SAME_LEAST, compare_logits
 from sealtune.model.cut import CutEntry
 from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.export import WEIGHTS, adapter_files, fingerprint_of
@@ -162,13 +163,15 @@ class TopTrainer:
         text = json.dumps(heads).encode()
         return frames.encode(Frame("top", {"heads": len(text)}, text + save(tensors)))
 
-    def export(self) -> tuple[dict[str, bytes], ExportCheck]:
+    def export(self) -> dict[str, bytes]:
         """The adapter's files, read back and compared with the live top.
 
         Raises:
             AdapterMismatchError: they do not give the same answers.
         """
-        files = adapter_files(self._model, fingerprint_of(self._resolved))
+        name = self._resolved.manifest.model.name  # its place here is nobody's business
+        fingerprint = fingerprint_of(self._resolved).model_copy(update={"base_model": name})
+        files = adapter_files(self._model, fingerprint)
         fresh, task = self._reloaded(files)
         samples = next((s for s in (*self._tests.values(), self._train) if s), self._train)
         batch = self._task.collate(samples[:_CHECKED])
@@ -177,32 +180,35 @@ class TopTrainer:
             expected, got = self._task.logits(self._model, batch), task.logits(fresh, batch)
         check = compare_logits(expected, got, least=SAME_LEAST)
         self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
-        return files, check
+        return files
 
     def answer(self, samples: Sequence[Sample]) -> list[list[float]]:
         """Probabilities of every class for each sample; for ``causal-lm`` the next token's id."""
         self._model.eval()
-        with torch.no_grad():
-            batch = self._task.collate(samples)
-            logits = self._task.logits(self._model, batch)
-        if self._task.labels:
-            found = logits.softmax(1)
-        else:
-            found = logits[batch.lengths.cumsum(0) - 1].argmax(dim=1, keepdim=True)
-        shares: list[list[float]] = found.tolist()
-        return shares
+        answers: list[list[float]] = [[] for _ in samples]
+        size = self._job.train.eval_batch_size
+        for chosen in sorted_batches([sample.tokens for sample in samples], size):
+            batch = self._task.collate([samples[i] for i in chosen])
+            with torch.no_grad():
+                if self._task.labels:
+                    found = self._task.scores(self._model, batch).softmax(1)
+                else:
+                    found = self._task.next_tokens(self._model, batch)[:, None]
+            for i, row in zip(chosen, found.tolist(), strict=True):
+                answers[i] = row
+        return answers
 
     def _tuned(self, heads: Any) -> tuple[Any, CutTask]:
         model, task = self._top()
 
-        def calibrate() -> Tensor:
-            size = self._job.train.batch_size
-            chosen = self._train[: size * CALIBRATION]
-            losses = [
-                task.loss(model, task.collate(chosen[i : i + size]))
-                for i in range(0, len(chosen), size)
-            ]
-            return torch.stack(losses).mean()
+        def calibrate() -> Iterator[Tensor]:
+            """Losses of the first batches that will be trained on: of all sites, one by one."""
+            job = self._job
+            lengths = task.lengths(self._train)
+            for chosen in step_batches(
+                lengths, job.train.batch_size, 0, CALIBRATION, job.job.seed, EVERYBODY
+            ):
+                yield task.loss(model, task.collate([self._train[i] for i in chosen]))
 
         tuned = apply_tuning(
             model,
@@ -274,7 +280,7 @@ class _State:
 
 def _open_state(saved: bytes) -> _State:
     try:
-        frame = frames.decode(saved)
+        frame = frames.decode(saved, max_body=len(saved))
         size = int(frame.meta["heads"])
         heads = json.loads(bytes(frame.body[:size]))
         return _State(heads or None, load(bytes(frame.body[size:])))

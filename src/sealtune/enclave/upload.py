@@ -12,8 +12,9 @@ from typing import Any
 
 from sealtune.errors import DataError
 from sealtune.frames import Frame
+from sealtune.job.manifest import DataIdentity
 from sealtune.job.resolved import Resolved
-from sealtune.model.activations import unpack
+from sealtune.model import cut_chunk
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
 
 MAX_CHUNKS = 1 << 20
@@ -29,10 +30,12 @@ class Upload:
         seconds: that it says to have spent on its blocks.
         lost_in_a_row: messages to it that came to nothing since the last that did not.
         have: parts of the farewell that it has.
+        setbacks: times that it did not have more of them than before.
     """
 
     of: int | None = None
     have: int = 0
+    setbacks: int = 0
     seconds: float = 0.0
     lost_in_a_row: int = 0
 
@@ -80,9 +83,31 @@ def read_upload(
     if of is not None and total != of:
         raise DataError(f"it first had {of} chunks, and now {total}")
     chunk = read_chunk(meta, memoryview(answer.body), layout)
-    for data in chunk.activations:
-        unpack(data, layout.form, layout.width)  # finite, or refused here and not while training
+    layout.check(chunk)  # here, and not while training
     return chunk, total, _seconds(meta)
+
+
+def check_progress(chunk: Chunk, have: Mapping[str, int], signed: DataIdentity) -> None:
+    """Hold a chunk against what is there and what was signed.
+
+    A chunk is full unless it is the last of its part, so no site can send more chunks than its
+    data make.
+
+    Args:
+        have: samples of each part that came before.
+        signed: the site's data in the manifest.
+
+    Raises:
+        DataError: more samples than were signed, parts out of order, or a chunk that is not full.
+    """
+    rows = {"train": signed.train_rows, "test": signed.test_rows}
+    now = have[chunk.part] + len(chunk.lengths)
+    if now > rows[chunk.part]:
+        raise DataError(f"{now} {chunk.part} samples came, {rows[chunk.part]} were signed")
+    if chunk.part == "test" and have["train"] != rows["train"]:
+        raise DataError(f"{have['train']} train samples came, {rows['train']} were signed")
+    if now < rows[chunk.part] and sum(map(len, chunk.activations)) < cut_chunk.CHUNK:
+        raise DataError("a chunk is smaller than a site's chunks are, and not the last of its part")
 
 
 _NAMES = {"model": "revision of the model", "cut": "cut", "form": "form of activations"}

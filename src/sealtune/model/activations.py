@@ -20,6 +20,8 @@ from sealtune.errors import DataError
 
 Form = Literal["bf16", "int8", "fp32"]
 _SCALE = 2  # bytes of a bfloat16
+# Beyond this, activations are damage or an attack: the massive ones of real models stay below 1e5.
+LARGEST = 1e6
 
 
 def bytes_per_token(form: Form, width: int) -> int:

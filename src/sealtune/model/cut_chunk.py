@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sealtune.errors import DataError
 from sealtune.job.spec import Job
-from sealtune.model.activations import Form, bytes_per_token
+from sealtune.model.activations import LARGEST, Form, bytes_per_token, unpack
 from sealtune.model.load import load_config
 
 CHUNK = 30 << 20  # bytes of activations, about: a chunk fits into one piece of the network engine
@@ -50,6 +50,18 @@ class Layout:
     def token_bytes(self) -> int:
         """Bytes of one token's activations."""
         return bytes_per_token(self.form, self.width)
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens of a sample at least: a single one leaves ``causal-lm`` nothing to predict."""
+        return 1 if self.classes else 2
+
+    def check(self, chunk: Chunk) -> None:
+        """Raise DataError unless every activation is finite and of a size that models have."""
+        for data in chunk.activations:
+            largest = float(unpack(data, self.form, self.width).abs().max())
+            if largest > LARGEST:
+                raise DataError(f"an activation of {largest:.1e} is no model's: the limit is 1e6")
 
 
 @dataclass(frozen=True)
@@ -112,8 +124,9 @@ def read_chunk(head: Mapping[str, Any], body: memoryview, layout: Layout) -> Chu
         raise DataError(f"a chunk of {count} samples is cut short: it has {body.nbytes} bytes")
     lengths = _numbers(body[: 4 * count], "<u4")
     labels = _numbers(body[4 * count : 8 * count], "<i4")
-    if lengths.min() < 1 or lengths.max() > layout.max_tokens:
-        raise DataError(f"a sample has not 1 to {layout.max_tokens} tokens")
+    least = layout.least_tokens
+    if lengths.min() < least or lengths.max() > layout.max_tokens:
+        raise DataError(f"a sample has not {least} to {layout.max_tokens} tokens")
     low, high = (0, layout.classes - 1) if layout.classes else (-1, -1)
     if labels.min() < low or labels.max() > high:
         raise DataError(f"a label is not one of the job's {layout.classes} classes")

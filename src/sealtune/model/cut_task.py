@@ -113,6 +113,11 @@ class CutTask(Task):
         self._feed(batch)
         return self._inner.scores(model, batch)
 
+    def next_tokens(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the inner task's."""
+        self._feed(batch)
+        return self._inner.next_tokens(model, batch)
+
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """As the inner task's."""
         self._feed(batch)

@@ -42,7 +42,13 @@ from sealtune.job.storage import storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.load import HEAD, load_model, load_tokenizer, model_digest, quiet
 from sealtune.model.lora import ADAPTER, load_trainable_state, trainable_state
-from sealtune.model.spf.files import SPF_CONFIG, SPF_WEIGHTS, load_spf, spf_files
+from sealtune.model.spf.files import (
+    SPF_CONFIG,
+    SPF_WEIGHTS,
+    load_spf,
+    read_spf_config,
+    spf_files,
+)
 from sealtune.model.spf.tuner import has_spf
 from sealtune.model.tasks import Batch, Task, make_task
 
@@ -140,6 +146,34 @@ def adapter_files(model: Any, fingerprint: Fingerprint) -> dict[str, bytes]:
     if has_spf(model):
         files |= spf_files(model)
     return files
+
+
+def own_copy(files: Mapping[str, bytes], resolved: Resolved) -> dict[str, bytes]:
+    """Files that another party made of a job, naming the base model where it lies here.
+
+    Raises:
+        AdapterMismatchError: they are of another job or another base model.
+        ModelError: the fingerprint or PEFT's settings are damaged.
+    """
+    try:
+        theirs = Fingerprint.model_validate_json(files.get(FINGERPRINT, b""))
+        config = json.loads(files[CONFIG]) if CONFIG in files else None
+        if config is not None and not isinstance(config, dict):
+            raise ValueError("no object")
+    except (ValidationError, ValueError) as error:
+        raise ModelError("the adapter's fingerprint or settings are damaged") from error
+    own = fingerprint_of(resolved)
+    for what in ("job_id", "base_model_digest", "task", "labels"):
+        if getattr(theirs, what) != getattr(own, what):
+            raise AdapterMismatchError(
+                f"the adapter that came is of another job: its {what} differs"
+            )
+    mine = theirs.model_copy(update={"base_model": own.base_model})
+    result = {**files, FINGERPRINT: mine.model_dump_json(indent=2).encode() + b"\n"}
+    if config is not None:
+        config["base_model_name_or_path"] = own.base_model
+        result[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    return result
 
 
 def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -271,6 +305,9 @@ def _with_adapter(base: Any, folder: Path) -> Any:
     """Plain ``PeftModel.from_pretrained``, every tensor compared with the file; then SPF."""
     model = _with_lora(base, folder) if (folder / CONFIG).is_file() else base
     if (folder / SPF_CONFIG).is_file():
+        odd = sorted(set(read_spf_config(folder).config.modules_to_save) - {HEAD})
+        if odd:
+            raise AdapterMismatchError(f"{folder} would replace {odd[0]} whole, which no job does")
         load_spf(model, folder)
     model.requires_grad_(False)
     return model.eval()

@@ -157,6 +157,10 @@ class Task(ABC):
         """Unnormalised log-probabilities of the classes: float32 [B, C]."""
         raise ModelError(f"the task {self.name} has no classes to score")
 
+    def next_tokens(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The most probable token after each text, int64 [B]."""
+        raise ModelError(f"the task {self.name} continues no texts")
+
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """All that is known of a model's answers: [B, C], or [tokens inside texts, V]."""
         if self.labels:
@@ -250,6 +254,12 @@ class CausalLM(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits, targets = self._pairs(model, batch)
         return functional.cross_entropy(logits, targets)
+
+    def next_tokens(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The most probable token after each text, int64 [B]; no other logits are made."""
+        base = base_model(model)
+        last = _hidden(base, batch)[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        return cast(Tensor, base.get_output_embeddings()(last)).argmax(dim=1)
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
         logits, targets = self._pairs(model, batch)

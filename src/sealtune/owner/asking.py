@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sealtune.enclave.upload import upload_head
-from sealtune.errors import FrameError
+from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
-from sealtune.model.cut_chunk import Chunk
+from sealtune.model.cut_chunk import Chunk, chunk_spans
 from sealtune.model.tasks import Task
 from sealtune.owner.bottom_site import CutMaker
 
@@ -49,7 +49,7 @@ class Asker(ABC):
             raise FrameError(f"the server asked {question.kind[:40]!r}")
         if self._rows:
             self._take(read_answers(bytes(question.body), len(self._rows)))
-        self._rows = list(self._next())
+        self._rows = self._fitting(self._next())
         if not self._rows:
             return Frame("enough", {"round": round_})
         lengths = tuple(map(len, self._rows))
@@ -59,9 +59,14 @@ class Asker(ABC):
         meta = {**self._head, "round": round_, "part": "test", "samples": len(lengths)}
         return Frame("questions", meta, chunk.body())
 
+    def _fitting(self, rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """As many of ``rows`` as go into one message; ``_take`` hears of these alone."""
+        first = chunk_spans([len(row) for row in rows[:_BATCH]], self._maker.layout)[:1]
+        return [rows[i] for span in first for i in span]
+
     @abstractmethod
     def _next(self) -> Sequence[Sequence[int]]:
-        """Rows of token ids to ask about; none when all is known."""
+        """All rows of token ids that are left to ask about; none when all is known."""
 
     @abstractmethod
     def _take(self, answers: NDArray[np.float32]) -> None:
@@ -79,13 +84,12 @@ class ClassAsker(Asker):
         self, resolved: Resolved, maker: CutMaker, task: Task, texts: Sequence[str]
     ) -> None:
         super().__init__(resolved, maker)
-        self._left = [task.encode(text) for text in texts]
+        self._texts = [task.encode(text) for text in texts]
         self._classes = len(resolved.labels)
         self.shares: list[list[float]] = []
 
     def _next(self) -> Sequence[Sequence[int]]:
-        now, self._left = self._left[:_BATCH], self._left[_BATCH:]
-        return now
+        return self._texts[len(self.shares) :]
 
     def _take(self, answers: NDArray[np.float32]) -> None:
         if answers.shape[1] != self._classes:
@@ -111,21 +115,26 @@ class ContinueAsker(Asker):
     ) -> None:
         super().__init__(resolved, maker)
         self.rows = [list(row) for row in rows]
-        most = maker.layout.max_tokens
-        self._limits = [min(len(row) + tokens, most) for row in rows]
+        most, longest = maker.layout.max_tokens, max(map(len, rows))
+        if longest + tokens > most:
+            raise DataError(
+                f"a text of {longest} tokens and {tokens} more are beyond the job's "
+                f"data.max_tokens of {most}",
+                hint="shorten the text, or ask for fewer tokens",
+            )
+        self._limits = [len(row) + tokens for row in rows]
         self._end = end
         self._asked: list[int] = []
 
     def _next(self) -> Sequence[Sequence[int]]:
-        open_ = [i for i, row in enumerate(self.rows) if not self._is_done(i, row)]
-        self._asked = open_[:_BATCH]
+        self._asked = [i for i, row in enumerate(self.rows) if not self._is_done(i, row)]
         return [self.rows[i] for i in self._asked]
 
     def _is_done(self, i: int, row: list[int]) -> bool:
         return len(row) >= self._limits[i] or (self._end is not None and row[-1] == self._end)
 
     def _take(self, answers: NDArray[np.float32]) -> None:
-        for i, found in zip(self._asked, answers, strict=True):
+        for i, found in zip(self._asked, answers, strict=False):  # the first ones were asked
             token = int(found[0])
             if not 0 <= token < self._maker.layout.vocabulary:
                 raise FrameError(f"the server answered with token {token}")

@@ -13,14 +13,14 @@ from sealtune.data.site import Example, SiteData
 from sealtune.enclave.events import Emit
 from sealtune.enclave.farewell import Received
 from sealtune.enclave.upload import upload_head
-from sealtune.errors import FrameError, ModelError
+from sealtune.errors import DataError, FrameError, ModelError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
-from sealtune.model.export import read_fingerprint, write_adapter
+from sealtune.model.export import own_copy, read_fingerprint, write_adapter
 from sealtune.model.partial import load_part
 from sealtune.model.tasks import Task
 
@@ -98,11 +98,19 @@ class BottomSite:
         self._maker = CutMaker(resolved, task)
         self._folder = run_dir / "sites" / site / "adapter"
         self._emit = emit
+        self._resolved = resolved
+        self._sent: set[int] = set()
         self._received = Received()
         parts: tuple[tuple[PartName, Sequence[Example]], ...] = (
             ("train", data.train),
             ("test", data.test),
         )
+        least = self._maker.layout.least_tokens
+        if min(tokens for _, rows in parts for tokens in task.lengths(rows)) < least:
+            raise DataError(
+                f"site '{site}' has a text of a single token, which leaves nothing to predict",
+                hint="delete such rows",
+            )
         self._chunks: list[tuple[PartName, Sequence[Example]]] = [
             (part, examples[span.start : span.stop])
             for part, examples in parts
@@ -140,6 +148,9 @@ class BottomSite:
             "samples": len(examples),
             "seconds": round(time.perf_counter() - begun, 3),
         }
+        if number in self._sent:
+            self._emit("repeated", chunk=number + 1, of=of)  # lost on its way, or asked for anew
+        self._sent.add(number)
         self._emit("uploaded", chunk=number + 1, of=of, tokens=sum(chunk.lengths))
         return Frame("chunk", meta, chunk.body())
 
@@ -147,7 +158,7 @@ class BottomSite:
         self._emit("phase", round=round_, phase="release", of=0)
         files = self._received.take(message)
         if files:
-            write_adapter(self._folder, files)
+            write_adapter(self._folder, own_copy(files, self._resolved))
             read_fingerprint(self._folder)
         self._emit("phase", round=round_, phase="wait", of=0)
         return Frame("received", {"round": round_, "have": self._received.have})

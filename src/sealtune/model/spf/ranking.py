@@ -5,11 +5,12 @@ Trust domain: server enclave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import ModelError
@@ -17,19 +18,24 @@ from sealtune.model.seeds import generator
 from sealtune.model.spf.config import SPFConfig, count_of
 from sealtune.model.spf.heads import HeadGroup, Part, weight_of
 
-Calibrate = Callable[[], Tensor]
+Calibrate = Callable[[], Tensor | Iterable[Tensor]]
 
 
 def choose(
-    groups: Sequence[HeadGroup], config: SPFConfig, calibrate: Calibrate | None
+    groups: Sequence[HeadGroup],
+    config: SPFConfig,
+    calibrate: Calibrate | None,
+    model: nn.Module | None = None,
 ) -> list[tuple[int, ...]]:
     """The chosen heads of each group, ascending.
 
     Args:
         groups: of one model.
         config: ratios and selector.
-        calibrate: runs the model on a few batches and returns their loss; for ``gradient`` and
-            ``activation`` only.
+        calibrate: runs the model on a few batches and returns their loss, or yields one loss after
+            another; for ``gradient`` and ``activation`` only.
+
+        model: that the groups are of; where it is given, ``activation`` leaves padding out.
 
     Raises:
         ModelError: the selector needs data and there is no ``calibrate``.
@@ -37,7 +43,7 @@ def choose(
     counts = [count_in(group, config) for group in groups]
     if any(weight_of(part.projection).is_meta for g in groups for part in g.parts):
         return [tuple(range(count)) for count in counts]  # shapes only: any heads will do
-    scores = _scores(groups, config, calibrate)
+    scores = _scores(groups, config, calibrate, model)
     # ties go to the lower number, so that everybody chooses the same
     return [
         tuple(sorted(torch.argsort(score, descending=True, stable=True)[:count].tolist()))
@@ -51,7 +57,10 @@ def count_in(group: HeadGroup, config: SPFConfig) -> int:
 
 
 def _scores(
-    groups: Sequence[HeadGroup], config: SPFConfig, calibrate: Calibrate | None
+    groups: Sequence[HeadGroup],
+    config: SPFConfig,
+    calibrate: Calibrate | None,
+    model: nn.Module | None,
 ) -> list[Tensor]:
     """One float64 score for each head; the highest are chosen."""
     if config.select == "random":
@@ -68,8 +77,9 @@ def _scores(
             f"the selector '{config.select}' looks at data, and none was given",
             hint="pass calibrate=..., which runs the model on a few batches and returns the loss",
         )
-    by_data = _gradient if config.select == "gradient" else _activation
-    return by_data(groups, calibrate)
+    if config.select == "gradient":
+        return _gradient(groups, calibrate)
+    return _activation(groups, calibrate, model)
 
 
 def _l1(group: HeadGroup) -> Tensor:
@@ -110,7 +120,8 @@ def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]
             handles.append(weight.register_post_accumulate_grad_hook(take(module)))
         # into these weights alone: adapters that are on the model keep their gradients
         weights: list[Any] = [module.weight for module in owners]
-        torch.autograd.backward([calibrate()], inputs=weights)
+        for loss in _losses(calibrate):
+            torch.autograd.backward([loss], inputs=weights)
     finally:
         for handle in handles:
             handle.remove()
@@ -119,13 +130,30 @@ def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]
     return scores
 
 
-def _activation(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]:
+def _losses(calibrate: Calibrate) -> Iterable[Tensor]:
+    found = calibrate()
+    return (found,) if isinstance(found, Tensor) else found
+
+
+def _activation(
+    groups: Sequence[HeadGroup], calibrate: Calibrate, model: nn.Module | None
+) -> list[Tensor]:
     """Magnitude of each head's output, read off the input of the output projection."""
     found: dict[int, Tensor] = {}
+    mask: Tensor | None = None
+
+    def see_mask(_module: nn.Module, _args: object, kwargs: dict[str, Any]) -> None:
+        nonlocal mask
+        given = kwargs.get("attention_mask")
+        if isinstance(given, Tensor) and given.dim() == 2:
+            mask = given
 
     def watch(block: int, part: Part) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            flat = inputs[0].detach().abs().reshape(-1, inputs[0].shape[-1])
+            size = inputs[0].detach().abs()
+            if mask is not None and mask.shape == size.shape[:2]:
+                size = size * mask[..., None]  # a padding position says nothing of a text
+            flat = size.reshape(-1, size.shape[-1])
             mean = flat.sum(dim=0, dtype=torch.float64)[part.index].sum(dim=1)
             found[block] = found.get(block, torch.zeros_like(mean)) + mean
 
@@ -137,9 +165,15 @@ def _activation(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tenso
         if group.role == "dense"
         for part in group.parts
     ]
+    handles += [
+        module.register_forward_pre_hook(see_mask, with_kwargs=True)
+        for module in (model.modules() if model is not None else ())
+        if isinstance(module, PreTrainedModel)
+    ]
     try:
         with torch.no_grad():
-            calibrate()
+            for _ in _losses(calibrate):
+                pass  # the hooks have seen it
     finally:
         for handle in handles:
             handle.remove()

@@ -34,7 +34,7 @@ def apply_spf(
         model: a Hugging Face decoder, or a PeftModel around one, whose adapters stay as they are.
         config: how many heads, and which.
         calibrate: for the selectors that look at data: runs the model on a few batches and returns
-            their loss, with a gradient.
+            their loss, with a gradient, or yields one loss after another.
         heads: the heads to tune, as ``chosen_heads`` returns them, instead of choosing.
 
     Returns:
@@ -50,7 +50,7 @@ def apply_spf(
     saved = [_module_to_save(model, name) for name in config.modules_to_save]
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
-    chosen = choose(groups, config, calibrate) if heads is None else _given(groups, heads)
+    chosen = choose(groups, config, calibrate, model) if heads is None else _given(groups, heads)
     slices: dict[Projection, list[tuple[int, Tensor]]] = {}
     for group, numbers in zip(groups, chosen, strict=True):
         for part in group.parts if numbers else ():
