@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sealtune.errors import SiteLostError, StorageError
 from sealtune.job import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token
+from sealtune.model.cut_task import Contents, Sample
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import make_task
@@ -245,3 +248,38 @@ def test_a_full_disk_keeps_what_is_there(
     federation.start_site("south")
     federation.run(federation.server(resume=True))
     assert federation.of("final")[0]["sites"]["south"]["outcome"] == "ok"
+
+
+def test_selectors_look_at_every_sites_samples(llama: Path, tmp_path: Path) -> None:
+    tuning = TuningSpec(spf=SpfSpec(qkv=0.5, dense=0.5, select="activation"))
+    federation = make_split(make_split_job(tmp_path, llama, tuning=tuning), tmp_path / "run")
+    server = federation.server()
+    read: list[str] = []
+    honest = server._store.read
+
+    def record(sample: Sample) -> Contents:
+        read.append(sample.site)
+        return honest(sample)
+
+    server._trainer._store.read = record  # type: ignore[method-assign]
+    while not federation.of("heads"):
+        for site, message in (server.next() or {}).items():
+            server.reply(site, federation.sites[site].deliver(message))
+    assert set(read) == set(SITES)
+    assert len(read) == 4 * 8
+
+
+def test_padding_of_tokenizer_and_model_agree(llama: Path, tmp_path: Path) -> None:
+    """The head reads a text's class before its padding, whatever the model's files say of it."""
+    base = tmp_path / "model"
+    shutil.copytree(llama, base)
+    content = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(content | {"pad_token_id": 1}))
+    job = make_split_job(tmp_path, base)
+    federation = whole_run(job, tmp_path / "run")
+    loaded = load_adapter(adapter(federation))
+    sites = load_sites(job, federation.resolved.labels)
+    for site in SITES:
+        found = evaluate(loaded.model, loaded.task, sites[site].test, batch_size=32)
+        entry = federation.of("final")[0]["sites"][site]
+        assert entry["loss"] == pytest.approx(found.loss, rel=1e-4)

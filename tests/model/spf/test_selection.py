@@ -18,7 +18,7 @@ from sealtune.model.spf import SPFConfig, apply_spf, chosen_heads
 from sealtune.model.spf.config import count_of
 from sealtune.model.spf.heads import find_heads
 from sealtune.model.spf.layer import SparseDelta
-from sealtune.model.spf.ranking import choose
+from sealtune.model.spf.ranking import _activation, choose
 from tests.model.spf.decoders import (
     ARRANGEMENTS,
     HEADS,
@@ -395,3 +395,25 @@ def test_given_heads_are_taken_as_they_are() -> None:
         "model.layers.1.self_attn.q_proj.spf.delta": (16, 64),
         "model.layers.1.self_attn.o_proj.spf.delta": (64, 8),
     }
+
+
+def test_padding_does_not_count_as_activation() -> None:
+    """Texts of different lengths in one batch, against each alone."""
+    rows = [list(range(5, 5 + n)) for n in (3, 16, 7)]
+
+    def scores(batches: list[list[list[int]]]) -> Any:
+        model = make("llama")
+
+        def run() -> Any:
+            for batch in batches:
+                width = max(map(len, batch))
+                ids = torch.tensor([row + [0] * (width - len(row)) for row in batch])
+                mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in batch])
+                yield model(input_ids=ids, attention_mask=mask).logits.sum()
+
+        return _activation(find_heads(model), run, model)
+
+    together, alone = scores([rows]), scores([[row] for row in rows])
+    assert len(together) == len(alone) > 2
+    for mine, theirs in zip(together, alone, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5)
