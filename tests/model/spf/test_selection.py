@@ -405,10 +405,10 @@ def test_padding_does_not_count_as_activation() -> None:
         model = make("llama")
 
         def run() -> Any:
-            for batch in batches:
-                width = max(map(len, batch))
-                ids = torch.tensor([row + [0] * (width - len(row)) for row in batch])
-                mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in batch])
+            for texts in batches:
+                width = max(map(len, texts))
+                ids = torch.tensor([row + [0] * (width - len(row)) for row in texts])
+                mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in texts])
                 yield model(input_ids=ids, attention_mask=mask).logits.sum()
 
         return _activation(find_heads(model), run, model)
