@@ -10,7 +10,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from sealtune.cli.errors import Commands
-from sealtune.cli.evaluate import evaluate, predict
+from sealtune.cli.evaluate import evaluate
+from sealtune.cli.merge import merge
+from sealtune.cli.predict import predict
 from sealtune.errors import AdapterMismatchError
 from sealtune.job.spec import DataSpec, JobSpec, SitesSpec
 from sealtune.job.spec import Job as JobSettings
@@ -26,6 +28,7 @@ from tests.model.tiny import LABELS, make_llama, make_texts
 app = typer.Typer(cls=Commands)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("merge")(merge)
 
 
 def command(*words: str | Path) -> Result:
@@ -78,8 +81,8 @@ def test_evaluate_counts_as_training_does(adapter: Path, job_file: Path) -> None
     loaded = load_adapter(adapter)
     texts = make_texts(60, 3)
     right = sum(
-        LABELS[t.label or 0] == answer[0][0]
-        for t, answer in zip(texts, classify(loaded, [t.text for t in texts]), strict=True)
+        t.label == shares.index(max(shares))
+        for t, shares in zip(texts, classify(loaded, [t.text for t in texts]), strict=True)
     )
     assert result["correct"] == right > 30
     assert result["total"] == 60
@@ -109,8 +112,16 @@ def test_predict_reads_lines_and_tables(adapter: Path, tmp_path: Path) -> None:
 
 def test_probabilities_add_up(adapter: Path) -> None:
     for shares in classify(load_adapter(adapter), [t.text for t in make_texts(7, 0)]):
-        assert sum(share for _, share in shares) == pytest.approx(1, abs=1e-5)
-        assert [share for _, share in shares] == sorted((s for _, s in shares), reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert len(shares) == len(LABELS)
+
+
+def test_the_most_probable_label_comes_first(adapter: Path) -> None:
+    words = ("predict", "--adapter", adapter, "--text", "rash", "--top", "3", "--json")
+    answer = json.loads(command(*words).stdout)
+    shares = [share for _, share in answer["top"]]
+    assert shares == sorted(shares, reverse=True)
+    assert (answer["label"], answer["probability"]) == tuple(answer["top"][0])
 
 
 def test_a_language_model_continues(llama: Path, tmp_path: Path) -> None:
@@ -126,6 +137,12 @@ def test_a_language_model_continues(llama: Path, tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         (["predict", "--adapter", "{adapter}"], 2, "give one of the two"),
+        (["predict", "--text", "x"], 2, "--adapter, --run: give one of the two"),
+        (["predict", "--adapter", "{adapter}", "--text", "x", "--site", "a"], 2, "--run only"),
+        (["predict", "--adapter", "{adapter}", "--file", "{empty}"], 3, "holds no texts"),
+        (["predict", "--run", "{nothing}", "--text", "x"], 2, "cannot be read"),
+        (["merge", "--adapter", "{adapter}", "--out", "{other}"], 9, "already there"),
+        (["merge", "--adapter", "{nothing}", "--out", "{nothing}/m"], 4, "holds no sealtune.json"),
         (["predict", "--adapter", "{nothing}", "--text", "x"], 4, "holds no sealtune.json"),
         (["predict", "--adapter", "{adapter}", "--text", " "], 3, "blank"),
         (["predict", "--adapter", "{adapter}", "--file", "{nothing}.csv"], 3, "no file"),
@@ -136,7 +153,11 @@ def test_bad_input_is_explained(
     adapter: Path, tmp_path: Path, words: list[str], code: int, said: str
 ) -> None:
     other = make_llama(tmp_path / "other", seed=5)
-    places = {"adapter": adapter, "nothing": tmp_path / "nothing", "other": other}
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    places = {
+        "adapter": adapter, "nothing": tmp_path / "nothing", "other": other, "empty": empty,
+    }  # fmt: skip
     result = command(*(word.format(**places) for word in words))
     assert result.exit_code == code
     assert said in result.stderr
