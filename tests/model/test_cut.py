@@ -41,7 +41,7 @@ from sealtune.model.tune import apply_tuning
 from tests.model.spf.decoders import VOCABULARY, make
 from tests.model.test_load import spec
 from tests.model.test_tasks import task_of
-from tests.model.tiny import LABELS, Text, make_llama, make_texts
+from tests.model.tiny import LABELS, Text, make_llama, make_texts, make_tokenizer
 
 BLOCKS, CUT, CLASSES = 4, 2, 3
 NAMES = (
@@ -64,6 +64,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> FolderOf:
             made[key] = tmp_path_factory.mktemp(name) / "model"
             with quiet():
                 make(name, blocks=BLOCKS).save_pretrained(made[key], **options)
+            make_tokenizer(made[key])
         return made[key]
 
     return folder

@@ -49,7 +49,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     return Layout(
         form=draw(st.sampled_from(FORMS)),
         width=draw(st.integers(1, 9)),
-        max_tokens=draw(st.integers(1, 12)),
+        max_tokens=draw(st.integers(2, 12)),
         classes=draw(st.sampled_from([0, 1, 2, 7])),
         vocabulary=draw(st.sampled_from([1, 50, 2**31])),
     )
@@ -58,7 +58,8 @@ def layouts(draw: st.DrawFn) -> Layout:
 @st.composite
 def chunks(draw: st.DrawFn) -> tuple[Layout, Chunk]:
     layout = draw(layouts())
-    lengths = draw(st.lists(st.integers(1, layout.max_tokens), min_size=1, max_size=6))
+    tokens = st.integers(layout.least_tokens, layout.max_tokens)
+    lengths = draw(st.lists(tokens, min_size=1, max_size=6))
     made = chunk(layout, tuple(lengths), draw(st.integers(0, 2**32 - 1)))
     return layout, replace(made, part=draw(st.sampled_from(["train", "test"])))
 
@@ -81,14 +82,14 @@ def test_a_chunk_comes_back_as_it_was(made: tuple[Layout, Chunk]) -> None:
 
 def test_the_body_is_as_documented() -> None:
     layout = Layout("int8", width=2, max_tokens=4, classes=0, vocabulary=70_000)
-    sent = Chunk("test", (1, 2), (-1, -1), ((3,), (65_536, 1)), (b"abcd", b"efghijkl"))
+    sent = Chunk("test", (3, 2), (-1, -1), ((3, 4, 5), (65_536, 1)), (b"abcdefghijkl", b"mnopqrst"))
     assert sent.body() == (
-        b"\x01\0\0\0\x02\0\0\0"
+        b"\x03\0\0\0\x02\0\0\0"
         b"\xff\xff\xff\xff\xff\xff\xff\xff"
-        b"\x03\0\0\0\0\0\x01\0\x01\0\0\0"
-        b"abcdefghijkl"
+        b"\x03\0\0\0\x04\0\0\0\x05\0\0\0\0\0\x01\0\x01\0\0\0"
+        b"abcdefghijklmnopqrst"
     )
-    assert read(sent, layout).ids == ((3,), (65_536, 1))
+    assert read(sent, layout).ids == ((3, 4, 5), (65_536, 1))
 
 
 def test_activations_are_views_of_the_body() -> None:
@@ -150,7 +151,7 @@ def test_a_chunk_is_full_at_its_size_and_not_before() -> None:
 
 @pytest.mark.parametrize("layout", [LAYOUT, TEXTS], ids=["classes", "texts"])
 def test_every_other_length_is_refused(layout: Layout) -> None:
-    sent = chunk(layout, (3, 1, 5))
+    sent = chunk(layout, (3, 2, 5))
     body = sent.body()
     for size in range(len(body)):
         with pytest.raises(DataError):
@@ -194,10 +195,16 @@ def test_other_parts_are_refused(part: Any) -> None:
 @pytest.mark.parametrize("layout", [LAYOUT, TEXTS], ids=["classes", "texts"])
 @pytest.mark.parametrize("length", [0, 13, 2**31, 2**32 - 1])
 def test_impossible_lengths_are_refused(layout: Layout, length: int) -> None:
-    sent = chunk(layout, (3, 1, 5))
+    sent = chunk(layout, (3, 2, 5))
     read(sent, layout)
-    with pytest.raises(DataError, match="not 1 to 12 tokens"):
+    with pytest.raises(DataError, match=f"not {layout.least_tokens} to 12 tokens"):
         read(replace(sent, lengths=(3, length, 5)), layout)
+
+
+def test_a_single_token_leaves_nothing_to_predict() -> None:
+    assert read(chunk(LAYOUT, (1, 2)), LAYOUT).lengths == (1, 2)
+    with pytest.raises(DataError, match="not 2 to 12 tokens"):
+        read(chunk(TEXTS, (1, 2)), TEXTS)
 
 
 def test_the_longest_sample_is_taken() -> None:
@@ -222,10 +229,10 @@ def test_every_class_is_taken() -> None:
 
 @pytest.mark.parametrize("token", [50, 2**31, 2**32 - 1])
 def test_tokens_outside_the_vocabulary_are_refused(token: int) -> None:
-    sent = chunk(TEXTS, (1, 2))
-    assert read(replace(sent, ids=((0,), (49, 49))), TEXTS).ids == ((0,), (49, 49))
+    sent = chunk(TEXTS, (3, 2))
+    assert read(replace(sent, ids=((0, 1, 2), (49, 49))), TEXTS).ids == ((0, 1, 2), (49, 49))
     with pytest.raises(DataError, match="a token id is not below 50"):
-        read(replace(sent, ids=((1,), (2, token))), TEXTS)
+        read(replace(sent, ids=((1, 1, 1), (2, token))), TEXTS)
 
 
 OTHERS: list[Callable[[Layout], Layout]] = [

@@ -156,8 +156,9 @@ def factory_and_config(spec: ModelSpec, num_labels: int | None) -> tuple[Any, An
         raise ModelError("a classification head needs the number of labels")
     if classify:
         config.num_labels = num_labels
-    # one padding token for both: the head reads a text's class before its padding
-    config.pad_token_id = load_tokenizer(spec).pad_token_id
+    if classify or getattr(config, "pad_token_id", None) is None:
+        # one padding token for both: the head reads a text's class before its padding
+        config.pad_token_id = load_tokenizer(spec).pad_token_id
     return (AutoModelForSequenceClassification if classify else AutoModelForCausalLM), config
 
 
