@@ -208,3 +208,12 @@ def test_full_disk_and_bugs() -> None:
     assert "Storage error: no space left on device: /x/y" in result.stderr
     assert isinstance(failing(OSError(errno.EBADF, "Bad file")).exception, OSError)
     assert isinstance(failing(ValueError("bug")).exception, ValueError)
+
+
+def test_keys_without_their_manifest_are_refused(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    assert run("init", "--method", "split", job).exit_code == 0
+    result = run("run", job, "--key", tmp_path / "north.key", "--runs", tmp_path / "runs")
+    assert result.exit_code == 2
+    assert "--manifest" in result.stderr
+    assert not (tmp_path / "runs").exists()

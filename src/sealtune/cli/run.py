@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sealtune.errors import DigestMismatchError, SealtuneError, StorageError
+from sealtune.errors import ConfigError, DigestMismatchError, Problem, SealtuneError, StorageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -100,6 +100,12 @@ def run(
     if baseline is not None:
         _baseline(job, baseline, run_dir)
         return
+    if key and manifest is None and not resume:
+        raise ConfigError(
+            "--key",
+            [Problem("--manifest", "is needed with --key: the manifest that these keys signed")],
+            hint="without --manifest throw-away keys would sign, and these would go unused",
+        )
     envelope = None if manifest is None else _signed(manifest)
     if resume:
         _resume(job, job_file, run_dir, port, force, envelope, key or [])

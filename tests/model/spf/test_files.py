@@ -74,7 +74,7 @@ def folder(live: Any, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_what_was_saved_comes_back_exactly(name: str, tmp_path: Path) -> None:
     one = tuned(name)
-    save_spf(one, tmp_path)
+    save_spf(one, str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [SPF_CONFIG, SPF_WEIGHTS]
     two = make(name)
     assert load_spf(two, tmp_path) is two

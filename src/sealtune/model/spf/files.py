@@ -75,7 +75,7 @@ def spf_files(model: nn.Module) -> dict[str, bytes]:
     return {SPF_WEIGHTS: weights, SPF_CONFIG: text.encode()}
 
 
-def save_spf(model: nn.Module, folder: Path) -> None:
+def save_spf(model: nn.Module, folder: str | Path) -> None:
     """Write ``model``'s SPF to ``folder``.
 
     Raises:
@@ -83,7 +83,7 @@ def save_spf(model: nn.Module, folder: Path) -> None:
         StorageError: a file cannot be written.
     """
     for name, data in spf_files(model).items():
-        write_atomic(folder / name, data)
+        write_atomic(Path(folder) / name, data)
 
 
 def read_spf_config(folder: Path) -> SPFFile:
@@ -105,13 +105,14 @@ def parse_spf_config(data: bytes, source: str) -> SPFFile:
         raise ModelError(f"{source} is damaged, at {where}: {first['msg']}") from error
 
 
-def load_spf(model: M, folder: Path) -> M:
+def load_spf(model: M, folder: str | Path) -> M:
     """Put a written SPF on the model that it was made for, in place.
 
     Raises:
         ModelError: no SPF is there, or the model has other heads.
         AdapterMismatchError: tensors are missing, unknown, of another shape or type, or not finite.
     """
+    folder = Path(folder)
     return install_spf(model, read_spf_config(folder), _read(folder / SPF_WEIGHTS), str(folder))
 
 
