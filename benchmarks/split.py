@@ -229,11 +229,11 @@ class Plain:
             top, job.tuning, job.model.task, job.job.seed, first_block=CUT
         ).train()
         self._optimizer = make_optimizer(self._model, job.train)
-        self._batches = batches
+        self.batches = batches
 
     def steps(self) -> None:
         """One step for each batch."""
-        for batch in self._batches:
+        for batch in self.batches:
             self._entry.feed(batch.activations)
             loss: Tensor = self._task.loss(self._model, batch)
             self._optimizer.zero_grad(set_to_none=True)
@@ -257,7 +257,7 @@ def step_ratio(run: Run, job: Job, rounds: int) -> dict[str, Any]:
         batches = [task.collate([samples[i] for i in rows]) for rows in chosen]
         if number == 1:
             plain = Plain(run, job, batches)
-        plain._batches = batches
+        plain.batches = batches
         begun = time.perf_counter()
         local_round(
             enclave, task, samples, train, seed=job.job.seed, round=number, site=EVERYBODY,

@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from sealtune.errors import FrameError
 
@@ -40,6 +40,11 @@ class Frame:
     kind: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     body: bytes | bytearray | memoryview = b""
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a field of ``meta`` is a whole number from 0 on; in Python, bool is an int, too."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def encode_head(frame: Frame) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sealtune.enclave.farewell import Received, farewell
 from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame
 from sealtune.model.export import own_copy
-from tests.enclave.split_flow import make_split, make_split_job
+from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 
 FILES = {"a": b"x" * 25, "b": b"", "c": b"yz"}
 
@@ -110,19 +111,26 @@ def test_a_site_that_restarts_gets_it_from_the_start(
     assert "spf_model.safetensors" in first
 
 
+def say_of_the_end(federation: SplitFederation, have: Callable[[], int]) -> None:
+    """Make ``south`` lie about how many parts of the end it has."""
+    worker = federation.sites["south"]._worker
+    honest = worker.answer
+
+    def answer(question: Frame) -> Frame:
+        if question.kind != "finish":
+            return honest(question)
+        return Frame("received", {"round": 2, "have": have()})
+
+    worker.answer = answer  # type: ignore[method-assign]
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_a_site_that_never_takes_a_part_is_given_up(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PART", 20_000)
     federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
-    worker = federation.sites["south"]._worker
-    honest = worker.answer
-    worker.answer = lambda question: (  # type: ignore[method-assign]
-        Frame("received", {"round": 2, "have": 0})
-        if question.kind == "finish"
-        else honest(question)
-    )
+    say_of_the_end(federation, lambda: 0)
     federation.run(federation.server())
     final = federation.of("final")[0]["sites"]
     assert "again and again" in final["south"]["reason"]
@@ -135,16 +143,13 @@ def test_a_site_that_goes_back_and_forth_is_given_up(
 ) -> None:
     monkeypatch.setattr(module, "PART", 8_000)
     federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
-    worker = federation.sites["south"]._worker
-    honest, asked = worker.answer, [0]
+    asked = [0]
 
-    def answer(question: Frame) -> Frame:
-        if question.kind != "finish":
-            return honest(question)
+    def have() -> int:
         asked[0] += 1
-        return Frame("received", {"round": 2, "have": asked[0] % 2})
+        return asked[0] % 2
 
-    worker.answer = answer  # type: ignore[method-assign]
+    say_of_the_end(federation, have)
     federation.run(federation.server())
     assert asked[0] < 8
     assert "again and again" in federation.of("final")[0]["sites"]["south"]["reason"]

@@ -206,21 +206,22 @@ def test_an_altered_sample_is_noticed(stored: SplitFederation) -> None:
         go_on(stored)
 
 
-def test_chunks_of_two_sites_cannot_be_swapped(stored: SplitFederation) -> None:
-    ours, theirs = (activations(stored) / site / "000000.sealed" for site in SITES)
+def swap(ours: Path, theirs: Path) -> None:
+    """Each file gets the other's contents."""
     first, second = ours.read_bytes(), theirs.read_bytes()
     ours.write_bytes(second)
     theirs.write_bytes(first)
+
+
+def test_chunks_of_two_sites_cannot_be_swapped(stored: SplitFederation) -> None:
+    swap(*(activations(stored) / site / "000000.sealed" for site in SITES))
     with pytest.raises(StorageError, match="does not open"):
         go_on(stored)
 
 
 def test_chunks_of_a_site_cannot_change_places(stored: SplitFederation) -> None:
     folder = activations(stored) / "north"
-    first, second = folder / "000000.sealed", folder / "000001.sealed"
-    one, two = first.read_bytes(), second.read_bytes()
-    first.write_bytes(two)
-    second.write_bytes(one)
+    swap(folder / "000000.sealed", folder / "000001.sealed")
     with pytest.raises(StorageError, match="does not open"):
         go_on(stored)
 

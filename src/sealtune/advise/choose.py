@@ -12,6 +12,7 @@ from typing import Literal
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.estimate import Option
 from sealtune.job.spec import Job
+from sealtune.model.tune import early_layers
 
 Wish = Literal["time", "cost"]
 NEAR = 1.25  # cuts that take at most so many times the fastest one's hours count as good as it
@@ -64,14 +65,14 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     found = _unwanted(option, job)
     if option.way == "federated-lora" and not spec.client_tee:
         found.append("needs a TEE at every site, and there is none (client_tee = false)")
-    for part, words, gib in (
+    for part, words, there in (
         ("client_enclave", "client TEE", equipment.client_gib),
         ("server_enclave", "server TEE", equipment.server_gib),
         ("owner_machine", "data owner's machine", equipment.owner_gib),
     ):
         needed = option.memory_mib[part] / 1024
-        if needed > gib:
-            found.append(f"{words} of {_gib(gib)} GiB cannot hold {_gib(needed)} GiB")
+        if needed > there:
+            found.append(f"{words} of {gib(there)} GiB cannot hold {gib(needed)} GiB")
     if spec.max_hours is not None and option.hours > spec.max_hours:
         found.append(_too_long(option, equipment))
     return tuple(found)
@@ -87,11 +88,8 @@ def _unwanted(option: Option, job: Job) -> list[str]:
             found.append("shows the data to the accelerator, and protect is 'adapter+data'")
         if job.tuning.spf is not None:
             found.append("cannot tune with SPF")
-    cut = option.cut or 0
-    for name, part in (("lora", job.tuning.lora), ("spf", job.tuning.spf)):
-        early = [n for n in (part.layers or () if part else ()) if n < cut]
-        if early:
-            found.append(f"tuning.{name}.layers names block {min(early)}, below the cut")
+    for key, early in early_layers(job.tuning, option.cut or 0).items():
+        found.append(f"{key} names block {min(early)}, below the cut")
     return found
 
 
@@ -131,7 +129,7 @@ def _reason(best: Option, usable: Sequence[Option], judged: Sequence[Option], pr
 def _against(best: Option, other: Option, prefer: Wish) -> str:
     text = f"{_figure(best, prefer)}, against {_figure(other, prefer)} for {other.name}"
     piece = max(other.seconds, key=lambda key: other.seconds[key] - best.seconds.get(key, 0.0))
-    return f"{text} (its '{piece}' takes {_duration(other.seconds[piece])})"
+    return f"{text} (its '{piece}' takes {duration(other.seconds[piece])})"
 
 
 def _none(judged: Sequence[Option]) -> str:
@@ -140,14 +138,16 @@ def _none(judged: Sequence[Option]) -> str:
 
 
 def _figure(option: Option, prefer: Wish) -> str:
-    return f"cost {option.cost:.3g}" if prefer == "cost" else _duration(option.hours * 3600)
+    return f"cost {option.cost:.3g}" if prefer == "cost" else duration(option.hours * 3600)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
-def _gib(value: float) -> str:
+def gib(value: float) -> str:
+    """GiB of memory, for people."""
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"

@@ -17,7 +17,7 @@ from sealtune.data import Example, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.batches import epoch_batches, sorted_batches
 from sealtune.model.load import load_tokenizer
-from sealtune.model.tasks import BUCKET, make_task
+from sealtune.model.tasks import make_task, padded
 
 SAMPLE = 2000  # texts of a site and part that are really tokenised
 
@@ -133,7 +133,7 @@ def count_part(lengths: Sequence[int], rows: int, size: int, eval_size: int, see
 
 
 def _padded(lengths: Sequence[int], chosen: Sequence[int]) -> Batch:
-    length = -(-max(lengths[i] for i in chosen) // BUCKET) * BUCKET
+    length = padded(max(lengths[i] for i in chosen))
     return Batch(len(chosen) * length, length)
 
 

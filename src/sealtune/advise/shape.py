@@ -8,27 +8,21 @@ Trust domain: operator; public structure only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from sealtune.errors import ModelError
 from sealtune.job.spec import Job, ModelSpec
-from sealtune.model.load import load_config, load_model, model_folder
+from sealtune.model.load import STRUCTURE, load_config, load_model, model_folder
 from sealtune.model.lora import trainable_state
-from sealtune.model.plan import block_index
+from sealtune.model.plan import Call, block_index, by_source, forward_on_meta, is_frozen_linear
 from sealtune.model.structure import find_blocks
 from sealtune.model.tune import apply_tuning
 from sealtune.offload.session import canonical_name
 
-_STRUCTURE = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-              "added_tokens.json")  # fmt: skip
 _SHORT, _LONG = 8, 16  # tokens of the two watched passes
 _OUTSIDE = -1  # number of "no block"
 
@@ -146,23 +140,7 @@ def structure_only(spec: ModelSpec) -> ModelSpec:
     Raises:
         ModelError: there is no such folder, or the hub cannot be reached.
     """
-    folder = Path(spec.path).expanduser()
-    outside = folder.is_absolute() or spec.path.startswith((".", "~")) or spec.path.count("/") != 1
-    if folder.is_dir() or outside:
-        return spec.model_copy(update={"path": str(model_folder(spec))})
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(
-            spec.path, revision=spec.revision, allow_patterns=list(_STRUCTURE)
-        )
-    except Exception as error:  # the hub client raises many unrelated classes
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"cannot fetch the configuration of {spec.path} from the hub: {reason[0][:200]}",
-            hint="check model.path and the network, or give a folder that holds config.json",
-        ) from error
-    return spec.model_copy(update={"path": found})
+    return spec.model_copy(update={"path": str(model_folder(spec, STRUCTURE))})
 
 
 def read_shape(job: Job, num_labels: int | None) -> Shape:
@@ -225,16 +203,10 @@ def _trained(model: nn.Module, blocks_name: str, blocks: int) -> list[int]:
 
 
 @dataclass
-class _Call:
-    module: nn.Module
-    source: Tensor
-
-
-@dataclass
 class _Seen:
     """What one forward pass showed."""
 
-    calls: dict[int, list[_Call]] = field(default_factory=dict)
+    calls: dict[int, list[Call]] = field(default_factory=dict)
     saved: dict[int, float] = field(default_factory=dict)
     tainted: list[int] = field(default_factory=list)
     embedded: Tensor | None = None
@@ -263,19 +235,13 @@ class _Watch:
 
     def groups(self, block: int) -> tuple[Group, ...]:
         """Consecutive calls with the very same input, as the slice plan groups them."""
-        members: list[list[_Call]] = []
-        for call in self._short.calls.get(block, []):
-            if members and members[-1][0].source is call.source:
-                members[-1].append(call)
-            else:
-                members.append([call])
         return tuple(
             Group(
-                _sizes(one[0].module)[0],
-                sum(_sizes(call.module)[1] for call in one),
+                one[0].shape[0],
+                sum(call.shape[1] for call in one),
                 one[0].source.requires_grad,
             )
-            for one in members
+            for one in by_source(self._short.calls.get(block, []))
         )
 
     def saved(self, block: int) -> float:
@@ -322,14 +288,15 @@ class _Watch:
             seen.embedded = output
 
         def called(module: nn.Module, args: Any) -> None:
-            seen.calls.setdefault(current, []).append(_Call(module, args[0]))
+            kind = type(module).__name__
+            seen.calls.setdefault(current, []).append(Call(kind, module, args[0]))
 
         handles = [model.get_input_embeddings().register_forward_hook(embedded)]
         for number, block in enumerate(self._blocks):
             handles.append(block.register_forward_pre_hook(entering(number), with_kwargs=True))
             handles.append(block.register_forward_hook(leaving(number)))
             for module in block.modules():
-                if _is_frozen_linear(module):
+                if is_frozen_linear(module):
                     handles.append(module.register_forward_pre_hook(called))
         try:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -342,23 +309,7 @@ class _Watch:
 
 def run_on_meta(model: Any, rows: int, tokens: int, *, causal: bool = False) -> Tensor:
     """A forward pass and a loss on meta tensors."""
-    ids = torch.ones((rows, tokens), dtype=torch.long, device="meta")
-    # ready-made, 4-d: building one would look at values, and meta tensors have none
-    mask = torch.zeros((rows, 1, tokens, tokens), device="meta")
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits: Tensor = forward_on_meta(model, rows, tokens).logits
     rows_of = logits.reshape(-1, logits.shape[-1]).float()
     targets = torch.zeros(rows_of.shape[0], dtype=torch.long, device="meta")
     return nn.functional.cross_entropy(rows_of, targets)
-
-
-def _is_frozen_linear(module: nn.Module) -> bool:
-    own: Sequence[nn.Parameter] = list(module.parameters(recurse=False))
-    return isinstance(module, nn.Linear | Conv1D) and not any(p.requires_grad for p in own)
-
-
-def _sizes(module: nn.Module) -> tuple[int, int]:
-    """(K, N)."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    inner, outer = module.get_parameter("weight").shape  # Conv1D keeps its weight transposed
-    return int(inner), int(outer)

@@ -129,6 +129,8 @@ def show(advice: Advice, counts: Counts, equipment: Equipment, console: Console)
     """Print the table, the choice, and what it rests on."""
     from rich.table import Table
 
+    from sealtune.advise.choose import duration, gib
+
     priced = any(option.cost for option in advice.options)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("GiB of memory, bytes\nof all sites", no_wrap=True)
@@ -137,9 +139,10 @@ def show(advice: Advice, counts: Counts, equipment: Equipment, console: Console)
         table.add_column(head, justify="right", no_wrap=True)
     for option in advice.options:
         places = ("client_enclave", "server_enclave", "owner_machine")
-        cells = [_gib(option.memory_mib[place]) for place in places]
+        memory = [option.memory_mib[place] for place in places]
+        cells = [gib(mib / 1024) if mib else "-" for mib in memory]
         cells += [_size(option.bytes[link]) for link in ("uplink", "downlink", "accelerator")]
-        cells += [_time(option.hours), *([f"{option.cost:.2f}"] if priced else [])]
+        cells += [duration(option.hours * 3600), *([f"{option.cost:.2f}"] if priced else [])]
         chosen = advice.best is not None and option.name == advice.best.name
         style = "bold green" if chosen else "dim" if option.ruled_out else ""
         name = option.name.replace("Method 2 (split)", "Method 2")
@@ -177,10 +180,6 @@ def _basis(counts: Counts, equipment: Equipment) -> str:
     return f"data: {counts.rows:,} rows{part}. equipment: {speeds}"
 
 
-def _gib(mib: float) -> str:
-    return "-" if not mib else f"{mib / 1024:.2f}" if mib < 10_240 else f"{mib / 1024:.0f}"
-
-
 def _size(count: float) -> str:
     if not count:
         return "-"
@@ -188,9 +187,3 @@ def _size(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.3g} {name}" if count < 1000 * unit else f"{count / 1e12:.3g} TB"
     return f"{count:.0f} B"
-
-
-def _time(hours: float) -> str:
-    if hours < 1 / 30:
-        return f"{hours * 3600:.0f} s"
-    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.3g} h"

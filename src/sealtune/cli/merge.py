@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from sealtune.cli.evaluate import Adapter
+
 
 def merge(
-    adapter: Annotated[
-        Path, typer.Option("--adapter", metavar="DIR", help="The folder adapter/ of a run.")
-    ],
+    adapter: Adapter,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")],
     model: Annotated[
         str | None, typer.Option("--model", help="Folder or hub id of the base model, if moved.")

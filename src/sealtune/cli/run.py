@@ -106,23 +106,32 @@ def run(
             [Problem("--manifest", "is needed with --key: the manifest that these keys signed")],
             hint="without --manifest throw-away keys would sign, and these would go unused",
         )
+    from sealtune import launch
+
     envelope = None if manifest is None else _signed(manifest)
+    launch.check(run_dir, resume=resume, force=force)
+    if port is not None:
+        launch.check_port(port)
     if resume:
-        _resume(job, job_file, run_dir, port, force, envelope, key or [])
+        majority, keys = _take_up(job, job_file, run_dir, envelope, key or [])
     else:
-        _start(job, job_file, run_dir, port, force, envelope, key or [])
+        majority, keys = _prepare(job, job_file, run_dir, force, envelope, key or [])
+    _launch(job, job_file, run_dir, port, majority, keys, resume=resume)
 
 
-def _start(
+def _prepare(
     job: Job,
     job_file: Path,
     run_dir: Path,
-    port: int | None,
     force: bool,
     given: Envelope | None,
     key_files: Sequence[Path],
-) -> None:
-    """Everything that can be wrong is found before the folder of an earlier run is touched."""
+) -> tuple[float | None, dict[str, Path]]:
+    """Make the folder of a new run; what can be wrong is found before an earlier one is touched.
+
+    Returns:
+        Share of the largest class, and the key files of the sites that sign.
+    """
     from rich.console import Console
 
     from sealtune import launch
@@ -131,9 +140,6 @@ def _start(
     from sealtune.job.manifest import open_manifest
     from sealtune.job.storage import write_atomic
 
-    launch.check(run_dir, resume=False, force=force)
-    if port is not None:
-        launch.check_port(port)
     check_files(job)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):
         from sealtune.model.resolve import resolve
@@ -157,8 +163,7 @@ def _start(
     if given is None:
         words = f"manifest signed with {signing.THROW_AWAY}"
         Console(highlight=False).print(words, style="yellow", soft_wrap=True)
-    majority = resolution.majority_class
-    _launch(job, job_file, run_dir, port, majority, keys, resume=False)
+    return resolution.majority_class, keys
 
 
 def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
@@ -182,24 +187,19 @@ def _signed(path: Path) -> Envelope:
     return envelope
 
 
-def _resume(
+def _take_up(
     job: Job,
     job_file: Path,
     run_dir: Path,
-    port: int | None,
-    force: bool,
     given: Envelope | None,
     key_files: Sequence[Path],
-) -> None:
-    from sealtune import launch
+) -> tuple[float | None, dict[str, Path]]:
+    """Check that the run that is there is this job's; returns what ``_prepare`` does."""
     from sealtune.cli import signing
     from sealtune.job.manifest import job_id
     from sealtune.job.resolved import read_resolved
     from sealtune.report import build_summary
 
-    launch.check(run_dir, resume=True, force=force)
-    if port is not None:
-        launch.check_port(port)
     resolved = read_resolved(run_dir / _RESOLVED)
     if given is not None and job_id(given.payload) != resolved.job_id:
         raise DigestMismatchError(
@@ -211,12 +211,11 @@ def _resume(
             f"{job_file} has changed since the run in {run_dir} was started",
             hint="undo the change to continue that run, or start over with --force",
         )
-    majority = build_summary(run_dir)["majority_class"]
     keys: dict[str, Path] = {}
     if job.job.method == "split":
         kept = signing.kept_keys(run_dir, job)
         keys = kept or signing.keys_of_sites(resolved.manifest, key_files)
-    _launch(job, job_file, run_dir, port, majority, keys, resume=True)
+    return build_summary(run_dir)["majority_class"], keys
 
 
 def _launch(

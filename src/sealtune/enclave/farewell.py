@@ -9,10 +9,9 @@ Trust domain: server enclave (sending), data owner (receiving; sizes are checked
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeGuard
 
 from sealtune.errors import FrameError
-from sealtune.frames import Frame
+from sealtune.frames import Frame, is_count
 
 PART = 30 << 20  # bytes; one piece of the network engine
 MAX_PARTS = 1 << 16
@@ -60,9 +59,9 @@ class Received:
             FrameError: not a part of any farewell, or sizes that do not add up.
         """
         part, of, sizes = (message.meta.get(key) for key in ("part", "of", "files"))
-        if not _is_count(part) or not _is_count(of) or not 0 < of <= MAX_PARTS or part >= of:
+        if not is_count(part) or not is_count(of) or not 0 < of <= MAX_PARTS or part >= of:
             raise FrameError("the end of the job came in parts that make no sense")
-        if not isinstance(sizes, dict) or not all(_is_count(size) for size in sizes.values()):
+        if not isinstance(sizes, dict) or not all(is_count(size) for size in sizes.values()):
             raise FrameError("the server's files have no sizes")
         if len(message.body) > PART or sum(sizes.values()) > of * PART:
             raise FrameError("a part of the end, or what it announces, is too large")
@@ -82,7 +81,3 @@ class Received:
             files[str(name)] = body[start : start + size]
             start += size
         return files
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sealtune.errors import FrameError
+from sealtune.frames import is_count
 
 StageKind = Literal["evaluate", "train", "release"]
 MAX_EXAMPLES = 1 << 29  # so that a weighted float32 is exact in double precision
@@ -103,8 +104,7 @@ def read_fields(stage: Stage, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _count(meta: Mapping[str, Any], key: str, *, least: int = 0) -> int:
     value = meta.get(key)
-    # bool is an int in Python, but not a count
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < MAX_EXAMPLES:
+    if not is_count(value) or not least <= value < MAX_EXAMPLES:
         raise FrameError(f"the site's '{key}' is not a count in {least}..{MAX_EXAMPLES - 1}")
     return value
 

@@ -33,8 +33,9 @@ from sealtune.job.storage import write_atomic
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import Chunk, Layout
 from sealtune.model.cut_task import Contents, Sample
-from sealtune.model.tasks import BUCKET
+from sealtune.model.tasks import padded
 
+_Mode = Literal["seal", "open"]
 _LENGTH = struct.Struct("<I")
 _FORMAT = 1
 _ID = 4  # bytes of a token's id
@@ -107,9 +108,9 @@ class SampleStore:
             "lengths": chunk.lengths,
             "labels": chunk.labels,
         }
-        index = self._session("seal", site, number).seal(_index(meta, key), number)
+        index = self._index_session("seal", site, number).seal(_index(meta, key), number)
         sealed = [
-            self._record("seal", key, place).seal(self._plain(chunk, place), 0)
+            self._sample_session("seal", key, place).seal(self._plain(chunk, place), 0)
             for place in range(len(chunk.lengths))
         ]
         path = self._path(site, number)
@@ -132,7 +133,9 @@ class SampleStore:
                 with path.open("rb") as file:
                     (size,) = _LENGTH.unpack(file.read(_LENGTH.size))
                     sealed = file.read(min(size, path.stat().st_size))
-                frame = frames.decode(self._session("open", site, number).open(sealed, number))
+                frame = frames.decode(
+                    self._index_session("open", site, number).open(sealed, number)
+                )
                 meta = _read_index(frame)
                 if total not in (None, meta["of"]) or self._uploads.get(site) not in (
                     None,
@@ -168,11 +171,12 @@ class SampleStore:
             with place.path.open("rb") as file:
                 file.seek(place.offset)
                 sealed = file.read(place.size)
-            plain = memoryview(self._record("open", place.key, place.place).open(sealed, 0))
+            plain = memoryview(self._sample_session("open", place.key, place.place).open(sealed, 0))
             ids = None
             if not self._layout.classes:
-                ids = torch.frombuffer(bytearray(plain[: 4 * sample.tokens]), dtype=torch.int32)
-                ids, plain = ids.long(), plain[4 * sample.tokens :]
+                size = _ID * sample.tokens
+                ids = torch.frombuffer(bytearray(plain[:size]), dtype=torch.int32).long()
+                plain = plain[size:]
             data = plain[: sample.tokens * self._layout.token_bytes]  # the rest is padding
             return Contents(unpack(data, self._layout.form, self._layout.width), ids)
         except (ChannelError, DataError, OSError) as error:
@@ -201,7 +205,7 @@ class SampleStore:
     def _padded(self, tokens: int) -> int:
         """Bytes that a sample of so many tokens takes, padded."""
         each = self._layout.token_bytes + (0 if self._layout.classes else _ID)
-        return -(-tokens // BUCKET) * BUCKET * each
+        return padded(tokens) * each
 
     def _plain(self, chunk: Chunk, place: int) -> bytes:
         data = bytes(chunk.activations[place])
@@ -212,24 +216,20 @@ class SampleStore:
     def _path(self, site: str, number: int) -> Path:
         return self._folder / site / f"{number:06d}.sealed"
 
-    def _session(self, mode: Literal["seal", "open"], site: str, number: int) -> SealedSession:
-        return SealedSession(
-            self._key,
-            job_id=self._job_id,
-            sender="server",
-            receiver=f"server:activations:{site}",
-            mode=mode,
-            sequence=number,
-        )
+    def _index_session(self, mode: _Mode, site: str, number: int) -> SealedSession:
+        return self._session(mode, self._key, f"activations:{site}", number)
 
-    def _record(self, mode: Literal["seal", "open"], key: bytes, place: int) -> SealedSession:
+    def _sample_session(self, mode: _Mode, key: bytes, place: int) -> SealedSession:
+        return self._session(mode, key, "sample", place)
+
+    def _session(self, mode: _Mode, key: bytes, what: str, sequence: int) -> SealedSession:
         return SealedSession(
             key,
             job_id=self._job_id,
             sender="server",
-            receiver="server:sample",
+            receiver=f"server:{what}",
             mode=mode,
-            sequence=place,
+            sequence=sequence,
         )
 
 

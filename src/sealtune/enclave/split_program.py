@@ -25,7 +25,7 @@ from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import Trust
 from sealtune.enclave.upload import Upload, check_progress, read_upload
 from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
-from sealtune.frames import Frame
+from sealtune.frames import Frame, is_count
 from sealtune.job.resolved import Resolved
 from sealtune.model.cut_chunk import CHUNK, Layout
 from sealtune.model.training import Evaluation
@@ -86,7 +86,6 @@ class SplitProgram(ServerProgram):
         if resume:
             for site, upload in self._uploads.items():
                 upload.of = store.resume(site)
-        self._sites: list[str] = []  # whose samples are trained on
         self._training = False  # whether the top is loaded
         self._final: dict[str, Evaluation] | None = None  # once the last round is over
         self._loading = 0.0  # seconds that the top took to load, not yet reported
@@ -115,7 +114,7 @@ class SplitProgram(ServerProgram):
             return {}
         if self._final is None:
             self._end_training()
-        left = [site for site in self._sites if not self._is_told(site)]
+        left = [site for site in self._used if not self._is_told(site)]
         if left:
             parts = {site: self._farewell[self._uploads[site].have] for site in left}
             return self._send(parts, self._rounds)
@@ -170,9 +169,9 @@ class SplitProgram(ServerProgram):
     def _on_received(self, site: str, answer: Frame) -> None:
         """A site says how many parts of the farewell it has; a restarted one has none."""
         have = answer.meta.get("have")
-        if answer.kind != "received" or not isinstance(have, int) or isinstance(have, bool):
+        if answer.kind != "received" or not is_count(have):
             raise ChannelError(f"answered the end with {answer.kind[:40]!r}")
-        if not 0 <= have <= len(self._farewell):
+        if have > len(self._farewell):
             raise ChannelError(f"has {have} of {len(self._farewell)} parts of the end")
         upload = self._uploads[site]
         upload.lost_in_a_row = 0
@@ -213,7 +212,6 @@ class SplitProgram(ServerProgram):
                 hint="bring the site back and continue with --resume, or lower network.min_sites",
             )
         begun = time.monotonic()
-        self._sites = sites
         self._used = {site: self._store.digest(site) for site in sites}
         self._trainer.begin(sites, self._saved)
         self._training = True
@@ -309,7 +307,7 @@ class SplitProgram(ServerProgram):
         self._ending = time.monotonic() - begun
         released = self._resolved.manifest.release == "participants"
         self._farewell = farewell(files if released else {}, self._rounds)
-        lost = {site: e for site, e in self._entries.items() if site not in self._sites}
+        lost = {site: e for site, e in self._entries.items() if site not in self._used}
         self._entries = self._fresh_entries()
         for site, entry in lost.items():
             self._entries[site].fail(entry.reason, late=entry.outcome == "late")

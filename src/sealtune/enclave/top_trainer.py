@@ -17,7 +17,7 @@ from torch import Tensor
 from sealtune import frames
 from sealtune.enclave.events import Emit
 from sealtune.enclave.own_data import task_of
-from sealtune.errors import AdapterMismatchError, FrameError, ModelError, StorageError
+from sealtune.errors import AdapterMismatchError, FrameError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.model.batches import sorted_batches, step_batches
@@ -100,12 +100,11 @@ class TopTrainer:
             load_trainable_state(self._model, state.tensors("model/"))
             self._load_optimizer(state)
         if has_spf(self._model):
-            heads = {a: {r: list(h) for r, h in g.items()} for a, g in self.heads.items()}
             config = self._model.config
             shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
             self._emit(
                 "heads",
-                heads=heads,
+                heads=self.heads,
                 query_heads=int(config.num_attention_heads),
                 key_value_heads=int(shared),
             )
@@ -159,8 +158,7 @@ class TopTrainer:
             for key in _MOMENTS:
                 if key in moments:
                     tensors[f"{key}/{name}"] = torch.as_tensor(moments[key]).contiguous()
-        heads = {a: {r: list(h) for r, h in g.items()} for a, g in self.heads.items()}
-        text = json.dumps(heads).encode()
+        text = json.dumps(self.heads).encode()
         return frames.encode(Frame("top", {"heads": len(text)}, text + save(tensors)))
 
     def export(self) -> dict[str, bytes]:
@@ -215,40 +213,32 @@ class TopTrainer:
             self._job.tuning,
             self._job.model.task,
             self._job.job.seed,
-            first_block=self._cut,
+            first_block=self._resolved.cut,
             calibrate=calibrate,
             heads=heads,
         )
-        if self._job.split is not None and self._job.split.checkpointing:
+        if self._resolved.split.checkpointing:
             model.activation_checkpointing_enable()
         return tuned, task
 
     def _top(self) -> tuple[Any, CutTask]:
         """The frozen top as it is published, and the task on it."""
-        split = self._job.split
-        bf16 = split is not None and split.compute == "bf16"
+        cut = self._resolved.cut
         model = load_part(
             self._job.model,
             len(self._resolved.labels) or None,
-            self._cut,
+            cut,
             "top",
-            dtype=torch.bfloat16 if bf16 else torch.float32,
+            dtype=torch.bfloat16 if self._resolved.split.compute == "bf16" else torch.float32,
         )
-        return model, CutTask(self._inner, CutEntry(model, self._cut), self._store.read)
-
-    @property
-    def _cut(self) -> int:
-        cut = self._resolved.plan.cut
-        if cut is None:
-            raise ModelError("the slice plan is not that of a split job")
-        return cut
+        return model, CutTask(self._inner, CutEntry(model, cut), self._store.read)
 
     def _reloaded(self, files: Mapping[str, bytes]) -> tuple[Any, CutTask]:
         model, task = self._top()
         if WEIGHTS in files:
             lora = self._job.tuning.model_copy(update={"spf": None})
-            job = self._job
-            model = apply_tuning(model, lora, job.model.task, job.job.seed, first_block=self._cut)
+            job, cut = self._job, self._resolved.cut
+            model = apply_tuning(model, lora, job.model.task, job.job.seed, first_block=cut)
             load_trainable_state(model, load(files[WEIGHTS]))
         if SPF_WEIGHTS in files:
             config = parse_spf_config(files[SPF_CONFIG], SPF_CONFIG)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealtune.errors import DataError
-from sealtune.frames import Frame
+from sealtune.frames import Frame, is_count
 from sealtune.job.manifest import DataIdentity
 from sealtune.job.resolved import Resolved
 from sealtune.model import cut_chunk
@@ -42,11 +42,10 @@ class Upload:
 
 def upload_head(resolved: Resolved) -> dict[str, Any]:
     """What samples were made with; a site states it with every chunk."""
-    split = resolved.job.split
     return {
         "model": resolved.model_digest,
-        "cut": resolved.plan.cut,
-        "form": None if split is None else split.activations,
+        "cut": resolved.cut,
+        "form": resolved.split.activations,
     }
 
 
@@ -115,7 +114,7 @@ _NAMES = {"model": "revision of the model", "cut": "cut", "form": "form of activ
 
 def _count(meta: Mapping[str, Any], key: str) -> int:
     value = meta.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_CHUNKS:
+    if not is_count(value) or value > MAX_CHUNKS:
         raise DataError(f"a chunk's '{key}' is not a count")
     return value
 

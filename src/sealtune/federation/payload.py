@@ -22,7 +22,7 @@ from __future__ import annotations
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from sealtune.errors import FrameError
-from sealtune.frames import Frame, decode, encode
+from sealtune.frames import Frame, decode, encode, is_count
 
 MESSAGE_TYPE = "query.sealed"
 PIECE = 32 << 20  # bytes of sealed message in one Flower message; larger ones travel in pieces
@@ -71,7 +71,7 @@ def integer(frame: Frame, key: str) -> int:
         FrameError: the field is missing, no integer, or negative.
     """
     value = frame.meta.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not is_count(value):
         raise FrameError(f"{frame.kind}: field {key} should be a count")
     return value
 

@@ -22,12 +22,12 @@ from typing import Any
 import rfc8785
 from pydantic import ValidationError
 
-from sealtune.errors import ConfigError, DigestMismatchError, Problem
+from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
-from sealtune.job.spec import Job
+from sealtune.job.spec import Job, SplitSpec
 from sealtune.job.storage import write_atomic
 
 FORMAT = 2
@@ -56,6 +56,28 @@ class Resolved:
     model_digest: str
     manifest: Manifest
     job_id: str
+
+    @property
+    def cut(self) -> int:
+        """Blocks at the sites of a split job.
+
+        Raises:
+            ModelError: the slice plan is another method's.
+        """
+        if self.plan.cut is None:
+            raise ModelError("the slice plan is not that of a split job")
+        return self.plan.cut
+
+    @property
+    def split(self) -> SplitSpec:
+        """The section ``[split]``, which every split job has.
+
+        Raises:
+            ModelError: the job is of another method.
+        """
+        if self.job.split is None:
+            raise ModelError("the job is not split")
+        return self.job.split
 
     @property
     def plan_digest(self) -> str:

@@ -6,18 +6,18 @@ Trust domain: operator (untrusted); sealed bytes pass through here.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 from sealtune.errors import ProcessDiedError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.federation.transport import Outcome
 from sealtune.launch import environment
-from sealtune.launch.child import parse_event
+from sealtune.launch.child import Child, Event, Exit, Failure, Inbox
 from sealtune.launch.failure import revive
 
 _END = 20.0  # seconds that the enclave gets to end by itself
@@ -62,36 +62,28 @@ def ask_enclave(
 def _enclave(config: Path, log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sealtune.enclave.split_trainer", str(config)]
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            command,
-            env=environment.variables({"OMP_WAIT_POLICY": "PASSIVE"}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stream,
-        )
+    variables = environment.variables({"OMP_WAIT_POLICY": "PASSIVE"})
+    inbox: Inbox = SimpleQueue()
+    child = Child.start("server", command, variables, log, inbox, events=True)
     try:
-        _until_ready(process, log)
+        _until_ready(inbox, log)
         yield
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END)
+        child.join(_END)
     finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        child.kill()
+        child.join(_END)
 
 
-def _until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Read events until the enclave listens."""
-    if process.stdout is None:
-        return
-    for line in process.stdout:
-        event = parse_event(line) or {}
+def _until_ready(inbox: Inbox, log: Path) -> None:
+    """Wait until the enclave listens."""
+    while not isinstance(item := inbox.get(), Exit):
+        if isinstance(item, Failure):
+            raise item.error
+        event = item.fields if isinstance(item, Event) else {}
         if event.get("event") == "ready":
             return
         if event.get("event") == "error":
             raise revive("server", event)
     raise ProcessDiedError(
-        f"the server enclave ended with exit code {process.wait()}", hint=f"its log is {log}"
+        f"the server enclave ended with exit code {item.code}", hint=f"its log is {log}"
     )

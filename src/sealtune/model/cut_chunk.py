@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sealtune.errors import DataError
+from sealtune.frames import is_count
 from sealtune.job.spec import Job
 from sealtune.model.activations import LARGEST, Form, bytes_per_token, unpack
 from sealtune.model.load import load_config
@@ -118,7 +119,7 @@ def read_chunk(head: Mapping[str, Any], body: memoryview, layout: Layout) -> Chu
     part, count = head.get("part"), head.get("samples")
     if part not in ("train", "test"):
         raise DataError("a chunk says neither 'train' nor 'test'")
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= MAX_SAMPLES:
+    if not is_count(count) or not 0 < count <= MAX_SAMPLES:
         raise DataError("a chunk does not say how many samples it has")
     if body.nbytes < 8 * count:
         raise DataError(f"a chunk of {count} samples is cut short: it has {body.nbytes} bytes")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.model.cut import CutEntry
-from sealtune.model.tasks import BUCKET, Batch, Example, Outcome, Task
+from sealtune.model.tasks import Batch, Example, Outcome, Task, padded
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class CutTask(Task):
         samples = [cast(Sample, example) for example in examples]
         contents = [self._read(sample) for sample in samples]
         lengths = torch.tensor([sample.tokens for sample in samples])
-        width = -(-int(lengths.max()) // BUCKET) * BUCKET
+        width = padded(int(lengths.max()))
         pad = int(self.tokenizer.pad_token_id)
         # any id but the padding's will do where the task does not look: heads count by it
         ids = torch.where(torch.arange(width) < lengths[:, None], int(pad == 0), pad)

@@ -31,7 +31,7 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sealtune import __version__
@@ -51,6 +51,7 @@ from sealtune.model.spf.files import (
 )
 from sealtune.model.spf.tuner import has_spf
 from sealtune.model.tasks import Batch, Task, make_task
+from sealtune.model.tensors import write_tensors
 
 WEIGHTS, CONFIG, FINGERPRINT = "adapter_model.safetensors", "adapter_config.json", "sealtune.json"
 FILES = {WEIGHTS, CONFIG, FINGERPRINT, SPF_WEIGHTS, SPF_CONFIG}
@@ -133,16 +134,11 @@ def adapter_files(model: Any, fingerprint: Fingerprint) -> dict[str, bytes]:
     Raises:
         AdapterMismatchError: a tensor is not finite.
     """
-    files = {FINGERPRINT: fingerprint.model_dump_json(indent=2).encode() + b"\n"}
+    files = {FINGERPRINT: _fingerprint_file(fingerprint)}
     if hasattr(model, "peft_config"):
         trained = {n: t for n, t in trainable_state(model).items() if ".spf." not in n}
-        state = {name: tensor.contiguous().cpu() for name, tensor in trained.items()}
-        bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-        if bad:
-            raise AdapterMismatchError(f"{bad[0]} holds values that are not finite")
-        config = _peft_config(model, fingerprint)
-        files[WEIGHTS] = save(state, metadata={"format": "pt"})
-        files[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+        files[WEIGHTS] = write_tensors(trained)
+        files[CONFIG] = _config_file(_peft_config(model, fingerprint))
     if has_spf(model):
         files |= spf_files(model)
     return files
@@ -169,10 +165,10 @@ def own_copy(files: Mapping[str, bytes], resolved: Resolved) -> dict[str, bytes]
                 f"the adapter that came is of another job: its {what} differs"
             )
     mine = theirs.model_copy(update={"base_model": own.base_model})
-    result = {**files, FINGERPRINT: mine.model_dump_json(indent=2).encode() + b"\n"}
+    result = {**files, FINGERPRINT: _fingerprint_file(mine)}
     if config is not None:
         config["base_model_name_or_path"] = own.base_model
-        result[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+        result[CONFIG] = _config_file(config)
     return result
 
 
@@ -275,6 +271,14 @@ def trainable_state_of_file(folder: Path) -> dict[str, Tensor]:
         return cast(dict[str, Tensor], load_file(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
         raise AdapterMismatchError(f"{folder / WEIGHTS} is damaged or cut short") from error
+
+
+def _fingerprint_file(fingerprint: Fingerprint) -> bytes:
+    return fingerprint.model_dump_json(indent=2).encode() + b"\n"
+
+
+def _config_file(config: Mapping[str, Any]) -> bytes:
+    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def _peft_config(model: Any, fingerprint: Fingerprint) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.job.spec import ModelSpec
 
 HEAD = "score"  # the classification head's name in every Hugging Face decoder
-_DIGESTED = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*",
-             "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+STRUCTURE = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+             "added_tokens.json")  # fmt: skip
+_DIGESTED = (*STRUCTURE, "*.safetensors", "*.safetensors.index.json")
 _CHUNK = 1 << 22  # bytes read at a time
 
 
@@ -49,8 +50,12 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def model_folder(spec: ModelSpec) -> Path:
+def model_folder(spec: ModelSpec, files: Sequence[str] = _DIGESTED) -> Path:
     """The folder that holds ``spec``'s files; a hub id is fetched into the hub's cache first.
+
+    Args:
+        spec: where the model is.
+        files: patterns of what is fetched from a hub: by default all that a model needs.
 
     Raises:
         ModelError: no such folder, or the hub cannot be reached.
@@ -67,9 +72,7 @@ def model_folder(spec: ModelSpec) -> Path:
 
     try:
         with quiet():
-            found = snapshot_download(
-                spec.path, revision=spec.revision, allow_patterns=list(_DIGESTED)
-            )
+            found = snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files))
     except Exception as error:  # the hub client raises many unrelated classes
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(

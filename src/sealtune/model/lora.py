@@ -22,6 +22,7 @@ from sealtune.job.spec import LoraSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
+from sealtune.model.tensors import copy_tensors
 
 ADAPTER = "default"  # peft's name for the only adapter
 
@@ -99,17 +100,7 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"the adapter {' and '.join(filter(None, (lacking, extra)))}",
             hint="it was made with other tuning settings or for another model",
         )
-    for name, tensor in own.items():
-        new = state[name]
-        if new.shape != tensor.shape or new.dtype != torch.float32:
-            raise AdapterMismatchError(
-                f"{name} is {tuple(new.shape)} {new.dtype}, not {tuple(tensor.shape)} float32"
-            )
-        if not torch.isfinite(new).all():
-            raise AdapterMismatchError(f"{name} holds values that are not finite")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+    copy_tensors(own, state)
 
 
 def _state_name(name: str) -> str:

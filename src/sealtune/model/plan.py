@@ -40,7 +40,7 @@ _TOKENS = 8  # of the watched forward pass; any small number does
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """One call of a frozen linear layer during the watched pass."""
 
     name: str
@@ -102,20 +102,20 @@ def block_index(name: str, blocks_name: str) -> int:
     return int(head) if rest != name and head.isdecimal() else -1
 
 
-def _is_frozen_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D) and not any(
-        p.requires_grad for p in module.parameters()
-    )
+def is_frozen_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer whose own weights are not trained."""
+    own = list(module.parameters(recurse=False))  # an SPF delta below it is no weight of its own
+    return isinstance(module, nn.Linear | Conv1D) and not any(p.requires_grad for p in own)
 
 
-def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call], int]:
+def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call], int]:
     """Run once on meta tensors; return the calls inside blocks and the first tainted block."""
-    calls: list[_Call] = []
+    calls: list[Call] = []
     first_tainted = blocks
 
     def watch_linear(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            calls.append(_Call(name, module, args[0]))
+            calls.append(Call(name, module, args[0]))
 
         return hook
 
@@ -135,7 +135,7 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[_Call]
         if index >= 0 and name == f"{blocks_name}.{index}" and not path.endswith(".base_layer"):
             handles.append(module.register_forward_hook(watch_block(index)))
         # LoRA's own matrices are linear too, but trainable, so they are not called frozen
-        if index >= 0 and _is_frozen_linear(module):
+        if index >= 0 and is_frozen_linear(module):
             handles.append(module.register_forward_pre_hook(watch_linear(name)))
     try:
         forward_on_meta(model)
@@ -170,13 +170,17 @@ def _starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
     return len(seen) == 2 and seen[0] is seen[1]
 
 
-def forward_on_meta(model: nn.Module) -> None:
-    """One forward pass on meta tensors."""
-    ids = torch.ones((1, _TOKENS), dtype=torch.long, device="meta")
+def forward_on_meta(model: nn.Module, rows: int = 1, tokens: int = _TOKENS) -> Any:
+    """One forward pass on meta tensors; what the model gives out.
+
+    Raises:
+        UnsupportedModelError: the model does not run on token ids alone.
+    """
+    ids = torch.ones((rows, tokens), dtype=torch.long, device="meta")
     # a ready-made 4-d mask: building one would look at values, and meta tensors have none
-    mask = torch.zeros((1, 1, _TOKENS, _TOKENS), device="meta")
+    mask = torch.zeros((rows, 1, tokens, tokens), device="meta")
     try:
-        model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return model(input_ids=ids, attention_mask=mask, use_cache=False)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"cannot trace {type(model).__name__}: {str(error)[:300]}",
@@ -184,12 +188,12 @@ def forward_on_meta(model: nn.Module) -> None:
         ) from error
 
 
-def _refuse_repeated(model: nn.Module, calls: Sequence[_Call], blocks_name: str) -> None:
+def _refuse_repeated(model: nn.Module, calls: Sequence[Call], blocks_name: str) -> None:
     """Every frozen linear layer must be called exactly once, on every token."""
     times = Counter(c.name for c in calls)
     for path, module in model.named_modules():
         name = canonical_name(path)
-        if block_index(name, blocks_name) < 0 or not _is_frozen_linear(module):
+        if block_index(name, blocks_name) < 0 or not is_frozen_linear(module):
             continue
         if times[name] != 1:
             raise UnsupportedModelError(
@@ -201,14 +205,18 @@ def _refuse_repeated(model: nn.Module, calls: Sequence[_Call], blocks_name: str)
             raise UnsupportedModelError(f"{call.name} does not see every token exactly once")
 
 
-def _groups(calls: Sequence[_Call]) -> list[LinearGroup]:
-    """Consecutive calls with the very same input tensor form one group."""
-    result: list[list[_Call]] = []
+def by_source(calls: Sequence[Call]) -> list[list[Call]]:
+    """Consecutive calls with the very same input tensor, together."""
+    result: list[list[Call]] = []
     for call in calls:
         if result and result[-1][0].source is call.source:
             result[-1].append(call)
         else:
             result.append([call])
+    return result
+
+
+def _groups(calls: Sequence[Call]) -> list[LinearGroup]:
     return [
         LinearGroup(
             name=group[0].name,
@@ -217,7 +225,7 @@ def _groups(calls: Sequence[_Call]) -> list[LinearGroup]:
             out_features=tuple(c.shape[1] for c in group),
             backward=group[0].source.requires_grad,
         )
-        for group in result
+        for group in by_source(calls)
     ]
 
 
@@ -227,7 +235,7 @@ def _all_linear(model: nn.Module, blocks_name: str) -> list[str]:
         canonical_name(path)
         for path, module in model.named_modules()
         if block_index(canonical_name(path), blocks_name) >= 0
-        and _is_frozen_linear(module)
+        and is_frozen_linear(module)
         and ".lora_" not in path
     ]
 

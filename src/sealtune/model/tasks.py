@@ -28,6 +28,11 @@ from sealtune.job.template import parse_template
 BUCKET = 8  # tokens
 
 
+def padded(tokens: int) -> int:
+    """``tokens`` rounded up to whole buckets."""
+    return -(-tokens // BUCKET) * BUCKET
+
+
 class Example(Protocol):
     """One text and, where the task has classes, the number of its class."""
 
@@ -139,7 +144,7 @@ class Task(ABC):
 
     def pad(self, rows: Sequence[Sequence[int]], labels: Tensor | None = None) -> Batch:
         """Pad rows of token ids into one batch."""
-        width = -(-max(map(len, rows)) // BUCKET) * BUCKET
+        width = padded(max(map(len, rows)))
         ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.errors import ConfigError, Problem
-from sealtune.job.spec import SpfSpec, TuningSpec
+from sealtune.job.spec import TuningSpec
 from sealtune.model.load import HEAD
 from sealtune.model.lora import apply_lora, initialise
 from sealtune.model.spf import SPFConfig, apply_spf
@@ -44,19 +44,19 @@ def apply_tuning(
         ConfigError: blocks named in ``tuning`` run elsewhere.
         TargetModulesError, UnsupportedModelError, ModelError: see ``apply_lora``, ``apply_spf``.
     """
-    _check_layers(tuning, first_block)
-    if tuning.lora is not None:
-        lora = tuning.lora
+    _refuse_early(tuning, first_block)
+    every = tuple(range(first_block, int(model.config.num_hidden_layers)))
+    lora, spf = tuning.lora, tuning.spf
+    if lora is not None:
         if first_block and lora.layers is None:
-            every = tuple(range(first_block, int(model.config.num_hidden_layers)))
             lora = lora.model_copy(update={"layers": every})
         model = apply_lora(model, lora, task, seed)
-    if tuning.spf is not None:
-        alone = tuning.lora is None and task == "classification"
-        every = tuple(range(first_block, int(model.config.num_hidden_layers)))
-        config = _config(tuning.spf, seed, (HEAD,) if alone else ())
-        if config.layers is None:
-            config = config.model_copy(update={"layers": every})
+    if spf is not None:
+        alone = lora is None and task == "classification"
+        if spf.layers is None:
+            spf = spf.model_copy(update={"layers": every})
+        head = (HEAD,) if alone else ()
+        config = SPFConfig(**spf.model_dump(), seed=seed, modules_to_save=head)
         if alone:
             getattr(model, HEAD).requires_grad_(True)
             initialise(model, seed)
@@ -64,28 +64,21 @@ def apply_tuning(
     return model
 
 
-def _config(spf: SpfSpec, seed: int, modules_to_save: tuple[str, ...]) -> SPFConfig:
-    return SPFConfig(
-        qkv=spf.qkv,
-        dense=spf.dense,
-        select=spf.select,
-        seed=seed,
-        layers=spf.layers,
-        modules_to_save=modules_to_save,
-    )
+def early_layers(tuning: TuningSpec, first_block: int) -> dict[str, list[int]]:
+    """Key of a section -> the blocks before ``first_block`` that it names, if there are any."""
+    named = {"lora": tuning.lora, "spf": tuning.spf}
+    early = {
+        f"tuning.{name}.layers": [n for n in part.layers if n < first_block]
+        for name, part in named.items()
+        if part is not None and part.layers is not None
+    }
+    return {key: blocks for key, blocks in early.items() if blocks}
 
 
-def _check_layers(tuning: TuningSpec, first_block: int) -> None:
-    problems = []
-    for name in ("lora", "spf"):
-        part = getattr(tuning, name)
-        early = [n for n in (part.layers or () if part else ()) if n < first_block]
-        if early:
-            problems.append(
-                Problem(
-                    f"tuning.{name}.layers",
-                    f"names block {early[0]}, but blocks 0 to {first_block - 1} run at the sites",
-                )
-            )
+def _refuse_early(tuning: TuningSpec, first_block: int) -> None:
+    problems = [
+        Problem(key, f"names block {early[0]}, but blocks 0 to {first_block - 1} run at the sites")
+        for key, early in early_layers(tuning, first_block).items()
+    ]
     if problems:
         raise ConfigError("the job", problems)

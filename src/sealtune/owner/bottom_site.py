@@ -13,7 +13,7 @@ from sealtune.data.site import Example, SiteData
 from sealtune.enclave.events import Emit
 from sealtune.enclave.farewell import Received
 from sealtune.enclave.upload import upload_head
-from sealtune.errors import DataError, FrameError, ModelError
+from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.model.activations import pack
@@ -34,14 +34,11 @@ class CutMaker:
     """
 
     def __init__(self, resolved: Resolved, task: Task) -> None:
-        cut = resolved.plan.cut
-        if cut is None:
-            raise ModelError("the slice plan is not that of a split job")
         self.layout: Layout = layout_of(resolved.job, len(resolved.labels))
         self._task = task
         self._size = resolved.job.train.eval_batch_size
-        part = load_part(resolved.job.model, len(resolved.labels) or None, cut, "bottom")
-        self._bottom = Bottom(part, cut)
+        part = load_part(resolved.job.model, len(resolved.labels) or None, resolved.cut, "bottom")
+        self._bottom = Bottom(part, resolved.cut)
 
     def chunk(self, part: PartName, examples: Sequence[Example]) -> Chunk:
         """The cut activations of ``examples``, in their order, with their labels.
@@ -105,8 +102,8 @@ class BottomSite:
             ("train", data.train),
             ("test", data.test),
         )
-        least = self._maker.layout.least_tokens
-        if min(tokens for _, rows in parts for tokens in task.lengths(rows)) < least:
+        lengths = {part: task.lengths(examples) for part, examples in parts}
+        if min(map(min, lengths.values())) < self._maker.layout.least_tokens:
             raise DataError(
                 f"site '{site}' has a text of a single token, which leaves nothing to predict",
                 hint="delete such rows",
@@ -114,7 +111,7 @@ class BottomSite:
         self._chunks: list[tuple[PartName, Sequence[Example]]] = [
             (part, examples[span.start : span.stop])
             for part, examples in parts
-            for span in chunk_spans(task.lengths(examples), self._maker.layout)
+            for span in chunk_spans(lengths[part], self._maker.layout)
         ]
 
     def answer(self, question: Frame) -> Frame:

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from sealtune.errors import AdapterMismatchError, ModelError
@@ -31,6 +30,7 @@ from sealtune.model.spf.tuner import (
     spf_config,
     spf_state,
 )
+from sealtune.model.tensors import copy_tensors, write_tensors
 
 SPF_WEIGHTS, SPF_CONFIG = "spf_model.safetensors", "spf_config.json"
 M = TypeVar("M", bound=nn.Module)
@@ -61,11 +61,7 @@ def spf_files(model: nn.Module) -> dict[str, bytes]:
         ModelError: there is no SPF on the model.
         AdapterMismatchError: a value is not finite.
     """
-    state = {name: t.contiguous().float().cpu() for name, t in spf_state(model).items()}
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise AdapterMismatchError(f"{bad[0]} holds values that are not finite; nothing written")
-    weights = save(state, metadata={"format": "pt"})
+    weights = write_tensors({name: t.float() for name, t in spf_state(model).items()})
     content = SPFFile(
         config=spf_config(model),
         weights=hashlib.sha256(weights).hexdigest(),
@@ -145,18 +141,7 @@ def _copy_in(own: Mapping[str, Tensor], written: Mapping[str, Tensor], source: s
             f"{source}: {len(odd)} tensors of SPF are missing or unknown, such as {odd[0]}",
             hint="it was made for another model, or with other settings",
         )
-    for name, tensor in own.items():
-        new = written[name]
-        if new.shape != tensor.shape or new.dtype != torch.float32:
-            raise AdapterMismatchError(
-                f"{source}: {name} is {tuple(new.shape)} {new.dtype}, not {tuple(tensor.shape)} "
-                "float32"
-            )
-        if not torch.isfinite(new).all():
-            raise AdapterMismatchError(f"{source}: {name} holds values that are not finite")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(written[name])
+    copy_tensors(own, written, source)
 
 
 def _read(path: Path) -> bytes:
