@@ -6,7 +6,8 @@
     ├── ModelError                       4
     │   ├── UnsupportedModelError               an architecture the slice plan does not understand
     │   ├── TargetModulesError                  target modules match nothing, or no linear layer
-    │   └── AdapterMismatchError                an adapter of another model, or with missing keys
+    │   ├── AdapterMismatchError                an adapter of another model, or with missing keys
+    │   └── UpdateBoundError                    an update beyond what an honest round can reach
     ├── OffloadError                     5
     │   ├── RingBudgetError                     a product would not fit into 32 bits
     │   ├── PadReuseError                       a one-time pad would be used twice
@@ -108,6 +109,10 @@ class TargetModulesError(ModelError):
 
 class AdapterMismatchError(ModelError):
     """The adapter belongs to another base model, or lacks tensors."""
+
+
+class UpdateBoundError(ModelError):
+    """A site's update is farther from the global adapter than its round can have taken it."""
 
 
 class OffloadError(SealtuneError):

@@ -47,6 +47,12 @@ def write_texts(path: Path, count: int, seed: int) -> Path:
     return path
 
 
+def make_spare_job(folder: Path, base: Path) -> Job:
+    """Three sites, of which two make a round: the third may be away."""
+    sites = SitesSpec(names=(*SITES, "west"), partition="dirichlet", alpha=5.0)
+    return make_job(folder, base, sites=sites, network=NetworkSpec(min_sites=2))
+
+
 def make_job(folder: Path, base: Path, **sections: Any) -> Job:
     """A tiny job; ``sections`` replaces whole sections."""
     train = write_texts(folder / "train.jsonl", 60, 1)

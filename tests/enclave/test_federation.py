@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import SiteLostError, StorageError
-from sealtune.job import JobSpec, ModelSpec, NetworkSpec, ProtectionSpec, TrainSpec
+from sealtune.job import JobSpec, ModelSpec, ProtectionSpec, TrainSpec
 from sealtune.job.spec import Job
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model
@@ -21,13 +21,13 @@ from tests.enclave.flow import (
     Federation,
     make_federation,
     make_job,
+    make_spare_job,
     resolve_signed,
 )
 
 WEIGHTS = "adapter_model.safetensors"
 # exchanges of a run: 0 challenge, 1 key, 2 evaluation, 3 round 1, 4 round 2, 5 release
 ROUND_1, ROUND_2 = 3, 4
-SPARE = NetworkSpec(min_sites=1)
 
 
 def whole_run(job: Job, run_dir: Path) -> Federation:
@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_job_is_refused(llama: Path, tmp_path: Path) -> 
 def test_a_lost_message_costs_one_round_and_a_new_handshake(
     llama: Path, tmp_path: Path, direction: str
 ) -> None:
-    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    federation = make_federation(make_spare_job(tmp_path, llama), tmp_path / "run")
 
     def lossy(site: str, way: str, number: int, body: bytes) -> bytes | None:
         return None if (site, way, number) == ("south", direction, ROUND_1) else body
@@ -240,7 +240,7 @@ def test_a_repeated_message_is_answered_with_the_same_bytes(llama: Path, tmp_pat
 
 
 def test_an_altered_message_is_refused_and_named(llama: Path, tmp_path: Path) -> None:
-    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    federation = make_federation(make_spare_job(tmp_path, llama), tmp_path / "run")
 
     def flip(site: str, way: str, number: int, body: bytes) -> bytes:
         if (site, way, number) != ("south", "up", ROUND_1):
@@ -257,7 +257,10 @@ def test_an_altered_message_is_refused_and_named(llama: Path, tmp_path: Path) ->
 def test_fewer_sites_than_the_quorum_end_the_run(llama: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, llama)
     federation = make_federation(job, tmp_path / "run")
-    with pytest.raises(SiteLostError, match="only 1 of 2 sites finished round 2"):
+    with pytest.raises(
+        SiteLostError,
+        match="only 1 of 2 sites finished round 2; needed",
+    ):
         federation.run(
             federation.aggregator(),
             network=lambda site, _way, number, body: (
@@ -271,7 +274,7 @@ def test_fewer_sites_than_the_quorum_end_the_run(llama: Path, tmp_path: Path) ->
 
 
 def test_a_site_that_never_answers_is_left_out(llama: Path, tmp_path: Path) -> None:
-    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    federation = make_federation(make_spare_job(tmp_path, llama), tmp_path / "run")
     federation.run(
         federation.aggregator(),
         network=lambda site, _way, _number, body: None if site == "south" else body,
@@ -282,7 +285,7 @@ def test_a_site_that_never_answers_is_left_out(llama: Path, tmp_path: Path) -> N
 
 
 def test_a_diverging_site_says_why(llama: Path, tmp_path: Path) -> None:
-    federation = make_federation(make_job(tmp_path, llama, network=SPARE), tmp_path / "run")
+    federation = make_federation(make_spare_job(tmp_path, llama), tmp_path / "run")
     norm = federation.models["south"].get_base_model().model.norm
     with torch.no_grad():
         norm.weight.fill_(float("nan"))

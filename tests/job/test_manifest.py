@@ -24,7 +24,7 @@ from sealtune.errors import (
     SignatureWrongError,
     UnsupportedTermsError,
 )
-from sealtune.job import Job, dsse
+from sealtune.job import Job, NetworkSpec, SitesSpec, dsse
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import (
@@ -39,7 +39,7 @@ from sealtune.job.manifest import (
 )
 from sealtune.job.printable import printable
 from sealtune.job.settings import ELSEWHERE, Settings
-from tests.job.sample import JOB, KEYS, PARTICIPANTS, PLAN, make_manifest, sign_all
+from tests.job.sample import DATA, JOB, KEYS, PARTICIPANTS, PLAN, make_manifest, sign_all
 
 BEGIN = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 MANIFEST = make_manifest(not_before=BEGIN, valid=timedelta(days=2))
@@ -121,13 +121,16 @@ ROW = content()["data"]["north"]
         ({"epoch": 0}, "epoch"),
         ({"epoch": True}, "epoch"),
         ({"min_cohort": 3}, "min_cohort"),
+        ({"min_cohort": 1}, "min_cohort"),
         ({"code_digest": "00"}, "code_digest"),
         ({"model__digest": "AB" * 32}, r"model\.digest"),
         ({"plan_digest": "00" * 32}, "plan_digest is not"),
         ({"plan__backbone__path": "/b"}, "names no place"),
         ({"data": {"north": ROW}}, "the sites of data are north"),
         ({"data": {"north": ROW, "south": ROW, "east": ROW}}, "the sites of data"),
-        ({"data__north__train_rows": -1}, "train_rows"),
+        ({"data__north__train_rows": 0}, "train_rows"),
+        ({"data__north__train_rows": 2**29}, "train_rows"),
+        ({"data__north__test_rows": 2**29}, "test_rows"),
         ({"data__north__train_rows": 1.5}, "train_rows"),
         ({"participants": []}, "participants"),
         ({"participants": TWICE[:1]}, "the sites of participants"),
@@ -322,3 +325,44 @@ def test_printable() -> None:
     assert printable("é ß x") == "é ß x"
     assert printable("a\x1b[31m\n\u202eb\ud800") == r"a\x1b[31m\n\u202eb\ud800"
     assert printable("x" * 300, 5) == "xxxxx… (300 characters)"
+
+
+@pytest.mark.parametrize(
+    ("present", "quorum", "enough"),
+    [
+        (("north", "south", "west"), 3, True),
+        (("north", "south"), 3, False),
+        (("north", "west"), 2, True),
+        (("south", "west"), 2, True),
+        (("north", "south"), 2, False),  # both of one organisation
+        (("west",), 1, False),
+        ((), 1, False),
+    ],
+)
+def test_a_cohort_is_of_several_organisations(
+    present: tuple[str, ...], quorum: int, enough: bool
+) -> None:
+    job = JOB.model_copy(
+        update={
+            "sites": SitesSpec(names=("north", "south", "west"), partition="dirichlet"),
+            "network": NetworkSpec(min_sites=quorum),
+        }
+    )
+    clinic, lab = PARTICIPANTS
+    found = make_manifest(
+        settings=Settings.of(job),
+        data=dict.fromkeys(job.sites.names, DATA),
+        participants=(
+            clinic.model_copy(update={"sites": ("north", "south")}),
+            lab.model_copy(update={"sites": ("west",)}),
+        ),
+    )
+    assert found.min_cohort == 2
+    assert found.is_cohort(present) is enough
+
+
+def test_one_organisation_alone_is_its_own_cohort() -> None:
+    everything = PARTICIPANTS[0].model_copy(update={"sites": ("north", "south")})
+    found = make_manifest(participants=(everything,))
+    assert found.min_cohort == 1
+    assert found.is_cohort(("north", "south"))

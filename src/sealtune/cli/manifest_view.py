@@ -71,8 +71,11 @@ def show_manifest(
 
 def _cohort(manifest: Manifest) -> str:
     if manifest.method == "split":
-        return f"training starts with the samples of at least {_count(manifest.min_cohort, 'site')}"
-    return f"every aggregate holds at least {manifest.min_cohort} sites' updates"
+        what = "training starts with the samples of"
+    else:
+        what = "every aggregate holds the updates of"
+    sites = _count(manifest.settings.quorum, "site")
+    return f"{what} at least {sites}, of {_count(manifest.min_cohort, 'organisation')} or more"
 
 
 def _attested(manifest: Manifest) -> str:

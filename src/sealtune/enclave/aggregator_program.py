@@ -8,16 +8,19 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from math import prod
 
 from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
 from sealtune.enclave.events import Emit
 from sealtune.enclave.round_state import Stage, read_fields, stages
 from sealtune.enclave.sealed_state import Checkpoint, SealedState
-from sealtune.enclave.server_program import ServerProgram, reasons
+from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_link import SiteLink
 from sealtune.enclave.trust import Trust
-from sealtune.errors import ChannelError, SiteLostError
+from sealtune.enclave.update_bound import UpdateBound
+from sealtune.errors import ChannelError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 
@@ -41,12 +44,16 @@ class Aggregator(ServerProgram):
         job_id = bytes.fromhex(resolved.job_id)
         self._shapes = resolved.plan.trainable
         super().__init__(
+            resolved,
             {s: SiteLink(s, job_id, trust, emit) for s in resolved.job.sites.names},
-            deadline=resolved.job.network.deadline,
             answer_limit=sum(4 * prod(shape) for shape in self._shapes.values()) + _SLACK,
         )
         self._epoch = resolved.manifest.epoch
-        self._cohort = max(resolved.job.quorum, resolved.manifest.min_cohort)
+        self._questions_per_row = 1 if resolved.labels else resolved.job.data.max_tokens
+        self._bounds = {
+            site: UpdateBound(resolved.job.train, data.train_rows)
+            for site, data in resolved.manifest.data.items()
+        }
         self._state = state
         self._emit = emit
         checkpoint = state.load() if resume else None
@@ -80,19 +87,29 @@ class Aggregator(ServerProgram):
         self._questions_sent = bool(self._asked) or not left
         return outgoing
 
-    def _on_answer(self, site: str, answer: Frame) -> None:
+    def _read_answer(self, site: str, answer: Frame) -> Callable[[], None]:
         stage = self._stages[0]
         if answer.kind != stage.answer:
             raise ChannelError(f"answered with {answer.kind[:40]!r}, not {stage.answer!r}")
-        fields = read_fields(stage, answer.meta)
-        if stage.kind == "train":
-            tensors = read_adapter(bytes(answer.body), self._shapes)
-            self._mean.add(tensors, fields["examples"])
-        self._entries[site].succeed(fields)
+        signed = self._manifest.data[site]
+        fields = read_fields(stage, answer.meta, signed, self._questions_per_row)
+        if stage.kind != "train":
+            return partial(self._entries[site].succeed, fields)
+        update = read_adapter(bytes(answer.body), self._shapes)
+        self._bounds[site].check(update, self._before)
+
+        def accept() -> None:
+            self._mean.add(update, signed.train_rows)
+            self._entries[site].succeed(fields)
+
+        return accept
 
     def _begin_stage(self) -> None:
         self._entries = self._fresh_entries()
         self._mean = WeightedMean(self._shapes)
+        trains = bool(self._stages) and self._stages[0].kind == "train"
+        known = trains and self._adapter  # the first round starts at what sites draw from the seed
+        self._before = read_adapter(self._adapter, self._shapes) if known else None
         self._questions_sent = False
         self._started = None
 
@@ -102,7 +119,7 @@ class Aggregator(ServerProgram):
             if entry.outcome == "failed" and not entry.reason:
                 entry.fail("no answer")
         good = [site for site, entry in self._entries.items() if entry.outcome == "ok"]
-        enough = len(good) >= (self._cohort if stage.kind == "train" else 1)
+        enough = self._manifest.is_cohort(good) if stage.kind == "train" else bool(good)
         moved = stage.kind == "train" and enough and self._update()
         event = {
             "round": stage.round,
@@ -113,11 +130,7 @@ class Aggregator(ServerProgram):
         }
         self._emit("final" if stage.kind == "release" else "round", **event)
         if not enough:
-            raise SiteLostError(
-                f"only {len(good)} of {len(self._entries)} sites finished {_describe(stage)}, "
-                f"{self._cohort} are needed: {reasons(self._entries)}",
-                hint="bring the site back and continue with --resume, or lower network.min_sites",
-            )
+            self._check_cohort(good, f"finished {_describe(stage)}")
         self._history.append(event)
         self._stages.pop(0)
         if stage.kind != "release":

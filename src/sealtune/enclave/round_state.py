@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from sealtune.errors import FrameError
 from sealtune.frames import is_count
+from sealtune.job.manifest import DataIdentity
 
 StageKind = Literal["evaluate", "train", "release"]
-MAX_EXAMPLES = 1 << 29  # so that a weighted float32 is exact in double precision
 _SECONDS = ("enclave", "accelerator", "pads")
 _LARGEST = 1e12  # beyond any loss or number of seconds
 _MAX_REASON = 500  # characters
@@ -79,33 +79,44 @@ class Entry:
 _KEYS = ("examples", "train_loss", "correct", "total", "loss")
 
 
-def read_fields(stage: Stage, meta: Mapping[str, Any]) -> dict[str, Any]:
+def read_fields(
+    stage: Stage, meta: Mapping[str, Any], signed: DataIdentity, questions_per_row: int
+) -> dict[str, Any]:
     """Check what a site reports about its work, and drop what is not asked for.
 
+    What was signed is not asked for: how many training rows a site has is ``signed.train_rows``.
+
+    Args:
+        signed: the site's data in the manifest.
+        questions_per_row: 1, or for ``causal-lm`` how many tokens a text has at most.
+
     Raises:
-        FrameError: a number is missing, of the wrong kind, or absurd.
+        FrameError: a number is missing, of the wrong kind, absurd, or not what was signed.
     """
     if _count(meta, "round") != stage.round:
-        raise FrameError(f"the site answered for round {meta.get('round')!r}, not {stage.round}")
-    found: dict[str, Any] = {"examples": _count(meta, "examples", least=1)}
+        raise FrameError(f"the site answered for another round than {stage.round}")
+    fields: dict[str, Any] = {"examples": signed.train_rows}
     if stage.kind == "train":
-        found["train_loss"] = _number(meta, "train_loss")
+        fields["train_loss"] = _number(meta, "train_loss")
     else:
-        found["correct"], found["total"] = _count(meta, "correct"), _count(meta, "total")
-        found["loss"] = _number(meta, "loss")
-        if found["correct"] > found["total"]:
+        correct, total = _count(meta, "correct"), _count(meta, "total")
+        most = signed.test_rows * questions_per_row
+        if total > most or (questions_per_row == 1 and total < most):
+            raise FrameError(f"the site reports {total} questions, its signed rows give {most}")
+        if correct > total:
             raise FrameError("the site reports more right answers than questions")
+        fields |= {"correct": correct, "total": total, "loss": _number(meta, "loss")}
     seconds = meta.get("seconds")
     if not isinstance(seconds, dict):
         raise FrameError("the site does not report its seconds")
-    found["seconds"] = {key: round(_number(seconds, key), 3) for key in _SECONDS}
-    return found
+    fields["seconds"] = {key: round(_number(seconds, key), 3) for key in _SECONDS}
+    return fields
 
 
-def _count(meta: Mapping[str, Any], key: str, *, least: int = 0) -> int:
+def _count(meta: Mapping[str, Any], key: str) -> int:
     value = meta.get(key)
-    if not is_count(value) or not least <= value < MAX_EXAMPLES:
-        raise FrameError(f"the site's '{key}' is not a count in {least}..{MAX_EXAMPLES - 1}")
+    if not is_count(value):
+        raise FrameError(f"the site's '{key}' is not a count")
     return value
 
 

@@ -14,34 +14,33 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from sealtune.enclave.round_state import Entry
 from sealtune.enclave.site_link import SiteLink
-from sealtune.errors import (
-    AttestationError,
-    ChannelError,
-    DataError,
-    FrameError,
-    ModelError,
-)
+from sealtune.errors import FrameError, SealtuneError, SiteLostError
 from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
 
 
 class ServerProgram(ABC):
     """Channels and outcomes of all sites.
 
     Args:
+        resolved: the job.
         links: each site's channel.
-        deadline: seconds that a site may take for one message.
         answer_limit: bytes that an honest site's opened answer has at most.
+
+    Attributes:
+        deadline: seconds that a site may take for one message.
     """
 
     def __init__(
-        self, links: Mapping[str, SiteLink], *, deadline: float, answer_limit: int
+        self, resolved: Resolved, links: Mapping[str, SiteLink], *, answer_limit: int
     ) -> None:
+        self._manifest = resolved.manifest
         self._links = dict(links)
-        self.deadline = deadline
+        self.deadline = resolved.job.network.deadline
         self._limit = answer_limit
         self._asked: dict[str, int] = {}  # site -> round of the sealed question that it was sent
         self._awaited: set[str] = set()  # sites that have not been answered for
@@ -57,26 +56,39 @@ class ServerProgram(ABC):
         """Messages to send now, or None when the job is done. Begin with ``_settle``."""
 
     @abstractmethod
-    def _on_answer(self, site: str, answer: Frame) -> None:
-        """Take a site's opened answer to a sealed question.
+    def _read_answer(self, site: str, answer: Frame) -> Callable[[], None]:
+        """Check all of a site's opened answer to a sealed question, and change nothing yet.
+
+        Returns:
+            what takes the checked answer into the job.
 
         Raises:
-            ChannelError, DataError, ModelError: it is refused, and the site with it.
+            SealtuneError: it is refused, and the site with it.
         """
 
     def reply(self, site: str, body: bytes) -> None:
-        """Take one site's answer; a bad one fails that site only."""
+        """Take one site's answer; a bad one fails that site only, in whatever way it is bad.
+
+        Raises:
+            StorageError: the answer is good and cannot be kept.
+        """
         self._take(site)
         link = self._links[site]
         self._entries[site].bytes_up += len(body)
         try:
             if site in self._asked:
                 round_ = self._asked.pop(site)
-                self._on_answer(site, link.unseal(body, round_, max_body=self._limit))
+                answer = link.unseal(body, round_, max_body=self._limit)
+                accept = self._read_answer(site, answer)
             else:
                 link.on_handshake_reply(body)
-        except (ChannelError, AttestationError, DataError, ModelError) as error:
+                return
+        except SealtuneError as error:
             self._lose(site, f"refused: {error.message}")
+        except Exception as error:  # what no check foresaw; nothing has been changed
+            self._lose(site, f"refused: unforeseen {type(error).__name__}")
+        else:
+            accept()
 
     def absent(self, site: str, reason: str) -> None:
         """There is no answer from this site."""
@@ -100,6 +112,17 @@ class ServerProgram(ABC):
             self._entries[site].bytes_down += len(body)
         self._awaited = set(outgoing)
         return outgoing
+
+    def _check_cohort(self, sites: Collection[str], done: str) -> None:
+        """Raise SiteLostError unless ``sites``, which have ``done`` it, are a cohort."""
+        if self._manifest.is_cohort(sites):
+            return
+        quorum, cohort = self._manifest.settings.quorum, self._manifest.min_cohort
+        raise SiteLostError(
+            f"only {len(sites)} of {len(self._links)} sites {done}; needed are {quorum}, of at "
+            f"least {cohort} organisations: {reasons(self._entries)}",
+            hint="bring the site back and continue with --resume, or lower network.min_sites",
+        )
 
     def _take(self, site: str) -> None:
         """One outcome for each message: a second answer must not count twice."""

@@ -83,7 +83,7 @@ class SiteTrainer:
             fields = self._evaluate(round_, announce=question.kind == "evaluate")
         if question.kind == "release":
             self._release()
-        meta = {"round": round_, "examples": len(self._data.train), **fields}
+        meta = {"round": round_, **fields}
         meta["seconds"] = self._seconds(time.perf_counter() - started, before)
         self._emit("phase", round=round_, phase="wait", of=0)
         return Frame("update" if question.kind == "train" else "metrics", meta, body)

@@ -12,8 +12,9 @@ Trust domain: server enclave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -94,8 +95,8 @@ class SplitAnswers(ServerProgram):
             raise DataError(f"there is no site '{site}'; the job has {', '.join(trust)}")
         job_id = bytes.fromhex(resolved.job_id)
         super().__init__(
+            resolved,
             {site: SiteLink(site, job_id, trust[site], emit)},
-            deadline=resolved.job.network.deadline,
             answer_limit=2 * CHUNK + layout.max_tokens * layout.token_bytes,
         )
         checkpoint = state.load()
@@ -130,10 +131,9 @@ class SplitAnswers(ServerProgram):
         question = Frame("ask", {"round": self._turn}, self._answers)
         return self._send({self._site: question}, self._turn)
 
-    def _on_answer(self, site: str, answer: Frame) -> None:
+    def _read_answer(self, site: str, answer: Frame) -> Callable[[], None]:
         if answer.kind == "enough":
-            self._enough = True
-            return
+            return self._close
         if answer.kind != "questions":
             raise ChannelError(f"answered with {answer.kind[:40]!r}")
         if any(answer.meta.get(key) != value for key, value in self._head.items()):
@@ -142,6 +142,12 @@ class SplitAnswers(ServerProgram):
         self._layout.check(chunk)
         if len(chunk.lengths) > _MOST:
             raise DataError(f"more than {_MOST} texts in one message")
-        found = self._top.answer(self._asked_for.take(site, chunk))
-        self._answers = np.asarray(found, dtype="<f4").tobytes()
+        scores = self._top.answer(self._asked_for.take(site, chunk))
+        return partial(self._reply, np.asarray(scores, dtype="<f4").tobytes())
+
+    def _reply(self, answers: bytes) -> None:
+        self._answers = answers
         self._turn += 1
+
+    def _close(self) -> None:
+        self._enough = True

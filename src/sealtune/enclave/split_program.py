@@ -10,7 +10,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sealtune.enclave.events import Emit
@@ -18,13 +18,13 @@ from sealtune.enclave.farewell import farewell
 from sealtune.enclave.round_state import Entry
 from sealtune.enclave.sample_store import SampleStore
 from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.server_program import ServerProgram, reasons
+from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_link import SiteLink
 from sealtune.enclave.split_progress import progress, read_progress
 from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import Trust
-from sealtune.enclave.upload import Upload, check_progress, read_upload
-from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
+from sealtune.enclave.upload import Upload, check_complete, check_progress, read_upload
+from sealtune.errors import ChannelError, DataError, StorageError
 from sealtune.frames import Frame, is_count
 from sealtune.job.resolved import Resolved
 from sealtune.model.cut_chunk import CHUNK, Layout
@@ -63,8 +63,8 @@ class SplitProgram(ServerProgram):
         job_id = bytes.fromhex(resolved.job_id)
         names = resolved.job.sites.names
         super().__init__(
+            resolved,
             {site: SiteLink(site, job_id, trust[site], emit) for site in names},
-            deadline=resolved.job.network.deadline,
             answer_limit=CHUNK + layout.max_tokens * layout.token_bytes + _SLACK,
         )
         self._resolved = resolved
@@ -74,7 +74,6 @@ class SplitProgram(ServerProgram):
         self._layout = layout
         self._emit = emit
         self._rounds = resolved.job.job.rounds
-        self._cohort = max(resolved.job.quorum, resolved.manifest.min_cohort)
         self._uploads = {site: Upload() for site in names}
         checkpoint = state.load() if resume else None
         self._round: int | None = None if checkpoint is None else checkpoint.round
@@ -145,28 +144,30 @@ class SplitProgram(ServerProgram):
     def _chunk_question(self, site: str) -> Frame:
         return Frame("upload", {"round": 0, "chunk": self._store.chunks(site)})
 
-    def _on_answer(self, site: str, answer: Frame) -> None:
+    def _read_answer(self, site: str, answer: Frame) -> Callable[[], None]:
         if self._training:
-            self._on_received(site, answer)
-            return
-        upload = self._uploads[site]
+            return self._read_received(site, answer)
+        upload, signed = self._uploads[site], self._manifest.data[site]
+        number = self._store.chunks(site)
         try:
             chunk, of, seconds = read_upload(
-                answer, self._store.chunks(site), upload.of, self._resolved, self._layout
+                answer, number, upload.of, self._resolved, self._layout
             )
-            check_progress(chunk, self._store.counts(site), self._resolved.manifest.data[site])
-            self._store.add(site, chunk, of=of)
-            upload.of, upload.seconds = of, upload.seconds + seconds
-            upload.lost_in_a_row = 0
-            if self._store.chunks(site) == of:
-                self._check_counts(site)
+            check_progress(chunk, self._store.counts(site), signed, last=number + 1 == of)
         except DataError:
             self._drop(site)
             raise
-        sent = self._store.chunks(site)
-        self._emit("upload", site=site, chunk=sent, of=of, bytes=self._entries[site].bytes_up)
 
-    def _on_received(self, site: str, answer: Frame) -> None:
+        def accept() -> None:
+            self._store.add(site, chunk, of=of)
+            upload.of, upload.seconds = of, upload.seconds + seconds
+            upload.lost_in_a_row = 0
+            sent = self._store.chunks(site)
+            self._emit("upload", site=site, chunk=sent, of=of, bytes=self._entries[site].bytes_up)
+
+        return accept
+
+    def _read_received(self, site: str, answer: Frame) -> Callable[[], None]:
         """A site says how many parts of the farewell it has; a restarted one has none."""
         have = answer.meta.get("have")
         if answer.kind != "received" or not is_count(have):
@@ -174,20 +175,16 @@ class SplitProgram(ServerProgram):
         if have > len(self._farewell):
             raise ChannelError(f"has {have} of {len(self._farewell)} parts of the end")
         upload = self._uploads[site]
-        upload.lost_in_a_row = 0
-        upload.setbacks += have <= upload.have
-        if upload.setbacks >= _PATIENCE:
+        setbacks = upload.setbacks + (have <= upload.have)
+        if setbacks >= _PATIENCE:
             raise ChannelError("asks for the same part again and again")
-        upload.have = have
-        if have == len(self._farewell):
-            self._entries[site].succeed({})
 
-    def _check_counts(self, site: str) -> None:
-        """A whole upload has as many samples as were signed."""
-        signed, found = self._resolved.manifest.data[site], self._store.counts(site)
-        for part, rows in (("train", signed.train_rows), ("test", signed.test_rows)):
-            if found[part] != rows:
-                raise DataError(f"{found[part]} {part} samples came, {rows} were signed")
+        def accept() -> None:
+            upload.lost_in_a_row, upload.setbacks, upload.have = 0, setbacks, have
+            if have == len(self._farewell):
+                self._entries[site].succeed({})
+
+        return accept
 
     def _drop(self, site: str) -> None:
         """Nothing of a site that sends nonsense is trained on."""
@@ -200,17 +197,13 @@ class SplitProgram(ServerProgram):
         else:
             sites = list(self._used)
             self._check_unchanged()
-        if len(sites) < self._cohort:
+        if not self._manifest.is_cohort(sites):
             for site, upload in self._uploads.items():
                 if site not in sites and not self._entries[site].reason:
                     sent = self._store.chunks(site)
                     self._entries[site].fail(f"sent {sent} of {upload.of or '?'} chunks")
             self._emit_round(0, {}, 0.0)
-            raise SiteLostError(
-                f"only {len(sites)} of {len(self._uploads)} sites have sent their samples, "
-                f"{self._cohort} are needed: {reasons(self._entries)}",
-                hint="bring the site back and continue with --resume, or lower network.min_sites",
-            )
+            self._check_cohort(sites, "have sent their samples")
         begun = time.monotonic()
         self._used = {site: self._store.digest(site) for site in sites}
         self._trainer.begin(sites, self._saved)
@@ -222,7 +215,7 @@ class SplitProgram(ServerProgram):
         if self._uploads[site].of != self._store.chunks(site):
             return False
         try:
-            self._check_counts(site)
+            check_complete(self._store.counts(site), self._manifest.data[site])
         except DataError as error:
             self._drop(site)
             self._entries[site].fail(f"refused: {error.message}")

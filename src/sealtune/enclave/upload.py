@@ -86,7 +86,9 @@ def read_upload(
     return chunk, total, _seconds(meta)
 
 
-def check_progress(chunk: Chunk, have: Mapping[str, int], signed: DataIdentity) -> None:
+def check_progress(
+    chunk: Chunk, have: Mapping[str, int], signed: DataIdentity, *, last: bool
+) -> None:
     """Hold a chunk against what is there and what was signed.
 
     A chunk is full unless it is the last of its part, so no site can send more chunks than its
@@ -95,9 +97,11 @@ def check_progress(chunk: Chunk, have: Mapping[str, int], signed: DataIdentity) 
     Args:
         have: samples of each part that came before.
         signed: the site's data in the manifest.
+        last: whether the upload ends with this chunk.
 
     Raises:
-        DataError: more samples than were signed, parts out of order, or a chunk that is not full.
+        DataError: more samples than were signed, parts out of order, a chunk that is not full, or
+            an upload that ends early.
     """
     rows = {"train": signed.train_rows, "test": signed.test_rows}
     now = have[chunk.part] + len(chunk.lengths)
@@ -107,6 +111,15 @@ def check_progress(chunk: Chunk, have: Mapping[str, int], signed: DataIdentity) 
         raise DataError(f"{have['train']} train samples came, {rows['train']} were signed")
     if now < rows[chunk.part] and sum(map(len, chunk.activations)) < cut_chunk.CHUNK:
         raise DataError("a chunk is smaller than a site's chunks are, and not the last of its part")
+    if last:
+        check_complete({**have, chunk.part: now}, signed)
+
+
+def check_complete(have: Mapping[str, int], signed: DataIdentity) -> None:
+    """Raise DataError unless a whole upload has as many samples as were signed."""
+    for part, rows in (("train", signed.train_rows), ("test", signed.test_rows)):
+        if have[part] != rows:
+            raise DataError(f"{have[part]} {part} samples came, {rows} were signed")
 
 
 _NAMES = {"model": "revision of the model", "cut": "cut", "form": "form of activations"}

@@ -14,7 +14,7 @@ Trust domain: every process; manifests come from outside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -57,7 +57,9 @@ Sha384 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
 _TIME = r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$"
 Time = Annotated[str, StringConstraints(pattern=_TIME)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+MAX_ROWS = 2**29  # a float32 times a number of rows below this is exact in double precision
+TrainRows = Annotated[int, Field(ge=1, lt=MAX_ROWS)]  # they weigh a site's update
+TestRows = Annotated[int, Field(ge=0, lt=MAX_ROWS)]
 
 
 class _Strict(BaseModel):
@@ -82,9 +84,9 @@ class DataIdentity(_Strict):
     """A site's data: digests over its examples in order, as the enclave reads them."""
 
     train: Sha256
-    train_rows: Count
+    train_rows: TrainRows
     test: Sha256
-    test_rows: Count
+    test_rows: TestRows
 
 
 class Participant(_Strict):
@@ -125,7 +127,7 @@ class Manifest(_Strict):
         appraisal: the evidence that is accepted (``sealtune.attest.AppraisalPolicy``).
         data: each site's data.
         participants: who signs.
-        min_cohort: how many sites' updates every aggregate holds at least.
+        min_cohort: how many organisations every aggregate comes from at least.
         dp: budget of differential privacy; None: there is none.
         release: who gets the adapter in the end.
         epoch: rounds after which enclaves prove themselves anew.
@@ -162,9 +164,11 @@ class Manifest(_Strict):
                 raise ValueError(f"two participants have the same {what}")
         if self.settings.quorum > len(sites):
             raise ValueError(f"network.min_sites is {self.settings.quorum} of {len(sites)} sites")
-        if self.min_cohort > self.settings.quorum:
+        least = _least_cohort(self.method, len(self.participants))
+        if not least <= self.min_cohort <= len(self.participants):
             raise ValueError(
-                f"min_cohort is {self.min_cohort}, but rounds of {self.settings.quorum} sites count"
+                f"min_cohort is {self.min_cohort}; with {len(self.participants)} organisations it "
+                f"is {least} to {len(self.participants)}"
             )
         if self.method != self.settings.job.method:
             raise ValueError(f"method is {self.method}, that of the job {self.settings.job.method}")
@@ -182,6 +186,11 @@ class Manifest(_Strict):
         """``not_before`` and ``expires``."""
         begin, end = (datetime.strptime(t, TIME) for t in (self.not_before, self.expires))
         return begin.replace(tzinfo=UTC), end.replace(tzinfo=UTC)
+
+    def is_cohort(self, sites: Collection[str]) -> bool:
+        """Whether ``sites`` are as many, and of as many organisations, as an aggregate needs."""
+        organisations = sum(not set(one.sites).isdisjoint(sites) for one in self.participants)
+        return len(sites) >= self.settings.quorum and organisations >= self.min_cohort
 
     @property
     def keys(self) -> dict[str, Ed25519PublicKey]:
@@ -224,7 +233,11 @@ def make_manifest(
         "appraisal": dict(appraisal),
         "data": {site: one.model_dump(mode="json") for site, one in data.items()},
         "participants": [one.model_dump(mode="json") for one in participants],
-        "min_cohort": settings.quorum,
+        # as many as sites are needed, where there are so many
+        "min_cohort": max(
+            min(settings.quorum, len(participants)),
+            _least_cohort(settings.job.method, len(participants)),
+        ),
         "dp": None,
         "release": release,
         "epoch": epoch,
@@ -334,6 +347,11 @@ def check_terms(manifest: Manifest) -> None:
             f"the release rule '{manifest.release}' cannot be kept yet in a {manifest.method} job",
             hint=f"possible: {', '.join(possible)}",
         )
+
+
+def _least_cohort(method: str, organisations: int) -> int:
+    """An average of one organisation's updates alone would hand them to the others."""
+    return min(2, organisations) if method == "federated-lora" else 1
 
 
 def _canonical(content: Mapping[str, Any]) -> bytes:

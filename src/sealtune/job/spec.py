@@ -188,6 +188,12 @@ class TrainSpec(Section):
     weight_decay: float = Field(default=0.0, ge=0, strict=True)
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
 
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        if self.learning_rate * self.weight_decay > 1:
+            raise ValueError("learning_rate times weight_decay is above 1: no step may pass 0")
+        return self
+
     def steps(self, examples: int) -> int:
         """Optimizer steps of one round on so many examples."""
         if isinstance(self.steps_per_round, int):

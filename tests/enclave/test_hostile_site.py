@@ -1,0 +1,173 @@
+"""A site that lies to the aggregator: it harms its own round, and nobody else's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, load_file, save
+
+from sealtune.enclave.client_program import Worker
+from sealtune.errors import FrameError, SiteLostError
+from sealtune.frames import Frame
+from sealtune.job.keys import public_hex
+from sealtune.job.manifest import Participant
+from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job
+
+Lie = Callable[[Frame], Frame]
+
+
+class Liar:
+    """An enclave whose answers to a question to train are somebody else's idea."""
+
+    def __init__(self, honest: Worker, lie: Lie) -> None:
+        self._honest = honest
+        self._lie = lie
+
+    def answer(self, question: Frame) -> Frame:
+        answer = self._honest.answer(question)
+        return self._lie(answer) if question.kind == "train" else answer
+
+
+def run(folder: Path, base: Path, lie: Lie | None) -> Federation:
+    """Three sites; south is the liar."""
+    folder.mkdir()
+    job = make_spare_job(folder, base)
+    federation = make_federation(job, folder / "run")
+    if lie is not None:
+        south = federation.sites["south"]
+        south._worker = Liar(south._worker, lie)
+    federation.run(federation.aggregator())
+    return federation
+
+
+def result(federation: Federation) -> dict[str, np.ndarray[Any, Any]]:
+    return load_file(
+        federation.run_dir / "sites" / "north" / "adapter" / "adapter_model.safetensors"
+    )
+
+
+def stating(**fields: Any) -> Lie:
+    return lambda answer: replace(answer, meta={**answer.meta, **fields})
+
+
+def sending(change: Callable[[np.ndarray[Any, Any]], Any]) -> Lie:
+    def lie(answer: Frame) -> Frame:
+        tensors = {
+            name: np.asarray(change(t), t.dtype) for name, t in load(bytes(answer.body)).items()
+        }
+        return replace(answer, body=save(tensors))
+
+    return lie
+
+
+def test_rows_are_those_that_were_signed(llama: Path, tmp_path: Path) -> None:
+    honest = run(tmp_path / "honest", llama, None)
+    liar = run(tmp_path / "liar", llama, stating(examples=(1 << 29) - 1))
+    for name, tensor in result(honest).items():
+        assert np.array_equal(tensor, result(liar)[name]), name
+    for federation in (honest, liar):
+        entry = federation.of("round")[1]["sites"]["south"]
+        assert entry["examples"] == federation.resolved.manifest.data["south"].train_rows
+
+
+def deep(answer: Frame) -> Frame:
+    nested: list[Any] = []
+    for _ in range(900):
+        nested = [nested]
+    return replace(answer, meta={**answer.meta, "round": nested})
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (sending(lambda t: t * 100), "was moved by"),
+        (sending(lambda t: t + 3), "was moved by"),
+        (sending(lambda t: np.full_like(t, np.nan)), "was moved by"),
+        (sending(lambda t: np.full_like(t, -np.inf)), "was moved by"),
+        (sending(lambda t: np.full_like(t, 9e3)), "was moved by"),
+        (sending(lambda t: t[:1]), "float32"),
+        (stating(round=7), "another round"),
+        (stating(train_loss=float("nan")), "not a finite number"),
+        (stating(seconds=[]), "seconds"),
+        (deep, "another round|not a count"),
+        (lambda answer: replace(answer, body=b"{}"), "safetensors"),
+        (lambda answer: replace(answer, kind="metrics"), "answered with 'metrics'"),
+    ],
+)
+def test_a_bad_update_fails_its_site_alone(
+    llama: Path, tmp_path: Path, lie: Lie, words: str
+) -> None:
+    federation = run(tmp_path / "run", llama, lie)
+    for event in federation.of("round")[1:]:
+        outcomes = {site: entry["outcome"] for site, entry in event["sites"].items()}
+        assert outcomes == {"north": "ok", "south": "failed", "west": "ok"}
+        assert re.search(words, event["sites"]["south"]["reason"])
+    assert federation.of("final")[0]["sites"]["north"]["outcome"] == "ok"
+
+
+def test_what_no_check_foresaw_fails_its_site_alone(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sealtune.enclave import aggregator_program
+
+    real = aggregator_program.read_adapter
+
+    def fragile(data: bytes, shapes: Any) -> Any:
+        if b"boom" in data:
+            raise RecursionError("deep inside a library")
+        return real(data, shapes)
+
+    monkeypatch.setattr(aggregator_program, "read_adapter", fragile)
+    federation = run(tmp_path / "run", llama, lambda answer: replace(answer, body=b"boom"))
+    entry = federation.of("round")[1]["sites"]["south"]
+    assert (entry["outcome"], entry["reason"]) == ("failed", "refused: unforeseen RecursionError")
+    assert federation.of("round")[2]["sites"]["west"]["outcome"] == "ok"
+
+
+def test_two_sites_of_one_organisation_are_no_cohort(llama: Path, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from sealtune.cli.signing import propose
+    from sealtune.enclave.trust import trust_for
+    from sealtune.job.dsse import sign
+    from sealtune.job.manifest import wrap
+    from sealtune.model.resolve import resolve
+
+    job = make_spare_job(tmp_path, llama)
+    keys = [Ed25519PrivateKey.generate() for _ in range(2)]
+    clinics, lab = (public_hex(key.public_key()) for key in keys)
+    resolution = resolve(job)
+    manifest = propose(
+        resolution,
+        [
+            Participant(org="clinics", key=clinics, sites=("north", "south")),
+            Participant(org="lab", key=lab, sites=("west",)),
+        ],
+    )
+    assert manifest.min_cohort == 2
+    envelope = wrap(manifest)
+    for key in keys:
+        envelope = sign(envelope, key)
+    (tmp_path / "run").mkdir()
+    resolved = resolution.write(tmp_path / "run" / "job.resolved.json", envelope)
+    federation = Federation(resolved, tmp_path / "run", trust_for(resolved))
+    for site in job.sites.names:
+        federation.start_site(site)
+    with pytest.raises(SiteLostError, match=r"only 2 of 3 .* at least 2 organisations"):
+        federation.run(
+            federation.aggregator(),
+            network=lambda site, _way, _number, body: None if site == "west" else body,
+        )
+    assert not (tmp_path / "run" / "sites" / "north" / "adapter").exists()
+
+
+def test_an_outcome_that_nobody_asked_for(llama: Path, tmp_path: Path) -> None:
+    federation = make_federation(make_job(tmp_path, llama), tmp_path / "run")
+    with pytest.raises(FrameError, match="nothing was asked"):
+        federation.aggregator().reply("north", b"")
