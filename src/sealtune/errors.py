@@ -31,6 +31,7 @@
         ├── UnknownKeyError                     a key that is none of the participants'
         ├── ManifestExpiredError                outside the time in which it is valid
         ├── DigestMismatchError                 what lies here is not what was signed
+        ├── WeakEvidenceError                   it accepts evidence that proves nothing
         ├── UnsupportedTermsError               it asks for what this version cannot keep
         └── KeyFileError                        a signing key's file cannot be used
 
@@ -217,6 +218,10 @@ class ManifestExpiredError(ManifestError):
 
 class DigestMismatchError(ManifestError):
     """Model, data, plan, code or settings are not those that were signed."""
+
+
+class WeakEvidenceError(ManifestError):
+    """The manifest accepts any code at all, or simulated evidence where hardware was asked for."""
 
 
 class UnsupportedTermsError(ManifestError):

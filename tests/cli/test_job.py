@@ -13,6 +13,7 @@ import rfc8785
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sealtune.attest import simulated_policy
 from sealtune.cli.main import app
 from sealtune.cli.signing import read_envelope, throw_away
 from sealtune.job import dsse, load_job
@@ -325,6 +326,67 @@ def test_an_appraisal_policy_that_is_none(folder: Path) -> None:
         assert result.exit_code == 10
         assert "appraisal.kinds.astrology" in result.stderr
     assert not (folder / "runs").exists()
+
+
+SIMULATED = json.loads(simulated_policy().model_dump_json())["kinds"]["simulated"]
+TDX = {"measurements": ["ab" * 48]}
+POLICIES = [
+    ({"simulated": {**SIMULATED, "measurements": "any"}}, "simulated evidence of any code at all"),
+    ({"tdx": {"measurements": "any"}}, "tdx evidence of any code at all"),
+    (
+        {"tdx": TDX, "nvidia-gpu": {"measurements": "any", "tcb_statuses": ["Unchecked"]}},
+        "nvidia-gpu evidence of any code at all",
+    ),
+    ({"simulated": SIMULATED, "tdx": TDX}, "simulated evidence beside tdx"),
+    ({}, "no kind of evidence at all"),
+    ({"simulated": {**SIMULATED, "measurements": ["ab" * 48]}}, "differ: simulated.measurements"),
+    ({"simulated": {**SIMULATED, "signers": ["ab" * 32]}}, "differ: simulated.signers"),
+    ({"simulated": {**SIMULATED, "min_svn": 1}}, "differ: simulated.min_svn"),
+    ({"tdx": TDX}, "differ: simulated, tdx"),
+]
+
+
+@pytest.mark.parametrize(("kinds", "words"), POLICIES)
+def test_evidence_that_nobody_here_knows_is_not_signed(
+    folder: Path, kinds: dict[str, object], words: str
+) -> None:
+    rewrite(folder, appraisal={"version": 1, "kinds": kinds})
+    for command in (("verify",), ("sign", "--key", "north.key", "--job", "job.toml")):
+        result = run("job", command[0], "job.manifest.json", *command[1:])
+        assert result.exit_code == 10
+        assert words in result.stderr
+
+
+def test_evidence_that_was_meant_is_signed(folder: Path) -> None:
+    accepted = {"version": 1, "kinds": {"tdx": TDX}}
+    (folder / "policy.json").write_text(json.dumps(accepted))
+    rewrite(folder, appraisal=accepted)
+    words = ("job", "verify", "job.manifest.json", "--policy", "policy.json")
+    assert "ok  evidence: what is to be accepted" in ok(*words)
+    (folder / "policy.json").write_text(json.dumps({"kinds": {"tdx": {**TDX, "min_svn": 2}}}))
+    assert "these differ: tdx.min_svn" in run(*words).stderr
+
+
+def test_other_code_is_not_signed(folder: Path) -> None:
+    rewrite(folder, code_digest="00" * 48)
+    for command in (("verify",), ("sign", "--key", "north.key", "--job", "job.toml")):
+        result = run("job", command[0], "job.manifest.json", *command[1:])
+        assert result.exit_code == 10
+        assert "names other code than the sealtune that is installed here" in result.stderr
+
+
+@pytest.mark.parametrize(("kinds", "words"), POLICIES[:5])
+def test_no_job_is_built_or_run_on_evidence_that_proves_nothing(
+    folder: Path, kinds: dict[str, object], words: str
+) -> None:
+    policy = {"version": 1, "kinds": kinds}
+    (folder / "policy.json").write_text(json.dumps(policy))
+    result = run("job", "build", "job.toml", "-o", "other.json", "--policy", "policy.json")
+    assert (result.exit_code, words in result.stderr) == (10, True)
+    assert not (folder / "other.json").exists()
+    rewrite(folder, appraisal=policy)
+    result = run("run", "job.toml", "--manifest", "job.manifest.json")
+    assert (result.exit_code, words in result.stderr) == (10, True)
 
 
 def test_any_code_is_shown_in_capitals(folder: Path) -> None:

@@ -30,6 +30,14 @@ _Participants = Annotated[
 _Site = Annotated[
     str | None, typer.Option("--site", metavar="SITE", help="With --job: this site's data only.")
 ]
+_Accept = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="Accepted evidence, as JSON [default: simulated enclaves of this code].",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -48,14 +56,7 @@ def build(
         Path("job.manifest.json")
     ),
     participant: _Participants = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            "--policy",
-            metavar="FILE",
-            help="Accepted evidence, as JSON [default: simulated enclaves of this code].",
-        ),
-    ] = None,
+    policy: _Accept = None,
     release: Annotated[
         Release, typer.Option("--release", help="Who gets the adapter in the end.")
     ] = Release.PARTICIPANTS,
@@ -125,8 +126,11 @@ def sign(
         ),
     ] = None,
     site: _Site = None,
+    policy: _Accept = None,
 ) -> None:
     """Sign a manifest. Read it first with `sealtune job show`: the signature covers all of it.
+
+    Code digest and accepted evidence must be what you expect: this sealtune, and --policy.
 
     Examples:
 
@@ -134,7 +138,7 @@ def sign(
 
         sealtune job sign job.manifest.json --key north.key --job job.toml --site north
     """
-    from sealtune.attest.policy import parse_policy
+    from sealtune.cli.accepted import check_accepted
     from sealtune.cli.signing import read_envelope
     from sealtune.errors import UnknownKeyError
     from sealtune.job import dsse, load_job
@@ -144,7 +148,7 @@ def sign(
 
     envelope = read_envelope(file)
     manifest = open_manifest(envelope)
-    parse_policy(manifest.appraisal)
+    checks = check_accepted(manifest, policy)
     check_time(manifest)
     check_terms(manifest)
     dsse.verify_present(envelope, manifest.keys)
@@ -157,8 +161,9 @@ def sign(
             hint="`sealtune job show` lists the participants' keys",
         )
     if job_file is not None:
-        for check in _compare(manifest, load_job(job_file), site):
-            typer.echo(f"ok  {check}")
+        checks += _compare(manifest, load_job(job_file), site)
+    for check in checks:
+        typer.echo(f"ok  {check}")
     envelope = dsse.sign(envelope, private)
     write_atomic(file, envelope.encode())
     typer.echo(f"signed by    {orgs[0]}, just now")
@@ -177,9 +182,12 @@ def verify(
     ] = None,
     site: _Site = None,
     participant: _Participants = None,
+    policy: _Accept = None,
     as_json: _Json = False,
 ) -> None:
     """Check that everybody signed, that it is valid now, and what of it is on this machine.
+
+    Code digest and accepted evidence must be what you expect: this sealtune, and --policy.
 
     With --participant, also that these are the keys it names: a signature proves nothing if you
     cannot tell whose key made it.
@@ -192,20 +200,21 @@ def verify(
 
         sealtune job verify job.manifest.json --participant south=south.pub
     """
-    from sealtune.attest.policy import parse_policy
+    from sealtune.cli.accepted import check_accepted
     from sealtune.cli.signing import check_keys, read_envelope
     from sealtune.job import load_job
     from sealtune.job.manifest import job_id, verify_manifest
 
     envelope = read_envelope(file)
     manifest = verify_manifest(envelope)
-    parse_policy(manifest.appraisal)
+    accepted = check_accepted(manifest, policy)
     check_keys(manifest, participant or [])
     orgs = [one.org for one in manifest.participants]
     checks = [
         "canonical bytes, known keys only, no contradictions",
         f"signed by {', '.join(orgs)}",
         f"valid until {manifest.expires}",
+        *accepted,
     ]
     if participant:
         checks.append("the keys are the ones you gave")

@@ -54,11 +54,16 @@ def propose(
     Args:
         policy: accepted evidence; default: simulated enclaves of this very code, and nothing else.
         terms: ``release``, ``epoch``, ``valid`` of ``make_manifest``.
+
+    Raises:
+        WeakEvidenceError: the policy accepts code that nobody named.
     """
     from sealtune.attest import simulated_policy
     from sealtune.attest.measure import own_measurement
+    from sealtune.attest.strength import check_strength
 
     accepted = policy or simulated_policy()
+    check_strength(accepted)
     return resolution.manifest(
         participants=tuple(participants),
         code_digest=own_measurement().hex(),
@@ -197,10 +202,14 @@ def check_resolution(manifest: Manifest, resolution: Resolution) -> None:
 
     Raises:
         DigestMismatchError: lists everything that differs.
+        WeakEvidenceError: it accepts code that nobody named.
     """
     from sealtune.attest.measure import own_measurement
+    from sealtune.attest.policy import parse_policy
+    from sealtune.attest.strength import check_strength
     from sealtune.job.settings import Settings
 
+    check_strength(parse_policy(manifest.appraisal))
     wrong = manifest.settings.differences(Settings.of(resolution.job))
     pairs: list[tuple[str, object, object]] = [
         ("labels", manifest.labels, resolution.labels),

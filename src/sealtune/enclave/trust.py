@@ -30,6 +30,7 @@ from sealtune.attest.participant import (
 )
 from sealtune.attest.policy import parse_policy
 from sealtune.attest.simulated import load_key
+from sealtune.attest.strength import check_strength
 from sealtune.enclave.events import Emit
 from sealtune.errors import DigestMismatchError, UnknownKeyError
 from sealtune.job.keys import public_hex
@@ -62,6 +63,7 @@ def trust_for(resolved: Resolved) -> Trust:
     Raises:
         DigestMismatchError: this code is not the code that was signed.
         MalformedManifestError: the manifest's appraisal policy is none.
+        WeakEvidenceError: it accepts code that nobody named.
         AttestationError: this machine cannot make such evidence.
     """
     _check_code(resolved)
@@ -69,7 +71,7 @@ def trust_for(resolved: Resolved) -> Trust:
     return Trust(
         attester=SimulatedAttester(),
         verifier=SimulatedVerifier(),
-        policy=parse_policy(resolved.manifest.appraisal),
+        policy=_accepted(resolved),
         sealing_key=simulated_sealing_key(),
     )
 
@@ -107,8 +109,14 @@ def owner_trust(resolved: Resolved, site: str, key: Ed25519PrivateKey) -> Trust:
     return Trust(
         attester=ParticipantAttester(key),
         verifier=SimulatedVerifier(),
-        policy=parse_policy(resolved.manifest.appraisal),
+        policy=_accepted(resolved),
     )
+
+
+def _accepted(resolved: Resolved) -> AppraisalPolicy:
+    policy = parse_policy(resolved.manifest.appraisal)
+    check_strength(policy)
+    return policy
 
 
 def _check_code(resolved: Resolved) -> None:
