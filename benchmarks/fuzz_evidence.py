@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,6 +30,8 @@ from sealtune.attest import (
 )
 from sealtune.attest.quote import trim_padding
 from sealtune.attest.rim import load_rim
+from sealtune.attest.snp_policy import SnpPolicy
+from sealtune.attest.snp_state import TCB_PARTS
 from sealtune.attest.verify import load_evidence, stated_report_data
 from sealtune.cli.attest_stated import stated
 
@@ -181,14 +184,23 @@ def _damaged_certificate(draw: random.Random, chain: bytes) -> bytes:
     return b"".join(head + base64.encodebytes(der) + foot for der in ders)
 
 
-ANY = KindPolicy(
-    measurements="any",
-    tcb_statuses=("UpToDate", "ConfigurationAndSWHardeningNeeded", "Unchecked", "Simulated"),
-    advisories="any",
-    allow=("smt", "dynamic-platform", "cached-keys"),
-    max_vmpl=3,
-)
-POLICY = AppraisalPolicy(kinds=dict.fromkeys(Kind, ANY))
+def _any(kind: Kind) -> KindPolicy:
+    own: dict[str, Any] = {}
+    if kind is Kind.SEV_SNP:
+        zeros = {chip: dict.fromkeys(parts, 0) for chip, parts in TCB_PARTS.items()}
+        own = {"snp": SnpPolicy(min_tcb=zeros, vlek_providers="any", max_vmpl=3)}
+    if kind is Kind.NVIDIA_GPU:
+        own = {"min_firmware": {"driver": "0", "vbios": "0"}}
+    return KindPolicy(
+        measurements="any",
+        tcb_statuses=("UpToDate", "ConfigurationAndSWHardeningNeeded", "Unchecked", "Simulated"),
+        advisories="any",
+        allow=("smt", "dynamic-platform", "cached-keys"),
+        **own,
+    )
+
+
+POLICY = AppraisalPolicy(kinds={kind: _any(kind) for kind in Kind})
 APPRAISER = Appraiser(simulated_keys=(KEY.public_key().public_bytes_raw(),))
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from sealtune.attest import AppraisalPolicy, Kind, KindPolicy
+from sealtune.attest.snp_policy import SnpPolicy
+from sealtune.attest.snp_state import TCB_PARTS
 
 ROOT = Path(__file__).parents[2].parent / "shared" / "fixtures"
 
@@ -39,9 +41,20 @@ def day(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+def kind_policy(kind: Kind, **settings: Any) -> KindPolicy:
+    """Takes any code on any firmware, and what else is given; ``snp`` has settings of its own."""
+    needed: dict[str, Any] = {"measurements": "any"}
+    if kind is Kind.SEV_SNP:
+        zeros = {chip: dict.fromkeys(parts, 0) for chip, parts in TCB_PARTS.items()}
+        settings["snp"] = SnpPolicy(**{"min_tcb": zeros, **settings.get("snp", {})})
+    if kind is Kind.NVIDIA_GPU:
+        needed["min_firmware"] = {"driver": "0", "vbios": "0"}
+    return KindPolicy(**(needed | settings))
+
+
 def policy(kind: Kind, **settings: Any) -> AppraisalPolicy:
-    """A policy that takes any code, and what else is given."""
-    return AppraisalPolicy(kinds={kind: KindPolicy(**{"measurements": "any", **settings})})
+    """The same as a whole policy."""
+    return AppraisalPolicy(kinds={kind: kind_policy(kind, **settings)})
 
 
 def flips(raw: bytes, count: int, seed: int) -> Iterator[bytes]:

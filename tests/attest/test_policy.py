@@ -68,6 +68,89 @@ def test_refused(change: dict[str, Any], error: type[Exception]) -> None:
         KindPolicy(**{**GOOD, **change}).check(CLAIMS)
 
 
+@pytest.mark.parametrize("status", ["Revoked", "Nonsense", "uptodate", ""])
+def test_statuses_that_no_policy_can_name(status: str) -> None:
+    with pytest.raises(ValidationError, match="tcb_statuses"):
+        KindPolicy(measurements="any", tcb_statuses=("UpToDate", status))
+    # and one that was never validated accepts no revoked platform either
+    loose = KindPolicy.model_construct(**{**GOOD, "tcb_statuses": ("Revoked",)})
+    with pytest.raises(TcbOutOfDateError):
+        loose.check(CLAIMS.model_copy(update={"tcb_status": "Revoked"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (Kind.TDX, {"signers": ("aa",)}, "signers has no meaning for tdx"),
+        (Kind.TDX, {"signers": ("aa",), "min_svn": 1}, "min_svn has no meaning for tdx"),
+        (Kind.TDX, {"product_ids": (1,)}, "product_ids has no meaning for tdx"),
+        (Kind.SGX, {"signers": ("aa",), "min_svn": 1}, "needs product_ids"),
+        (Kind.SGX, {"td_modules": ("aa",)}, "td_modules has no meaning"),
+        (Kind.SGX, {"min_firmware": {"driver": "1"}}, "min_firmware has no meaning"),
+        (Kind.SEV_SNP, {"min_tcb_evaluation": 1}, "min_tcb_evaluation has no meaning"),
+        (Kind.NVIDIA_GPU, {}, "min_firmware of driver and vbios"),
+        (Kind.NVIDIA_GPU, {"min_firmware": {"driver": "1"}}, "min_firmware of driver and vbios"),
+        (Kind.PARTICIPANT, {"signers": ("aa",), "min_svn": 1}, "min_svn has no meaning"),
+        (Kind.SIMULATED, {"td_modules": ()}, "td_modules has no meaning"),
+    ],
+)
+def test_requirements_that_nothing_would_enforce(
+    kind: Kind, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        AppraisalPolicy(kinds={kind: KindPolicy(**{"measurements": "any", **settings})})
+
+
+def test_a_listed_measurement_pins_the_firmware_of_a_gpu() -> None:
+    AppraisalPolicy(kinds={Kind.NVIDIA_GPU: KindPolicy(measurements=("aa",))})
+
+
+def test_security_version_needs_its_signer() -> None:
+    with pytest.raises(ValidationError, match="min_svn says nothing without signers"):
+        KindPolicy(measurements="any", min_svn=1)
+    kinds = {Kind.SGX: KindPolicy(measurements="any", signers=("aa",), min_svn=1, product_ids=(3,))}
+    AppraisalPolicy(kinds=kinds)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"product_ids": (3,)}, None),
+        ({"product_ids": (4,)}, UnknownSignerError),
+        ({"td_modules": ("ee",)}, None),
+        ({"td_modules": ("ef",)}, TcbOutOfDateError),
+        ({"min_firmware": {"driver": "550.90.07", "vbios": "96.00.9f.00.01"}}, None),
+        ({"min_firmware": {"driver": "550.90.7"}}, None),  # the same number
+        ({"min_firmware": {"driver": "550.89.999"}}, None),
+        ({"min_firmware": {"driver": "550.90.08"}}, TcbOutOfDateError),
+        ({"min_firmware": {"driver": "550.90.07.1"}}, TcbOutOfDateError),
+        ({"min_firmware": {"vbios": "96.00.a0"}}, TcbOutOfDateError),
+        ({"min_firmware": {"vbios": "96.00.99.00.01"}}, None),
+    ],
+)
+def test_product_module_and_firmware(
+    settings: dict[str, Any], error: type[Exception] | None
+) -> None:
+    firmware = {"driver": "550.90.07", "vbios": "96.00.9f.00.01"}
+    claims = CLAIMS.model_copy(update={"product_id": 3, "td_module": "ee", "firmware": firmware})
+    accepted = KindPolicy(**{**GOOD, **settings})
+    if error is None:
+        accepted.check(claims)
+        return
+    with pytest.raises(error):
+        accepted.check(claims)
+
+
+def test_firmware_that_states_no_version_is_below_every_minimum() -> None:
+    accepted = KindPolicy(**{**GOOD, "min_firmware": {"driver": "0"}})
+    for stated in ({}, {"driver": ""}, {"driver": "5x"}, {"driver": "9" * 5000}):
+        with pytest.raises(TcbOutOfDateError):
+            accepted.check(CLAIMS.model_copy(update={"firmware": stated}))
+    for version in ("55a", "", "1.", "-1", "1" * 5):
+        with pytest.raises(ValidationError):
+            KindPolicy(measurements="any", min_firmware={"driver": version})
+
+
 def test_debug_is_refused_by_every_policy() -> None:
     loosest = KindPolicy(measurements="any", tcb_statuses=("SWHardeningNeeded",), advisories="any")
     with pytest.raises(DebugEnclaveError):
@@ -87,7 +170,7 @@ def test_hex_is_normalised_and_checked() -> None:
 
 
 def test_json_round_trip_and_unknown_keys() -> None:
-    policy = AppraisalPolicy(kinds={Kind.TDX: KindPolicy(**GOOD)})
+    policy = AppraisalPolicy(kinds={Kind.SIMULATED: KindPolicy(**GOOD)})
     assert AppraisalPolicy.model_validate_json(policy.model_dump_json()) == policy
     with pytest.raises(ValidationError):
         AppraisalPolicy.model_validate({"kinds": {}, "debug_ok": True})

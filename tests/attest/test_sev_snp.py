@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
 from typing import Any
 
 import pytest
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.certs import load_der, load_pem_chain, verify_chain
+from sealtune.attest.certs import load_der, load_pem_bundle, verify_chain
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
@@ -29,10 +28,14 @@ from sealtune.attest.errors import (
 )
 from sealtune.attest.sev_snp import AMD_ROOTS, REPORT_SIZE, SIGNED, SnpVerifier, product
 from sealtune.errors import AttestationError
-from tests.attest.authority import Authority, sign_raw
+from tests.attest import amd
+from tests.attest.authority import Authority
 from tests.attest.public import day, flips, needs_fixtures, pem, policy, read
 
-ACCEPTING: dict[str, Any] = {"tcb_statuses": ("Unchecked", "MinimumMet"), "allow": ("smt",)}
+ID_KEY = (
+    "0356215882a825279a85b300b0b742931d113bf7e32dde2e50ffde7ec743ca49"
+    "1ecdd7f336dc28a6e0b2bb57af7a44a3"
+)
 
 
 def verify(
@@ -47,9 +50,14 @@ def verify(
     return SnpVerifier(roots=roots).verify(
         Evidence(Kind.SEV_SNP, report, certificates),
         report_data=report[0x50:0x90] if report_data is None else report_data,
-        policy=policy(Kind.SEV_SNP, **{**ACCEPTING, **settings}),
+        policy=policy(Kind.SEV_SNP, **{**amd.ACCEPTING, **settings}),
         at=day(at),
     )
+
+
+def least(product: str = "Milan", **change: int) -> dict[str, Any]:
+    """Minima that the recorded Milan reports meet, and some change."""
+    return {"min_tcb": {product: {"bootloader": 3, "tee": 0, "snp": 8, "microcode": 115} | change}}
 
 
 def milan(name: str) -> tuple[bytes, bytes]:
@@ -82,13 +90,13 @@ def test_milan_accepted(name: str) -> None:
     report, chain = milan(name)
     claims = verify(report, chain)
     assert claims.confidential
-    assert claims.details["product"] == "Milan-B0"
+    assert claims.details["product"] == "Milan"
     assert claims.details["signed by"] == "VCEK"
     assert claims.measurement == report[0x90:0xC0].hex()
     assert claims.platform == report[0x1A0:0x1E0].hex()
     assert claims.features == ("smt",)
     assert claims.tcb_status == "Unchecked"
-    assert verify(report, chain, min_tcb={"snp": 8}).tcb_status == "MinimumMet"
+    assert verify(report, chain, snp=least()).tcb_status == "MinimumMet"
 
 
 @needs_fixtures
@@ -98,7 +106,9 @@ def test_genoa_accepted() -> None:
     chain = read("trustee/az-snp-vtpm/vcek-genoa.pem") + read("go-sev-guest/ask_ark_genoa.pem")
     claims = verify(report, chain)
     assert claims.details["product"] == "Genoa"
-    assert claims.features == ()
+    assert claims.features == ("smt",)  # off in the machine, but the guest would take it
+    assert claims.snp is not None
+    assert claims.snp.platform == ("ecc", "alias-check")
     with pytest.raises(BadChainError):
         verify(
             report,
@@ -109,19 +119,23 @@ def test_genoa_accepted() -> None:
 @needs_fixtures
 def test_vlek_accepted_below_a_paravisor() -> None:
     report, chain = milan("vlek")
-    claims = verify(report, chain, max_vmpl=1)
-    assert claims.details["signed by"] == "VLEK"
+    below = {"max_vmpl": 1, "vlek_providers": ("CN=cc-us-east-2.amazonaws.com",)}
+    claims = verify(report, chain, snp=below)
+    assert claims.details["signed by"] == "VLEK of CN=cc-us-east-2.amazonaws.com"
     assert claims.platform == ""
     with pytest.raises(GuestPolicyError, match="VMPL 1"):
-        verify(report, chain)
+        verify(report, chain, snp=below | {"max_vmpl": 0})
+    for named in ((), ("CN=cc-us-east-1.amazonaws.com",)):
+        with pytest.raises(BadChainError, match="VLEK of 'CN=cc-us-east-2"):
+            verify(report, chain, snp=below | {"vlek_providers": named})
     with pytest.raises(StaleCollateralError):
-        verify(report, chain, max_vmpl=1, at="2026-02-01")
+        verify(report, chain, snp=below, at="2026-02-01")
 
 
 @needs_fixtures
 def test_turin_chain() -> None:
     chain = pem("virtee-sev/vcek_turin.der") + read("virtee-sev/cert_chain_turin")
-    parsed = load_pem_chain(chain, strict=False)
+    parsed = load_pem_bundle(chain)
     verify_chain(parsed, roots=AMD_ROOTS, at=day("2025-06-01"), what="VCEK")
     assert product(parsed[0]) == "Turin"
 
@@ -183,7 +197,7 @@ def test_one_bit_of_the_vcek() -> None:
             SnpVerifier(pem(raw) + chain).verify(
                 Evidence(Kind.SEV_SNP, report),
                 report_data=report[0x50:0x90],
-                policy=policy(Kind.SEV_SNP, **ACCEPTING),
+                policy=policy(Kind.SEV_SNP, **amd.ACCEPTING),
                 at=day("2025-06-01"),
             )
 
@@ -195,9 +209,9 @@ def test_one_bit_of_the_vcek() -> None:
         ({"report_data": bytes(64)}, WrongReportDataError),
         ({"measurements": ("00" * 48,)}, UnknownMeasurementError),
         ({"signers": ("00" * 48,)}, UnknownSignerError),
-        ({"min_svn": 100}, SvnTooLowError),
-        ({"min_tcb": {"microcode": 0x74}}, TcbOutOfDateError),
-        ({"min_tcb": {"fmc": 0}}, TcbOutOfDateError),  # Milan has no such part
+        ({"min_svn": 100, "signers": (ID_KEY,)}, SvnTooLowError),
+        ({"snp": least(microcode=116)}, TcbOutOfDateError),
+        ({"snp": least("Genoa")}, TcbOutOfDateError),
         ({"tcb_statuses": ("MinimumMet",)}, TcbOutOfDateError),
         ({"allow": ()}, PlatformNotAllowedError),
         ({"platforms": ("00" * 64,)}, PlatformNotAllowedError),
@@ -211,7 +225,7 @@ def test_refused(change: dict[str, Any], error: type[Exception]) -> None:
 
 
 @needs_fixtures
-def test_certificates_missing_or_in_a_wrong_order() -> None:
+def test_certificates_missing_or_in_any_order() -> None:
     report, chain = milan("trustee")
     with pytest.raises(MissingCollateralError):
         verify(report, b"")
@@ -219,9 +233,15 @@ def test_certificates_missing_or_in_a_wrong_order() -> None:
         part + b"-----END CERTIFICATE-----\n"
         for part in chain.split(b"-----END CERTIFICATE-----\n")[:3]
     )
-    for wrong in (leaf + ark + ask, leaf + ask, leaf, ask + ark, leaf + ask + ark + ark, ark):
+    for wrong in (leaf + ask, leaf + ark, leaf, ask + ark, ark, leaf + ask[:-40], b"no"):
         with pytest.raises(BadChainError):
             verify(report, wrong)
+    for fine in (
+        ark + ask + leaf,
+        leaf + ark + ask,
+        b"Bag Attributes\r\n" + ask + leaf + ark + ark,
+    ):
+        verify(report, fine)
     with pytest.raises(OversizeEvidenceError):
         verify(report, b" " * ((1 << 20) + 1))
 
@@ -239,57 +259,25 @@ def test_sizes() -> None:
 
 # ---- made up ------------------------------------------------------------------------------
 
-VENDOR = Authority()
-CHIP = bytes(range(64))
-OID = "1.3.6.1.4.1.3704.1"
-
-
-def certificate(name: str = "SEV-VCEK", **change: bytes) -> tuple[Any, bytes]:
-    """A VCEK with bootloader 3, tee 0, snp 8, microcode 115."""
-    fields = {
-        "2": b"\x16\x08Milan-B0",
-        "3.1": b"\x02\x01\x03",
-        "3.2": b"\x02\x01\x00",
-        "3.3": b"\x02\x01\x08",
-        "3.8": b"\x02\x01\x73",
-        "4": CHIP,
-    } | {key.lstrip("x").replace("_", "."): value for key, value in change.items()}
-    return VENDOR.leaf(name, {f"{OID}.{key}": value for key, value in fields.items() if value})
-
-
-def report(
-    key: Any, *, policy_bits: int = 0x30000, vmpl: int = 0, flags: int = 0, chip: bytes = CHIP
-) -> bytes:
-    raw = bytearray(REPORT_SIZE)
-    struct.pack_into("<IIQ", raw, 0, 2, 1, policy_bits)
-    struct.pack_into("<II", raw, 0x30, vmpl, 1)
-    raw[0x180:0x188] = bytes((3, 0, 0, 0, 0, 0, 8, 0x73))
-    raw[0x1A0:0x1E0] = chip
-    struct.pack_into("<I", raw, 0x48, flags)
-    r, s = sign_raw(key, bytes(raw[:SIGNED]))
-    raw[SIGNED : SIGNED + 48] = r.to_bytes(48, "little")
-    raw[SIGNED + 72 : SIGNED + 120] = s.to_bytes(48, "little")
-    return bytes(raw)
-
-
-def made_up(raw: bytes, chain: bytes, **settings: Any) -> Claims:
-    return verify(raw, chain, roots=VENDOR.roots, **settings)
-
 
 def test_made_up_report_accepted_only_under_its_own_root() -> None:
-    key, chain = certificate()
-    made_up(report(key), chain)
+    key, chain = amd.certificate()
+    amd.verify(amd.report(key), chain)
     with pytest.raises(BadChainError, match="pinned root"):
-        verify(report(key), chain)
+        verify(amd.report(key), chain)
 
 
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"policy_bits": 0x70000}, GuestPolicyError),  # migration agent
-        ({"policy_bits": 0xB0000}, DebugEnclaveError),
-        ({"policy_bits": 0x10000}, MalformedEvidenceError),  # reserved bit cleared
-        ({"vmpl": 1}, GuestPolicyError),
+        ({"version": 1}, MalformedEvidenceError),
+        ({"version": 6}, MalformedEvidenceError),
+        ({"algorithm": 0}, MalformedEvidenceError),
+        ({"algorithm": 2}, MalformedEvidenceError),
+        ({"zero": 1}, MalformedEvidenceError),
+        ({"flags": 1 << 5}, MalformedEvidenceError),
+        ({"version": 3, "cpuid": b"\x19\x11\1"}, BadChainError),  # of a Genoa
+        ({"version": 3, "cpuid": b"\x1a\x02\1"}, BadChainError),  # of a Turin
         ({"vmpl": 2**32 - 1}, GuestPolicyError),  # asked for by the host
         ({"flags": 1 << 2}, BadChainError),  # says VLEK
         ({"flags": 7 << 2}, BadChainError),  # signed by nothing
@@ -297,17 +285,17 @@ def test_made_up_report_accepted_only_under_its_own_root() -> None:
     ],
 )
 def test_made_up_reports_refused(fields: dict[str, Any], error: type[Exception]) -> None:
-    key, chain = certificate()
+    key, chain = amd.certificate()
     with pytest.raises(error):
-        made_up(report(key, **fields), chain)
+        amd.verify(amd.report(key, **fields), chain)
 
 
 def test_masked_chip_id_is_accepted_but_names_no_machine() -> None:
-    key, chain = certificate()
-    raw = report(key, chip=bytes(64))
-    assert made_up(raw, chain).platform == ""
+    key, chain = amd.certificate()
+    raw = amd.report(key, chip=bytes(64))
+    assert amd.verify(raw, chain).platform == ""
     with pytest.raises(PlatformNotAllowedError, match="unnamed"):
-        made_up(raw, chain, platforms=("00" * 64,))
+        amd.verify(raw, chain, platforms=("00" * 64,))
 
 
 @pytest.mark.parametrize(
@@ -321,41 +309,116 @@ def test_masked_chip_id_is_accepted_but_names_no_machine() -> None:
         ("SEV-VCEK", {"x3_3": b"\x02\x02\x01\x08"}),
         ("SEV-VCEK", {"x2": b""}),
         ("SEV-VCEK", {"x4": b""}),
-        ("SEV-VCEK", {"x4": CHIP[:32]}),
+        ("SEV-VCEK", {"x4": amd.CHIP[:32]}),
     ],
 )
 def test_made_up_certificates_refused(name: str, change: dict[str, bytes]) -> None:
-    key, chain = certificate(name, **change)
+    key, chain = amd.certificate(name, **change)
     with pytest.raises(BadChainError):
-        made_up(report(key), chain)
+        amd.verify(amd.report(key), chain)
 
 
 def test_certificate_with_wrapped_chip_id() -> None:
-    key, chain = certificate(x4=b"\x04\x40" + CHIP)
-    made_up(report(key), chain)
+    key, chain = amd.certificate(x4=b"\x04\x40" + amd.CHIP)
+    amd.verify(amd.report(key), chain)
 
 
 def test_issuer_must_be_allowed_to_issue() -> None:
     vendor = Authority(intermediate_is_ca=False)
     key, chain = vendor.leaf("SEV-VCEK", {})
     with pytest.raises(BadChainError, match="may not issue"):
-        verify(report(key), chain, roots=vendor.roots)
+        verify(amd.report(key), chain, roots=vendor.roots)
 
 
 def test_signature_of_another_key_and_unused_bytes() -> None:
-    key, chain = certificate()
-    other, _ = certificate()
+    key, chain = amd.certificate()
+    other, _ = amd.certificate()
     with pytest.raises(BadSignatureError):
-        made_up(report(other), chain)
+        amd.verify(amd.report(other), chain)
     for place in (SIGNED + 48, SIGNED + 71, SIGNED + 120, SIGNED + 144, REPORT_SIZE - 1):
-        raw = bytearray(report(key))
+        raw = bytearray(amd.report(key))
         raw[place] = 1
         with pytest.raises(BadSignatureError):
-            made_up(bytes(raw), chain)
-    zero = bytearray(report(key))
+            amd.verify(bytes(raw), chain)
+    zero = bytearray(amd.report(key))
     zero[SIGNED : SIGNED + 144] = bytes(144)
     with pytest.raises(BadSignatureError):
-        made_up(bytes(zero), chain)
+        amd.verify(bytes(zero), chain)
+
+
+def blocks(chain: bytes) -> list[bytes]:
+    """The PEM blocks of a chain: leaf, intermediate, root."""
+    foot = b"-----END CERTIFICATE-----\n"
+    return [part + foot for part in chain.split(foot)[:-1]]
+
+
+def test_made_up_chain_in_any_order_among_other_text() -> None:
+    key, chain = amd.certificate()
+    leaf, middle, root = blocks(chain)
+    raw = amd.report(key)
+    other = blocks(amd.certificate("SEV-VLEK")[1])[0]
+    honest = amd.verify(raw, chain)
+    for fine in (
+        root + middle + leaf,
+        b"subject=CN = root\r\n" + root + b"\n\n# the chip\n" + leaf + middle,
+        middle + leaf + root + middle,
+        chain.replace(b"\n", b"\r\n"),
+        other + chain,
+    ):
+        assert amd.verify(raw, fine) == honest
+    for wrong, said in (
+        (leaf + middle, "1 fitting"),
+        (leaf + root, "0 fitting"),
+        (middle + root, "0 of that name .given: middle, root"),
+        (blocks(amd.certificate()[1])[0] + chain, "2 of that name"),
+        (chain[:-40], "cut short"),
+        (chain.replace(b"MII", b"M?I", 1), "cut short"),
+        (chain.replace(b"MII", b"MI=", 1), "not base64|not an X"),
+        (b"no certificate", "no certificate in PEM"),
+        (b"".join(blocks(amd.certificate()[1])[0] for _ in range(9)), "more than 8"),
+    ):
+        with pytest.raises(BadChainError, match=said):
+            amd.verify(raw, wrong)
+
+
+def test_made_up_report_about_itself() -> None:
+    """Time, nonce, sizes, kind: each refused for its own reason."""
+    key, chain = amd.certificate()
+    raw = amd.report(key)
+    amd.verify(raw, chain)
+    with pytest.raises(WrongReportDataError):
+        amd.verify(raw, chain, report_data=bytes(64))
+    for when in ("2023-12-31", "2030-01-02"):
+        with pytest.raises(StaleCollateralError, match="not at"):
+            amd.verify(raw, chain, at=when)
+    with pytest.raises(MissingCollateralError):
+        amd.verify(raw, b"")
+    with pytest.raises(OversizeEvidenceError, match="certificates of"):
+        amd.verify(raw, chain + b" " * (1 << 20))
+    with pytest.raises(TrailingBytesError):
+        amd.verify(raw + b"\0", chain)
+    with pytest.raises(MalformedEvidenceError, match="not 1184"):
+        amd.verify(raw[:-1], chain)
+    with pytest.raises(OversizeEvidenceError):
+        amd.verify(bytes((1 << 20) + 1), chain)
+    with pytest.raises(PlatformNotAllowedError):
+        amd.verify(raw, chain, platforms=("00" * 64,))
+    amd.verify(raw, chain, platforms=(amd.CHIP.hex(),))
+    with pytest.raises(MalformedEvidenceError, match="tdx evidence"):
+        SnpVerifier(chain, roots=amd.VENDOR.roots).verify(
+            Evidence(Kind.TDX, raw),
+            report_data=raw[0x50:0x90],
+            policy=policy(Kind.SEV_SNP),
+            at=day("2025-06-01"),
+        )
+
+
+def test_one_bit_of_a_made_up_report() -> None:
+    key, chain = amd.certificate()
+    raw = amd.report(key)
+    for changed in flips(raw, 300, seed=5):
+        with pytest.raises(AttestationError):
+            amd.verify(changed, chain)
 
 
 def test_not_a_certificate() -> None:

@@ -138,7 +138,10 @@ class WithGpu:
 
 
 GPU_POLICY = AppraisalPolicy(
-    kinds={kind: KindPolicy(measurements="any") for kind in (Kind.TDX, Kind.NVIDIA_GPU)},
+    kinds={
+        Kind.TDX: KindPolicy(measurements="any"),
+        Kind.NVIDIA_GPU: KindPolicy(measurements=("00",)),
+    },
     gpu_required=True,
 )
 

@@ -16,6 +16,7 @@ from sealtune.cli.attest import challenge_data
 from sealtune.cli.attest_needs import needs
 from sealtune.cli.main import app
 from tests.attest.public import ROOT, SERVER, needs_fixtures
+from tests.attest.public import policy as appraisal
 
 NONCE = "ab" * 32
 
@@ -43,7 +44,8 @@ def recorded(name: str, kind: str, *collateral: str, at: str, **more: object) ->
 
 def write_policy(folder: Path, kind: str, **settings: Any) -> Path:
     path = folder / "policy.json"
-    path.write_text(json.dumps({"kinds": {kind: {"measurements": "any", **settings}}}))
+    accepted = appraisal(Kind(kind), **settings)
+    path.write_text(accepted.model_dump_json())
     return path
 
 
@@ -66,6 +68,7 @@ DEBUG_SNP = (
     "go-sev-guest/vcek.testcer",
     "go-sev-guest/ask_ark_milan.pem",
 )
+MINIMUM = {"min_tcb": {"Milan": {"bootloader": 3, "tee": 0, "snp": 8, "microcode": 115}}}
 SGX = ("dcap-qvl/sgx_quote", "sgx", "dcap-qvl/sgx_quote_collateral.json")
 GPU = ("nvidia-attestation-sdk/hopper_evidence.json", "nvidia-gpu")
 OUTDATED = ("dcap-qvl/tdx_quote_outdated", "tdx", "dcap-qvl/tdx_quote_outdated_collateral.json")
@@ -85,7 +88,7 @@ OUTDATED = ("dcap-qvl/tdx_quote_outdated", "tdx", "dcap-qvl/tdx_quote_outdated_c
             {"tcb_statuses": ["ConfigurationAndSWHardeningNeeded"], "advisories": "any"},
             "ConfigurationAndSWHardeningNeeded",
         ),
-        (MILAN, "2025-01-01", {"allow": ["smt"], "min_tcb": {"snp": 8}}, "MinimumMet"),
+        (MILAN, "2025-01-01", {"allow": ["smt"], "snp": MINIMUM}, "MinimumMet"),
         (GPU, "2025-01-01", {"tcb_statuses": ["Unchecked"]}, "Unchecked"),
     ],
 )
@@ -108,15 +111,15 @@ def test_accepted(
 @pytest.mark.parametrize(
     ("what", "at", "settings", "code", "words"),
     [
-        (TDX, "2025-07-01", {}, 86, "smt, dynamic-platform, cached-keys not in allow"),
+        (TDX, "2025-07-01", {}, 86, "has smt, dynamic-platform, cached-keys, which"),
         (TDX, "2025-09-01", {"allow": SERVER}, 76, "NOT VERIFIED"),
         (TDX[:2], "2025-07-01", {"allow": SERVER}, 77, "NOT VERIFIED"),
         (OUTDATED, "2026-03-01", {"allow": SERVER}, 78, "No matching TCB level"),
-        (SGX, "2025-07-01", {}, 78, "INTEL-SA-00289, INTEL-SA-00615 not in advisories"),
+        (SGX, "2025-07-01", {}, 78, "does not accept: INTEL-SA-00289, INTEL-SA-00615"),
         (("trustee/tdx/tdx_quote_4.dat", "tdx"), "2025-07-01", {}, 80, "debug mode"),
         (DEBUG_SNP, "2025-06-01", {}, 80, "debug             YES"),
         (BAD_VCEK, "2025-06-01", {}, 75, "NOT VERIFIED"),
-        (MILAN, "2025-01-01", {}, 78, 'state "min_tcb"'),
+        (MILAN, "2025-01-01", {"snp": {"min_tcb": {}}}, 78, "(min_tcb) for Milan"),
         (GPU, "2025-01-01", {}, 78, "--collateral"),
         (("go-tdx-guest/tdx_prod_quote_SPR_E4.dat", "tdx"), "2025-01-01", {}, 71, "39 bytes"),
         (("trustee/nvidia/verifier_device_root.pem", "nvidia-gpu"), "2025-01-01", {}, 70, "JSON"),
@@ -154,7 +157,7 @@ def test_without_a_policy_nothing_is_accepted() -> None:
     result = recorded(*TDX, at="2025-07-01")
     assert result.exit_code == 86
     assert "sealtune attest policy --kind tdx --from" in result.output
-    assert "this code is not in measurements" in result.output
+    assert "which the policy does not name" in result.output
 
 
 @needs_fixtures

@@ -42,6 +42,9 @@ X509_ERRORS = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
+_BLOCK = re.compile(
+    rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----",
+)
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n)+)"
     rb"-----END CERTIFICATE-----(?:\r?\n)?"
@@ -73,12 +76,58 @@ def load_der(raw: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(raw)
 
 
-def load_pem_chain(raw: bytes, *, strict: bool = True) -> list[x509.Certificate]:
+def load_pem_bundle(raw: bytes) -> list[x509.Certificate]:
+    """Parse certificates in PEM as people keep them: in any order, text around them skipped.
+
+    Raises:
+        BadChainError: no certificate, too many, or one that cannot be read.
+    """
+    bundle: list[x509.Certificate] = []
+    for match in _BLOCK.finditer(raw):
+        try:
+            certificate = load_der(base64.b64decode(b"".join(match[1].split()), validate=True))
+        except ValueError as error:
+            raise BadChainError("certificate is not base64") from error
+        if certificate not in bundle:
+            bundle.append(certificate)
+        if len(bundle) > MAX_CERTIFICATES:
+            raise BadChainError(f"more than {MAX_CERTIFICATES} certificates")
+    if not bundle or raw.count(b"-----BEGIN CERTIFICATE-----") != len(_BLOCK.findall(raw)):
+        raise BadChainError("no certificate in PEM, or one that is cut short")
+    return bundle
+
+
+def issued_chain(
+    leaf: x509.Certificate, bundle: Sequence[x509.Certificate]
+) -> list[x509.Certificate]:
+    """Order a bundle by who issued whom, from ``leaf`` as far up as it goes.
+
+    Certificates that have no part in it are left out. To be held against a pinned root with
+    `verify_chain`.
+    """
+    chain = [leaf]
+    while len(chain) <= len(bundle):
+        above = [c for c in bundle if c not in chain and _issued(chain[-1], c)]
+        if not above:
+            break
+        chain.append(above[0])
+    return chain
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        with reading("not its issuer"):
+            certificate.verify_directly_issued_by(issuer)
+    except BadChainError:
+        return False
+    return True
+
+
+def load_pem_chain(raw: bytes) -> list[x509.Certificate]:
     """Parse certificates in PEM, leaf first, with canonical base64 and nothing in between.
 
     PEM in a quote is not covered by any signature, and lenient decoders skip what they do not
-    know: then flipped bits go unseen. Here they do not. With ``strict`` off, for files of people,
-    blank lines around certificates are skipped.
+    know: then flipped bits go unseen. Here they do not.
 
     Raises:
         BadChainError: anything but strict PEM, no certificate, or too many.
@@ -86,9 +135,6 @@ def load_pem_chain(raw: bytes, *, strict: bool = True) -> list[x509.Certificate]
     chain: list[x509.Certificate] = []
     end = 0
     while end < len(raw):
-        if not strict and raw[end : end + 1].isspace():
-            end += 1
-            continue
         match = _PEM.match(raw, end)
         if match is None or len(chain) == MAX_CERTIFICATES:
             raise BadChainError("certificate chain is not strict PEM, or too long")

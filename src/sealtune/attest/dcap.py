@@ -14,6 +14,7 @@ Trust domain: every enclave, and whoever appraises one.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from datetime import datetime
@@ -35,7 +36,7 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
-from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+from sealtune.attest.policy import INTEL_STATUSES, AppraisalPolicy, KindPolicy
 from sealtune.attest.quote import TD15_BODY, Quote, parse_quote
 from sealtune.errors import AttestationError
 
@@ -44,8 +45,12 @@ INTEL_ROOTS = frozenset(
     {bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3")}
 )
 SGX_DEBUG = 1 << 1
+# INIT, MODE64BIT, CET, KSS, AEXNOTIFY. Not PROVISIONKEY and EINITTOKEN_KEY: those of Intel's own.
+SGX_KNOWN = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 10
 TD_UNTRUSTED = 0xFF  # TUD: any of these bits, and the host can look into the TD
-TD_MIGRATABLE = 1 << 29
+TD_SEPT_VE_DISABLE, TD_MIGRATABLE = 1 << 28, 1 << 29
+# ICSSD, LASS, SEPT_VE_DISABLE, PKS, KL, PERFMON: the guest's own features, and what protects it.
+TD_KNOWN = 1 << 16 | 1 << 27 | TD_SEPT_VE_DISABLE | 1 << 30 | 1 << 31 | 1 << 63
 _HUNDRED_YEARS = 100 * 365 * 24 * 3600
 
 # Words in messages of dcap-qvl 0.7, most specific first, and what they mean here.
@@ -81,13 +86,18 @@ class DcapVerifier:
         kind: which of the two.
         collateral: Intel's tables, lists and chains as JSON (the fields of `QuoteCollateralV3`);
             left out, those that came with the evidence are used. Either way Intel signed them.
+        root: root certificate in DER; Intel's unless a test brings its own.
     """
 
-    def __init__(self, kind: Kind, collateral: bytes | None = None) -> None:
+    def __init__(
+        self, kind: Kind, collateral: bytes | None = None, *, root: bytes | None = None
+    ) -> None:
         if kind not in (Kind.SGX, Kind.TDX):
             raise MalformedEvidenceError(f"{kind} evidence is not a DCAP quote")
         self.kind = kind
         self._collateral = collateral
+        self._root = root
+        self._roots = INTEL_ROOTS if root is None else {hashlib.sha256(root).digest()}
 
     def verify(
         self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
@@ -100,8 +110,8 @@ class DcapVerifier:
                 f"a {quote.kind} quote in {evidence.kind} evidence, where {self.kind} was expected"
             )
         _check_attributes(quote)
-        verify_chain(load_pem_chain(quote.pck_chain), roots=INTEL_ROOTS, at=at, what="PCK")
-        verified = _appraise(
+        verify_chain(load_pem_chain(quote.pck_chain), roots=self._roots, at=at, what="PCK")
+        verified = self._appraise(
             evidence.data, self._collateral or evidence.endorsements, kind_policy, at
         )
         if quote.report_data != report_data:
@@ -112,17 +122,61 @@ class DcapVerifier:
         kind_policy.check(claims)
         return claims
 
+    def _appraise(
+        self, raw: bytes, collateral: bytes, policy: KindPolicy, at: datetime
+    ) -> dict[str, Any]:
+        """What dcap-qvl has verified about a quote."""
+        if not collateral:
+            raise MissingCollateralError(
+                "a quote without Intel's collateral cannot be appraised",
+                hint="give the collateral of its platform, as fetched from a PCCS",
+            )
+        if len(collateral) > MAX_PART:
+            raise OversizeEvidenceError(f"collateral of {len(collateral)} bytes, limit {MAX_PART}")
+        library = _library()
+        now = int(at.timestamp())
+        try:
+            parsed = library.QuoteCollateralV3.from_json(collateral.decode())
+        except (ValueError, UnicodeDecodeError) as error:
+            raise MissingCollateralError("the collateral is not QuoteCollateralV3 JSON") from error
+        try:
+            explicit = _explicit_policy(library, policy, now)
+            checker = library.QuoteVerifier(self._root)
+            claims = checker.verify_with_policy(raw, parsed, now, explicit)
+            verified: dict[str, Any] = json.loads(claims.to_json())
+        except ValueError as error:
+            raise _refusal(str(error)) from error
+        except BaseException as error:
+            # A panic of the Rust code is no Exception; it must not take an enclave down.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise MalformedEvidenceError("dcap-qvl could not cope with this quote") from error
+        return verified
+
 
 def _check_attributes(quote: Quote) -> None:
     """Refuse what no policy accepts. Unsigned so far, but good enough to refuse."""
     if quote.kind is Kind.SGX:
         if quote.attributes & SGX_DEBUG:
             raise DebugEnclaveError("the SGX enclave runs in debug mode")
+        _refuse_unknown(quote.attributes & ~SGX_KNOWN, "SGX enclave")
+        # CONFIGID and CONFIGSVN steer the enclave from outside, and MRENCLAVE knows nothing of it.
+        if any(quote.field(192, 64)) or any(quote.field(260, 2)):
+            raise GuestPolicyError("the SGX enclave was given a configuration (CONFIGID)")
         return
     if quote.attributes & TD_UNTRUSTED:
         raise DebugEnclaveError("the TD runs in debug mode")
     if quote.attributes & TD_MIGRATABLE:
         raise GuestPolicyError("the TD may be migrated to another machine")
+    _refuse_unknown(quote.attributes & ~TD_KNOWN, "TD")
+    # MRSIGNERSEAM and SEAMATTRIBUTES
+    if any(quote.field(64, 48)) or any(quote.field(112, 8)):
+        raise PlatformNotAllowedError("the TDX module is not one of Intel's for production")
+
+
+def _refuse_unknown(bits: int, what: str) -> None:
+    if bits:
+        raise GuestPolicyError(f"the {what} has attributes that are not accepted: {bits:#x}")
 
 
 def _library() -> Any:
@@ -135,43 +189,11 @@ def _library() -> Any:
         ) from error
 
 
-def _appraise(raw: bytes, collateral: bytes, policy: KindPolicy, at: datetime) -> dict[str, Any]:
-    """What dcap-qvl has verified about a quote."""
-    if not collateral:
-        raise MissingCollateralError(
-            "a quote without Intel's collateral cannot be appraised",
-            hint="give the collateral of its platform, as fetched from a PCCS",
-        )
-    if len(collateral) > MAX_PART:
-        raise OversizeEvidenceError(f"collateral of {len(collateral)} bytes, limit {MAX_PART}")
-    library = _library()
-    now = int(at.timestamp())
-    try:
-        parsed = library.QuoteCollateralV3.from_json(collateral.decode())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise MissingCollateralError("the collateral is not QuoteCollateralV3 JSON") from error
-    explicit = _explicit_policy(library, policy, now)
-    try:
-        claims = library.QuoteVerifier().verify_with_policy(raw, parsed, now, explicit)
-        verified: dict[str, Any] = json.loads(claims.to_json())
-    except ValueError as error:
-        raise _refusal(str(error)) from error
-    except BaseException as error:
-        # A panic of the Rust code is no Exception; it must not take an enclave down.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise MalformedEvidenceError("dcap-qvl could not cope with this quote") from error
-    return verified
-
-
 def _explicit_policy(library: Any, policy: KindPolicy, now: int) -> Any:
     explicit = library.QuotePolicy.strict(now)
     for status in policy.tcb_statuses:
-        if status not in ("UpToDate", "MinimumMet", "RimMatched", "Unchecked", "Simulated"):
-            try:
-                explicit = explicit.allow_status(status)
-            except ValueError as error:
-                raise TcbOutOfDateError(f"the policy names an unknown status {status}") from error
+        if status in INTEL_STATUSES and status != "UpToDate":
+            explicit = explicit.allow_status(status)
     if any(status.startswith("OutOfDate") for status in policy.tcb_statuses):
         # Without a grace period the library refuses these even where the policy names them.
         explicit = explicit.platform_grace_period(_HUNDRED_YEARS).qe_grace_period(_HUNDRED_YEARS)
@@ -179,7 +201,7 @@ def _explicit_policy(library: Any, policy: KindPolicy, now: int) -> Any:
         explicit.allow_smt("smt" in policy.allow)
         .allow_dynamic_platform("dynamic-platform" in policy.allow)
         .allow_cached_keys("cached-keys" in policy.allow)
-        .min_tcb_eval_data_number(policy.min_tcb.get("evaluation", 0))
+        .min_tcb_eval_data_number(policy.min_tcb_evaluation)
     )
 
 
@@ -220,8 +242,10 @@ def _claims(quote: Quote, verified: dict[str, Any], at: datetime) -> Claims:
     except (KeyError, TypeError, ValueError) as error:
         raise MalformedEvidenceError("dcap-qvl returned claims of another form") from error
     if quote.kind is Kind.SGX:
-        details |= {"product id": str(int.from_bytes(quote.field(256, 2), "little"))}
+        product_id = int.from_bytes(quote.field(256, 2), "little")
+        details |= {"product id": str(product_id)}
         return Claims(
+            product_id=product_id,
             measurement=quote.field(64, 32).hex(),
             signer=quote.field(128, 32).hex(),
             svn=int.from_bytes(quote.field(258, 2), "little"),
@@ -230,8 +254,14 @@ def _claims(quote: Quote, verified: dict[str, Any], at: datetime) -> Claims:
         )
     registers = td_registers(quote)
     details |= {name: value.hex() for name, value in registers.items()}
-    details |= {"TDX module": quote.field(16, 48).hex()}
-    return Claims(measurement=td_measurement(quote).hex(), details=details, **common)
+    module = quote.field(16, 48).hex()
+    details |= {"TDX module": module, "attributes": f"{quote.attributes:#x}"}
+    if not quote.attributes & TD_SEPT_VE_DISABLE:
+        # The host can raise exceptions in the guest by taking memory away.
+        common["features"] += ("sept-ve",)
+    return Claims(
+        measurement=td_measurement(quote).hex(), td_module=module, details=details, **common
+    )
 
 
 def td_registers(quote: Quote) -> dict[str, bytes]:

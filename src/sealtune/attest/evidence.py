@@ -29,6 +29,7 @@ from sealtune.attest.errors import (
     OversizeEvidenceError,
     TrailingBytesError,
 )
+from sealtune.attest.snp_state import SnpState
 
 if TYPE_CHECKING:
     from sealtune.attest.policy import AppraisalPolicy
@@ -152,7 +153,7 @@ class Claims(BaseModel):
         kind: the kind of evidence.
         confidential: false where no hardware stands behind it.
         measurement: digest of the enclave's code (MRENCLAVE, MRTD, launch measurement, ...).
-        signer: who signed the code (MRSIGNER, author key digest, development key), or empty.
+        signer: who signed the code (MRSIGNER, ID key digest, development key), or empty.
         svn: the code's security version.
         tcb_status: the verdict on the platform's firmware ("UpToDate", ...; see the policy).
         advisories: security advisories that apply to the platform.
@@ -161,6 +162,10 @@ class Claims(BaseModel):
         features: properties of the machine that a policy must allow by name ("smt", ...).
         platform: identity of the machine (PPID, chip id, GPU serial), or empty.
         verified_at: the time for which the appraisal holds.
+        product_id: of an SGX enclave, chosen by its signer.
+        td_module: digest of the TDX module (MRSEAM), or empty.
+        firmware: versions of what a GPU runs ("driver", "vbios").
+        snp: what only SEV-SNP has.
         gpu: claims of the machine's GPUs.
         details: further fields for people to read.
     """
@@ -179,6 +184,10 @@ class Claims(BaseModel):
     features: tuple[str, ...] = ()
     platform: str = ""
     verified_at: datetime
+    product_id: int = 0
+    td_module: str = ""
+    firmware: Mapping[str, str] = Field(default_factory=dict)
+    snp: SnpState | None = None
     gpu: tuple[Claims, ...] = ()
     details: Mapping[str, str] = Field(default_factory=dict)
 

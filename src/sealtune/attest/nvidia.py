@@ -273,6 +273,7 @@ class NvidiaVerifier:
             report_data=nonce.hex(),
             platform=device,
             verified_at=at,
+            firmware={"driver": report.driver, "vbios": report.vbios},
             details={
                 "chip": chip,
                 "driver": report.driver,

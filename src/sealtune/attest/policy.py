@@ -1,7 +1,8 @@
 """What a party accepts as proof: the appraisal policy of a job.
 
 A kind that the policy does not name is refused. Measurements have no default: whoever writes a
-policy either lists them or writes "any", in so many letters.
+policy either lists them or writes "any", in so many letters. A requirement that would not be
+enforced is refused when the policy is read, and so is a permission that nobody should give.
 
     {"kinds": {"tdx": {"measurements": ["<mrtd hex>"], "tcb_statuses": ["UpToDate"]}}}
 
@@ -11,7 +12,7 @@ Trust domain: every enclave, and whoever appraises one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -36,17 +37,35 @@ from sealtune.attest.errors import (
     UnknownSignerError,
 )
 from sealtune.attest.evidence import Claims, Kind
-from sealtune.errors import MalformedManifestError
+from sealtune.attest.snp_policy import Any, Hex, SnpPolicy
+from sealtune.errors import AttestationError, MalformedManifestError
 from sealtune.job.printable import printable
 
-Hex = Annotated[
-    str,
-    StringConstraints(pattern=r"^([0-9a-fA-F]{2})+$", max_length=256),
-    AfterValidator(str.lower),
-]
-Any = Literal["any"]
-TcbPart = Literal["fmc", "bootloader", "tee", "snp", "microcode", "evaluation"]
-Feature = Literal["smt", "dynamic-platform", "cached-keys"]
+Feature = Literal["smt", "dynamic-platform", "cached-keys", "sept-ve", "cxl", "tio"]
+INTEL_STATUSES = (
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
+)
+STATUSES = (*INTEL_STATUSES, "MinimumMet", "RimMatched", "Unchecked", "Simulated", "Signed")
+REVOKED = "Revoked"
+# A driver has decimal numbers between its dots, a VBIOS two hex digits.
+_VERSION = {"driver": 10, "vbios": 16}
+Firmware = Literal["driver", "vbios"]
+Dotted = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,4}(\.[0-9a-f]{1,4}){0,7}$")]
+
+
+def _known_status(status: str) -> str:
+    if status == REVOKED:
+        raise ValueError("a revoked platform is accepted by no policy")
+    if status not in STATUSES:
+        raise ValueError(f"not one of {', '.join(STATUSES)}")
+    return status
 
 
 class _Strict(BaseModel):
@@ -58,31 +77,55 @@ class KindPolicy(_Strict):
 
     Attributes:
         measurements: accepted code digests, or "any" (which accepts any code at all).
-        signers: accepted code signers, or "any".
-        min_svn: smallest accepted security version of the code.
+        signers: accepted code signers, or "any". For SEV-SNP: digests of ID keys.
+        min_svn: smallest accepted security version of the code. Whoever signs the code chooses it,
+            so it needs `signers`, and for SGX `product_ids`.
+        product_ids: accepted SGX product ids, or "any".
         tcb_statuses: accepted verdicts on the platform's firmware. Intel says "UpToDate",
-            "SWHardeningNeeded", "OutOfDate" and so on; "MinimumMet" (SEV-SNP) means that `min_tcb`
-            is met, "RimMatched" (GPU) that all firmware is as NVIDIA published it; "Unchecked"
-            means neither was asked for or given.
+            "SWHardeningNeeded", "OutOfDate" and so on; "MinimumMet" (SEV-SNP) means that its
+            `min_tcb` is met, "RimMatched" (GPU) that all firmware is as NVIDIA published it;
+            "Unchecked" means neither was asked for or given. "Revoked" cannot be accepted.
         advisories: security advisories that may apply; others are refused. "any" accepts all
             that come with an accepted status.
         platforms: accepted machines (PPID, chip id, GPU serial), or "any".
-        min_tcb: smallest accepted firmware versions by name (SEV-SNP: "fmc", "bootloader", "tee",
-            "snp", "microcode"; SGX and TDX: "evaluation", the TCB evaluation data number).
-        allow: properties of the machine that are refused unless named here.
-        max_vmpl: highest accepted privilege level number of an SEV-SNP guest (0 is the most
-            privileged; a guest below a paravisor has a higher one).
+        min_tcb_evaluation: smallest accepted TCB evaluation data number of Intel's collateral.
+        td_modules: accepted TDX modules (MRSEAM), or "any" that Intel's collateral accepts.
+        min_firmware: smallest accepted versions of a GPU's driver and VBIOS. NVIDIA's manifests of
+            old ones stay valid, so both are needed where `measurements` is "any".
+        allow: properties of machine or guest that are refused unless named here.
+        snp: what only SEV-SNP has; needed there.
     """
 
     measurements: tuple[Hex, ...] | Any
     signers: tuple[Hex, ...] | Any = "any"
     min_svn: int = Field(default=0, ge=0, lt=2**32)
-    tcb_statuses: tuple[str, ...] = ("UpToDate", "MinimumMet", "RimMatched")
+    product_ids: tuple[Annotated[int, Field(ge=0, lt=2**16)], ...] | Any = "any"
+    tcb_statuses: tuple[Annotated[str, AfterValidator(_known_status)], ...] = (
+        "UpToDate",
+        "MinimumMet",
+        "RimMatched",
+    )
     advisories: tuple[str, ...] | Any = ()
     platforms: tuple[Hex, ...] | Any = "any"
-    min_tcb: Mapping[TcbPart, int] = Field(default_factory=dict)
+    min_tcb_evaluation: int = Field(default=0, ge=0, lt=2**32)
+    td_modules: tuple[Hex, ...] | Any = "any"
+    min_firmware: Mapping[
+        Firmware,
+        Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,4}(\.[0-9a-f]{1,4}){0,7}$")],
+    ] = Field(default_factory=dict)
     allow: tuple[Feature, ...] = ()
-    max_vmpl: int = Field(default=0, ge=0, le=3)
+    snp: SnpPolicy | None = None
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.min_svn and self.signers == "any":
+            raise ValueError(
+                "min_svn says nothing without signers: whoever signs code chooses its version"
+            )
+        for name, version in self.min_firmware.items():
+            if not _numbers(name, version):
+                raise ValueError(f"min_firmware: {version} is no version of a {name}")
+        return self
 
     def check(self, claims: Claims) -> None:
         """Hold verified claims against this policy.
@@ -90,51 +133,117 @@ class KindPolicy(_Strict):
         Raises:
             AttestationError: the subclass that names the first thing found wrong.
         """
+        for fault in self.faults(claims):
+            raise fault
+
+    def faults(self, claims: Claims) -> Iterator[AttestationError]:
+        """Everything in verified claims that is not accepted."""
         if claims.debug:
-            raise DebugEnclaveError(f"the {claims.kind} enclave runs in debug mode")
-        _check_listed(claims.measurement, self.measurements, claims.kind)
-        if self.signers != "any" and claims.signer not in self.signers:
-            raise UnknownSignerError(
-                f"the {claims.kind} enclave is signed by {claims.signer or 'nobody'}, "
-                "which the policy does not name"
-            )
-        if claims.svn < self.min_svn:
-            raise SvnTooLowError(
-                f"security version {claims.svn} of the {claims.kind} enclave is below "
-                f"{self.min_svn}"
-            )
-        if claims.tcb_status not in self.tcb_statuses:
-            raise TcbOutOfDateError(
-                f"the {claims.kind} platform is {claims.tcb_status}; accepted: "
-                f"{', '.join(self.tcb_statuses) or 'nothing'}",
-                hint="have its operator update firmware and microcode",
-            )
-        unaccepted = [a for a in claims.advisories if a not in self.advisories]
-        if self.advisories != "any" and unaccepted:
-            raise AdvisoryError(
-                f"advisories that the policy does not accept: {', '.join(unaccepted)}"
-            )
+            yield DebugEnclaveError(f"the {claims.kind} enclave runs in debug mode")
+        yield from self._code(claims)
+        yield from self._firmware(claims)
         refused = [f for f in claims.features if f not in self.allow]
         if refused:
-            raise PlatformNotAllowedError(
+            yield PlatformNotAllowedError(
                 f"the {claims.kind} machine has {', '.join(refused)}, which the policy does not "
                 "allow",
                 hint=f'to accept it: "allow": {json.dumps(refused)} in the policy of {claims.kind}',
             )
         if self.platforms != "any" and claims.platform not in self.platforms:
-            raise PlatformNotAllowedError(
+            yield PlatformNotAllowedError(
                 f"machine {claims.platform or '(unnamed)'} is not on the policy's list"
             )
 
+    def status(self, claims: Claims) -> str:
+        """The verdict on firmware; of SEV-SNP it depends on what the policy asks for."""
+        return self.snp.status(claims.snp) if self.snp and claims.snp else claims.tcb_status
 
-def _check_listed(measurement: str, allowed: tuple[str, ...] | Any, kind: Kind) -> None:
-    if allowed != "any" and measurement not in allowed:
-        raise UnknownMeasurementError(
-            f"the {kind} enclave runs code {measurement}, which the policy does not name",
-            hint="both sides must run the same release of sealtune"
-            if kind is Kind.SIMULATED
-            else "",
-        )
+    def _code(self, claims: Claims) -> Iterator[AttestationError]:
+        if self.measurements != "any" and claims.measurement not in self.measurements:
+            yield UnknownMeasurementError(
+                f"the {claims.kind} enclave runs code {claims.measurement}, which the policy does "
+                "not name",
+                hint="both sides must run the same release of sealtune"
+                if claims.kind is Kind.SIMULATED
+                else "",
+            )
+        if self.signers != "any" and claims.signer not in self.signers:
+            yield UnknownSignerError(
+                f"the {claims.kind} enclave is signed by {claims.signer or 'nobody'}, "
+                "which the policy does not name"
+            )
+        if self.product_ids != "any" and claims.product_id not in self.product_ids:
+            yield UnknownSignerError(
+                f"the {claims.kind} enclave is product {claims.product_id} of its signer, which "
+                "the policy does not name"
+            )
+        if claims.svn < self.min_svn:
+            yield SvnTooLowError(
+                f"security version {claims.svn} of the {claims.kind} enclave is below "
+                f"{self.min_svn}"
+            )
+
+    def _firmware(self, claims: Claims) -> Iterator[AttestationError]:
+        if claims.snp is not None and self.snp is not None:
+            yield from self.snp.faults(claims.snp, id_key_pinned=self.signers != "any")
+        status = self.status(claims)
+        if status not in self.tcb_statuses or status == REVOKED:
+            yield TcbOutOfDateError(
+                f"the {claims.kind} platform is {status}; accepted: "
+                f"{', '.join(self.tcb_statuses) or 'nothing'}",
+                hint="have its operator update firmware and microcode",
+            )
+        unaccepted = [a for a in claims.advisories if a not in self.advisories]
+        if self.advisories != "any" and unaccepted:
+            yield AdvisoryError(
+                f"advisories that the policy does not accept: {', '.join(unaccepted)}"
+            )
+        if self.td_modules != "any" and claims.td_module not in self.td_modules:
+            yield TcbOutOfDateError(
+                f"the TDX module is {claims.td_module or 'not stated'}, which the policy does not "
+                "name"
+            )
+        for name, least in self.min_firmware.items():
+            version = claims.firmware.get(name, "")
+            if _numbers(name, version) < _numbers(name, least):
+                yield TcbOutOfDateError(
+                    f"{name} of the GPU has version {version or 'none'}, the policy asks for "
+                    f"{least}"
+                )
+
+    def misplaced(self, kind: Kind) -> Iterator[str]:
+        """What does not fit ``kind``: requirements that it cannot meet or that nothing enforces."""
+        has = _HAS[kind]
+        for name in sorted(set().union(*_HAS.values()) - has):
+            if getattr(self, name) != type(self).model_fields[name].get_default(
+                call_default_factory=True
+            ):
+                yield f"{name} has no meaning for {kind}"
+        if kind is Kind.SEV_SNP and self.snp is None:
+            yield 'sev-snp needs "snp" with min_tcb, the smallest firmware versions of each product'
+        if kind is Kind.SGX and self.min_svn and self.product_ids == "any":
+            yield "min_svn of sgx needs product_ids: each product of a signer counts for itself"
+        if kind is Kind.NVIDIA_GPU and self.measurements == "any" and len(self.min_firmware) < 2:
+            yield 'nvidia-gpu with measurements "any" needs min_firmware of driver and vbios'
+
+
+# Requirements that only some kinds have.
+_HAS: Mapping[Kind, frozenset[str]] = {
+    Kind.SGX: frozenset({"signers", "min_svn", "product_ids", "min_tcb_evaluation"}),
+    Kind.TDX: frozenset({"td_modules", "min_tcb_evaluation"}),
+    Kind.SEV_SNP: frozenset({"signers", "min_svn", "snp"}),
+    Kind.NVIDIA_GPU: frozenset({"min_firmware"}),
+    Kind.SIMULATED: frozenset({"signers", "min_svn"}),
+    Kind.PARTICIPANT: frozenset({"signers"}),
+}
+
+
+def _numbers(name: str, version: str) -> tuple[int, ...]:
+    """A version as numbers that compare; nothing where it is none."""
+    try:
+        return tuple(int(part, _VERSION[name]) for part in version.split("."))
+    except ValueError:
+        return ()
 
 
 class AppraisalPolicy(_Strict):
@@ -154,6 +263,13 @@ class AppraisalPolicy(_Strict):
     def _gpu_has_policy(self) -> Self:
         if self.gpu_required and Kind.NVIDIA_GPU not in self.kinds:
             raise ValueError('gpu_required needs a policy for "nvidia-gpu" in kinds')
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        wrong = [fault for kind, policy in self.kinds.items() for fault in policy.misplaced(kind)]
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     def for_kind(self, kind: Kind) -> KindPolicy:

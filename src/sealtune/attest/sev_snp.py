@@ -9,7 +9,7 @@ endorsements are PEM: the VCEK or VLEK, then AMD's intermediate (ASK or ASVK), t
 which must be one of those pinned here.
 
 AMD gives no verdict on a platform's firmware, so the policy states the smallest versions that are
-accepted (`min_tcb`); without them the status is "Unchecked".
+accepted (`sealtune.attest.snp_policy`).
 
 Trust domain: every enclave, and whoever appraises one.
 """
@@ -17,7 +17,7 @@ Trust domain: every enclave, and whoever appraises one.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,7 +26,8 @@ from cryptography import x509
 from sealtune.attest.certs import (
     common_name,
     extension,
-    load_pem_chain,
+    issued_chain,
+    load_pem_bundle,
     verify_chain,
     verify_p384,
 )
@@ -38,12 +39,21 @@ from sealtune.attest.errors import (
     MalformedEvidenceError,
     MissingCollateralError,
     OversizeEvidenceError,
-    TcbOutOfDateError,
     TrailingBytesError,
     WrongReportDataError,
 )
 from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
-from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+from sealtune.attest.policy import AppraisalPolicy
+from sealtune.attest.snp_state import (
+    TCB_PARTS,
+    GuestBit,
+    PlatformBit,
+    Product,
+    SnpState,
+    TcbPart,
+    guest_bits,
+    platform_bits,
+)
 
 # SHA-256 of the root certificates "ARK-Milan", "ARK-Genoa", "ARK-Turin" as AMD's KDS serves them.
 AMD_ROOTS = frozenset(
@@ -57,18 +67,11 @@ AMD_ROOTS = frozenset(
 REPORT_SIZE = 0x4A0
 SIGNED = 0x2A0
 OID = "1.3.6.1.4.1.3704.1"
-# Names of the parts of a TCB version, their byte in a report and their extension in a VCEK.
-PARTS = {"bootloader": (0, "3.1"), "tee": (1, "3.2"), "snp": (6, "3.3"), "microcode": (7, "3.8")}
-TURIN_PARTS = {
-    "fmc": (0, "3.9"),
-    "bootloader": (1, "3.1"),
-    "tee": (2, "3.2"),
-    "snp": (3, "3.3"),
-    "microcode": (7, "3.8"),
-}
-POLICY_RESERVED_ONE, POLICY_MIGRATE, POLICY_DEBUG = 1 << 17, 1 << 18, 1 << 19
-PLATFORM_SMT = 1 << 0
+# Where a report has which TCB version.
+TCB_AT = {"reported": 0x180, "current": 0x38, "committed": 0x1E0, "launch": 0x1F0}
 SIGNED_BY_VCEK, SIGNED_BY_VLEK = 0, 1
+SIGNING_KEYS = {SIGNED_BY_VCEK: "SEV-VCEK", SIGNED_BY_VLEK: "SEV-VLEK"}
+_FLAGS = 0x1F  # author key enabled, chip key masked, three bits of signing key
 _HEAD = struct.Struct("<IIQ16s16sIIQQI4s")  # version ... author key and signing key flags
 
 
@@ -80,8 +83,9 @@ class Report:
     version: int
     guest_svn: int
     policy: int
+    guest_policy: tuple[GuestBit, ...]
     vmpl: int
-    platform_info: int
+    platform: tuple[PlatformBit, ...]
     signing_key: int
 
     @property
@@ -95,14 +99,33 @@ class Report:
         return self.raw[0x90:0xC0]
 
     @property
-    def author_key_digest(self) -> bytes:
-        """Digest of the key that signed the guest's identity block, or zeros."""
-        return self.raw[0x110:0x140]
+    def host_data(self) -> bytes:
+        """32 bytes that the host gave at launch."""
+        return self.raw[0xC0:0xE0]
 
     @property
-    def reported_tcb(self) -> bytes:
-        """The TCB version that the signing key was derived for, 8 bytes."""
-        return self.raw[0x180:0x188]
+    def id_key_digest(self) -> bytes:
+        """Digest of the key that signed the guest's identity block, or zeros."""
+        return self.raw[0xE0:0x110]
+
+    @property
+    def author_key_digest(self) -> bytes:
+        """Digest of the key that certified the ID key, or zeros."""
+        return self.raw[0x110:0x140]
+
+    def tcb(self, which: str) -> bytes:
+        """A TCB version by its name in `TCB_AT`; the signing key was derived for the reported."""
+        return self.raw[TCB_AT[which] :][:8]
+
+    @property
+    def product(self) -> Product | None:
+        """What family and model of the processor say; a report of version 2 has none."""
+        family, model = self.raw[0x188], self.raw[0x189]
+        if self.version == 2 or family not in (0x19, 0x1A):
+            return None
+        if family == 0x1A:
+            return "Turin"
+        return "Milan" if model < 0x10 else "Genoa"
 
     @property
     def chip_id(self) -> bytes:
@@ -128,21 +151,22 @@ def parse_report(raw: bytes) -> Report:
         raise MalformedEvidenceError(f"SEV-SNP report version {version} is not 2 to 5")
     if algorithm != 1 or any(zero):
         raise MalformedEvidenceError("SEV-SNP report is not signed with ECDSA P-384")
-    if not policy & POLICY_RESERVED_ONE:
-        raise MalformedEvidenceError("SEV-SNP guest policy lacks a bit that must be one")
-    if policy & POLICY_DEBUG:
+    if flags & ~_FLAGS:
+        raise MalformedEvidenceError(f"SEV-SNP report has unknown flags {flags:#x}")
+    bits = guest_bits(policy)
+    if "debug" in bits:
         raise DebugEnclaveError("the SEV-SNP guest may be debugged by the host")
-    if policy & POLICY_MIGRATE:
+    if "migrate-ma" in bits:
         raise GuestPolicyError("the SEV-SNP guest may be migrated to another machine")
-    return Report(raw, version, svn, policy, vmpl, platform, flags >> 2 & 7)
+    return Report(raw, version, svn, policy, bits, vmpl, platform_bits(platform), flags >> 2 & 7)
 
 
 class SnpVerifier:
     """Appraises SEV-SNP reports.
 
     Args:
-        certificates: VCEK or VLEK, intermediate and root in PEM; left out, those that came with
-            the evidence are used.
+        certificates: VCEK or VLEK, intermediate and root in PEM, in any order; left out, those
+            that came with the evidence are used.
         roots: SHA-256 digests of accepted roots; AMD's unless a test brings its own.
     """
 
@@ -168,7 +192,7 @@ class SnpVerifier:
             )
         if len(pem) > MAX_PART:
             raise OversizeEvidenceError(f"certificates of {len(pem)} bytes, limit {MAX_PART}")
-        chain = load_pem_chain(pem, strict=False)
+        chain = _chain(report, load_pem_bundle(pem))
         verify_chain(chain, roots=self._roots, at=at, what="SEV-SNP")
         _check_key(report, chain)
         _check_signature(report, chain[0])
@@ -176,22 +200,41 @@ class SnpVerifier:
             raise WrongReportDataError(
                 "the SEV-SNP report was made for another nonce, job, role, key or GPU"
             )
-        claims = _claims(report, chain[0], kind_policy, at)
+        claims = _claims(report, chain[0], at)
+        claims = claims.model_copy(update={"tcb_status": kind_policy.status(claims)})
         kind_policy.check(claims)
         return claims
 
 
-def _check_key(report: Report, chain: list[x509.Certificate]) -> None:
-    """The certificate is of the key that the report says it was signed with."""
-    leaf = chain[0]
-    expected = {SIGNED_BY_VCEK: "SEV-VCEK", SIGNED_BY_VLEK: "SEV-VLEK"}.get(report.signing_key)
-    if expected is None or common_name(leaf) != expected or len(chain) != 3:
+def _chain(report: Report, bundle: list[x509.Certificate]) -> list[x509.Certificate]:
+    """The certificates of the key that the report says it was signed with, leaf first."""
+    name = SIGNING_KEYS.get(report.signing_key)
+    if name is None:
+        raise BadChainError(f"the report is signed by key {report.signing_key}, no VCEK or VLEK")
+    leaves = [certificate for certificate in bundle if common_name(certificate) == name]
+    if len(leaves) != 1:
+        names = ", ".join(common_name(certificate) or "unnamed" for certificate in bundle)
         raise BadChainError(
-            f"the report says it is signed by key {report.signing_key}, the chain is of "
-            f"{common_name(leaf) or 'something else'}"
+            f"the report is signed by a {name}; the certificates have {len(leaves)} of that name "
+            f"(given: {names})"
         )
-    for name, (byte, oid) in _parts(leaf).items():
-        if _spl(leaf, oid) != report.reported_tcb[byte]:
+    chain = issued_chain(leaves[0], bundle)
+    if len(chain) != 3:
+        raise BadChainError(
+            f"the {name} needs AMD's intermediate and root; {len(chain) - 1} fitting were given",
+            hint="give the cert_chain of its product, as AMD's KDS serves it, beside it",
+        )
+    return chain
+
+
+def _check_key(report: Report, chain: list[x509.Certificate]) -> None:
+    """The certificate is of the chip and TCB that the report names."""
+    leaf = chain[0]
+    if report.product not in (None, product(leaf)):
+        raise BadChainError(f"the certificate is of a {product(leaf)}, not a {report.product}")
+    reported = report.tcb("reported")
+    for name, (byte, oid) in TCB_PARTS[product(leaf)].items():
+        if _spl(leaf, oid) != reported[byte]:
             raise BadChainError(
                 f"{name} version of the certificate is not the one that the report states"
             )
@@ -211,15 +254,20 @@ def _check_signature(report: Report, leaf: x509.Certificate) -> None:
     verify_p384(leaf, r, s, report.raw[:SIGNED], "SEV-SNP")
 
 
-def _parts(leaf: x509.Certificate) -> dict[str, tuple[int, str]]:
-    return TURIN_PARTS if product(leaf).startswith("Turin") else PARTS
+def product(leaf: x509.Certificate) -> Product:
+    """The product of a VCEK or VLEK; its stepping, as in "Milan-B0", is left out."""
+    name = _text(leaf, "2", "AMD product").partition("-")[0]
+    for known in TCB_PARTS:
+        if name == known:
+            return known
+    raise BadChainError(f"the certificate is of an unknown AMD product {name!r}")
 
 
-def product(leaf: x509.Certificate) -> str:
-    """The product name in a VCEK or VLEK, such as "Milan-B0"."""
-    raw = extension(leaf, f"{OID}.2") or b""
-    if len(raw) < 2 or raw[0] != 0x16 or raw[1] != len(raw) - 2:  # IA5String
-        raise BadChainError("the certificate names no AMD product")
+def _text(leaf: x509.Certificate, oid: str, what: str) -> str:
+    """An extension that is a short IA5String."""
+    raw = extension(leaf, f"{OID}.{oid}") or b""
+    if len(raw) < 3 or raw[0] != 0x16 or raw[1] != len(raw) - 2 or raw[1] > 127:
+        raise BadChainError(f"the certificate names no {what}")
     return raw[2:].decode("ascii", "replace")
 
 
@@ -232,40 +280,53 @@ def _spl(leaf: x509.Certificate, oid: str) -> int:
     return value
 
 
-def _claims(report: Report, leaf: x509.Certificate, policy: KindPolicy, at: datetime) -> Claims:
-    if report.vmpl > policy.max_vmpl:
-        raise GuestPolicyError(
-            f"the report was asked for at VMPL {report.vmpl}; the policy accepts up to "
-            f"{policy.max_vmpl}"
-        )
-    tcb = {name: report.reported_tcb[byte] for name, (byte, _) in _parts(leaf).items()}
-    for name, least in policy.min_tcb.items():
-        if tcb.get(name, -1) < least:
-            raise TcbOutOfDateError(
-                f"{name} of the SEV-SNP platform has version {tcb.get(name, 'none')}, the policy "
-                f"asks for {least}",
-                hint="have its operator update firmware and microcode",
-            )
-    key = "VLEK" if report.signing_key == SIGNED_BY_VLEK else "VCEK"
+def _claims(report: Report, leaf: x509.Certificate, at: datetime) -> Claims:
+    by_vlek = report.signing_key == SIGNED_BY_VLEK
+    chip = product(leaf)
+    state = SnpState(
+        product=chip,
+        tcb={
+            which: {name: report.tcb(which)[byte] for name, (byte, _) in TCB_PARTS[chip].items()}
+            for which in TCB_AT
+        },
+        guest_policy=report.guest_policy,
+        platform=report.platform,
+        host_data=report.host_data.hex(),
+        author_key=_digest(report.author_key_digest),
+        vlek_provider=_text(leaf, "5", "cloud provider") if by_vlek else "",
+        vmpl=report.vmpl,
+    )
     return Claims(
         kind=Kind.SEV_SNP,
         confidential=True,
         measurement=report.measurement.hex(),
-        signer=report.author_key_digest.hex() if any(report.author_key_digest) else "",
+        signer=_digest(report.id_key_digest),
         svn=report.guest_svn,
-        tcb_status="MinimumMet" if policy.min_tcb else "Unchecked",
+        tcb_status="Unchecked",
         debug=False,
         report_data=report.report_data.hex(),
-        features=("smt",) if report.platform_info & PLATFORM_SMT else (),
-        platform=report.chip_id.hex() if any(report.chip_id) else "",
+        features=state.features,
+        platform=_digest(report.chip_id),
         verified_at=at,
+        snp=state,
         details={
-            "product": product(leaf),
-            "signed by": key,
+            "product": chip,
+            "signed by": f"VLEK of {state.vlek_provider}" if by_vlek else "VCEK",
             "VMPL": str(report.vmpl),
-            "reported TCB": ", ".join(f"{name} {value}" for name, value in tcb.items()),
-            "guest policy": f"{report.policy:#x}",
-            "host data": report.raw[0xC0:0xE0].hex(),
+            **{f"{which} TCB": _versions(parts) for which, parts in state.tcb.items()},
+            "guest policy": f"{report.policy:#x}: {', '.join(state.guest_policy) or '-'}",
+            "platform": ", ".join(state.platform) or "-",
+            "author key": state.author_key or "-",
+            "host data": state.host_data,
             "report version": str(report.version),
         },
     )
+
+
+def _digest(raw: bytes) -> str:
+    """Hex, or nothing where a field is all zeros."""
+    return raw.hex() if any(raw) else ""
+
+
+def _versions(parts: Mapping[TcbPart, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parts.items())

@@ -12,7 +12,7 @@ import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -202,27 +202,36 @@ def policy(
 ) -> None:
     """Print a strict policy of one kind, with every key, as a file to start from.
 
-    It accepts the code that `--from` states (for `simulated`: the code installed here), else none.
+    It accepts the code that `--from` states (for `simulated`: the code installed here), else none,
+    and firmware at least as new as stated there.
 
     Example: sealtune attest policy --kind tdx --from quote.bin > policy.json
     """
     measurements: tuple[str, ...] = ()
+    more: dict[str, Any] = {}
     if source is not None:
-        from sealtune.cli.attest_stated import stated
+        from sealtune.cli.attest_stated import minimums, stated
 
         measurements = tuple({v: "" for name, v in stated(source, kind) if name == "measurement"})
         if not measurements:
             raise AttestationError(f"{source} states no measurement that can be read")
+        more = minimums(source, kind)
         typer.secho(
             "the measurement is copied from the file: compare it with that of the code you built",
             fg="yellow",
             err=True,
         )
+        if kind is Kind.SEV_SNP and not more:
+            typer.secho(
+                "the report does not name its product: fill in min_tcb by hand",
+                fg="yellow",
+                err=True,
+            )
     elif kind is Kind.SIMULATED:
         from sealtune.attest.measure import own_measurement
 
         measurements = (own_measurement().hex(),)
-    typer.echo(strict_policy(kind, measurements).model_dump_json(indent=2))
+    typer.echo(strict_policy(kind, measurements, **more).model_dump_json(indent=2))
 
 
 # ---- arguments ----------------------------------------------------------------------------------

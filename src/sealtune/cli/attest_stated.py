@@ -8,14 +8,18 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 from sealtune.attest.certs import sha384
 from sealtune.attest.dcap import SGX_DEBUG, TD_UNTRUSTED, td_measurement, td_registers
 from sealtune.attest.evidence import MAX_EVIDENCE, Evidence, Kind
 from sealtune.attest.nvidia import MAX_GPUS, parse_report
 from sealtune.attest.quote import parse_quote
-from sealtune.attest.sev_snp import POLICY_DEBUG, REPORT_SIZE
+from sealtune.attest.sev_snp import REPORT_SIZE, TCB_AT
+from sealtune.attest.sev_snp import parse_report as parse_snp_report
 from sealtune.attest.simulated import BODY, DEBUG
+from sealtune.attest.snp_policy import SnpPolicy
+from sealtune.attest.snp_state import TCB_PARTS
 from sealtune.attest.verify import load_evidence
 from sealtune.errors import AttestationError
 
@@ -25,11 +29,37 @@ Rows = list[tuple[str, str]]
 def stated(file: Path, kind: Kind) -> Rows:
     """Rows of name and value; empty where the evidence cannot be read."""
     try:
-        with file.open("rb") as source:
-            evidence = load_evidence(source.read(MAX_EVIDENCE), kind)
-        return _READERS[kind](evidence)
+        return _READERS[kind](_load(file, kind))
     except (AttestationError, OSError, ValueError, KeyError, TypeError, IndexError):
         return []
+
+
+def minimums(file: Path, kind: Kind) -> dict[str, Any]:
+    """Firmware versions that evidence states, as the minima of a policy; not verified.
+
+    Empty where a kind has none, or where they cannot be told (a report of version 2 names no
+    product, whose layout decides what its versions mean).
+    """
+    evidence = _load(file, kind)
+    if kind is Kind.NVIDIA_GPU:
+        rows = _nvidia(evidence)
+        return {"min_firmware": {name.lower(): value for name, value in rows[1:3]}}
+    if kind is not Kind.SEV_SNP:
+        return {}
+    report = parse_snp_report(evidence.data)
+    chip = report.product
+    if chip is None:
+        return {}
+    least = {
+        name: min(report.tcb(which)[byte] for which in TCB_AT)
+        for name, (byte, _) in TCB_PARTS[chip].items()
+    }
+    return {"snp": SnpPolicy(min_tcb={chip: least})}
+
+
+def _load(file: Path, kind: Kind) -> Evidence:
+    with file.open("rb") as source:
+        return load_evidence(source.read(MAX_EVIDENCE), kind)
 
 
 def _intel(evidence: Evidence) -> Rows:
@@ -54,10 +84,10 @@ def _amd(evidence: Evidence) -> Rows:
     raw = evidence.data
     if len(raw) != REPORT_SIZE:
         return []
-    policy = int.from_bytes(raw[8:16], "little")
-    signer = raw[0x110:0x140] if any(raw[0x110:0x140]) else b""
+    debug = bool(raw[8 + 2] >> 3 & 1)  # bit 19 of the guest policy
+    signer = raw[0xE0:0x110] if any(raw[0xE0:0x110]) else b""
     svn = str(int.from_bytes(raw[4:8], "little"))
-    return _rows(raw[0x90:0xC0], signer, svn, bool(policy & POLICY_DEBUG), raw[0x50:0x90])
+    return _rows(raw[0x90:0xC0], signer, svn, debug, raw[0x50:0x90])
 
 
 def _nvidia(evidence: Evidence) -> Rows:

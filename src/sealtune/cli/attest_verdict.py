@@ -10,10 +10,12 @@ import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sealtune.attest.evidence import Claims, Kind
-from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+from sealtune.attest.policy import STATUSES, AppraisalPolicy, Feature, KindPolicy
+from sealtune.attest.snp_policy import SnpPolicy
+from sealtune.attest.snp_state import TCB_PARTS
 from sealtune.errors import AttestationError
 
 
@@ -62,36 +64,43 @@ def judge(
     return Verdict(kind, at, bound, refusal, claims)
 
 
-def strict_policy(kind: Kind, measurements: tuple[str, ...] = ()) -> AppraisalPolicy:
-    """Firmware up to date, no open advisory, and only the given code."""
+def strict_policy(kind: Kind, measurements: tuple[str, ...] = (), **more: Any) -> AppraisalPolicy:
+    """Firmware up to date, no open advisory, and only the given code.
+
+    Args:
+        kind: of evidence.
+        measurements: accepted code.
+        more: further settings of the kind's policy.
+    """
     statuses = {
         Kind.SEV_SNP: ("MinimumMet",),
         Kind.NVIDIA_GPU: ("RimMatched",),
         Kind.SIMULATED: ("Simulated",),
     }
-    accepted = KindPolicy(measurements=measurements, tcb_statuses=statuses.get(kind, ("UpToDate",)))
+    settings: dict[str, Any] = {"tcb_statuses": statuses.get(kind, ("UpToDate",))}
+    if kind is Kind.SEV_SNP:
+        settings["snp"] = SnpPolicy(min_tcb={})
+    accepted = KindPolicy(measurements=measurements, **(settings | more))
     return AppraisalPolicy(kinds={kind: accepted})
 
 
 def _accept_anything(kind: Kind) -> AppraisalPolicy:
     """Accepts whatever is genuine: to tell what is proved from what is stated, never to trust."""
-    intel = (
-        "UpToDate",
-        "SWHardeningNeeded",
-        "ConfigurationNeeded",
-        "ConfigurationAndSWHardeningNeeded",
-        "OutOfDate",
-        "OutOfDateConfigurationNeeded",
-        "TDRelaunchAdvised",
-        "TDRelaunchAdvisedConfigurationNeeded",
-        "Revoked",
-    )
+    settings: dict[str, Any] = {}
+    if kind is Kind.SEV_SNP:
+        settings["snp"] = SnpPolicy(
+            min_tcb={name: dict.fromkeys(parts, 0) for name, parts in TCB_PARTS.items()},
+            vlek_providers="any",
+            max_vmpl=3,
+        )
+    if kind is Kind.NVIDIA_GPU:
+        settings["min_firmware"] = {"driver": "0", "vbios": "0"}
     anything = KindPolicy(
         measurements="any",
-        tcb_statuses=(*intel, "MinimumMet", "RimMatched", "Unchecked", "Simulated"),
+        tcb_statuses=STATUSES,
         advisories="any",
-        allow=("smt", "dynamic-platform", "cached-keys"),
-        max_vmpl=3,
+        allow=get_args(Feature),
+        **settings,
     )
     return AppraisalPolicy(kinds={kind: anything})
 
@@ -151,39 +160,6 @@ def show(verdict: Verdict, file: Path, policy: AppraisalPolicy | None) -> None:
         console.print(Text(f"→ {_plain(verdict.refusal.hint)}", "cyan"))
 
 
-def differences(claims: Claims, policy: KindPolicy) -> list[str]:
-    """Everything in proved claims that a policy does not accept; a refusal names only the first."""
-    found = []
-    if policy.measurements != "any" and claims.measurement not in policy.measurements:
-        found.append("this code is not in measurements")
-    if policy.signers != "any" and claims.signer not in policy.signers:
-        found.append("its signer is not in signers")
-    if claims.svn < policy.min_svn:
-        found.append(f"security version {claims.svn} is below min_svn {policy.min_svn}")
-    if claims.tcb_status not in policy.tcb_statuses and not _met(claims, policy):
-        found.append(f"{claims.tcb_status} is not in tcb_statuses")
-    open_advisories = [a for a in claims.advisories if a not in policy.advisories]
-    if policy.advisories != "any" and open_advisories:
-        found.append(f"{', '.join(open_advisories)} not in advisories")
-    features = [f for f in claims.features if f not in policy.allow]
-    if features:
-        found.append(f"{', '.join(features)} not in allow")
-    if policy.platforms != "any" and claims.platform not in policy.platforms:
-        found.append("this machine is not in platforms")
-    if int(claims.details.get("VMPL", 0)) > policy.max_vmpl:
-        found.append(f"VMPL {claims.details['VMPL']} is above max_vmpl {policy.max_vmpl}")
-    return found
-
-
-def _met(claims: Claims, policy: KindPolicy) -> bool:
-    """With `min_tcb` in the policy, an SEV-SNP platform that meets it has another status."""
-    return (
-        claims.kind is Kind.SEV_SNP
-        and bool(policy.min_tcb)
-        and ("MinimumMet" in policy.tcb_statuses)
-    )
-
-
 def _notes(verdict: Verdict, policy: AppraisalPolicy | None, file: Path) -> list[str]:
     notes = []
     if verdict.claims and verdict.bound is None:
@@ -191,18 +167,16 @@ def _notes(verdict: Verdict, policy: AppraisalPolicy | None, file: Path) -> list
             "neither --nonce nor --report-data was given: this shows what ran somewhere at some "
             "time, and could be a copy"
         )
-    if verdict.claims and verdict.refusal and verdict.claims.tcb_status == "Unchecked":
-        needed = (
-            'AMD gives no verdict on firmware: state "min_tcb" in the policy'
-            if verdict.kind is Kind.SEV_SNP
-            else "no manifests were given, so firmware was compared with nothing: --collateral"
+    unchecked = verdict.claims and verdict.claims.tcb_status == "Unchecked"
+    if unchecked and verdict.refusal and verdict.kind is Kind.NVIDIA_GPU:
+        notes.append(
+            "no manifests were given, so firmware was compared with nothing: --collateral; or "
+            'accept the status "Unchecked"'
         )
-        notes.append(f'{needed}; or accept the status "Unchecked"')
     accepted = policy or strict_policy(verdict.kind)
     if verdict.claims and verdict.refusal and verdict.kind in accepted.kinds:
-        found = differences(verdict.claims, accepted.kinds[verdict.kind])
-        if found:
-            notes.append(f"not as the policy says: {'; '.join(found)}")
+        faults = accepted.kinds[verdict.kind].faults(verdict.claims)
+        notes += [f"not as the policy says: {fault.message}" for fault in faults]
     if policy is None and (verdict.claims or verdict.stated):
         source = shlex.quote(str(file))
         notes.append(

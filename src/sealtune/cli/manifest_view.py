@@ -116,9 +116,11 @@ def _evidence(policy: AppraisalPolicy, console: Console) -> None:
         ]
         if accepted.advisories:
             rows.append(("advisories", _listed(accepted.advisories, "ANY that come with it")))
-        if accepted.min_tcb:
-            least = ", ".join(f"{k} {v}" for k, v in accepted.min_tcb.items())
-            rows.append(("min TCB", least))
+        for product, parts in accepted.snp.min_tcb.items() if accepted.snp else ():
+            rows.append(("min TCB", f"{product} {', '.join(f'{k} {v}' for k, v in parts.items())}"))
+        if accepted.min_firmware:
+            least = ", ".join(f"{k} {v}" for k, v in accepted.min_firmware.items())
+            rows.append(("min firmware", least))
         if accepted.platforms != "any":
             rows.append(("machines", _listed(accepted.platforms, "")))
         if accepted.allow:
