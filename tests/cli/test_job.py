@@ -330,18 +330,25 @@ def test_an_appraisal_policy_that_is_none(folder: Path) -> None:
 
 SIMULATED = json.loads(simulated_policy().model_dump_json())["kinds"]["simulated"]
 TDX = {"measurements": ["ab" * 48]}
+OLDEST = {
+    "tcb_statuses": ["Unchecked"],
+    "min_firmware": {"driver": "550.90.07", "vbios": "96.00.9f.00.01"},
+}
 POLICIES = [
     ({"simulated": {**SIMULATED, "measurements": "any"}}, "simulated evidence of any code at all"),
     ({"tdx": {"measurements": "any"}}, "tdx evidence of any code at all"),
     (
-        {"tdx": TDX, "nvidia-gpu": {"measurements": "any", "tcb_statuses": ["Unchecked"]}},
+        {"tdx": TDX, "nvidia-gpu": {"measurements": "any", **OLDEST}},
         "nvidia-gpu evidence of any code at all",
     ),
     ({"simulated": SIMULATED, "tdx": TDX}, "simulated evidence beside tdx"),
     ({}, "no kind of evidence at all"),
     ({"simulated": {**SIMULATED, "measurements": ["ab" * 48]}}, "differ: simulated.measurements"),
     ({"simulated": {**SIMULATED, "signers": ["ab" * 32]}}, "differ: simulated.signers"),
-    ({"simulated": {**SIMULATED, "min_svn": 1}}, "differ: simulated.min_svn"),
+    (
+        {"simulated": {**SIMULATED, "min_svn": 1, "signers": ["ab" * 32]}},
+        "differ: simulated.signers, simulated.min_svn",
+    ),
     ({"tdx": TDX}, "differ: simulated, tdx"),
 ]
 
@@ -363,8 +370,8 @@ def test_evidence_that_was_meant_is_signed(folder: Path) -> None:
     rewrite(folder, appraisal=accepted)
     words = ("job", "verify", "job.manifest.json", "--policy", "policy.json")
     assert "ok  evidence: what is to be accepted" in ok(*words)
-    (folder / "policy.json").write_text(json.dumps({"kinds": {"tdx": {**TDX, "min_svn": 2}}}))
-    assert "these differ: tdx.min_svn" in run(*words).stderr
+    (folder / "policy.json").write_text(json.dumps({"kinds": {"tdx": {**TDX, "td_modules": []}}}))
+    assert "these differ: tdx.td_modules" in run(*words).stderr
 
 
 def test_other_code_is_not_signed(folder: Path) -> None:
