@@ -162,6 +162,23 @@ def _reassembled(kind: Kind, data: bytes, endorsements: bytes) -> Make:
     return make
 
 
+def _wrapped(data: bytes) -> Make:
+    """Evidence as clouds wrap it, damaged inside or outside of the wrapping."""
+
+    def make(draw: random.Random) -> bytes:
+        inner = data if draw.random() < 0.5 else raw(data)(draw)
+        text = draw.choice([base64.b64encode, base64.urlsafe_b64encode])(inner).decode()
+        name = draw.choice(["quote", "report", "tdQuote", "SnpReport"])
+        whole = {name: text, "auxBlob": text[:400], "VcekCertChain": text[:40]}
+        outer = draw.choice([whole, {"tdCcel": whole}, {"sevSnpAttestation": whole}, text])
+        wrapped = json.dumps(outer)
+        if draw.random() < 0.3:
+            return nasty_json(draw, wrapped).encode()
+        return raw(wrapped.encode())(draw) if draw.random() < 0.5 else wrapped.encode()
+
+    return make
+
+
 def _gpu(draw: random.Random, data: bytes) -> bytes:
     """GPU evidence whose report or chain is damaged inside its base64."""
     entries = json.loads(data)
@@ -229,7 +246,7 @@ def evidence_targets(folder: Path) -> list[Target]:
             Target(
                 f"{kind} evidence file",
                 from_file(folder, "evidence", partial(_read_file, kind=kind)),
-                either(raw(data, seed), raw(data.hex().encode())),
+                either(raw(data, seed), raw(data.hex().encode()), _wrapped(data)),
                 (data, seed),
                 1_500,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sealtune.cli import attest_needs
 from sealtune.cli.attest import challenge_data
 from sealtune.cli.attest_needs import needs
 from sealtune.cli.main import app
+from tests.attest import amd
 from tests.attest.public import ROOT, SERVER, needs_fixtures
 from tests.attest.public import policy as appraisal
 
@@ -122,7 +124,7 @@ def test_accepted(
         (MILAN, "2025-01-01", {"snp": {"min_tcb": {}}}, 78, "(min_tcb) for Milan"),
         (GPU, "2025-01-01", {}, 78, "--collateral"),
         (("go-tdx-guest/tdx_prod_quote_SPR_E4.dat", "tdx"), "2025-01-01", {}, 71, "39 bytes"),
-        (("trustee/nvidia/verifier_device_root.pem", "nvidia-gpu"), "2025-01-01", {}, 70, "JSON"),
+        (("trustee/nvidia/verifier_device_root.pem", "nvidia-gpu"), "2025-01-01", {}, 70, "PEM"),
     ],
 )
 def test_refused_with_the_exit_code_of_the_reason(
@@ -197,6 +199,39 @@ def test_collect_policy_verify(tmp_path: Path) -> None:
     result = run(*words, "--nonce", "cd" * 32)
     assert result.exit_code == 84
     assert run("verify", evidence, "--kind", "tdx").exit_code == 70
+
+
+def test_evidence_in_text_and_what_only_looks_like_it(tmp_path: Path) -> None:
+    evidence, policy = tmp_path / "evidence.bin", tmp_path / "policy.json"
+    collect(evidence)
+    raw = evidence.read_bytes()
+    policy.write_text(run("policy", "--kind", "simulated").stdout)
+    words = ["verify", evidence, "--kind", "simulated", "--policy", policy, "--nonce", NONCE]
+    for text in (base64.encodebytes(raw), b"0x" + raw.hex().encode(), base64.b64encode(raw)):
+        evidence.write_bytes(text)
+        assert run(*words).exit_code == 0
+    evidence.write_text(json.dumps({"report": "HCLA", "tpm_quote": {"pcrs": []}}))
+    for kind in ("sev-snp", "tdx"):
+        result = run("verify", evidence, "--kind", kind)
+        assert result.exit_code == 70
+        assert "REFUSED: this is Azure's vTPM evidence" in result.output
+
+
+def test_policy_of_sev_snp_from_a_report_asks_for_the_firmware_it_states(tmp_path: Path) -> None:
+    key, _ = amd.certificate()
+    older = bytes((3, 0, 0, 0, 0, 0, 7, 0x73))
+    path = tmp_path / "report"
+    path.write_bytes(amd.report(key, version=3, cpuid=b"\x19\x01\x01", launch=older))
+    made = run("policy", "--kind", "sev-snp", "--from", path)
+    assert made.exit_code == 0
+    accepted = json.loads(made.stdout)["kinds"]["sev-snp"]
+    assert accepted["measurements"] == [amd.MEASUREMENT.hex()]
+    least = {"bootloader": 3, "tee": 0, "snp": 7, "microcode": 115}
+    assert accepted["snp"]["min_tcb"] == {"Milan": least}
+    path.write_bytes(amd.report(key))
+    made = run("policy", "--kind", "sev-snp", "--from", path)
+    assert "fill in min_tcb by hand" in made.stderr
+    assert json.loads(made.stdout)["kinds"]["sev-snp"]["snp"]["min_tcb"] == {}
 
 
 def test_json(tmp_path: Path) -> None:

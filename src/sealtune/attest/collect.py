@@ -20,8 +20,6 @@ import importlib
 import json
 import os
 import secrets
-import struct
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +27,11 @@ from sealtune.attest.errors import AttesterUnavailableError
 from sealtune.attest.evidence import MAX_PART, NONCE_SIZE, REPORT_DATA_SIZE, Evidence, Kind
 from sealtune.attest.quote import trim_padding
 from sealtune.attest.sev_snp import REPORT_SIZE
+from sealtune.attest.snp_certificates import from_table
 
 GRAMINE = Path("/dev/attestation")
 TSM = Path("/sys/kernel/config/tsm/report")
 _PROVIDERS = {"tdx_guest": Kind.TDX, "sev_guest": Kind.SEV_SNP}
-# Certificates that a host may hand over with a report (GHCB specification, 56421), leaf first.
-_CERTIFICATES = (
-    "63da758d-e664-4564-adc5-f4b93be8accd",  # VCEK
-    "a8074bc2-a25a-483e-aae6-39c045a0b8a1",  # VLEK
-    "4ab7b379-bbac-4fe4-a02f-05aef327c782",  # ASK (or ASVK)
-    "c0b406a4-a803-4952-9743-3fb6014cd0ae",  # ARK
-)
-_ENTRY = struct.Struct("<16sII")
 
 
 class GpuCollector:
@@ -219,7 +210,7 @@ class TsmAttester:
                 raise AttesterUnavailableError(
                     f"somebody else wrote to {entry} while a report was made"
                 )
-            sent = _certificates(self._auxiliary(entry)) if kind is Kind.SEV_SNP else b""
+            sent = from_table(self._auxiliary(entry)) if kind is Kind.SEV_SNP else b""
         except (OSError, ValueError) as error:
             raise _unavailable("the kernel gave no report", error) from error
         finally:
@@ -259,27 +250,6 @@ class TsmAttester:
             return self._files.read(entry / "auxblob")
         except OSError:
             return b""  # the host keeps no certificates; the verifier must have them
-
-
-def _certificates(table: bytes) -> bytes:
-    """The host's certificate table as PEM, leaf first; nothing where it is incomplete."""
-    found: dict[str, bytes] = {}
-    for at in range(0, len(table) - _ENTRY.size + 1, _ENTRY.size):
-        name, offset, size = _ENTRY.unpack_from(table, at)
-        if not any(name):
-            break
-        if offset + size > len(table):
-            return b""
-        found[str(uuid.UUID(bytes_le=name))] = table[offset : offset + size]
-    ders = [found[name] for name in _CERTIFICATES if name in found]
-    return b"".join(_pem(der) for der in ders) if len(ders) == 3 else b""
-
-
-def _pem(der: bytes) -> bytes:
-    text = base64.b64encode(der)
-    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-    head, foot = (b"-----" + word + b" CERTIFICATE-----" for word in (b"BEGIN", b"END"))
-    return b"\n".join([head, *lines, foot, b""])
 
 
 def _check_report_data(report_data: bytes) -> None:

@@ -10,8 +10,6 @@ Trust domain: every enclave, and whoever appraises one.
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +37,8 @@ from sealtune.attest.policy import AppraisalPolicy
 from sealtune.attest.quote import parse_quote, trim_padding
 from sealtune.attest.sev_snp import SnpVerifier, parse_report
 from sealtune.attest.simulated import BODY, SimulatedVerifier
+from sealtune.attest.snp_certificates import from_file
+from sealtune.attest.wrapping import unwrap
 from sealtune.errors import ConfigError, Problem
 
 
@@ -47,7 +47,7 @@ class Appraiser:
 
     Args:
         collateral: vendor data by kind, used instead of what comes with evidence: Intel's JSON for
-            SGX and TDX; certificates (PEM or DER, leaf first) for SEV-SNP; manifests for GPUs.
+            SGX and TDX; certificates (PEM or DER) for SEV-SNP; manifests for GPUs.
         simulated_keys: development keys that count; default: the one of this machine and user.
     """
 
@@ -75,7 +75,7 @@ class Appraiser:
                 raise MissingCollateralError(f"{kind} takes one file of collateral")
             return DcapVerifier(kind, given[0] if given else None)
         if kind is Kind.SEV_SNP:
-            return SnpVerifier(b"".join(_as_pem(raw) for raw in given) or None)
+            return SnpVerifier(b"".join(from_file(raw) for raw in given) or None)
         if kind is Kind.NVIDIA_GPU:
             return NvidiaVerifier(given)
         if kind is Kind.PARTICIPANT:
@@ -137,8 +137,9 @@ def appraise(
     """Appraise evidence in a file.
 
     Args:
-        evidence_file: sealtune's own format, a raw quote or report, or such in hex; for GPUs
-            NVIDIA's JSON. Zero bytes after an SGX or TDX quote are taken for padding.
+        evidence_file: sealtune's own format, a raw quote or report, or such in one of the wrappings
+            of `sealtune.attest.wrapping`; for GPUs NVIDIA's JSON. Zero bytes after an SGX or TDX
+            quote are taken for padding.
         kind: what it is said to be.
         collateral: vendor data for that kind; empty: what is inside the evidence.
         policy: what is accepted.
@@ -169,11 +170,12 @@ def load_evidence(raw: bytes, kind: Kind) -> Evidence:
         if evidence.kind is not kind:
             raise MalformedEvidenceError(f"the file holds {evidence.kind} evidence, not {kind}")
         return evidence
-    if re.fullmatch(rb"\s*(?:[0-9a-fA-F]{2}\s*)+", raw):
-        raw = bytes.fromhex(raw.decode("ascii"))
+    data, sent = unwrap(raw, kind)
+    if data.startswith(MAGIC):
+        return load_evidence(data, kind)
     if kind in (Kind.SGX, Kind.TDX):
-        raw = trim_padding(raw)
-    return Evidence(kind, raw)
+        data = trim_padding(data)
+    return Evidence(kind, data, sent)
 
 
 def stated_report_data(evidence: Evidence) -> bytes:
@@ -255,11 +257,3 @@ def _read(path: Path, limit: int) -> bytes:
     if len(raw) > limit:
         raise OversizeEvidenceError(f"{path} has more than {limit} bytes")
     return raw
-
-
-def _as_pem(raw: bytes) -> bytes:
-    """A certificate file in PEM, whichever form it has."""
-    if raw.lstrip().startswith(b"-----BEGIN"):
-        return raw.rstrip() + b"\n"
-    head, foot = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n"
-    return head + base64.encodebytes(raw) + foot

@@ -85,8 +85,8 @@ def verify(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Vendor data, once for each file. SGX, TDX: Intel's JSON. SEV-SNP: certificates, "
-            "that of the chip first. GPU: manifests of driver and VBIOS.",
+            help="Vendor data, once for each file. SGX, TDX: Intel's JSON. SEV-SNP: certificates. "
+            "GPU: manifests of driver and VBIOS.",
         ),
     ] = None,
     at: Annotated[

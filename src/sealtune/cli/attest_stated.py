@@ -30,7 +30,7 @@ def stated(file: Path, kind: Kind) -> Rows:
     """Rows of name and value; empty where the evidence cannot be read."""
     try:
         return _READERS[kind](_load(file, kind))
-    except (AttestationError, OSError, ValueError, KeyError, TypeError, IndexError):
+    except (AttestationError, OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return []
 
 
