@@ -10,22 +10,10 @@ from hypothesis import strategies as st
 
 from sealtune.errors import RingBudgetError
 from sealtune.offload import ring
+from tests.offload.integers import multiply, random_codes, wrap
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 SHAPE = st.integers(1, 9)
-
-
-def wrap(value: int) -> int:
-    """Python integer to its int32 representative."""
-    return (value + 2**31) % 2**32 - 2**31
-
-
-def random_codes(rng: np.random.Generator, rows: int, cols: int) -> torch.Tensor:
-    values = rng.integers(-(2**31), 2**31, (rows, cols), dtype=np.int64)
-    edges = np.array([-(2**31), 2**31 - 1, -1, 0, 127, 128, -128, -129, 0x7F7F7F80])
-    where = rng.random((rows, cols)) < 0.3
-    values[where] = rng.choice(edges, where.sum())
-    return torch.from_numpy(values.astype(np.int32))
 
 
 @given(st.lists(INT32, min_size=1, max_size=50))
@@ -55,13 +43,8 @@ def test_product_equals_python_integers(
     rng = np.random.default_rng(seed)
     codes = random_codes(rng, rows, inner)
     weight = torch.from_numpy(rng.integers(-128, 128, (inner, cols), dtype=np.int8))
-    left, right = codes.tolist(), weight.tolist()
-    expected = [
-        [wrap(sum(left[t][k] * right[k][n] for k in range(inner))) for n in range(cols)]
-        for t in range(rows)
-    ]
     given_weight = weight.t().contiguous().t() if transposed else weight
-    assert ring.product(codes, given_weight).tolist() == expected
+    assert ring.product(codes, given_weight).tolist() == multiply(codes, weight)
 
 
 def test_product_is_exact_for_the_worst_case_of_real_layers() -> None:

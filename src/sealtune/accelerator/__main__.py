@@ -72,7 +72,7 @@ def main() -> int:
         )
         return error.exit_code
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    _emit(event="ready")
+    _emit(event="ready", arithmetic=server.engine.arithmetic)
     while not stop.wait(_REPORT_EVERY):
         _report(server)
     server.close()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.errors import AcceleratorLostError
-from sealtune.offload import ring
+from sealtune.offload import kernels, ring
 
 
 class Engine:
@@ -28,6 +28,12 @@ class Engine:
         groups: ``groups`` of the slice plan: dicts with ``name`` and ``members``.
         prefix: leading blocks to run in the plain, if the plan has any.
         device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        arithmetic: how this device multiplies exactly, see ``sealtune.offload.kernels``.
+
+    Raises:
+        OffloadError: it does not.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Engine:
         device: str = "cpu",
     ) -> None:
         self._device = torch.device(device)
+        self.arithmetic = kernels.arithmetic(self._device)
         self._prefix = prefix
         self._lock = threading.Lock()  # sites share the cores; taking turns is fastest
         self.calls = 0

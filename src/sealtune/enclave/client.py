@@ -41,6 +41,7 @@ def work(events: EventLines) -> None:
         owner=f"{resolved.job_id}/{site}",
         patience=_PATIENCE,
     ) as session:
+        events("products", arithmetic=session.arithmetic)
         worker = SiteTrainer(resolved, site, session, config.run_dir, events)
         program = SiteProgram(bytes.fromhex(resolved.job_id), site, trust, worker, events)
         spare = resolved.job.quorum < len(resolved.job.sites.names)

@@ -69,15 +69,6 @@ def check_product(x: Tensor, y: Tensor, weight: Tensor, *, bits: int, where: str
     checks = (bits + 1) // 2
     raw = bytearray(secrets.token_bytes(checks * rows))
     combination = torch.frombuffer(raw, dtype=torch.int8).view(checks, rows)
-    left = ring.product(_combine(combination, x), weight)
-    if not torch.equal(left, _combine(combination, y)):
+    left = ring.product(ring.combine(combination, x), weight)
+    if not torch.equal(left, ring.combine(combination, y)):
         raise IntegrityError(f"the accelerator's product for {where} is wrong", hint=_HINT)
-
-
-def _combine(combination: Tensor, codes: Tensor) -> Tensor:
-    """``combination @ codes`` mod 2^32: int8 [C, T] by int32 [T, K] -> int32 [C, K]."""
-    digits = ring.balance(codes).view(torch.int8)  # [T, 4 K], digits of one code side by side
-    sums = torch._int_mm(combination, digits)
-    return ring.recombine(
-        sums.view(combination.shape[0], codes.shape[1], ring.DIGITS).movedim(2, 0)
-    )

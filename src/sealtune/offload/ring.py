@@ -3,7 +3,8 @@
 A ring element is an int32 (two's complement). It is written as four signed base-256 digits
 ``m = d0 + 2^8 d1 + 2^16 d2 + 2^24 d3 (mod 2^32)``, ``d`` in [-128, 127], so that a product with an
 int8 weight matrix becomes one int8 GEMM over the four stacked digit planes, exact in int32 as long
-as ``K * 128 * 127 < 2^31`` (K < 132,000).
+as ``K * 128 * 128 < 2^31`` (K < 131,072). Where the processor has no exact int8 product, the codes
+themselves are multiplied in float64 (see ``kernels``).
 
 Trust domain: none of its own; the enclave (pads, checks) and the accelerator (products) both use
 it, on values that the accelerator may see or that never leave the enclave.
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from sealtune.errors import RingBudgetError
+from sealtune.offload import kernels
 
 DIGITS = 4
-MAX_INNER = (2**31 - 1) // (128 * 127)  # largest K for which a digit plane's product is exact
+MAX_INNER = (2**31 - 1) // (128 * 128)  # largest K for which a digit plane's product is exact
 
 # 0x80808080: adding it carries every digit above 127 into the next one, xor takes it off again.
 _CARRY = -0x7F7F7F80
@@ -75,6 +77,7 @@ def product(codes: Tensor, weight: Tensor) -> Tensor:
 
     Raises:
         RingBudgetError: K is so large that an int32 accumulator could wrap.
+        OffloadError: this device multiplies integers inexactly.
     """
     rows, inner = codes.shape
     if inner > MAX_INNER:
@@ -82,26 +85,25 @@ def product(codes: Tensor, weight: Tensor) -> Tensor:
             f"inner dimension {inner} is more than {MAX_INNER}, so int8 products are not exact",
             hint="split the layer, or keep it in the enclave",
         )
-    cols = weight.shape[1]
-    planes = _int8_matmul(split_digits(codes), weight)
-    return recombine(planes.view(DIGITS, rows, cols))
+    if kernels.arithmetic(codes.device) == "float64":
+        return kernels.float64_matmul(codes, weight)
+    planes = kernels.int8_matmul(split_digits(codes), weight)
+    return recombine(planes.view(DIGITS, rows, weight.shape[1]))
 
 
-def _int8_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """int8 [M, K] @ int8 [K, N] -> int32 [M, N]."""
-    if left.is_cuda:
-        return _cuda_int8_matmul(left, right)
-    return torch._int_mm(left, right)
+def combine(combination: Tensor, codes: Tensor) -> Tensor:
+    """``combination @ codes`` mod 2^32, exactly: sums of token rows.
 
+    Args:
+        combination: int8 [C, T]; T at most ``MAX_INNER``.
+        codes: int32 [T, K], any values.
 
-def _cuda_int8_matmul(left: Tensor, right: Tensor) -> Tensor:
-    # cuBLAS wants M > 16 and K, N multiples of 8: pad with zeros, which change nothing.
-    rows, inner = left.shape
-    cols = right.shape[1]
-    pad_rows = max(17, rows) - rows
-    pad_inner, pad_cols = -inner % 8, -cols % 8
-    if pad_rows or pad_inner:
-        left = torch.nn.functional.pad(left, (0, pad_inner, 0, pad_rows))
-    if pad_inner or pad_cols:
-        right = torch.nn.functional.pad(right, (0, pad_cols, 0, pad_inner))
-    return torch._int_mm(left, right)[:rows, :cols].contiguous()
+    Returns:
+        int32 [C, K].
+    """
+    if kernels.arithmetic(codes.device) == "float64":
+        return kernels.float64_matmul(combination, codes)
+    rows, cols = codes.shape
+    digits = balance(codes).reshape(-1).view(torch.int8)  # digits of one code side by side
+    sums = kernels.int8_matmul(combination, digits.view(rows, cols * DIGITS))
+    return recombine(sums.view(combination.shape[0], cols, DIGITS).movedim(2, 0))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sealtune.errors import ModelError
 from sealtune.job.plan import SlicePlan
+from sealtune.offload import kernels
 from sealtune.offload.accelerator import Accelerator
 from sealtune.offload.frozen import load_frozen
 from sealtune.offload.masked import (
@@ -36,6 +37,13 @@ class OffloadSession:
         integrity_bits: a wrong product is missed with probability at most 2^-bits.
         owner: job and site, to separate pad key streams.
 
+    Attributes:
+        arithmetic: how this processor multiplies exactly, see ``kernels``.
+
+    Raises:
+        OffloadError: it does not.
+        ModelError: the int8 backbone is not the one in the plan.
+
     Usage::
 
         with OffloadSession.connect("unix:/run/a.sock", plan, integrity_bits=40, owner="x") as s:
@@ -47,6 +55,7 @@ class OffloadSession:
     def __init__(
         self, accelerator: Accelerator, plan: SlicePlan, *, integrity_bits: int, owner: str
     ) -> None:
+        self.arithmetic = kernels.arithmetic(torch.device("cpu"))
         self.plan = plan
         self.seconds: dict[str, float] = {"pads": 0.0, "accelerator": 0.0}
         self._accelerator = accelerator

@@ -1,0 +1,225 @@
+"""Exact products: each way against Python's integers, the proof, and what cuBLAS is given."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sealtune.errors import OffloadError
+from sealtune.offload import kernels, ring
+from tests.offload.integers import multiply, random_codes
+
+CPU = torch.device("cpu")
+NOT_SUPPORTED = "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul"
+
+
+@pytest.fixture(autouse=True)
+def _proven_anew() -> Iterator[None]:
+    kernels.arithmetic.cache_clear()
+    yield
+    kernels.arithmetic.cache_clear()
+
+
+def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """int8 product as AVX2 computes it: u8 x s8, neighbours added in 16 bits with saturation."""
+    a = left.to(torch.int64) + 128
+    b = right.to(torch.int64)
+    pairs = a[:, 0::2, None] * b[None, 0::2]
+    odd = a[:, 1::2, None] * b[None, 1::2]
+    pairs[:, : odd.shape[1]] += odd
+    sums = pairs.clamp(-(2**15), 2**15 - 1).sum(1) - 128 * b.sum(0)
+    return sums.to(torch.int32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_float64_products_equal_python_integers(
+    rows: int, inner: int, cols: int, seed: int, transposed: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = random_codes(rng, rows, inner)
+    weight = torch.from_numpy(rng.integers(-128, 128, (inner, cols), dtype=np.int8))
+    if transposed:
+        weight = weight.t().contiguous().t()
+    assert kernels.float64_matmul(codes, weight).tolist() == multiply(codes, weight)
+    # the other way round, as sums of rows are made
+    turned = kernels.float64_matmul(weight.t(), codes.t())
+    assert torch.equal(turned.t(), kernels.float64_matmul(codes, weight))
+
+
+@pytest.mark.parametrize("inner", [2**15, 2**15 + 1, ring.MAX_INNER])
+@pytest.mark.parametrize("code", [-(2**31), 2**31 - 1])
+@pytest.mark.parametrize("digit", [-128, 127])
+def test_float64_is_exact_at_its_very_edge(inner: int, code: int, digit: int) -> None:
+    codes = torch.full((2, inner), code, dtype=torch.int32)
+    codes[1, -1] = 1
+    weight = torch.full((inner, 3), digit, dtype=torch.int8)
+    assert kernels.float64_matmul(codes, weight)[:, 0].tolist() == [
+        row[0] for row in multiply(codes, weight[:, :1])
+    ]
+
+
+def test_blocks_of_columns_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_BLOCK", 100)
+    monkeypatch.setattr(kernels, "_FLOAT64_INNER", 20)
+    rng = np.random.default_rng(3)
+    codes = random_codes(rng, 3, 50)
+    weight = torch.from_numpy(rng.integers(-128, 128, (50, 17), dtype=np.int8))
+    assert kernels.float64_matmul(codes, weight).tolist() == multiply(codes, weight)
+
+
+def test_a_longer_weight_is_refused_by_either_way() -> None:
+    codes, weight = torch.ones((2, 8), dtype=torch.int32), torch.ones((10, 3), dtype=torch.int8)
+    with pytest.raises(ValueError, match="8 columns"):
+        kernels.float64_matmul(codes, weight)
+    with pytest.raises((ValueError, RuntimeError)):
+        ring.product(codes, weight)
+
+
+def test_products_that_saturate_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    codes = random_codes(np.random.default_rng(1), 5, 40)
+    weight = torch.full((40, 6), 127, dtype=torch.int8)
+    planes = ring.recombine(saturating(ring.split_digits(codes), weight).view(4, 5, 6))
+    assert planes.tolist() != multiply(codes, weight)
+    assert kernels.arithmetic(CPU) == "float64"
+    assert ring.product(codes, weight).tolist() == multiply(codes, weight)
+    sums = ring.combine(torch.full((3, 5), 127, dtype=torch.int8), codes)
+    assert sums.t().tolist() == multiply(codes.t(), torch.full((5, 3), 127, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("flaw", ["rows", "columns", "backward", "one sign"])
+def test_every_flaw_that_shows_somewhere_is_found(
+    monkeypatch: pytest.MonkeyPatch, flaw: str
+) -> None:
+    """A kernel that saturates for some shapes, one layout of the weight, or one sign only."""
+    true = torch._int_mm
+
+    def flawed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        hit = {
+            "rows": left.shape[0] > 100,
+            "columns": right.shape[1] % 2 == 1,
+            "backward": right.is_contiguous(),
+            "one sign": bool((left == -128).all() and (right == 127).all()),
+        }
+        found = true(left, right)
+        return found.clamp(-(2**20), 2**20) if hit[flaw] else found
+
+    monkeypatch.setattr(torch, "_int_mm", flawed)
+    assert kernels.arithmetic(CPU) == "float64"
+
+
+def test_a_processor_without_int8_products_uses_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not implemented")
+
+    monkeypatch.setattr(torch, "_int_mm", missing)
+    assert kernels.arithmetic(CPU) == "float64"
+
+
+def test_a_slow_int8_product_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = torch._int_mm
+
+    def slow(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.1)
+        return true(left, right)
+
+    monkeypatch.setattr(torch, "_int_mm", slow)
+    assert kernels.arithmetic(CPU) == "float64"
+
+
+def test_a_processor_that_is_exact_in_no_way_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left.float() @ right.float()).double().to(torch.int64).to(torch.int32)
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    monkeypatch.setattr(kernels, "float64_matmul", rounded)
+    with pytest.raises(OffloadError, match="does not multiply integers exactly"):
+        kernels.arithmetic(CPU)
+
+
+def as_cublas(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``torch._int_mm`` on CUDA, as far as what it refuses goes."""
+    rows, inner = left.shape
+    cols = right.shape[1]
+    if rows <= 16 or not inner or inner % 8 or not cols or cols % 8:
+        raise RuntimeError("self.size(0) needs to be greater than 16, sizes multiples of 8")
+    if not left.is_contiguous() or right.stride() != (1, inner):
+        raise RuntimeError(NOT_SUPPORTED)
+    if left.data_ptr() % 4 or right.data_ptr() % 4:
+        raise RuntimeError(NOT_SUPPORTED)
+    return (left.to(torch.int64) @ right.to(torch.int64)).to(torch.int32)
+
+
+CUDA_SHAPES = list(
+    itertools.product(
+        (1, 4, 16, 17, 20, 64), ((64, 64), (576, 960), (33, 7), (100, 36)), ("plain", "turned")
+    )
+)
+
+
+@pytest.mark.parametrize(("rows", "sizes", "layout"), CUDA_SHAPES)
+@pytest.mark.parametrize("view", [False, True])
+def test_cublas_gets_every_shape_in_the_form_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch, rows: int, sizes: tuple[int, int], layout: str, view: bool
+) -> None:
+    """No GPU is needed: the stand-in refuses what the library refuses."""
+    monkeypatch.setattr(torch, "_int_mm", as_cublas)
+    inner, cols = sizes
+    generator = torch.Generator().manual_seed(rows + inner)
+
+    def digits(*shape: int) -> torch.Tensor:
+        return torch.randint(-128, 128, shape, generator=generator).to(torch.int8)
+
+    left = digits(inner, rows).t() if view else digits(rows, inner)
+    right = digits(cols, inner).t() if layout == "turned" else digits(inner, cols)
+    found = kernels.cublas_matmul(left, right)
+    assert found.is_contiguous()
+    assert torch.equal(found, (left.to(torch.int64) @ right.to(torch.int64)).to(torch.int32))
+
+
+def test_a_shape_that_a_library_refuses_is_multiplied_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        if left.shape[0] == 12:
+            raise RuntimeError(NOT_SUPPORTED)
+        return true(left, right)
+
+    true = torch._int_mm
+    codes = random_codes(np.random.default_rng(1), 3, 40)
+    weight = torch.full((40, 6), -128, dtype=torch.int8)
+    monkeypatch.setattr(kernels, "arithmetic", lambda _device: "int8")
+    if kernels._is_exact(true, CPU, torch.int8):
+        monkeypatch.setattr(torch, "_int_mm", refuses)
+        assert ring.product(codes, weight).tolist() == multiply(codes, weight)
+    left = torch.full((12, 40), 127, dtype=torch.int8)
+    monkeypatch.setattr(torch, "_int_mm", refuses)
+    assert (kernels.int8_matmul(left, weight) == 40 * 127 * -128).all()
+
+
+def test_memory_that_ran_out_is_not_taken_for_a_missing_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "_int_mm", full)
+    digits = torch.ones((2, 2), dtype=torch.int8)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.int8_matmul(digits, digits)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.arithmetic(CPU)
