@@ -47,8 +47,8 @@ def _issue(
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
-        .subject_name(_name(name))
-        .issuer_name(_name(issuer))
+        .subject_name(common_name(name))
+        .issuer_name(common_name(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(START)
@@ -61,7 +61,8 @@ def _issue(
     return builder.sign(issuer_key, hashes.SHA384())
 
 
-def _name(text: str) -> x509.Name:
+def common_name(text: str) -> x509.Name:
+    """A subject or issuer of nothing but a common name."""
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
 

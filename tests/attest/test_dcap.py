@@ -17,6 +17,7 @@ from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
     DebugEnclaveError,
+    GuestPolicyError,
     MalformedEvidenceError,
     MissingCollateralError,
     OversizeEvidenceError,
@@ -193,7 +194,7 @@ def test_collateral_of_another_platform_or_kind() -> None:
         ("trustee/tdx/tdx_quote_6.dat", MissingCollateralError),  # other platform
         ("trustee/tdx/tdx_quote_5.dat", TcbOutOfDateError),  # same platform, older module
         ("dcap-qvl/quote-from-tappd.hex", TcbOutOfDateError),
-        ("trustee/az-tdx-vtpm/td-quote.bin", MissingCollateralError),
+        ("trustee/az-tdx-vtpm/td-quote.bin", GuestPolicyError),  # no SEPT_VE_DISABLE
         ("go-tdx-guest/cos-113-tdx-quote.dat", MissingCollateralError),
     ],
 )
@@ -211,11 +212,11 @@ def test_other_recorded_quotes(name: str, error: type[Exception]) -> None:
         )
 
 
-def test_quote_below_all_tcb_levels_with_its_own_collateral() -> None:
+def test_td_in_which_the_host_can_raise_exceptions() -> None:
     raw = read("go-tdx-guest/tdx_prod_quote_SPR_E4.dat")
     raw = raw[: len(raw) - 39]  # without the text that follows it
     collateral = read("go-tdx-guest/collateral_50806f000000_2023-07.json")
-    with pytest.raises(TcbOutOfDateError):
+    with pytest.raises(GuestPolicyError, match="SEPT_VE_DISABLE"):
         DcapVerifier(Kind.TDX, collateral).verify(
             Evidence(Kind.TDX, raw),
             report_data=parse_quote(raw).report_data,

@@ -56,6 +56,7 @@ _HUNDRED_YEARS = 100 * 365 * 24 * 3600
 # Words in messages of dcap-qvl 0.7, most specific first, and what they mean here.
 _REASONS: tuple[tuple[str, type[AttestationError]], ...] = (
     ("Debug mode", DebugEnclaveError),
+    ("MR service TD", GuestPolicyError),
     ("issue date is in the future", StaleCollateralError),
     ("xpired", StaleCollateralError),
     ("NotValidYet", StaleCollateralError),
@@ -169,6 +170,8 @@ def _check_attributes(quote: Quote) -> None:
     if quote.attributes & TD_MIGRATABLE:
         raise GuestPolicyError("the TD may be migrated to another machine")
     _refuse_unknown(quote.attributes & ~TD_KNOWN, "TD")
+    if not quote.attributes & TD_SEPT_VE_DISABLE:
+        raise GuestPolicyError("the host can raise exceptions in the TD (no SEPT_VE_DISABLE)")
     # MRSIGNERSEAM and SEAMATTRIBUTES
     if any(quote.field(64, 48)) or any(quote.field(112, 8)):
         raise PlatformNotAllowedError("the TDX module is not one of Intel's for production")
@@ -256,9 +259,6 @@ def _claims(quote: Quote, verified: dict[str, Any], at: datetime) -> Claims:
     details |= {name: value.hex() for name, value in registers.items()}
     module = quote.field(16, 48).hex()
     details |= {"TDX module": module, "attributes": f"{quote.attributes:#x}"}
-    if not quote.attributes & TD_SEPT_VE_DISABLE:
-        # The host can raise exceptions in the guest by taking memory away.
-        common["features"] += ("sept-ve",)
     return Claims(
         measurement=td_measurement(quote).hex(), td_module=module, details=details, **common
     )

@@ -41,7 +41,7 @@ from sealtune.attest.snp_policy import Any, Hex, SnpPolicy
 from sealtune.errors import AttestationError, MalformedManifestError
 from sealtune.job.printable import printable
 
-Feature = Literal["smt", "dynamic-platform", "cached-keys", "sept-ve", "cxl", "tio"]
+Feature = Literal["smt", "dynamic-platform", "cached-keys", "cxl", "tio"]
 INTEL_STATUSES = (
     "UpToDate",
     "SWHardeningNeeded",

@@ -1,4 +1,4 @@
-"""The layout of Intel DCAP quotes (SGX and TDX, versions 3 to 5), parsed strictly.
+"""The layout of Intel DCAP quotes (SGX version 3, TDX versions 4 and 5), parsed strictly.
 
 Source: Intel SGX ECDSA QuoteLib reference, Intel TDX DCAP quoting library API. Only the layout is
 known here; signatures and TCB are `sealtune.attest.dcap`'s business. Every length must add up and
@@ -25,7 +25,7 @@ MAX_QUOTE = 1 << 16  # bytes; a quote with its certificates has about 5,000
 HEADER = struct.Struct("<HHI4s16s20s")
 TEE_SGX, TEE_TDX = 0x00, 0x81
 SGX_BODY, TD10_BODY, TD15_BODY = 384, 584, 648
-_V5_BODIES = {1: (TEE_SGX, SGX_BODY), 2: (TEE_TDX, TD10_BODY), 3: (TEE_TDX, TD15_BODY)}
+_V5_BODIES = {2: TD10_BODY, 3: TD15_BODY}
 QE_REPORT, ECDSA = 384, 64
 CERT_QE_REPORT, CERT_PCK_CHAIN = 6, 5
 
@@ -118,12 +118,14 @@ def _parse(raw: bytes) -> Quote:
         raise MalformedEvidenceError(f"quote version {version} is not 3, 4 or 5")
     if key_type != 2:
         raise MalformedEvidenceError(f"attestation key type {key_type} is not ECDSA P-256")
-    if tee not in (TEE_SGX, TEE_TDX) or (version == 3 and tee != TEE_SGX):
+    if tee not in (TEE_SGX, TEE_TDX):
         raise MalformedEvidenceError(f"quote of an unknown TEE, type {tee:#x}")
+    if (version == 3) != (tee == TEE_SGX):
+        raise MalformedEvidenceError(f"quote of version {version} for TEE type {tee:#x}")
     size = SGX_BODY if tee == TEE_SGX else TD10_BODY
     if version == 5:
         body_type, announced = reader.number(2), reader.number(4)
-        if _V5_BODIES.get(body_type) != (tee, announced):
+        if _V5_BODIES.get(body_type) != announced:
             raise MalformedEvidenceError(f"quote body type {body_type} of {announced} bytes")
         size = announced
     body = reader.take(size)
