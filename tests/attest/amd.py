@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -107,11 +108,11 @@ def verify(
     *,
     at: str = "2025-06-01",
     report_data: bytes | None = None,
-    vendor: Authority = VENDOR,
+    roots: Collection[bytes] = frozenset(VENDOR.roots),
     **settings: Any,
 ) -> Claims:
     """Appraise under the made-up root; ``settings`` are of the policy."""
-    return SnpVerifier(roots=vendor.roots).verify(
+    return SnpVerifier(roots=roots).verify(
         Evidence(Kind.SEV_SNP, raw, chain),
         report_data=raw[0x50:0x90] if report_data is None else report_data,
         policy=policy(Kind.SEV_SNP, **{**ACCEPTING, **settings}),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.certs import load_pem_chain
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
@@ -26,10 +23,10 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.nvidia import NvidiaVerifier, parse_report, reported_nonce
-from sealtune.attest.rim import RIM_ROOTS, canonical, load_rim
-from sealtune.attest.rim import _parse as parse_xml
+from sealtune.attest.rim import RIM_ROOTS, load_rim
 from sealtune.errors import AttestationError
 from tests.attest.authority import Authority, sign_raw
+from tests.attest.gpu import VENDOR, sign_manifest
 from tests.attest.public import day, flips, needs_fixtures, policy, read
 
 ONE = "nvidia-attestation-sdk/hopper_evidence.json"
@@ -248,54 +245,6 @@ def test_manifests_of_another_version() -> None:
         verify(read(ONE), rims=rims, at="2024-06-01")
 
 
-VENDOR = Authority()
-SWID = (
-    '<SoftwareIdentity xmlns="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" '
-    'xmlns:h="http://www.w3.org/2001/04/xmlenc#sha384" name="GH100">'
-    '<Meta product="GH100" colloquialVersion="{version}"/><Payload>{entries}</Payload>'
-    "{signature}</SoftwareIdentity>"
-)
-SIGNATURE = (
-    '<ds:Signature xmlns:ds="http://www.w3.org/2000/09/xmldsig#"><ds:SignedInfo>'
-    '<ds:CanonicalizationMethod Algorithm="http://www.w3.org/2006/12/xml-c14n11"/>'
-    '<ds:SignatureMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"/>'
-    '<ds:Reference URI=""><ds:Transforms>'
-    '<ds:Transform Algorithm="http://www.w3.org/2000/09/xmldsig#enveloped-signature"/>'
-    '<ds:Transform Algorithm="http://www.w3.org/2006/12/xml-c14n11"/></ds:Transforms>'
-    '<ds:DigestMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#sha384"/>'
-    "<ds:DigestValue>{digest}</ds:DigestValue></ds:Reference></ds:SignedInfo>"
-    "<ds:SignatureValue>{value}</ds:SignatureValue><ds:KeyInfo><ds:X509Data>{chain}"
-    "</ds:X509Data></ds:KeyInfo></ds:Signature>"
-)
-
-
-def sign_manifest(version: str, values: dict[int, list[bytes]]) -> bytes:
-    """A manifest of the made-up vendor."""
-    entries = "".join(
-        f'<Resource index="{index}" active="True" alternatives="{len(digests)}" '
-        + " ".join(f'h:Hash{i}="{digest.hex()}"' for i, digest in enumerate(digests))
-        + "/>"
-        for index, digests in values.items()
-    )
-    key, chain = VENDOR.leaf("signer")
-    certificates = "".join(
-        f"<ds:X509Certificate>{base64.b64encode(der).decode()}</ds:X509Certificate>"
-        for der in (c.public_bytes(serialization.Encoding.DER) for c in load_pem_chain(chain))
-    )
-    plain = SWID.format(version=version, entries=entries, signature="")
-    digest = hashlib.sha384(canonical(parse_xml(plain.encode()))).digest()
-    fields = {"digest": base64.b64encode(digest).decode(), "chain": certificates}
-    unsigned = SWID.format(
-        version=version, entries=entries, signature=SIGNATURE.format(value="", **fields)
-    )
-    signature = parse_xml(unsigned.encode()).children[-1]
-    r, s = sign_raw(key, canonical(signature.children[0]))  # type: ignore[union-attr,arg-type]
-    value = base64.b64encode(r.to_bytes(48, "big") + s.to_bytes(48, "big")).decode()
-    return SWID.format(
-        version=version, entries=entries, signature=SIGNATURE.format(value=value, **fields)
-    ).encode()
-
-
 @needs_fixtures
 def test_measurements_against_manifests() -> None:
     report = parse_report(base64.b64decode(json.loads(read(ONE))[0]["evidence"]))
@@ -318,43 +267,3 @@ def test_measurements_against_manifests() -> None:
     assert check({**driver, 35: [b"\1" * 48]}, vbios).tcb_status == "RimMatched"
     with pytest.raises(MissingCollateralError, match="VBIOS"):
         verify(read(ONE), rims=(sign_manifest("590.12", driver),), rim_roots=VENDOR.roots)
-
-
-def test_manifest_signatures_have_one_shape() -> None:
-    good = sign_manifest("1", {0: [b"\1" * 48]})
-    at = day("2025-01-01")
-    load_rim(good, roots=VENDOR.roots, at=at)
-    for old, new, error in (
-        (b'index="0"', b'index="1"', BadSignatureError),
-        (b'URI=""', b'URI="#x"', BadSignatureError),
-        (b"xml-c14n11", b"xml-c14n12", BadSignatureError),
-        (b"<ds:SignatureValue>", b"<ds:SignatureValue>AAAA", BadSignatureError),
-        (b"</SoftwareIdentity>", b"<x/></SoftwareIdentity>", BadSignatureError),
-        (b"</SoftwareIdentity>", b"<?x y?></SoftwareIdentity>", MalformedEvidenceError),
-        (b"<SoftwareIdentity", b"<!DOCTYPE x><SoftwareIdentity", MalformedEvidenceError),
-        (b'name="GH100"', b'name="GH100" xml:id="a"', MalformedEvidenceError),
-        (b"<Meta", b"<q:Meta", MalformedEvidenceError),
-        (b"</SoftwareIdentity>", b"", MalformedEvidenceError),
-    ):
-        with pytest.raises(error):
-            load_rim(good.replace(old, new, 1), roots=VENDOR.roots, at=at)
-    signature = good[good.index(b"<ds:Signature ") : good.index(b"</SoftwareIdentity>")]
-    with pytest.raises(MalformedEvidenceError, match="2 Signature"):
-        load_rim(good.replace(signature, signature * 2), roots=VENDOR.roots, at=at)
-    with pytest.raises(MalformedEvidenceError, match="nested"):
-        load_rim(b"<a>" * 50 + b"</a>" * 50, at=at)
-    with pytest.raises(OversizeEvidenceError):
-        load_rim(bytes((1 << 18) + 1), at=at)
-
-
-def test_canonical_form_by_hand() -> None:
-    """The parts of Canonical XML 1.1 that are left after the refusals."""
-    xml = (
-        b'<?xml version="1.0"?>\r\n<!-- c --><b:r z="&#9;" xmlns:b="urn:b" a=\'"&lt;&amp;\' '
-        b'xmlns="urn:d" b:c="1"><e/><f xmlns="urn:e" xmlns:b="urn:b">&lt;&gt;&amp;&#13;\r\n</f>'
-        b'<!-- c --><g xmlns=""/></b:r>'
-    )
-    assert canonical(parse_xml(xml)) == (
-        b'<b:r xmlns="urn:d" xmlns:b="urn:b" a="&quot;&lt;&amp;" z="&#x9;" b:c="1"><e></e>'
-        b'<f xmlns="urn:e">&lt;&gt;&amp;&#xD;\n</f><g xmlns=""></g></b:r>'
-    )

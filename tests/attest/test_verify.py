@@ -18,6 +18,7 @@ from sealtune.attest import (
     Kind,
     KindPolicy,
     SimulatedAttester,
+    Verifier,
     appraise,
     claims_table,
     load_policy,
@@ -158,8 +159,8 @@ def test_policy_file(tmp_path: Path) -> None:
 class Enclave:
     """Stands for a hardware verifier: no recorded quote was made over recorded GPU evidence."""
 
-    def __init__(self) -> None:
-        self.gpus = Appraiser()
+    def __init__(self, gpus: Verifier | None = None) -> None:
+        self.gpus = gpus or Appraiser()
 
     def verify(
         self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
