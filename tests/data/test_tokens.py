@@ -5,23 +5,29 @@ from __future__ import annotations
 import pytest
 
 from sealtune.data import Example, count_tokens
+from sealtune.data.tokens import text_ids
 from sealtune.errors import DataError
 
 
 class Words:
-    """A tokenizer whose tokens are words; it records the longest cut that was asked for."""
+    """A tokenizer whose tokens are words, between a start token and two that end the text."""
 
-    def __call__(
-        self, text: list[str], *, truncation: bool, max_length: int
-    ) -> dict[str, list[list[int]]]:
-        assert truncation
-        return {"input_ids": [[1] * min(len(t.split()), max_length) for t in text]}
+    def __call__(self, text: list[str], **_options: bool) -> dict[str, list[list[int]]]:
+        counts = [len(t.split()) for t in text]
+        return {
+            "input_ids": [[7] * bool(n) + [1] * n + [8, 9] for n in counts],
+            "special_tokens_mask": [[1] * bool(n) + [0] * n + [1, 1] for n in counts],
+        }
+
+
+def test_what_a_tokenizer_appends_is_left_out() -> None:
+    assert text_ids(Words(), ["one two", " "]) == [[7, 1, 1], []]
 
 
 def test_counts() -> None:
     texts = ["one", "one two three", "one two three four", "word " * 100_000]
-    counts = count_tokens([Example(t, 0, i) for i, t in enumerate(texts)], Words(), 3)
-    assert (counts.examples, counts.longest, counts.truncated) == (4, 3, 2)
+    counts = count_tokens([Example(t, 0, i) for i, t in enumerate(texts)], Words(), 4)
+    assert (counts.examples, counts.longest, counts.truncated) == (4, 4, 2)
     assert counts.warning("north", "train") == {
         "event": "warning",
         "what": "truncated",

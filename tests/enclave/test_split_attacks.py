@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,13 @@ from sealtune.frames import Frame
 from sealtune.job import ModelSpec, NetworkSpec, SplitSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import unpack
+from sealtune.model.answers import continue_text
 from sealtune.model.cut_chunk import layout_of
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_tokenizer
 from sealtune.owner.asking import ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
+from sealtune.owner.client import SplitClient
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import (
     KEYS,
@@ -43,7 +46,7 @@ from tests.enclave.split_flow import (
     make_split_job,
     resolve_split,
 )
-from tests.model.tiny import make_llama
+from tests.model.tiny import make_llama, make_tokenizer
 
 SPARE = NetworkSpec(min_sites=1)
 
@@ -466,7 +469,8 @@ def ask(federation: SplitFederation, asker: Any, site: str = "north") -> None:
         resolved, split_server_trust(resolved), state, layout, federation.emitter("server"),
         site=site,
     )  # fmt: skip
-    federation.sites[site]._worker = asker
+    if asker is not None:
+        federation.sites[site]._worker = asker
     federation.run(server)
 
 
@@ -514,6 +518,36 @@ def test_continuations_through_the_split(llama: Path, tmp_path: Path) -> None:
     asker = ContinueAsker(federation.resolved, maker, rows, tokens=5, end=tokenizer.eos_token_id)
     ask(federation, asker)
     assert asker.rows == expected
+
+
+def test_a_text_goes_on_alike_with_the_adapter_and_through_the_split(tmp_path: Path) -> None:
+    """Whatever the model's folder says about generating, and whatever its tokenizer appends."""
+    base = make_llama(tmp_path / "model", seed=3)
+    make_tokenizer(base, appends_end=True, types=True)
+    settings = {"repetition_penalty": 1.5, "do_sample": True, "temperature": 0.7, "top_p": 0.8}
+    settings |= {"eos_token_id": 5, "min_new_tokens": 3, "num_beams": 2, "no_repeat_ngram_size": 1}
+    (base / "generation_config.json").write_text(json.dumps(settings))
+    model = ModelSpec(path=str(base), task="causal-lm")
+    federation = make_split(make_split_job(tmp_path, base, model=model), tmp_path / "run")
+    federation.run(federation.server())
+    loaded = load_adapter(federation.run_dir / "sites" / "north" / "adapter")
+    texts = ["acute angina", "rash", "severe asthma with"]
+    client = SplitClient(federation.resolved, "north", KEYS["north"])
+
+    def carry(deliver: Callable[[bytes], bytes]) -> None:
+        federation.sites["north"].deliver = deliver  # type: ignore[method-assign]
+        ask(federation, None)
+
+    through = client.continue_texts(texts, carry, tokens=12)
+    assert through == [continue_text(loaded, text, tokens=12) for text in texts]
+    tokenizer = loaded.task.tokenizer
+    for text, found in zip(texts, through, strict=True):  # greedy, by hand, by peft alone
+        ids = tokenizer(text)["input_ids"][:-1]
+        start = len(ids)
+        while len(ids) < start + 12 and (len(ids) == start or ids[-1] != tokenizer.eos_token_id):
+            with torch.no_grad():
+                ids.append(int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert tokenizer.decode(ids[start:], skip_special_tokens=True) == found
 
 
 def test_long_questions_go_in_several_messages(

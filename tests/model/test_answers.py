@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from sealtune.job.spec import DataSpec, JobSpec, SitesSpec
 from sealtune.job.spec import Job as JobSettings
 from sealtune.model.answers import classify, continue_text, score_adapter
 from sealtune.model.export import load_adapter, save_adapter
+from sealtune.model.load import quiet
 from tests.model.test_export import fingerprint
 from tests.model.test_load import spec
 from tests.model.test_lora import adapted
@@ -97,6 +100,36 @@ def test_predict_prints_label_and_probability(adapter: Path) -> None:
     assert "itching rash" in result.stdout
 
 
+def test_a_line_ends_at_a_line_feed_and_nowhere_else(adapter: Path, tmp_path: Path) -> None:
+    lines = [
+        "acute angina\u2028of the left",
+        "chronic rash\x0cof the right",
+        "mild\x85cough",
+        "x\ry",
+    ]
+    text = "\n".join(lines) + "\n"
+    for content in (text, text.replace("\n", "\r\n"), "\ufeff" + text.rstrip("\n")):
+        (tmp_path / "texts.txt").write_bytes(content.encode())
+        said = command("predict", "--adapter", adapter, "--file", tmp_path / "texts.txt", "--json")
+        assert [json.loads(line)["text"] for line in said.stdout.splitlines()] == lines
+
+
+def test_a_merged_model_loads_with_the_lines_that_are_printed(
+    adapter: Path, tmp_path: Path
+) -> None:
+    said = command("merge", "--adapter", adapter, "--out", tmp_path / "merged")
+    assert said.exit_code == 0, said.output
+    code = "\n".join(line.strip() for line in said.stdout.splitlines() if line.startswith("  "))
+    found: dict[str, Any] = {}
+    with quiet():
+        exec(code, found)
+    texts = [t.text for t in make_texts(5, 1)]
+    task = load_adapter(adapter).task
+    shares = task.scores(found["model"].eval(), task.pad([task.encode(t) for t in texts]))
+    expected = classify(load_adapter(adapter), texts)
+    assert torch.allclose(shares.softmax(1), torch.tensor(expected), atol=1e-4)
+
+
 def test_predict_reads_lines_and_tables(adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("rash\n\ncough\n")
     (tmp_path / "texts.csv").write_text("text,other\nrash,1\ncough,2\n")
@@ -136,11 +169,17 @@ def test_a_language_model_continues(llama: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["predict", "--adapter", "{adapter}"], 2, "give one of the two"),
-        (["predict", "--text", "x"], 2, "--adapter, --run: give one of the two"),
+        (["predict", "--adapter", "{adapter}"], 2, "give one of the two: what is asked"),
+        (["predict", "--run", "{nothing}"], 2, "give one of the two: what is asked"),
+        (["predict", "--text", "x"], 2, "--adapter, --run: give one of the two: who answers"),
+        (
+            ["predict", "--adapter", "{adapter}", "--run", "{nothing}", "--text", "x"],
+            2,
+            "--adapter, --run: give one of the two, not both",
+        ),
         (["predict", "--adapter", "{adapter}", "--text", "x", "--site", "a"], 2, "--run only"),
         (["predict", "--adapter", "{adapter}", "--file", "{empty}"], 3, "holds no texts"),
-        (["predict", "--run", "{nothing}", "--text", "x"], 2, "cannot be read"),
+        (["predict", "--run", "{nothing}", "--text", "x"], 2, "is not a run's folder"),
         (["merge", "--adapter", "{adapter}", "--out", "{other}"], 9, "already there"),
         (["merge", "--adapter", "{nothing}", "--out", "{nothing}/m"], 4, "holds no sealtune.json"),
         (["predict", "--adapter", "{nothing}", "--text", "x"], 4, "holds no sealtune.json"),

@@ -49,9 +49,14 @@ def make_adapter(base: Path, folder: Path, task: str, tuning: TuningSpec) -> Pat
 )
 def test_the_answers_stay(llama: Path, tmp_path: Path, task: str, tuning: TuningSpec) -> None:
     adapter = make_adapter(llama, tmp_path / "adapter", task, tuning)
-    check = merge_adapter(adapter, tmp_path / "merged", say=silent)
-    assert check.agreement == 1.0
-    assert check.difference < 1e-4
+    done = merge_adapter(adapter, tmp_path / "merged", say=silent)
+    assert done.check.agreement == 1.0
+    assert done.check.difference < 1e-4
+    kinds = {
+        "classification": AutoModelForSequenceClassification,
+        "causal-lm": AutoModelForCausalLM,
+    }
+    assert done.loader == kinds[task].__name__
     loaded = load_adapter(adapter)
     batch = loaded.task.collate(make_texts(6, 4))
     kind: Any = AutoModelForSequenceClassification if task == "classification" else None

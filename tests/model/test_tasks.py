@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sealtune.model.batches import epoch_batches, sorted_batches, step_batches
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import Classification, LabelWords, Task, make_task
 from tests.model.test_load import spec
-from tests.model.tiny import LABELS, Text, make_texts
+from tests.model.tiny import LABELS, Text, make_texts, make_tokenizer
 
 
 def task_of(
@@ -143,6 +144,30 @@ def test_causal_lm_learns_the_end_token_although_it_is_the_pad_token(llama: Path
         outcome = task.outcome(model, batch)
     assert outcome.total == int((batch.lengths - 1).sum())
     assert outcome.loss_sum == pytest.approx(total, rel=1e-4)
+
+
+ENDING = ("classification", "label-words", "causal-lm")
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_tokenizer_that_appends_its_end_token_changes_nothing(
+    llama: Path, tmp_path: Path, name: str
+) -> None:
+    other = Path(shutil.copytree(llama, tmp_path / "model"))
+    make_tokenizer(other, appends_end=True, types=True)
+    end = load_tokenizer(spec(other)).eos_token_id
+    assert load_tokenizer(spec(other))("rash")["input_ids"][-1] == end  # so that this can fail
+    labels = LABELS if name != "causal-lm" else ()
+    usual, ending = (task_of(folder, name, labels=labels) for folder in (llama, other))
+    for text in ("rash", "acute angina of the left", "severe murmur " * 40):
+        ids = ending.encode(text)
+        assert ids == usual.encode(text)
+        assert ids.count(end) == (name == "causal-lm" and len(ids) < 32)
+
+
+def test_a_text_that_ends_in_the_end_token_ends_in_it_once(llama: Path) -> None:
+    task = task_of(llama, "causal-lm", labels=())
+    assert task.encode("rash<end>") == task.encode("rash")
 
 
 def test_an_epoch_holds_each_example_once() -> None:

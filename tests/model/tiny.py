@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -47,8 +47,15 @@ def make_texts(count: int, seed: int) -> list[Text]:
     return found
 
 
-def make_tokenizer(folder: Path, *, pad: str | None = "<end>") -> None:
-    """A byte-level BPE tokenizer over the words above; pad and end share an id, as in SmolLM2."""
+def make_tokenizer(
+    folder: Path, *, pad: str | None = "<end>", appends_end: bool = False, types: bool = False
+) -> None:
+    """A byte-level BPE tokenizer over the words above; pad and end share an id, as in SmolLM2.
+
+    Args:
+        appends_end: it puts its end token behind every text.
+        types: it gives token type ids, too.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -60,9 +67,15 @@ def make_tokenizer(folder: Path, *, pad: str | None = "<end>") -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*lines, *(f" {line}" for line in lines)] * 3, trainer)
+    if appends_end:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A <end>", special_tokens=[("<end>", 0)]
+        )
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", pad_token=pad
-    )
+        tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", pad_token=pad,
+        **({"model_input_names": inputs} if types else {}),
+    )  # fmt: skip
     wrapped.save_pretrained(folder)
 
 

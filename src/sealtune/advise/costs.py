@@ -151,7 +151,7 @@ def attention_flops(
 def head_flops(shape: Shape, *, backward: bool = False) -> float:
     """The head, for one token: ``2 D C`` forward, as much for its input, and for its weight.
 
-    ``label-words`` multiplies its words' rows at the last token alone: nothing to speak of.
+    ``label-words`` multiplies at the last token alone: nothing to speak of.
     """
     if not shape.head_trained and not shape.head_per_token:
         return 0.0

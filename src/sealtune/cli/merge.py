@@ -32,9 +32,11 @@ def merge(
     with console.status("starting") as status:
         from sealtune.model.merge import merge_adapter
 
-        check = merge_adapter(adapter, out, base=model, say=status.update)
+        done = merge_adapter(adapter, out, base=model, say=status.update)
     typer.echo(
-        f"wrote {out}: same answers in {check.agreement:.0%} of the probes, largest difference of "
-        f"two logits {check.difference:.1e} of their spread"
+        f"wrote {out}: same answers in {done.check.agreement:.0%} of the probes, largest "
+        f"difference of two logits {done.check.difference:.1e} of their spread"
     )
-    typer.echo(f"load it with: AutoModel….from_pretrained({str(out)!r})")
+    typer.echo("load it with:")
+    typer.echo(f"  from transformers import {done.loader}")
+    typer.echo(f"  model = {done.loader}.from_pretrained({str(out)!r})")

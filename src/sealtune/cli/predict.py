@@ -31,7 +31,7 @@ def predict(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", help="Texts: .txt with one a line, or a table with the template's columns."
+            "--file", help="Texts: .txt with one a line (blank lines do not count), or a table."
         ),
     ] = None,
     adapter: Annotated[
@@ -48,7 +48,11 @@ def predict(
     ] = None,
     site: Annotated[
         str | None,
-        typer.Option("--site", help="With --run: ask as this site [default: the job's first]."),
+        typer.Option(
+            "--site",
+            metavar="SITE",
+            help="With --run: ask as this site [default: the first that --key answers for].",
+        ),
     ] = None,
     key: Annotated[
         Path | None,
@@ -81,11 +85,15 @@ def predict(
     """
     from rich.console import Console
 
-    faults = {
-        "--text, --file": bool(text) == (file is not None),
-        "--adapter, --run": (adapter is None) == (run is None),
+    pairs = {
+        "--text, --file": (bool(text), file is not None, "what is asked"),
+        "--adapter, --run": (adapter is not None, run is not None, "who answers"),
     }
-    problems = [Problem(k, "give one of the two, not both") for k, bad in faults.items() if bad]
+    problems = [
+        Problem(k, "give one of the two, not both" if one else f"give one of the two: {what}")
+        for k, (one, other, what) in pairs.items()
+        if one == other
+    ]
     if run is None and (site is not None or key is not None):
         problems.append(Problem("--site, --key", "go with --run only"))
     if problems:
@@ -162,6 +170,10 @@ def _through_the_split(
     from sealtune.job.resolved import read_resolved
 
     resolved_file = run_dir / "job.resolved.json"
+    if not resolved_file.is_file():
+        raise ConfigError(
+            "--run", [Problem(str(run_dir), "is not a run's folder: it holds no job.resolved.json")]
+        )
     resolved = read_resolved(resolved_file)
     if resolved.job.job.method != "split":
         raise ConfigError(
@@ -170,6 +182,7 @@ def _through_the_split(
         )
     if model is not None:
         raise ConfigError("--model", [Problem(model, "goes with --adapter only")])
+    _warn_of_unfinished(run_dir)
     name, private = _who_asks(resolved, run_dir, site, key)
     texts = wanted.prompts(resolved.job.data.template)
     with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
@@ -185,6 +198,18 @@ def _through_the_split(
             return wanted.ranked(texts, resolved.labels, client.classify(texts, carry))
         longer = client.continue_texts(texts, carry, tokens=wanted.tokens)
         return [{"text": t, "continuation": c} for t, c in zip(texts, longer, strict=True)]
+
+
+def _warn_of_unfinished(run_dir: Path) -> None:
+    from sealtune.report import read_run
+
+    outcome = read_run(run_dir).last("end").get("outcome")
+    if outcome != "ok":
+        typer.echo(
+            f"note: the run in {run_dir} has not finished ({outcome or 'no end was recorded'}); "
+            "answers are those of its last trained round, if it has one",
+            err=True,
+        )
 
 
 def _who_asks(
@@ -228,14 +253,11 @@ def _render(texts: list[str], template: str) -> list[str]:
 
 def _from_file(path: Path, template: str) -> list[str]:
     from sealtune.data import read_rows
+    from sealtune.data.lines import read_lines
     from sealtune.data.template import Template
 
     if path.suffix.lower() == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {path} as UTF-8 text: {error}") from error
-        return _render([line for line in lines if line.strip()], template)
+        return _render([line for _, line in read_lines(path) if line.strip()], template)
     parsed = Template(template)
     rows = read_rows(path, parsed.columns)
     return [parsed.render(row, f"{path}, row {n}") for n, row in enumerate(rows, 1)]

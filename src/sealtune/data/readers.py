@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sealtune.data.lines import read_lines
 from sealtune.errors import DataError
 from sealtune.job.load import SUFFIXES, is_hub_data
 
@@ -81,35 +82,25 @@ def check_columns(where: str, columns: Sequence[str], available: Sequence[str]) 
 
 
 def _jsonl(path: Path, columns: list[str]) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            line = _decode(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, where)
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{where} is not JSON: {error.msg} at column {error.colno}",
-                    hint='each line must be one object, such as {"text": "...", "label": "..."}',
-                ) from error
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} holds JSON that is too deep or too large") from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{where} is a JSON {type(row).__name__}, not an object",
-                    hint='each line must be one object, such as {"text": "...", "label": "..."}',
-                )
-            check_columns(where, columns, list(row))
-            yield {name: row[name] for name in columns}
-
-
-def _decode(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text", hint="save the file as UTF-8") from error
+    for where, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where} is not JSON: {error.msg} at column {error.colno}",
+                hint='each line must be one object, such as {"text": "...", "label": "..."}',
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} holds JSON that is too deep or too large") from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{where} is a JSON {type(row).__name__}, not an object",
+                hint='each line must be one object, such as {"text": "...", "label": "..."}',
+            )
+        check_columns(where, columns, list(row))
+        yield {name: row[name] for name in columns}
 
 
 def _csv(path: Path, columns: list[str], delimiter: str) -> Iterator[Row]:

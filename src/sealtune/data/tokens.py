@@ -1,4 +1,4 @@
-"""Look at token counts before training: what will be cut is counted, what is empty is refused.
+"""Token ids of texts, and how many of them will be cut: counted before training.
 
 The cutting itself is in ``sealtune.model.tasks``.
 
@@ -20,9 +20,7 @@ BATCH = 512  # texts handed to the tokenizer at once
 class Tokenizer(Protocol):
     """What is used of a Hugging Face tokenizer."""
 
-    def __call__(
-        self, text: list[str], *, truncation: bool, max_length: int
-    ) -> Mapping[str, Any]: ...
+    def __call__(self, text: list[str], **options: bool) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,26 @@ class TokenCounts:
         }
 
 
+def text_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text as the tokenizer begins it, without what it would put behind it.
+
+    Some tokenizers append their end token. A text that is to be continued, or whose class is read
+    at its last word, must not end in it.
+    """
+    found = tokenizer(list(texts), truncation=False, verbose=False, return_special_tokens_mask=True)
+    return [
+        _without_end(ids, added)
+        for ids, added in zip(found["input_ids"], found["special_tokens_mask"], strict=True)
+    ]
+
+
+def _without_end(ids: list[int], added: Sequence[int]) -> list[int]:
+    count = len(ids)
+    while count and added[count - 1]:
+        count -= 1
+    return ids[:count]
+
+
 def count_tokens(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -> TokenCounts:
     """Count the tokens of ``examples``, keeping none of them.
 
@@ -62,11 +80,8 @@ def count_tokens(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: 
     longest = truncated = 0
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        # One token more than allowed tells "is cut" from "just fits".
-        found = tokenizer(
-            [example.text for example in batch], truncation=True, max_length=max_tokens + 1
-        )
-        for example, tokens in zip(batch, found["input_ids"], strict=True):
+        rows = text_ids(tokenizer, [example.text for example in batch])
+        for example, tokens in zip(batch, rows, strict=True):
             if not tokens:
                 raise DataError(
                     f"row {example.row} has no tokens", hint="fill its text in or delete it"

@@ -58,8 +58,7 @@ _TIME = r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$"
 Time = Annotated[str, StringConstraints(pattern=_TIME)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 MAX_ROWS = 2**29  # a float32 times a number of rows below this is exact in double precision
-TrainRows = Annotated[int, Field(ge=1, lt=MAX_ROWS)]  # they weigh a site's update
-TestRows = Annotated[int, Field(ge=0, lt=MAX_ROWS)]
+Rows = Annotated[int, Field(ge=0, lt=MAX_ROWS)]
 
 
 class _Strict(BaseModel):
@@ -84,9 +83,9 @@ class DataIdentity(_Strict):
     """A site's data: digests over its examples in order, as the enclave reads them."""
 
     train: Sha256
-    train_rows: TrainRows
+    train_rows: Rows
     test: Sha256
-    test_rows: TestRows
+    test_rows: Rows
 
 
 class Participant(_Strict):
@@ -158,6 +157,9 @@ class Manifest(_Strict):
         _same("the sites of data", sorted(self.data), sorted(sites))
         named = sorted(site for one in self.participants for site in one.sites)
         _same("the sites of participants", named, sorted(sites))
+        idle = [site for site, data in self.data.items() if not data.train_rows]
+        if idle:  # rows weigh a site's updates
+            raise ValueError(f"train_rows of {', '.join(idle)} is 0")
         for what in ("org", "key"):
             values = [getattr(one, what) for one in self.participants]
             if len(set(values)) < len(values):

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from sealtune.data import load_sites
+from sealtune.data.tokens import text_ids
 from sealtune.errors import AdapterMismatchError, DataError
 from sealtune.job.spec import Job
 from sealtune.model.batches import sorted_batches
 from sealtune.model.export import LoadedAdapter, load_adapter
 from sealtune.model.load import quiet
+from sealtune.model.tasks import base_model
 from sealtune.model.training import evaluate
 
 
@@ -87,17 +90,25 @@ def classify(
 
 
 def continue_text(loaded: LoadedAdapter, text: str, *, tokens: int = 32) -> str:
-    """The most probable continuation, for ``causal-lm`` adapters."""
+    """The most probable continuation, for ``causal-lm`` adapters: greedy, up to the end token.
+
+    A model's ``generation_config.json`` plays no part: a penalty or a temperature in it would make
+    another text of the same adapter than the server enclave of a split job does.
+    """
     tokenizer = loaded.task.tokenizer
-    ids = tokenizer(text, return_tensors="pt")
-    start = int(ids["input_ids"].shape[1])
-    if start == 0:
+    (ids,) = text_ids(tokenizer, [text])
+    if not ids:
         raise DataError("the text has no tokens")
+    inputs = torch.tensor([ids])
+    base_model(loaded.model).generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.no_grad(), quiet():
-        result = loaded.model.generate(
-            **ids, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
-        )
-    continuation: str = tokenizer.decode(result[0, start:], skip_special_tokens=True)
+        result = loaded.model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs))
+    continuation: str = tokenizer.decode(result[0, len(ids) :], skip_special_tokens=True)
     return continuation
 
 

@@ -162,7 +162,13 @@ def factory_and_config(spec: ModelSpec, num_labels: int | None) -> tuple[Any, An
     if classify or getattr(config, "pad_token_id", None) is None:
         # one padding token for both: the head reads a text's class before its padding
         config.pad_token_id = load_tokenizer(spec).pad_token_id
-    return (AutoModelForSequenceClassification if classify else AutoModelForCausalLM), config
+    factory = AutoModelForSequenceClassification if classify else AutoModelForCausalLM
+    if type(config) not in factory._model_mapping:
+        raise UnsupportedModelError(
+            f"transformers has no {config.model_type} model with a classification head",
+            hint="set model.task to 'label-words', which needs no head",
+        )
+    return factory, config
 
 
 def require_head(model: Any) -> None:

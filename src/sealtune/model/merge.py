@@ -36,9 +36,22 @@ class _Probe:
     label: int | None = None
 
 
+@dataclass(frozen=True)
+class Merged:
+    """A merged model that was written.
+
+    Attributes:
+        check: how well it answers as base and adapter do.
+        loader: the transformers class whose ``from_pretrained`` loads it.
+    """
+
+    check: ExportCheck
+    loader: str
+
+
 def merge_adapter(
     folder: Path, out: Path, *, base: str | None = None, say: Callable[[str], None]
-) -> ExportCheck:
+) -> Merged:
     """Write base model and adapter as one model, float32, with its tokenizer.
 
     Args:
@@ -46,9 +59,6 @@ def merge_adapter(
         out: folder to make; it must not be there.
         base: folder or hub id of the base model; default: the one in the fingerprint.
         say: told what is going on.
-
-    Returns:
-        How well the written model answers as base and adapter do.
 
     Raises:
         AdapterMismatchError: another base model, or the written model answers otherwise.
@@ -76,7 +86,9 @@ def merge_adapter(
         raise storage_error(out, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return check
+    classify = loaded.fingerprint.task == "classification"
+    head = "SequenceClassification" if classify else "CausalLM"
+    return Merged(check, f"AutoModelFor{head}")
 
 
 def _merged(loaded: LoadedAdapter) -> Any:

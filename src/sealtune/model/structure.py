@@ -18,7 +18,13 @@ def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     Raises:
         UnsupportedModelError: the model keeps its blocks in another way.
     """
-    count = getattr(model.config, "num_hidden_layers", None)
+    config = getattr(model, "config", None)
+    if config is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no config, so it is not a Hugging Face model",
+            hint="give a decoder such as AutoModelForCausalLM.from_pretrained makes",
+        )
+    count = getattr(config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sealtune.errors import DataError, ModelError
+from sealtune.data.tokens import text_ids
+from sealtune.errors import DataError, ModelError, UnsupportedModelError
 from sealtune.job.template import parse_template
 
 BUCKET = 8  # tokens
@@ -124,7 +125,7 @@ class Task(ABC):
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, at most ``max_tokens``; the cut is before the template's end."""
-        ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        (ids,) = text_ids(self.tokenizer, [text])
         if not ids:
             raise DataError("a text has no tokens", hint="remove empty rows from the data")
         if len(ids) > self.max_tokens:
@@ -209,10 +210,7 @@ class Classification(_Classes):
 
 
 class LabelWords(_Classes):
-    """The language model itself names the class: logits of the labels' first tokens compete.
-
-    Only the label words' rows of the output matrix are multiplied, at the last token.
-    """
+    """The language model itself names the class: its logits of the labels' first tokens compete."""
 
     name = "label-words"
 
@@ -238,11 +236,7 @@ class LabelWords(_Classes):
         return int(after[len(before)])
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        base = base_model(model)
-        hidden = _hidden(base, batch)
-        last = hidden[torch.arange(len(batch.lengths)), batch.lengths - 1]
-        rows: Tensor = base.get_output_embeddings().weight[self.words]
-        return (last @ rows.t()).float()
+        return _last_logits(model, batch)[:, self.words].float()
 
 
 class CausalLM(Task):
@@ -254,17 +248,16 @@ class CausalLM(Task):
         """As for every task, with the end token where there is room."""
         ids = super().encode(text)
         end = self.tokenizer.eos_token_id
-        return [*ids, end] if end is not None and len(ids) < self.max_tokens else ids
+        room = len(ids) < self.max_tokens and ids[-1] != end
+        return [*ids, end] if end is not None and room else ids
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits, targets = self._pairs(model, batch)
         return functional.cross_entropy(logits, targets)
 
     def next_tokens(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The most probable token after each text, int64 [B]; no other logits are made."""
-        base = base_model(model)
-        last = _hidden(base, batch)[torch.arange(len(batch.lengths)), batch.lengths - 1]
-        return cast(Tensor, base.get_output_embeddings()(last)).argmax(dim=1)
+        """The most probable token after each text, int64 [B]."""
+        return _last_logits(model, batch).argmax(dim=1)
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
         logits, targets = self._pairs(model, batch)
@@ -301,11 +294,30 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _hidden(base: Any, batch: Batch) -> Tensor:
-    """Last hidden state, float [B, T, D], without the output matrix."""
-    decoder = getattr(base, base.base_model_prefix)
-    result = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    return cast(Tensor, result.last_hidden_state)
+def _last_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits of the token after each text, float [B, V].
+
+    It is the model's own forward pass, with whatever it does to its logits (a bias, a soft cap, a
+    scale); only the hidden state of each text's last token reaches the output matrix.
+    """
+    head = base_model(model).get_output_embeddings()
+    rows = torch.arange(len(batch.lengths))
+
+    def last_only(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][rows, batch.lengths - 1].unsqueeze(1),)
+
+    hook = head.register_forward_pre_hook(last_only)
+    try:
+        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    finally:
+        hook.remove()
+    logits = cast(Tensor, result.logits)
+    if logits.shape[:2] != (len(rows), 1):
+        raise UnsupportedModelError(
+            f"{type(base_model(model)).__name__} uses its output matrix otherwise than decoders do",
+            hint="set model.task to 'classification'",
+        )
+    return logits[:, 0]
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealtune.data.tokens import text_ids
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.own_data import task_of
 from sealtune.enclave.trust import owner_trust
@@ -65,7 +66,7 @@ class SplitClient:
             DataError: a text without tokens.
             AttestationError, ChannelError: as for ``classify``.
         """
-        rows: list[list[int]] = [self._tokenizer(text)["input_ids"] for text in texts]
+        rows = text_ids(self._tokenizer, texts)
         if not all(rows):
             raise DataError("a text has no tokens")
         end = self._tokenizer.eos_token_id

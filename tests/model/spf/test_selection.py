@@ -417,3 +417,8 @@ def test_padding_does_not_count_as_activation() -> None:
     assert len(together) == len(alone) > 2
     for mine, theirs in zip(together, alone, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-5)
+
+
+def test_a_module_that_is_no_model_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="Linear has no config"):
+        apply_spf(torch.nn.Linear(4, 4), SPFConfig(qkv=0.5, dense=0.5))
