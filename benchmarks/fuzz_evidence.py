@@ -28,8 +28,10 @@ from sealtune.attest import (
     SimulatedAttester,
     load_policy,
 )
+from sealtune.attest.certs import load_pem_bundle
 from sealtune.attest.quote import trim_padding
 from sealtune.attest.rim import load_rim
+from sealtune.attest.snp_certificates import from_file as certificates_from_file
 from sealtune.attest.snp_policy import SnpPolicy
 from sealtune.attest.snp_state import TCB_PARTS
 from sealtune.attest.verify import load_evidence, stated_report_data
@@ -257,6 +259,18 @@ def evidence_targets(folder: Path) -> list[Target]:
         targets.append(
             Target("GPU manifest", lambda d: load_rim(d, at=NOW), raw(rim), (rim,), 1_500)
         )
+    chain = _certificates(("trustee/snp/test-vcek.der", "go-sev-guest/ask_ark_milan.pem"))
+    both = dict.fromkeys(("vcekCert", "certificateChain"), chain.decode())
+    answer = json.dumps(both).encode()
+    targets.append(
+        Target(
+            "AMD certificates",
+            lambda d: load_pem_bundle(certificates_from_file(d)),
+            either(raw(chain, answer), json_or_raw(answer)),
+            (chain, answer),
+            1_500,
+        )
+    )
     policy = POLICY.model_dump_json().encode()
     return [
         Target("evidence", Evidence.decode, raw(*whole), tuple(whole), 8_000),
