@@ -45,6 +45,8 @@ def test_made_up_report_accepted_only_under_its_own_root() -> None:
         ({"flags": 1 << 5}, MalformedEvidenceError),
         ({"version": 3, "cpuid": b"\x19\x11\1"}, BadChainError),  # of a Genoa
         ({"version": 3, "cpuid": b"\x1a\x02\1"}, BadChainError),  # of a Turin
+        ({"version": 3, "cpuid": b"\x1b\x02\1"}, BadChainError),  # of something newer
+        ({"version": 3}, BadChainError),  # of nothing
         ({"vmpl": 2**32 - 1}, GuestPolicyError),  # asked for by the host
         ({"flags": 1 << 2}, BadChainError),  # says VLEK
         ({"flags": 7 << 2}, BadChainError),  # signed by nothing
@@ -83,6 +85,19 @@ def test_made_up_certificates_refused(name: str, change: dict[str, bytes]) -> No
     key, chain = amd.certificate(name, **change)
     with pytest.raises(BadChainError):
         amd.verify(amd.report(key), chain)
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+def test_versions_and_patch_levels_up_to_255(version: int) -> None:
+    key, chain = amd.certificate(x3_8=amd.number(255))
+    raw = amd.report(
+        key, version=version, cpuid=b"\x19\x0f\1", reported=amd.TCB[:7] + b"\xff", flags=0b11
+    )
+    assert amd.verify(raw, chain).details["report version"] == str(version)
+    key, chain = amd.certificate(x2=amd.ia5("Genoa"))
+    amd.verify(amd.report(key, version=3, cpuid=b"\x19\x10\1"), chain)
+    with pytest.raises(BadChainError, match="certificate is of a Genoa, not a Milan"):
+        amd.verify(amd.report(key, version=3, cpuid=b"\x19\x0f\1"), chain)
 
 
 def test_certificate_with_wrapped_chip_id() -> None:

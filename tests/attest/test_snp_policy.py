@@ -249,6 +249,9 @@ def test_properties_of_the_machine_that_loosen_it() -> None:
 
 @pytest.mark.parametrize(("vmpl", "most"), [(0, 0), (1, 1), (3, 3)])
 def test_privilege_level(vmpl: int, most: int) -> None:
+    for none in (-1, 4):
+        with pytest.raises(ValidationError):
+            SnpPolicy(min_tcb={}, max_vmpl=none)
     made({"snp": {"max_vmpl": most}}, vmpl=vmpl)
     with pytest.raises(GuestPolicyError, match=f"VMPL {vmpl + 1}"):
         made({"snp": {"max_vmpl": most}}, vmpl=vmpl + 1)

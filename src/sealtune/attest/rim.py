@@ -228,9 +228,7 @@ def _parse(raw: bytes) -> _Node:
         parser.Parse(raw, True)
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise MalformedEvidenceError("manifest is not well-formed XML") from error
-    root = top.children[0]
-    if not isinstance(root, _Node):
-        raise MalformedEvidenceError("manifest has no element")
+    (root,) = (child for child in top.children if isinstance(child, _Node))  # XML has one
     return root
 
 

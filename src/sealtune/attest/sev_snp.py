@@ -121,11 +121,9 @@ class Report:
     def product(self) -> Product | None:
         """What family and model of the processor say; a report of version 2 has none."""
         family, model = self.raw[0x188], self.raw[0x189]
-        if self.version == 2 or family not in (0x19, 0x1A):
-            return None
-        if family == 0x1A:
-            return "Turin"
-        return "Milan" if model < 0x10 else "Genoa"
+        if family == 0x19:
+            return "Milan" if model < 0x10 else "Genoa"
+        return "Turin" if family == 0x1A else None
 
     @property
     def chip_id(self) -> bytes:
@@ -230,8 +228,10 @@ def _chain(report: Report, bundle: list[x509.Certificate]) -> list[x509.Certific
 def _check_key(report: Report, chain: list[x509.Certificate]) -> None:
     """The certificate is of the chip and TCB that the report names."""
     leaf = chain[0]
-    if report.product not in (None, product(leaf)):
-        raise BadChainError(f"the certificate is of a {product(leaf)}, not a {report.product}")
+    if report.version > 2 and report.product != product(leaf):
+        raise BadChainError(
+            f"the certificate is of a {product(leaf)}, not a {report.product or 'processor unknown'}"
+        )
     reported = report.tcb("reported")
     for name, (byte, oid) in TCB_PARTS[product(leaf)].items():
         if _spl(leaf, oid) != reported[byte]:
