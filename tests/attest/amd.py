@@ -15,7 +15,7 @@ from tests.attest.public import day, policy
 
 VENDOR = Authority()
 CHIP = bytes(range(64))
-TCB = bytes((3, 0, 0, 0, 0, 0, 8, 0x73))  # bootloader 3, tee 0, snp 8, microcode 115
+TCB = bytes((3, 2, 0, 0, 0, 0, 8, 0x73))  # bootloader 3, tee 2, snp 8, microcode 115
 TURIN_TCB = bytes((1, 2, 3, 4, 0, 0, 0, 5))  # fmc, bootloader, tee, snp, microcode
 SMT = 0x30000  # a guest policy: SMT, and the bit that must be one
 MEASUREMENT = b"\xaa" * 48
@@ -29,7 +29,7 @@ def ia5(text: str) -> bytes:
     return b"\x16" + bytes((len(text),)) + text.encode()
 
 
-def number(value: int) -> bytes:
+def spl(value: int) -> bytes:
     """A DER INTEGER of one unsigned byte."""
     return b"\x02\x01" + bytes((value,)) if value < 128 else b"\x02\x02\0" + bytes((value,))
 
@@ -39,7 +39,7 @@ def certificate(
 ) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     """A key of a Milan with `TCB`, and its chain; ``x3_8`` and the like replace an extension."""
     fields = {"2": ia5("Milan-B0"), "4": CHIP} | {
-        oid: number(TCB[byte]) for oid, byte in {"3.1": 0, "3.2": 1, "3.3": 6, "3.8": 7}.items()
+        oid: spl(TCB[byte]) for oid, byte in {"3.1": 0, "3.2": 1, "3.3": 6, "3.8": 7}.items()
     }
     if name == "SEV-VLEK":
         fields |= {"5": ia5(PROVIDER)}
@@ -51,7 +51,7 @@ def certificate(
 def turin() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     """A key of a Turin with `TURIN_TCB` and an id of 8 bytes, and its chain."""
     parts = {"x3_9": 0, "x3_1": 1, "x3_2": 2, "x3_3": 3, "x3_8": 7}
-    extensions = {oid: number(TURIN_TCB[byte]) for oid, byte in parts.items()}
+    extensions = {oid: spl(TURIN_TCB[byte]) for oid, byte in parts.items()}
     return certificate(x2=ia5("Turin-B1"), x4=CHIP[:8], **extensions)
 
 

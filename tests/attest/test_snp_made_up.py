@@ -89,7 +89,7 @@ def test_made_up_certificates_refused(name: str, change: dict[str, bytes]) -> No
 
 @pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_versions_and_patch_levels_up_to_255(version: int) -> None:
-    key, chain = amd.certificate(x3_8=amd.number(255))
+    key, chain = amd.certificate(x3_8=amd.spl(255))
     raw = amd.report(
         key, version=version, cpuid=b"\x19\x0f\1", reported=amd.TCB[:7] + b"\xff", flags=0b11
     )

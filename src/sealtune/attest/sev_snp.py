@@ -230,7 +230,7 @@ def _check_key(report: Report, chain: list[x509.Certificate]) -> None:
     leaf = chain[0]
     if report.version > 2 and report.product != product(leaf):
         raise BadChainError(
-            f"the certificate is of a {product(leaf)}, not a {report.product or 'processor unknown'}"
+            f"the certificate is of a {product(leaf)}, not a {report.product or 'known processor'}"
         )
     reported = report.tcb("reported")
     for name, (byte, oid) in TCB_PARTS[product(leaf)].items():
