@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,12 @@ from sealtune.model.activations import bytes_per_token
 from sealtune.model.cut_task import Contents, Sample
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.tasks import make_task
+from sealtune.model.tasks import Example, Task, make_task
 from sealtune.model.training import evaluate, local_round, make_optimizer
 from sealtune.model.tune import apply_tuning
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
+from tests.float64 import as_near_as, in_float64
 
 SMALL = 16_000  # bytes of a chunk, so that a tiny site has several
 SPARE = NetworkSpec(min_sites=1)
@@ -49,8 +53,15 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW that does not enlarge what float32 rounds: where gradients are below its epsilon."""
+    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=1e-3))
+
+
 @pytest.mark.parametrize("task", ["classification", "label-words", "causal-lm"])
 @pytest.mark.parametrize("tuned", ["lora", "spf", "both"])
+@pytest.mark.usefixtures("calm")
 def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str) -> None:
     """The same steps on the whole model, with the same parameters and batches: the same losses."""
     tuning = TuningSpec(
@@ -63,40 +74,49 @@ def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str
 
     labels = federation.resolved.labels
     inner = make_task(task, load_tokenizer(model), max_tokens=24, template="{text}", labels=labels)
+    sites = load_sites(job, labels)
+    everything = [example for site in SITES for example in sites[site].train]
     whole = apply_tuning(
         load_model(model, len(labels) or None), tuning, task, job.job.seed, first_block=1
     )
-    sites = load_sites(job, labels)
-    everything = [example for site in SITES for example in sites[site].train]
-    optimizer = make_optimizer(whole, job.train)
-    losses = [
-        loss
-        for number in (1, 2)
-        for loss in local_round(
-            whole,
-            inner,
-            everything,
+    exact = copy.deepcopy(whole).double()
+    losses = learn(whole, inner, everything, job)
+    with in_float64():
+        learn(exact, inner, everything, job)
+    steps = [event["loss"] for event in federation.of("step")]
+    assert steps == pytest.approx(losses, rel=1e-6, abs=1e-5)  # events have five decimals
+    batch = inner.collate(everything[:8])
+    with torch.no_grad(), in_float64():
+        expected = inner.logits(exact.eval(), batch)
+    for site in SITES:
+        loaded = load_adapter(adapter(federation, site))
+        with torch.no_grad():
+            mine, theirs = inner.logits(whole.eval(), batch), inner.logits(loaded.model, batch)
+        assert as_near_as(theirs, mine, expected)
+    for site in SITES:
+        found = evaluate(whole, inner, sites[site].test, batch_size=16)
+        entry = federation.of("final")[0]["sites"][site]
+        assert (entry["correct"], entry["total"]) == (found.correct, found.total)
+        assert entry["loss"] == pytest.approx(found.loss, rel=1e-5)
+
+
+def learn(model: Any, task: Task, examples: Sequence[Example], job: Job) -> list[float]:
+    """Two rounds of three steps on everybody's examples."""
+    optimizer = make_optimizer(model, job.train)
+    losses: list[float] = []
+    for number in (1, 2):
+        losses += local_round(
+            model,
+            task,
+            examples,
             job.train,
             seed=job.job.seed,
             round=number,
             site=EVERYBODY,
             optimizer=optimizer,
         ).losses
-    ]
     assert len(losses) == 6
-    steps = [event["loss"] for event in federation.of("step")]
-    assert steps == pytest.approx(losses, rel=1e-5, abs=1e-5)  # events have five decimals
-    for site in SITES:
-        loaded = load_adapter(adapter(federation, site))
-        with torch.no_grad():
-            batch = inner.collate(everything[:8])
-            mine, theirs = inner.logits(whole.eval(), batch), inner.logits(loaded.model, batch)
-        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
-    for site in SITES:
-        found = evaluate(whole, inner, sites[site].test, batch_size=16)
-        entry = federation.of("final")[0]["sites"][site]
-        assert (entry["correct"], entry["total"]) == (found.correct, found.total)
-        assert entry["loss"] == pytest.approx(found.loss, rel=1e-4)
+    return losses
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "fp32"])

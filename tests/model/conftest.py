@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.float64 import in_float64
 from tests.model.tiny import make_gpt2, make_llama
 
 
@@ -21,3 +23,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_gpt2(tmp_path_factory.mktemp("gpt2") / "model")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """See ``tests.float64``."""
+    with in_float64():
+        yield

@@ -30,7 +30,8 @@ def task_of(
 
 
 def model_of(folder: Path, name: str) -> Any:
-    return load_model(spec(folder, name), len(LABELS))
+    """In float64 where the test is."""
+    return load_model(spec(folder, name), len(LABELS)).to(torch.get_default_dtype())
 
 
 def test_batches_are_padded_right_to_buckets(llama: Path) -> None:
@@ -46,6 +47,7 @@ def test_batches_are_padded_right_to_buckets(llama: Path) -> None:
     assert batch.labels.tolist() == [2, 1]
 
 
+@pytest.mark.usefixtures("float64")
 def test_padding_does_not_change_the_answer(llama: Path) -> None:
     for name in ("classification", "label-words"):
         task, model = task_of(llama, name), model_of(llama, name)
@@ -53,9 +55,10 @@ def test_padding_does_not_change_the_answer(llama: Path) -> None:
         with torch.no_grad():
             together = task.scores(model, task.collate(texts))
             alone = torch.cat([task.scores(model, task.collate([text])) for text in texts])
-        assert (together - alone).abs().max() < 1e-4
+        assert (together - alone).abs().max() < 1e-12
 
 
+@pytest.mark.usefixtures("float64")
 def test_loss_and_outcome_agree(llama: Path) -> None:
     for name in ("classification", "label-words", "causal-lm"):
         task, model = task_of(llama, name), model_of(llama, name)
@@ -63,7 +66,7 @@ def test_loss_and_outcome_agree(llama: Path) -> None:
         with torch.no_grad():
             outcome = task.outcome(model, batch)
             loss = float(task.loss(model, batch))
-        assert outcome.loss_sum / outcome.total == pytest.approx(loss, rel=1e-5)
+        assert outcome.loss_sum / outcome.total == pytest.approx(loss, rel=1e-12)
         assert 0 <= outcome.correct <= outcome.total
 
 
@@ -94,6 +97,7 @@ def test_text_without_label_is_refused(llama: Path) -> None:
         task.loss(model, batch)
 
 
+@pytest.mark.usefixtures("float64")
 def test_classification_agrees_with_hugging_face_when_a_text_ends_in_the_pad_token(
     llama: Path,
 ) -> None:
@@ -104,9 +108,10 @@ def test_classification_agrees_with_hugging_face_when_a_text_ends_in_the_pad_tok
         ours = task.scores(model, task.collate(texts))
         padded = task.tokenizer([t.text for t in texts], padding=True, return_tensors="pt")
         theirs = model(**padded).logits
-    assert (ours - theirs).abs().max() < 1e-4
+    assert (ours - theirs).abs().max() < 1e-12
 
 
+@pytest.mark.usefixtures("float64")
 def test_label_words_score_with_the_language_models_own_logits(llama: Path) -> None:
     task, model = task_of(llama, "label-words"), model_of(llama, "label-words")
     assert isinstance(task, LabelWords)
@@ -115,7 +120,7 @@ def test_label_words_score_with_the_language_models_own_logits(llama: Path) -> N
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         expected = logits[torch.arange(4), batch.lengths - 1][:, task.words]
         got = task.scores(model, batch)
-    assert (got - expected).abs().max() < 1e-5
+    assert (got - expected).abs().max() < 1e-12
     assert task.tokenizer.decode(task.words[:1]) == " heart"
 
 
@@ -124,6 +129,7 @@ def test_label_words_that_clash_are_named(llama: Path) -> None:
         task_of(llama, "label-words", labels=("heart", "skin left", "skin right"))
 
 
+@pytest.mark.usefixtures("float64")
 def test_causal_lm_learns_the_end_token_although_it_is_the_pad_token(llama: Path) -> None:
     task, model = task_of(llama, "causal-lm", labels=()), model_of(llama, "causal-lm")
     texts = [Text("rash"), Text("mild asthma with cough and wheeze")]
@@ -143,7 +149,7 @@ def test_causal_lm_learns_the_end_token_although_it_is_the_pad_token(llama: Path
         )
         outcome = task.outcome(model, batch)
     assert outcome.total == int((batch.lengths - 1).sum())
-    assert outcome.loss_sum == pytest.approx(total, rel=1e-4)
+    assert outcome.loss_sum == pytest.approx(total, rel=1e-12)
 
 
 ENDING = ("classification", "label-words", "causal-lm")

@@ -64,7 +64,7 @@ def jumble(model: nn.Module, size: float = 0.05) -> None:
             spf.delta.copy_(size * torch.randn(spf.delta.shape, generator=source))
 
 
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> bool:
     """Within ``tolerance`` of the largest value."""
     return a.shape == b.shape and bool(
         (a - b).detach().abs().max() <= tolerance * b.detach().abs().max()
@@ -73,6 +73,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 
 @pytest.mark.parametrize("config", [WHOLE, SOME], ids=["whole", "some"])
 @pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.usefixtures("float64")
 def test_gradients_are_those_of_full_fine_tuning(name: str, config: SPFConfig) -> None:
     full, weights = fully_tuned(name)
     loss_of(full).backward()
@@ -102,6 +103,7 @@ def test_gradients_are_those_of_full_fine_tuning(name: str, config: SPFConfig) -
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.usefixtures("float64")
 def test_a_step_of_adamw_is_that_of_full_fine_tuning(name: str) -> None:
     full, weights = fully_tuned(name)
     before = {weight: weight.detach().clone() for weight in weights}
@@ -117,14 +119,13 @@ def test_a_step_of_adamw_is_that_of_full_fine_tuning(name: str) -> None:
         assert weight.grad is not None
         moved = merged[path].detach() - before[weight]
         expected = weight.detach() - before[weight]
-        # AdamW's first step is the sign of the gradient, so noise around zero is left out
-        sure = weight.grad.abs() > 1e-4 * weight.grad.abs().max()
-        assert sure.float().mean() > 0.9
-        assert float((moved - expected).abs()[sure].max()) < 1e-3 * 0.01
+        # AdamW's first step is nearly the sign of the gradient, which enlarges noise around zero
+        assert close(moved, expected, 1e-8)
         assert float(expected.abs().max()) == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.usefixtures("float64")
 def test_many_steps_stay_with_masked_full_fine_tuning(name: str) -> None:
     """Five steps of plain descent: every weight outside the chosen slices is held still by hand."""
     full, weights = fully_tuned(name)
@@ -144,9 +145,7 @@ def test_many_steps_stay_with_masked_full_fine_tuning(name: str) -> None:
         if weight in chosen:
             mask = chosen[weight]
             assert torch.equal(merged[path][~mask], start[weight][~mask])
-            assert close(
-                merged[path][mask] - start[weight][mask], (weight - start[weight])[mask], 1e-4
-            )
+            assert close(merged[path][mask] - start[weight][mask], (weight - start[weight])[mask])
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
@@ -202,6 +201,7 @@ def test_nothing_changes_before_training(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.usefixtures("float64")
 def test_merging_gives_a_plain_model_with_the_same_answers(name: str, tmp_path: Path) -> None:
     plain, model = make(name), apply_spf(make(name), SOME)
     chosen = masks(name, plain, chosen_heads(model))
@@ -227,6 +227,7 @@ def test_merging_gives_a_plain_model_with_the_same_answers(name: str, tmp_path: 
     assert torch.equal(logits_of(again), merged)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_module_to_save_is_trained_whole_and_stays_after_merging() -> None:
     model = apply_spf(make("llama"), SPFConfig(modules_to_save=("lm_head",)))
     whole = {n for n, p in model.named_parameters() if p.requires_grad and "spf" not in n}
@@ -251,6 +252,7 @@ def test_a_refusal_leaves_the_model_as_it_was() -> None:
     apply_spf(model, SPFConfig())
 
 
+@pytest.mark.usefixtures("float64")
 def test_applying_twice_is_refused_until_it_is_merged() -> None:
     model = apply_spf(make("llama"), SOME)
     with pytest.raises(ModelError, match="on this model already"):
@@ -291,6 +293,7 @@ def with_lora(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.usefixtures("float64")
 def test_lora_and_spf_train_together_and_merge_one_after_the_other(name: str) -> None:
     model = with_lora(name)
     adapters = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -318,6 +321,7 @@ def test_lora_and_spf_train_together_and_merge_one_after_the_other(name: str) ->
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.usefixtures("float64")
 def test_gradients_beside_lora_are_those_of_full_fine_tuning_beside_lora(name: str) -> None:
     full, model = with_lora(name), with_lora(name)
     apply_spf(model, SOME)
