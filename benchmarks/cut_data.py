@@ -31,7 +31,8 @@ from sealtune.model.activations import Form, pack, unpack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom, CutEntry
 from sealtune.model.cut_task import Contents, CutTask, Sample
-from sealtune.model.load import load_tokenizer, model_digest
+from sealtune.model.files import model_digest
+from sealtune.model.load import load_tokenizer
 from sealtune.model.partial import load_part
 from sealtune.model.tasks import Task, make_task
 

@@ -22,6 +22,7 @@ from sealtune.cli.main import app
 from sealtune.data import demo, demo_model
 from sealtune.job import load_job
 from sealtune.job.describe import sections
+from tests.model.tiny import make_llama
 
 
 def run(*words: str | Path) -> Result:
@@ -97,8 +98,7 @@ def job_with_data(folder: Path) -> Path:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
     for name in ("train", "test"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "model").mkdir()
-    (folder / "model" / "config.json").write_text("{}")
+    make_llama(folder / "model")
     path = folder / "job.toml"
     path.write_text(
         '[job]\nname = "demo"\n[model]\npath = "./model"\n'
@@ -115,6 +115,12 @@ def test_validate(tmp_path: Path) -> None:
     assert "north" in result.output
     assert "2 of 2" in result.output
     assert "always guessing the most frequent class: 50.0%" in result.output
+    assert re.search(r"[0-9a-f]{16}…  model\.safetensors", result.output)
+    assert "not read" not in result.output
+    (tmp_path / "model" / "consolidated.safetensors").write_bytes(b"")
+    assert (
+        "not read, though it lies there: consolidated.safetensors" in run("validate", path).output
+    )
 
 
 def test_validate_reports_faults_by_their_kind(tmp_path: Path) -> None:

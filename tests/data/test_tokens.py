@@ -26,7 +26,7 @@ def test_what_a_tokenizer_appends_is_left_out() -> None:
 
 def test_counts() -> None:
     texts = ["one", "one two three", "one two three four", "word " * 100_000]
-    counts = count_tokens([Example(t, 0, i) for i, t in enumerate(texts)], Words(), 4)
+    counts = count_tokens([Example(t, 0, i) for i, t in enumerate(texts)], Words(), 4, 10)
     assert (counts.examples, counts.longest, counts.truncated) == (4, 4, 2)
     assert counts.warning("north", "train") == {
         "event": "warning",
@@ -36,9 +36,14 @@ def test_counts() -> None:
         "count": 2,
         "of": 4,
     }
-    assert count_tokens([Example("one", 0)], Words(), 3).warning("north", "train") is None
+    assert count_tokens([Example("one", 0)], Words(), 3, 10).warning("north", "train") is None
 
 
 def test_no_tokens() -> None:
     with pytest.raises(DataError, match="row 7 has no tokens"):
-        count_tokens([Example("a", 0, 1), Example(" ", 0, 7)], Words(), 3)
+        count_tokens([Example("a", 0, 1), Example(" ", 0, 7)], Words(), 3, 10)
+
+
+def test_a_token_beyond_the_embedding() -> None:
+    with pytest.raises(DataError, match=r"row 5 has token number 7, but the .* has 7 rows"):
+        count_tokens([Example("a", 0, 5)], Words(), 3, 7)

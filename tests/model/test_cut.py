@@ -113,11 +113,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def keys(self) -> list[str]:
             return list(self._file.keys())
 
+        def get_slice(self, name: str) -> Any:
+            return self._file.get_slice(name)
+
         def get_tensor(self, name: str) -> Tensor:
             found.append(name)
             return self._file.get_tensor(name)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("sealtune.model.partial.safe_open", Recorder)
+    monkeypatch.setattr("sealtune.model.weights.safe_open", Recorder)
     return found
 
 
@@ -448,7 +451,7 @@ def test_damaged_files_are_refused(copy: Path, damage: Callable[[bytes], bytes],
 
 def test_a_folder_without_weights_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no \.safetensors"):
+    with pytest.raises(ModelError, match=r"holds neither model\.safetensors nor"):
         load_part(spec(copy), CLASSES, CUT, "bottom")
 
 

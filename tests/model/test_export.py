@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from sealtune.errors import AdapterMismatchError, ModelError, StorageError
 from sealtune.model.export import Fingerprint, check_export, load_adapter, save_adapter
-from sealtune.model.load import model_digest, quiet
+from sealtune.model.files import model_digest
+from sealtune.model.load import quiet
 from sealtune.model.lora import load_trainable_state, trainable_state
 from sealtune.model.training import evaluate
 from tests.model.test_load import spec

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.job.spec import ModelSpec
-from sealtune.model.load import load_model, load_tokenizer, model_digest
+from sealtune.model.files import model_digest
+from sealtune.model.load import load_model, load_tokenizer
 from tests.model.tiny import make_tokenizer
 
 
@@ -96,7 +97,7 @@ def test_unknown_architecture_is_refused(copy: Path) -> None:
     ("name", "text"),
     [
         ("config.json", "no config.json"),
-        ("model.safetensors", r"no \.safetensors"),
+        ("model.safetensors", "holds neither model.safetensors nor"),
     ],
 )
 def test_missing_file_is_named(copy: Path, name: str, text: str) -> None:
@@ -133,8 +134,9 @@ def test_lacking_tensors_are_refused(copy: Path) -> None:
 
 
 def test_missing_shard_is_named(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "model-2.safetensors")
     (copy / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model.safetensors"}})
+        json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})
     )
     with pytest.raises(ModelError, match=r"lacks model-1\.safetensors"):
         load_model(spec(copy), 3)
@@ -147,6 +149,7 @@ def test_a_part_outside_the_digested_folder_is_refused(llama: Path, tmp_path: Pa
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors, folder / "x" / "w.safetensors", metadata={"format": "pt"})
     index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "x/w.safetensors")}
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="outside its folder"):
         load_model(ModelSpec(path=str(folder), task="causal-lm"), None)
@@ -158,5 +161,5 @@ def test_an_adapter_file_that_would_redirect_loading_is_refused(
     folder = tmp_path / "model"
     shutil.copytree(llama, folder)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
-    with pytest.raises(ModelError, match="redirect"):
+    with pytest.raises(ModelError, match="an adapter's folder"):
         load_model(ModelSpec(path=str(folder), task="causal-lm"), None)

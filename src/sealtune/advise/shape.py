@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.job.spec import Job, ModelSpec
-from sealtune.model.load import STRUCTURE, load_config, load_model, model_folder
+from sealtune.model.files import model_files
+from sealtune.model.load import load_config, load_model
 from sealtune.model.lora import trainable_state
 from sealtune.model.plan import Call, block_index, by_source, forward_on_meta, is_frozen_linear
 from sealtune.model.structure import find_blocks
@@ -140,7 +141,7 @@ def structure_only(spec: ModelSpec) -> ModelSpec:
     Raises:
         ModelError: there is no such folder, or the hub cannot be reached.
     """
-    return spec.model_copy(update={"path": str(model_folder(spec, STRUCTURE))})
+    return spec.model_copy(update={"path": str(model_files(spec, weights=False).folder)})
 
 
 def read_shape(job: Job, num_labels: int | None) -> Shape:

@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from sealtune.data import SiteData
     from sealtune.job import Job
+    from sealtune.model.files import ModelFiles
 
 
 def validate(
@@ -33,11 +34,24 @@ def validate(
         typer.echo(f"{path}: the settings are fine")
         return
     check_files(job)
-    from sealtune.data import discover_labels, load_sites
+    from rich.console import Console
 
-    labels = discover_labels(job)
-    _show(job, labels, load_sites(job, labels))
-    typer.echo(f"{path}: settings and data are fine")
+    with Console(stderr=True).status("Reading data and model"):
+        from sealtune.model.resolve import check
+
+        checked = check(job)
+    _show(job, checked.labels, checked.sites)
+    _show_model(checked.files)
+    typer.echo(f"{path}: settings, data and model are fine")
+
+
+def _show_model(files: ModelFiles) -> None:
+    where = f"{files.folder}{f', commit {files.revision}' if files.revision else ''}"
+    typer.echo(f"model: {where}, digest {files.digest[:16]}…, read from")
+    for name in files.names:
+        typer.echo(f"  {files.digests[name][:16]}…  {name}")
+    if files.surplus:
+        typer.echo(f"not read, though it lies there: {', '.join(files.surplus)}")
 
 
 def _show(job: Job, labels: tuple[str, ...], sites: dict[str, SiteData]) -> None:

@@ -71,11 +71,16 @@ def _without_end(ids: list[int], added: Sequence[int]) -> list[int]:
     return ids[:count]
 
 
-def count_tokens(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -> TokenCounts:
+def count_tokens(
+    examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int, vocabulary: int
+) -> TokenCounts:
     """Count the tokens of ``examples``, keeping none of them.
 
+    Args:
+        vocabulary: rows of the model's embedding.
+
     Raises:
-        DataError: a text has no tokens.
+        DataError: a text has no tokens, or one that the embedding has no row for.
     """
     longest = truncated = 0
     for start in range(0, len(examples), BATCH):
@@ -85,6 +90,13 @@ def count_tokens(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: 
             if not tokens:
                 raise DataError(
                     f"row {example.row} has no tokens", hint="fill its text in or delete it"
+                )
+            if max(tokens) >= vocabulary:
+                raise DataError(
+                    f"row {example.row} has token number {max(tokens)}, but the model's embedding "
+                    f"has {vocabulary} rows",
+                    hint="the tokenizer is not this model's, or the text holds a special token "
+                    "that the model does not know",
                 )
             truncated += len(tokens) > max_tokens
             longest = max(longest, min(len(tokens), max_tokens))

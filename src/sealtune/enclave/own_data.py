@@ -5,11 +5,12 @@ Trust domain: client enclave (federated), data owner (split).
 
 from __future__ import annotations
 
-from sealtune.data import SiteData, count_tokens, load_site
+from sealtune.data import SiteData, load_site
 from sealtune.data.digest import check_data
 from sealtune.enclave.events import Emit
 from sealtune.job.resolved import Resolved
-from sealtune.model.load import load_tokenizer
+from sealtune.model.fit import check_tokenizer, fit_texts
+from sealtune.model.load import load_config, load_tokenizer
 from sealtune.model.tasks import Task, make_task
 
 
@@ -23,9 +24,10 @@ def load_own_data(resolved: Resolved, site: str, emit: Emit) -> tuple[SiteData, 
     job = resolved.job
     data = load_site(job, site, resolved.labels)
     check_data(resolved.manifest, site, data)
-    tokenizer = load_tokenizer(job.model)
+    tokenizer, config = load_tokenizer(job.model), load_config(job.model)
+    check_tokenizer(tokenizer, config)
     for part, examples in (("training", data.train), ("test", data.test)):
-        cut = count_tokens(examples, tokenizer, job.data.max_tokens).warning(site, part)
+        cut = fit_texts(job, tokenizer, config, examples).warning(site, part)
         if cut:
             emit(**cut)
     return data, task_of(resolved, tokenizer)

@@ -5,19 +5,14 @@ Trust domain: data owners' machine, before they sign.
 
 from __future__ import annotations
 
-import hashlib
-
 from sealtune.data import discover_labels, load_sites
 from sealtune.data.digest import identify
 from sealtune.errors import DigestMismatchError
 from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job, ModelSpec
-from sealtune.model.load import model_digest, model_folder
+from sealtune.model.files import model_files
 from sealtune.model.placement import make_plan
-
-_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-              "added_tokens.json")  # fmt: skip
 
 
 def identify_model(spec: ModelSpec) -> ModelIdentity:
@@ -26,10 +21,12 @@ def identify_model(spec: ModelSpec) -> ModelIdentity:
     Raises:
         ModelError: it cannot be read.
     """
-    folder = model_folder(spec)
-    name = spec.path if spec.path.count("/") == 1 and spec.path[0] not in "./~" else folder.name
+    files = model_files(spec)
+    hub = f"{spec.path}@{files.revision}" if files.revision else ""
     return ModelIdentity(
-        name=name[:200], digest=model_digest(spec), tokenizer_digest=_tokenizer_digest(spec)
+        name=(hub or files.folder.name)[:200],
+        digest=files.digest,
+        tokenizer_digest=files.tokenizer_digest,
     )
 
 
@@ -79,13 +76,3 @@ def _mismatch(what: list[str]) -> DigestMismatchError:
         hint="do not sign before you know why; the job file, model and data must be the same "
         "everywhere",
     )
-
-
-def _tokenizer_digest(spec: ModelSpec) -> str:
-    folder = model_folder(spec)
-    files = sorted({path for pattern in _TOKENIZER for path in folder.glob(pattern)})
-    total = hashlib.sha256(b"sealtune tokenizer digest 1\n")
-    for path in files:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.name}\n{digest}\n".encode())
-    return total.hexdigest()

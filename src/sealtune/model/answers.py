@@ -20,6 +20,7 @@ from sealtune.errors import AdapterMismatchError, DataError
 from sealtune.job.spec import Job
 from sealtune.model.batches import sorted_batches
 from sealtune.model.export import LoadedAdapter, load_adapter
+from sealtune.model.fit import check_length
 from sealtune.model.load import quiet
 from sealtune.model.tasks import base_model
 from sealtune.model.training import evaluate
@@ -99,15 +100,20 @@ def continue_text(loaded: LoadedAdapter, text: str, *, tokens: int = 32) -> str:
     (ids,) = text_ids(tokenizer, [text])
     if not ids:
         raise DataError("the text has no tokens")
+    base = base_model(loaded.model)
+    check_length(len(ids) + tokens, base.config, hint="shorten the text, or ask for fewer tokens")
     inputs = torch.tensor([ids])
-    base_model(loaded.model).generation_config = GenerationConfig(
+    greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    base.generation_config = greedy
     with torch.no_grad(), quiet():
-        result = loaded.model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs))
+        result = loaded.model.generate(
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=greedy
+        )
     continuation: str = tokenizer.decode(result[0, len(ids) :], skip_special_tokens=True)
     return continuation
 

@@ -24,7 +24,8 @@ from sealtune.job.cache import cache_folder
 from sealtune.job.plan import Backbone
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
-from sealtune.model.load import load_model, model_digest
+from sealtune.model.files import model_digest
+from sealtune.model.load import load_model
 from sealtune.model.quantise import quantise
 from sealtune.offload.wire import tensor_bytes
 

@@ -40,7 +40,8 @@ from sealtune.job.resolved import Resolved
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
-from sealtune.model.load import HEAD, load_model, load_tokenizer, model_digest, quiet
+from sealtune.model.files import model_digest
+from sealtune.model.load import HEAD, load_model, load_tokenizer, quiet
 from sealtune.model.lora import ADAPTER, load_trainable_state, trainable_state
 from sealtune.model.spf.files import (
     SPF_CONFIG,

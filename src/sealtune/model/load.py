@@ -1,7 +1,7 @@
 """Load a public Hugging Face decoder: whole, or as shapes only on the ``meta`` device.
 
-Weights are read from safetensors files only, never from pickles, and no code that comes with a
-model is run.
+What is read is what ``model.files`` says: safetensors files only, never pickles, and no code that
+comes with a model is run.
 
 Trust domain: client enclave (weights); every process (structure).
 """
@@ -9,13 +9,8 @@ Trust domain: client enclave (weights); every process (structure).
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import warnings
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,12 +18,10 @@ from torch import nn
 
 from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.job.spec import ModelSpec
+from sealtune.model.files import model_files
+from sealtune.model.weights import Weights
 
 HEAD = "score"  # the classification head's name in every Hugging Face decoder
-STRUCTURE = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-             "added_tokens.json")  # fmt: skip
-_DIGESTED = (*STRUCTURE, "*.safetensors", "*.safetensors.index.json")
-_CHUNK = 1 << 22  # bytes read at a time
 
 
 @contextlib.contextmanager
@@ -50,38 +43,6 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def model_folder(spec: ModelSpec, files: Sequence[str] = _DIGESTED) -> Path:
-    """The folder that holds ``spec``'s files; a hub id is fetched into the hub's cache first.
-
-    Args:
-        spec: where the model is.
-        files: patterns of what is fetched from a hub: by default all that a model needs.
-
-    Raises:
-        ModelError: no such folder, or the hub cannot be reached.
-    """
-    folder = Path(spec.path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or spec.path.startswith((".", "~")) or spec.path.count("/") != 1:
-        raise ModelError(
-            f"there is no model folder {folder}",
-            hint="check model.path; `sealtune demo-model` makes one without a network",
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        with quiet():
-            found = snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files))
-    except Exception as error:  # the hub client raises many unrelated classes
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"cannot fetch the model {spec.path} from the hub: {reason[0][:200]}",
-            hint="check model.path and the network, or give a folder that holds the model",
-        ) from error
-    return Path(found)
-
-
 def load_config(spec: ModelSpec) -> Any:
     """The model's Hugging Face configuration, refused unless it is of a decoder.
 
@@ -94,15 +55,11 @@ def load_config(spec: ModelSpec) -> Any:
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    folder = model_folder(spec)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} has no config.json, so it is not a Hugging Face model folder",
-            hint="a folder made by save_pretrained holds config.json and model.safetensors",
-        )
+    files = model_files(spec, weights=False)
+    folder = files.folder
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(files.view(), trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise UnsupportedModelError(
             f"cannot read the model configuration in {folder}: {_first_line(error)}",
@@ -117,6 +74,12 @@ def load_config(spec: ModelSpec) -> Any:
             f"{folder.name} is a {kind} model, which is not a decoder-only language model",
             hint="use a decoder such as Llama, SmolLM, Qwen, Mistral, GLM or GPT-2",
         )
+    if config.get_text_config() is not config:
+        raise UnsupportedModelError(
+            f"{folder.name} is a multimodal {kind} model: its decoder is a part of it",
+            hint="use the text-only version of the model",
+        )
+    config.name_or_path = str(folder)
     return config
 
 
@@ -188,15 +151,17 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = model_folder(spec)
+    files = model_files(spec, weights=False)
+    folder = files.folder
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(files.view(), trust_remote_code=False)
     except Exception as error:  # damaged files surface as any class here
         raise ModelError(
             f"cannot load the tokenizer in {folder}: {_first_line(error)}",
             hint="the folder must hold tokenizer.json or the model's own vocabulary files",
         ) from error
+    tokenizer.name_or_path = str(folder)
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:
@@ -206,47 +171,17 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def model_digest(spec: ModelSpec) -> str:
-    """SHA-256 (hex) over the names and bytes of config, safetensors and tokenizer files.
-
-    Raises:
-        ModelError: the folder holds no safetensors file.
-    """
-    folder = model_folder(spec)
-    files = sorted({path for pattern in _DIGESTED for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise _no_weights(folder)
-    total = hashlib.sha256(b"sealtune model digest 1\n")
-    for path in files:
-        stat = path.stat()
-        digest = _file_digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-        total.update(f"{path.name}\n{digest}\n".encode())
-    return total.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: str, _size: int, _mtime_ns: int) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
-
-
 def _on_meta(factory: Any, config: Any) -> Any:
     with torch.device("meta"):
         return factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
-    folder = model_folder(spec)
-    weight_files(folder)
+    files = model_files(spec)
+    folder = files.folder
     try:
         model, info = factory.from_pretrained(
-            folder,
+            files.view(),
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -258,6 +193,9 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
             f"cannot load the model in {folder}: {_first_line(error)}",
             hint="the files may be damaged or of another architecture: fetch them again",
         ) from error
+    model.name_or_path = model.config.name_or_path = str(folder)
+    with Weights(files, model.base_model_prefix):
+        pass  # a name that stands there twice is refused
     missing = sorted(k for k in info["missing_keys"] if not k.startswith(f"{HEAD}."))
     if missing:
         raise ModelError(
@@ -265,46 +203,6 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
             hint="the files belong to another architecture, or a part of them is missing",
         )
     return model
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a base model: every part that its index names, or the only one.
-
-    Raises:
-        ModelError: there is none, a part is missing, or something would redirect loading.
-    """
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise _no_weights(folder)
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder} holds an adapter_config.json, which would redirect loading elsewhere",
-            hint="model.path must be the folder of a base model, without an adapter",
-        )
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return found
-    try:
-        parts = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged") from error
-    outside = sorted(str(part) for part in parts if Path(str(part)).name != part)
-    if outside or not all(str(part).endswith(".safetensors") for part in parts):
-        raise ModelError(
-            f"{index} names a part outside its folder, such as {(outside or sorted(parts))[0]}",
-            hint="the model's digest covers the folder's own safetensors files only",
-        )
-    absent = sorted(part for part in parts if not os.path.isfile(folder / str(part)))
-    if absent:
-        raise ModelError(f"{folder} lacks {absent[0]}, one of the model's {len(parts)} parts")
-    return [folder / str(part) for part in sorted(parts)]
-
-
-def _no_weights(folder: Path) -> ModelError:
-    return ModelError(
-        f"{folder} holds no .safetensors file",
-        hint="pickled weights (.bin, .pt) are not read: save the model again as safetensors",
-    )
 
 
 def _first_line(error: BaseException) -> str:

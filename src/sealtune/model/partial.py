@@ -12,26 +12,22 @@ Trust domain: data owner (bottom), server enclave (top).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.errors import UnsupportedModelError
 from sealtune.job.spec import ModelSpec
+from sealtune.model.files import model_files
 from sealtune.model.load import (
     HEAD,
     factory_and_config,
-    model_folder,
     quiet,
     require_head,
-    weight_files,
 )
 from sealtune.model.structure import find_blocks
+from sealtune.model.weights import Weights, renaming
 
 PartName = Literal["bottom", "top"]
 
@@ -101,18 +97,35 @@ def load_part(
     for number, block in enumerate(blocks):
         if (number < cut) != (part == "bottom"):
             blocks[number] = Elsewhere(block)
-    embedding = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
+    embedding = _embedding_name(model)
+    names = _names(model, embedding)
     if part == "top":
         width = int(model.get_input_embeddings().weight.shape[1])
         model.set_submodule(embedding, NoEmbedding(width, dtype))
     else:
         model.set_submodule(_output_name(model), nn.Identity())
     if not meta:
-        folder = model_folder(spec)
-        with quiet(), _Weights(folder, model) as weights:
-            _fill(model, weights, f"{embedding}.weight", dtype)
+        with (
+            quiet(),
+            Weights(model_files(spec), model.base_model_prefix, renaming(model)) as weights,
+        ):
+            _fill(model, weights, names, dtype)
     model.requires_grad_(False)
     return model.eval()
+
+
+def check_weights(spec: ModelSpec) -> None:
+    """Hold names and shapes in the weights' headers against the model; no tensor is read.
+
+    Raises:
+        ModelError: a tensor is missing, of another shape, or there twice.
+    """
+    factory, config = factory_and_config(spec.model_copy(update={"task": "causal-lm"}), None)
+    model = _without_weights(factory, config, torch.float32)
+    names = _names(model, _embedding_name(model))
+    with _weights(spec, model) as weights:
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            weights.find(names(name), tuple(tensor.shape))
 
 
 def refuse_uncuttable(config: Any) -> None:
@@ -142,96 +155,54 @@ def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
 
 
 def _output_name(model: Any) -> str:
+    name = _head_name(model)
+    if name is None:
+        raise UnsupportedModelError(f"{type(model).__name__} has no output matrix of its own")
+    return name
+
+
+def _head_name(model: Any) -> str | None:
+    """Name of the output matrix; a classifier has none."""
     head = model.get_output_embeddings()
-    for name, module in model.named_modules():
-        if module is head:
-            return str(name)
-    raise UnsupportedModelError(f"{type(model).__name__} has no output matrix of its own")
+    found = (name for name, module in model.named_modules() if module is head)
+    return None if head is None else next(found, None)
 
 
-def _fill(model: Any, weights: _Weights, embedding: str, dtype: torch.dtype) -> None:
-    """Read every parameter and every persistent buffer of ``model``."""
+def _weights(spec: ModelSpec, model: Any) -> Weights:
+    return Weights(model_files(spec), model.base_model_prefix, renaming(model))
+
+
+def _embedding_name(model: Any) -> str:
+    return next(str(n) for n, m in model.named_modules() if m is model.get_input_embeddings())
+
+
+def _names(model: Any, embedding: str) -> Callable[[str], list[str]]:
+    """Under which names a file may hold a tensor of ``model``, likeliest first.
+
+    Files of a bare decoder lack the prefix, and matrices that are tied stand under either name.
+    """
     prefix = f"{model.base_model_prefix}."
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    pair = {f"{embedding}.weight", f"{_head_name(model) or ' '}.weight"} if tied else set()
+
+    def known(name: str) -> list[str]:
+        same = [name, *sorted(pair - {name})] if name in pair else [name]
+        return [form for n in same for form in (n, n.removeprefix(prefix), prefix + n)]
+
+    return known
+
+
+def _fill(
+    model: Any, weights: Weights, names: Callable[[str], list[str]], dtype: torch.dtype
+) -> None:
+    """Read every parameter and every persistent buffer of ``model``."""
     parameters = dict(model.named_parameters())
     for name, tensor in model.state_dict(keep_vars=True).items():  # persistent buffers, too
         if name.startswith(f"{HEAD}."):
             value = torch.zeros(tensor.shape)  # fresh: nothing to read, and float32 to be tuned
         else:
-            # files of a bare decoder lack the prefix; a tied output matrix is the embedding
-            known = [name, name.removeprefix(prefix), prefix + name]
-            if name.rpartition(".")[0] == _tied_name(model):
-                known += [embedding, embedding.removeprefix(prefix)]
-            value = weights.read(known, tuple(tensor.shape))
+            value = weights.read(names(name), tuple(tensor.shape))
             value = value.to(dtype) if value.is_floating_point() else value
         owner, _, leaf = name.rpartition(".")
         found = nn.Parameter(value, requires_grad=False) if name in parameters else value
         setattr(model.get_submodule(owner), leaf, found)
-
-
-def _tied_name(model: Any) -> str:
-    """Name of the output matrix if it may be the embedding again, otherwise an impossible one."""
-    head = model.get_output_embeddings()
-    tied = bool(getattr(model.config, "tie_word_embeddings", False))
-    return _output_name(model) if tied and isinstance(head, nn.Linear) else " "
-
-
-class _Weights:
-    """The safetensors files of a folder, opened but not read; names as ``model`` has them."""
-
-    def __init__(self, folder: Path, model: Any) -> None:
-        self._folder = folder
-        self._renamed = _renaming(model)
-        self._stack = ExitStack()
-        self._where: dict[str, Callable[[], Tensor]] = {}
-
-    def __enter__(self) -> _Weights:
-        try:
-            for path in weight_files(self._folder):
-                file = self._stack.enter_context(safe_open(path, framework="pt"))
-                for key in file.keys():  # noqa: SIM118
-                    self._where[self._renamed(key)] = partial(file.get_tensor, key)
-        except (SafetensorError, OSError) as error:
-            self._stack.close()
-            raise ModelError(
-                f"cannot read the model in {self._folder}: {error}",
-                hint="the files may be damaged or cut short: fetch them again",
-            ) from error
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._stack.close()
-
-    def read(self, names: list[str], shape: tuple[int, ...]) -> Tensor:
-        """The first of ``names`` that there is."""
-        for name in names:
-            if name in self._where:
-                try:
-                    tensor = self._where[name]()
-                except (SafetensorError, OSError) as error:
-                    raise ModelError(f"{name} in {self._folder} cannot be read") from error
-                if tuple(tensor.shape) != shape:
-                    raise ModelError(
-                        f"{name} in {self._folder} is {tuple(tensor.shape)}, not {shape}",
-                        hint="weights and config.json belong to different models",
-                    )
-                return tensor
-        raise ModelError(
-            f"the weights in {self._folder} lack {names[0]}",
-            hint="the files belong to another architecture, or a part of them is missing",
-        )
-
-
-def _renaming(model: Any) -> Callable[[str], str]:
-    """How transformers renames what older files call otherwise (GPT-NeoX's ``embed_out``)."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, apply_renamings
-
-    mapping = get_model_conversion_mapping(model)
-    known = [t for t in mapping if isinstance(t, WeightRenaming)]
-    if len(known) < len(mapping):
-        raise UnsupportedModelError(
-            f"a part of {type(model).__name__} cannot be loaded alone: its files hold tensors "
-            "(experts) that are put together on loading",
-            hint='use a dense decoder, or job.method = "federated-lora"',
-        )
-    return lambda key: str(apply_renamings(key, known))

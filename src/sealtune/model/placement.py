@@ -10,15 +10,16 @@ from sealtune.job.spec import Job
 from sealtune.model import plan, split_plan
 
 
-def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
+def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
     """Decide which module of ``job``'s model runs where.
 
     Args:
         num_labels: number of classes, for the classification head; None for other tasks.
+        backbone: also make the int8 backbone file that a federated job needs.
 
     Raises:
         ModelError, ConfigError: the model or the tuning cannot be planned.
     """
     if job.job.method == "split":
         return split_plan.make_split_plan(job, num_labels)
-    return plan.make_plan(job, num_labels)
+    return plan.make_plan(job, num_labels, backbone=backbone)

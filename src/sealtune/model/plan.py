@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import LinearGroup, ModulePlan, Role, SlicePlan
+from sealtune.job.plan import Backbone, LinearGroup, ModulePlan, Role, SlicePlan
 from sealtune.job.spec import Job
 from sealtune.model.backbone import prepare_backbone
 from sealtune.model.load import load_model
@@ -57,11 +57,12 @@ class Call:
         return int(inner), int(outer)
 
 
-def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
+def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
     """Plan ``job``'s model, and make the int8 backbone file if it is not there yet.
 
     Args:
         num_labels: number of classes, for the classification head; None for other tasks.
+        backbone: False: leave the file out, and its digests.
 
     Raises:
         UnsupportedModelError: the architecture hides where data flows (named module in the text).
@@ -91,7 +92,9 @@ def make_plan(job: Job, num_labels: int | None) -> SlicePlan:
         modules=tuple(modules),
         groups=tuple(groups),
         trainable={k: tuple(v.shape) for k, v in sorted(trainable_state(peft_model).items())},
-        backbone=prepare_backbone(job.model, _all_linear(model, blocks_name)),
+        backbone=prepare_backbone(job.model, _all_linear(model, blocks_name))
+        if backbone
+        else Backbone(path="", tensors={}),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sealtune.data import SiteData, discover_labels, load_sites
+from sealtune.data import SiteData, TokenCounts, discover_labels, load_sites
 from sealtune.data.digest import identify
 from sealtune.errors import DataError, ModelError
 from sealtune.job.dsse import Envelope
@@ -27,7 +27,10 @@ from sealtune.job.resolved import Resolved, write_resolved
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.model.agree import identify_model
-from sealtune.model.load import load_tokenizer, model_digest
+from sealtune.model.files import ModelFiles, model_digest, model_files
+from sealtune.model.fit import check_tokenizer, fit_texts
+from sealtune.model.load import load_config, load_tokenizer
+from sealtune.model.partial import check_weights
 from sealtune.model.placement import make_plan
 from sealtune.model.tasks import make_task
 
@@ -84,23 +87,65 @@ class Resolution:
         )
 
 
-def resolve(job: Job) -> Resolution:
-    """Find labels, check every site's data and the task, and make the slice plan.
+@dataclass(frozen=True)
+class Checked:
+    """A job whose data and model go together.
+
+    Attributes:
+        job: the settings; a hub's model at its commit.
+        labels: class names in the order of their numbers; empty for ``causal-lm``.
+        sites: each site's examples.
+        counts: each site's token counts, of its training and its test rows.
+        files: of the model.
+    """
+
+    job: Job
+    labels: tuple[str, ...]
+    sites: dict[str, SiteData]
+    counts: dict[str, tuple[TokenCounts, TokenCounts]]
+    files: ModelFiles
+
+
+def check(job: Job) -> Checked:
+    """Find labels, and check every site's data, the task, the model's files and the tuning.
+
+    Everything that can be known before a process is started, but the int8 backbone.
 
     Raises:
         DataError: data that cannot be used, or a site without training rows, or no test row at all.
-        ModelError: the model, the label words or the adapter's targets cannot be used.
+        ModelError, ConfigError: the model, the label words, the cut or the adapter's targets cannot
+            be used.
     """
     labels = discover_labels(job)
     sites = load_sites(job, labels)
     _check_rows(sites)
+    job, files = _at_its_commit(job)
+    tokenizer, config = load_tokenizer(job.model), load_config(job.model)
+    check_tokenizer(tokenizer, config)
     make_task(
         job.model.task,
-        load_tokenizer(job.model),
+        tokenizer,
         max_tokens=job.data.max_tokens,
         template=job.data.template,
         labels=labels,
     )
+    counts = {}
+    for name, data in sites.items():
+        train, test = (fit_texts(job, tokenizer, config, e) for e in (data.train, data.test))
+        counts[name] = train, test
+    make_plan(job, len(labels) or None, backbone=False)
+    check_weights(job.model)
+    return Checked(job, labels, sites, counts, files)
+
+
+def resolve(job: Job) -> Resolution:
+    """``check`` a job, and make its slice plan, and the int8 backbone if it needs one.
+
+    Raises:
+        DataError, ModelError, ConfigError: as for ``check``.
+    """
+    checked = check(job)
+    job, labels, sites = checked.job, checked.labels, checked.sites
     return Resolution(
         job=job,
         labels=labels,
@@ -128,6 +173,15 @@ def check_resolved(resolved: Resolved) -> None:
             "the slice plan in job.resolved.json is not the one that follows from the job",
             hint="somebody changed it, or versions differ: start the run anew",
         )
+
+
+def _at_its_commit(job: Job) -> tuple[Job, ModelFiles]:
+    """A hub's model may move on: what was looked at now is what every process reads."""
+    files = model_files(job.model)
+    if not files.revision:
+        return job, files
+    model = job.model.model_copy(update={"revision": files.revision})
+    return job.model_copy(update={"model": model}), files
 
 
 def _check_rows(sites: dict[str, SiteData]) -> None:

@@ -1,0 +1,56 @@
+"""Whether tokenizer, texts and model go together: found before any work, not in the middle of it.
+
+Trust domain: client enclave; data owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sealtune.data import Example, TokenCounts, count_tokens
+from sealtune.errors import DataError, ModelError
+from sealtune.job.spec import Job
+from sealtune.model.tasks import padded
+
+_SPECIAL = ("pad", "bos", "eos")
+
+
+def check_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Raise ModelError if a token that every text may get has no row in the embedding."""
+    rows = int(config.vocab_size)
+    for name in _SPECIAL:
+        number = getattr(tokenizer, f"{name}_token_id")
+        if number is not None and number >= rows:
+            token = getattr(tokenizer, f"{name}_token")
+            raise ModelError(
+                f"the tokenizer's {name} token {token!r} has number {number}, but the model's "
+                f"embedding has {rows} rows; the tokenizer knows {len(tokenizer)} tokens",
+                hint="resize the model's embedding to its tokenizer, or give the tokenizer another "
+                f"{name} token",
+            )
+
+
+def fit_texts(job: Job, tokenizer: Any, config: Any, examples: Sequence[Example]) -> TokenCounts:
+    """Count the tokens of ``examples``, and refuse what the model has no row or place for.
+
+    Raises:
+        DataError: a text without tokens, a token beyond the embedding, or a text that is longer
+            than the model's positions.
+    """
+    counts = count_tokens(examples, tokenizer, job.data.max_tokens, int(config.vocab_size))
+    end = job.model.task == "causal-lm"  # which adds an end token
+    longest = padded(min(counts.longest + end, job.data.max_tokens)) if examples else 0
+    check_length(longest, config, hint="lower data.max_tokens")
+    return counts
+
+
+def check_length(tokens: int, config: Any, *, hint: str) -> None:
+    """Raise DataError if the model has fewer positions than ``tokens``."""
+    places = getattr(config, "max_position_embeddings", None)
+    if places is not None and tokens > places:
+        raise DataError(
+            f"texts take up to {tokens} tokens, padded to whole eights, but the model has "
+            f"{places} positions",
+            hint=hint,
+        )
