@@ -125,6 +125,14 @@ def test_chain_in_order() -> None:
     assert issued_chain(CHAIN[0], [*other, *CHAIN]) == CHAIN
 
 
+def test_names_of_others_do_not_steer_a_terminal() -> None:
+    chain = load_pem_chain(Authority().leaf("a\x1b[2J\u202eb")[1])
+    with pytest.raises(BadChainError) as caught:
+        verify_chain([chain[0], *CHAIN[1:]], roots=VENDOR.roots, at=START, what="test")
+    assert r"a\x1b[2J\u202eb of the test chain" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 # ---- keys and extensions ----------------------------------------------------------------------
 
 

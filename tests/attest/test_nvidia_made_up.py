@@ -345,6 +345,14 @@ def test_manifests_that_do_not_fit() -> None:
             verify(GOOD, endorsements=sent)
 
 
+def test_versions_in_a_report_do_not_steer_a_terminal() -> None:
+    data = one(fields=opaque(driver="\x1b[2J"))
+    with pytest.raises(MissingCollateralError, match=r"driver .x1b\[2J of GH100"):
+        verify(data, rims=RIMS)
+    with pytest.raises(TcbOutOfDateError, match=r"has version .x1b\[2J"):
+        verify(data)
+
+
 def test_manifests_signed_by_somebody_else() -> None:
     forged = sign_manifest(DRIVER, {35: [BLOCKS[36]], 39: [BLOCKS[40]]}, vendor=Authority())
     with pytest.raises(BadChainError, match="pinned root"):

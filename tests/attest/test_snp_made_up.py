@@ -153,6 +153,7 @@ def test_made_up_chain_in_any_order_among_other_text() -> None:
         (leaf + root, "0 fitting"),
         (middle + root, "0 of that name .given: middle, root"),
         (blocks(amd.certificate()[1])[0] + chain, "2 of that name"),
+        (blocks(amd.certificate("\x1b[2J")[1])[0], r"given: .x1b\[2J"),
         (chain[:-40], "cut short"),
         (chain.replace(b"MII", b"M?I", 1), "cut short"),
         (chain.replace(b"MII", b"MI=", 1), "not base64|not an X"),

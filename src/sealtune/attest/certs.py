@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from sealtune.attest.errors import BadChainError, BadSignatureError, StaleCollateralError
+from sealtune.job.printable import printable
 
 MAX_CERTIFICATES = 8
 # Everything that `cryptography` raises over certificates that are not what they should be.
@@ -198,7 +199,7 @@ def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, what:
 
 
 def _name(certificate: x509.Certificate) -> str:
-    return common_name(certificate) or "a certificate without a name"
+    return printable(common_name(certificate), 80) or "a certificate without a name"
 
 
 def common_name(certificate: x509.Certificate) -> str:

@@ -39,6 +39,7 @@ from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
 from sealtune.attest.policy import INTEL_STATUSES, AppraisalPolicy, KindPolicy
 from sealtune.attest.quote import TD15_BODY, Quote, parse_quote
 from sealtune.errors import AttestationError
+from sealtune.job.printable import printable
 
 # "Intel SGX Root CA", CN=Intel SGX Root CA, 2018 to 2049; the same digest is in Intel's own docs.
 INTEL_ROOTS = frozenset(
@@ -209,11 +210,11 @@ def _explicit_policy(library: Any, policy: KindPolicy, now: int) -> Any:
 
 
 def _refusal(message: str) -> AttestationError:
-    reason = message.removeprefix("Verification failed: ")
+    reason = printable(message.removeprefix("Verification failed: "), 300)
     for words, error in _REASONS:
         if words in reason:
-            return error(f"the quote was refused: {reason[:300]}")
-    return MalformedEvidenceError(f"the quote was refused: {reason[:300]}")
+            return error(f"the quote was refused: {reason}")
+    return MalformedEvidenceError(f"the quote was refused: {reason}")
 
 
 def _claims(quote: Quote, verified: dict[str, Any], at: datetime) -> Claims:

@@ -47,6 +47,7 @@ from sealtune.attest.errors import (
 from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.attest.rim import RIM_ROOTS, Rim, load_rim
+from sealtune.job.printable import printable
 
 # SHA-256 of "NVIDIA Device Identity CA".
 DEVICE_ROOTS = frozenset(
@@ -258,7 +259,9 @@ class NvidiaVerifier:
             raise WrongReportDataError("the GPU's report was made for another nonce")
         chip, device = _device(leaf)
         if chip != CHIPS[item.arch]:
-            raise BadChainError(f"certificate of a {chip} in evidence of a {item.arch} GPU")
+            raise BadChainError(
+                f"certificate of a {printable(chip, 40)} in evidence of a {item.arch} GPU"
+            )
         firmware = report.opaque.get(FWID, b"")
         if len(firmware) != 48 or firmware not in (extension(leaf, OID_FWID) or b""):
             raise BadChainError("the GPU's certificate is of another firmware than its report")
@@ -318,9 +321,9 @@ def compare(report: Report, rims: Sequence[Rim], chip: str) -> None:
     for what, version in (("driver", report.driver), ("VBIOS", report.vbios)):
         found = [rim for rim in rims if rim.version == version.lower() and rim.product == chip]
         if len(found) != 1:
-            have = ", ".join(f"{rim.product} {rim.version}" for rim in rims)
+            have = printable(", ".join(f"{rim.product} {rim.version}" for rim in rims))
             raise MissingCollateralError(
-                f"no manifest for {what} {version} of {chip} (given: {have})"
+                f"no manifest for {what} {printable(version, 40)} of {chip} (given: {have})"
             )
         if expected.keys() & found[0].values.keys():
             raise MissingCollateralError("manifests of driver and VBIOS contradict each other")

@@ -207,8 +207,8 @@ class KindPolicy(_Strict):
             version = claims.firmware.get(name, "")
             if _numbers(name, version) < _numbers(name, least):
                 yield TcbOutOfDateError(
-                    f"{name} of the GPU has version {version or 'none'}, the policy asks for "
-                    f"{least}"
+                    f"{name} of the GPU has version {printable(version, 40) or 'none'}, the policy "
+                    f"asks for {least}"
                 )
 
     def misplaced(self, kind: Kind) -> Iterator[str]:

@@ -54,6 +54,7 @@ from sealtune.attest.snp_state import (
     guest_bits,
     platform_bits,
 )
+from sealtune.job.printable import printable
 
 # SHA-256 of the root certificates "ARK-Milan", "ARK-Genoa", "ARK-Turin" as AMD's KDS serves them.
 AMD_ROOTS = frozenset(
@@ -211,7 +212,7 @@ def _chain(report: Report, bundle: list[x509.Certificate]) -> list[x509.Certific
         raise BadChainError(f"the report is signed by key {report.signing_key}, no VCEK or VLEK")
     leaves = [certificate for certificate in bundle if common_name(certificate) == name]
     if len(leaves) != 1:
-        names = ", ".join(common_name(certificate) or "unnamed" for certificate in bundle)
+        names = printable(", ".join(common_name(one) or "unnamed" for one in bundle))
         raise BadChainError(
             f"the report is signed by a {name}; the certificates have {len(leaves)} of that name "
             f"(given: {names})"
