@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import types
 from typing import Any
 
 import pytest
 
-from sealtune.attest import Evidence, Kind
+from sealtune.attest import Evidence, Kind, dcap
 from sealtune.attest.dcap import DcapVerifier, td_measurement
 from sealtune.attest.errors import (
     AdvisoryError,
@@ -78,6 +80,36 @@ def test_measurement_of_a_td_covers_every_register(offset: int) -> None:
     with pytest.raises(UnknownMeasurementError):
         verify(quote(body, version=5), measurements=(honest,))
     verify(quote(td_body(large=True), version=5), measurements=(honest,))
+
+
+def test_measurement_of_a_td_is_this_digest() -> None:
+    """MRTD to RTMR 3 in the order of the report, then MRSERVICETD, zeros in TDX 1.0."""
+    registers = b"".join(bytes((index,)) * 48 for index in (1, 2, 3, 4, 5, 6, 7, 8, 0))
+    digest = hashlib.sha384(b"sealtune/td/v1" + registers).hexdigest()
+    for version, large in ((4, False), (5, False), (5, True)):
+        assert verify(quote(td_body(large=large), version=version)).measurement == digest
+
+
+class PanicException(BaseException):
+    """What a panic of Rust code becomes in Python."""
+
+
+@pytest.mark.parametrize("error", [PanicException, KeyboardInterrupt])
+def test_library_that_panics(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quote must not take an enclave down; a person still can."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    real = dcap._library()
+    fake = types.SimpleNamespace(
+        QuoteCollateralV3=real.QuoteCollateralV3,
+        QuotePolicy=real.QuotePolicy,
+        QuoteVerifier=lambda root: types.SimpleNamespace(verify_with_policy=fail),
+    )
+    monkeypatch.setattr(dcap, "_library", lambda: fake)
+    with pytest.raises(MalformedEvidenceError if error is PanicException else KeyboardInterrupt):
+        verify(TD)
 
 
 # ---- what no policy accepts -------------------------------------------------------------------

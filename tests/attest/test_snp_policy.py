@@ -12,6 +12,7 @@ from sealtune.attest.errors import (
     BadChainError,
     DebugEnclaveError,
     GuestPolicyError,
+    KindNotAllowedError,
     MalformedEvidenceError,
     PlatformNotAllowedError,
     SvnTooLowError,
@@ -271,6 +272,15 @@ def test_vlek_only_of_a_named_provider() -> None:
     key, chain = certificate("SEV-VLEK", x5=b"")
     with pytest.raises(BadChainError, match="names no cloud provider"):
         verify(report(key, flags=1 << 2), chain, snp={"vlek_providers": "any"})
+
+
+def test_a_state_that_is_not_asked_about_or_not_stated_is_refused() -> None:
+    claims = made()
+    with pytest.raises(KindNotAllowedError, match="do not fit"):
+        KindPolicy(measurements="any").check(claims)
+    accepted = KindPolicy(measurements="any", snp=SnpPolicy(min_tcb=MINIMUM))
+    with pytest.raises(KindNotAllowedError, match="do not fit"):
+        accepted.check(claims.model_copy(update={"snp": None}))
 
 
 def test_every_fault_is_told() -> None:

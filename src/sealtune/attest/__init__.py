@@ -15,6 +15,7 @@ from sealtune.attest.evidence import (
 )
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.attest.simulated import SimulatedAttester, SimulatedVerifier, simulated_policy
+from sealtune.attest.snp_policy import SnpPolicy
 from sealtune.attest.verify import Appraiser, appraise, claims_table, load_policy, verify_party
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "KindPolicy",
     "SimulatedAttester",
     "SimulatedVerifier",
+    "SnpPolicy",
     "Verifier",
     "appraise",
     "claims_table",

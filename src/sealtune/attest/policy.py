@@ -184,7 +184,9 @@ class KindPolicy(_Strict):
             )
 
     def _firmware(self, claims: Claims) -> Iterator[AttestationError]:
-        if claims.snp is not None and self.snp is not None:
+        if (claims.snp is None) != (self.snp is None):
+            yield KindNotAllowedError("what is asked of SEV-SNP and what is stated do not fit")
+        elif claims.snp is not None and self.snp is not None:
             yield from self.snp.faults(claims.snp, id_key_pinned=self.signers != "any")
         status = self.status(claims)
         if status not in self.tcb_statuses or status == REVOKED:
