@@ -169,6 +169,21 @@ def test_hex_is_normalised_and_checked() -> None:
             KindPolicy(measurements=(bad,))
 
 
+@pytest.mark.parametrize(
+    ("name", "bits"), [("min_svn", 32), ("min_tcb_evaluation", 32), ("product_ids", 16)]
+)
+def test_numbers_have_the_size_that_hardware_gives_them(name: str, bits: int) -> None:
+    def make(value: int) -> KindPolicy:
+        setting = (value,) if name == "product_ids" else value
+        return KindPolicy(**{**GOOD, name: setting})
+
+    for fine in (0, 2**bits - 1):
+        make(fine)
+    for wrong in (-1, 2**bits):
+        with pytest.raises(ValidationError):
+            make(wrong)
+
+
 def test_json_round_trip_and_unknown_keys() -> None:
     policy = AppraisalPolicy(kinds={Kind.SIMULATED: KindPolicy(**GOOD)})
     assert AppraisalPolicy.model_validate_json(policy.model_dump_json()) == policy
