@@ -17,6 +17,7 @@ from sealtune.attest.certs import (
     extension,
     issued_chain,
     load_der,
+    load_pem_bundle,
     load_pem_chain,
     verify_chain,
     verify_p384,
@@ -76,6 +77,17 @@ def test_pem_has_one_spelling() -> None:
         load_pem_chain(one * (MAX_CERTIFICATES + 1))
     with pytest.raises(BadChainError, match="not an X"):
         load_der(DER[:-1])
+
+
+def test_bundle_of_at_most_eight() -> None:
+    others = [Authority().leaf(f"leaf {number}")[1] for number in range(2)]
+    assert len(load_pem_bundle(PEM + others[0])) == 6
+    two = b"".join(others[1].partition(b"-----END CERTIFICATE-----\n")[:2])
+    six = PEM + others[0]
+    assert len(load_pem_bundle(six + others[1][: others[1].rindex(b"-----BEGIN")])) == 8
+    assert len(load_pem_bundle(six + two + PEM)) == 7
+    with pytest.raises(BadChainError, match="more than 8"):
+        load_pem_bundle(six + others[1])
 
 
 # ---- chains -----------------------------------------------------------------------------------

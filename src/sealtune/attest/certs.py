@@ -107,10 +107,7 @@ def issued_chain(
     `verify_chain`.
     """
     chain = [leaf]
-    while len(chain) <= len(bundle):
-        above = [c for c in bundle if c not in chain and _issued(chain[-1], c)]
-        if not above:
-            break
+    while above := [c for c in bundle if c not in chain and _issued(chain[-1], c)]:
         chain.append(above[0])
     return chain
 
