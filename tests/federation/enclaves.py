@@ -60,9 +60,9 @@ class Aggregator:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
+    def close(self, patience: float = 5) -> None:
         """Wait until the glue has hung up."""
-        self._thread.join(5)
+        self._thread.join(patience)
         self._listener.close()
 
     def _serve(self) -> None:

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
-import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from flwr.app import Array
-from flwr.common.config import validate_config
+from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.constant import NodeStatus
-from flwr.supercore.inflatable import inflatable_utils
-from flwr.supernode import start_client_internal
+from flwr.supercore.protobuf.client import ProtobufClient
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.routers.fleet import router as flowers
+from flwr.superlink.servicer.fleet import fleet_handlers
 
-from sealtune.federation import app_folder, flower_transport, haste
+import sealtune.federation
+from sealtune.errors import FrameError
+from sealtune.federation import fleet, flower_transport
+from sealtune.federation.objects import MAX_OBJECT, MAX_OBJECTS, names, put_together, take_apart
+from sealtune.federation.payload import PIECE, pack, unpack
+from sealtune.frames import MAX_META, Frame
+
+USED = {
+    "activate-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "pull-object",
+    "confirm-message-received",
+    "push-messages",
+    "push-object",
+}
 
 
 def test_the_pinned_version_is_installed() -> None:
-    assert haste.known()
+    assert metadata.version("flwr") == "1.41.0"
 
 
 def test_error_codes() -> None:
@@ -30,7 +48,6 @@ def test_error_codes() -> None:
         ErrorCode.MESSAGE_UNAVAILABLE,
         ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
         ErrorCode.NODE_UNAVAILABLE,
-        ErrorCode.CLIENT_APP_CRASHED,
     }
 
 
@@ -39,55 +56,101 @@ def test_nodes_say_their_name_state_and_activation() -> None:
     assert (node.name, node.status, node.last_activated_at) == ("a", "online", "now")
 
 
-def test_the_waits_that_are_shortened_are_where_they_were() -> None:
-    source = inspect.getsource(start_client_internal)
-    assert set(re.findall(r"\btime\.(\w+)", source)) == {"sleep"}
-    assert {float(s) for s in re.findall(r"time\.sleep\((.*?)\)", source)} == set(haste.NODE_WAITS)
-    defaults = inspect.signature(inflatable_utils.pull_objects).parameters
-    assert defaults["initial_backoff"].default == inflatable_utils.PULL_INITIAL_BACKOFF
-    assert inflatable_utils.PULL_INITIAL_BACKOFF >= haste.PULL_BACKOFF
+def test_the_relay_serves_seven_operations_and_flower_has_no_others_that_move_messages() -> None:
+    """Of Flower's Fleet API are left out: registration, runs, apps, and leaving."""
+    ours = {route.path.removeprefix("/v1/fleet/") for route in fleet.router.routes}  # type: ignore[attr-defined]
+    assert ours == USED
+    known = {path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/")}
+    assert {path.removeprefix("/v1/fleet/") for path in known} - USED == {
+        "register-node",
+        "unregister-node",
+        "deactivate-node",
+        "get-run",
+        "get-fab",
+    }
+    assert flowers.router.prefix == fleet.PREFIX
 
 
-def test_waits_are_shortened_in_the_known_version_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    defaults = dict(inflatable_utils.pull_objects.__kwdefaults__)
-    monkeypatch.setattr(inflatable_utils.pull_objects, "__kwdefaults__", defaults)
-    monkeypatch.setattr(start_client_internal, "time", start_client_internal.time)
-    monkeypatch.setattr(haste, "VERSION", "0.0.0")
-    before = start_client_internal.time
-    haste.hasten_supernode()
-    assert start_client_internal.time is before
-    assert inflatable_utils.pull_objects.__kwdefaults__["initial_backoff"] == 1
-
-    monkeypatch.undo()
-    monkeypatch.setattr(inflatable_utils.pull_objects, "__kwdefaults__", defaults)
-    monkeypatch.setattr(start_client_internal, "time", start_client_internal.time)
-    monkeypatch.setattr(haste.time, "sleep", slept.append)
-    haste.hasten_supernode()
-    for seconds in (3, 0.5, 7):
-        start_client_internal.time.sleep(seconds)
-    assert slept == [haste.NODE_WAITS[3], haste.NODE_WAITS[0.5], 7]
-    assert inflatable_utils.pull_objects.__kwdefaults__["initial_backoff"] == haste.PULL_BACKOFF
+@pytest.mark.parametrize("name", sorted(USED))
+def test_handlers_take_what_they_are_given(name: str) -> None:
+    function = getattr(fleet_handlers, name.replace("-", "_"))
+    used = ["request", "state"]
+    if name in ("pull-messages", "confirm-message-received"):
+        used.append("store")
+    assert list(inspect.signature(function).parameters) == used
 
 
-def test_arrays_are_cut_by_flower() -> None:
-    array = Array(dtype="uint8", shape=(12 << 20,), stype="sealed.bytes", data=bytes(12 << 20))
-    assert len(list(array.slice_array())) == 3
+def test_the_client_is_where_it_is_replaced() -> None:
+    """``Membership`` puts a bounded HTTP client in its place."""
+    source = inspect.getsource(ProtobufClient)
+    assert len(re.findall(r"self\._client = httpx\.Client\(", source)) == 1
 
 
-def test_the_app_folder_is_valid_and_holds_no_code(tmp_path: Path) -> None:
-    folder = app_folder.write(tmp_path / "app", Path("/tmp/x y/s"), None)
-    config = tomllib.loads((folder / "pyproject.toml").read_text())
-    valid, errors, warnings = validate_config(config, check_module=True, project_dir=folder)
-    assert (valid, errors, warnings) == (True, [], [])
-    assert config["tool"]["flwr"]["app"]["config"] == {"socket": "/tmp/x y/s", "events": ""}
-    assert sorted(path.name for path in folder.rglob("*")) == ["README.md", "pyproject.toml"]
+def test_no_module_of_the_engine_names_what_handles_apps() -> None:
+    """Nothing here asks for a run or an app, loads one, or starts a process."""
+    folder = Path(sealtune.federation.__file__).parent
+    words = (
+        "GetFab",
+        "GetRun",
+        "get_fab",
+        "install_from_fab",
+        "load_app",
+        "object_ref",
+        "ClientApp",
+    )
+    for path in folder.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                used |= {alias.name for alias in node.names}
+                used.add(getattr(node, "module", None) or "")
+        assert not used & {*words, "subprocess", "importlib", "exec", "eval", "__import__"}, path
+
+
+def message(frame: Frame) -> Message:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    return Message(pack(frame), 2, "query.sealed")
+
+
+def test_the_longest_frame_is_within_the_bounds() -> None:
+    frame = Frame("put", {"pad": "x" * (MAX_META - 100)}, bytes(range(256)) * (PIECE // 256))
+    parts = take_apart(message(frame))
+    assert len(names(parts.tree)) == len(parts.contents) <= MAX_OBJECTS
+    assert max(map(len, parts.contents.values())) <= MAX_OBJECT
+    whole = put_together(parts.head.metadata.message_id, parts.contents)
+    assert unpack(whole.content).body == frame.body
+    assert list(parts.head.content) == []
+
+
+def test_objects_that_are_not_a_message_are_refused() -> None:
+    parts = take_apart(message(Frame("put", {}, b"abc")))
+    identity = parts.head.metadata.message_id
+    changed = {name: content + b"x" for name, content in parts.contents.items()}
+    part = next(name for name in parts.contents if name != identity)
+    for contents, top in (
+        (changed, identity),
+        ({identity: parts.contents[identity]}, identity),
+        (parts.contents, part),
+        (parts.contents, "0" * 64),
+        ({**parts.contents, identity: bytes(MAX_OBJECT + 1)}, identity),
+    ):
+        with pytest.raises(FrameError):
+            put_together(top, contents)
+
+
+def test_a_tree_of_too_many_objects_is_refused() -> None:
+    parts = take_apart(message(Frame("put", {}, b"abc")))
+    for _ in range(MAX_OBJECTS):
+        parts.tree.children.add(object_id="0" * 64)
+    with pytest.raises(FrameError, match="more than"):
+        names(parts.tree)
 
 
 def test_the_glue_imports_nothing_heavy() -> None:
-    """A ClientApp process is started for every message."""
     code = (
-        "import sys, sealtune.federation.client_app\n"
+        "import sys, sealtune.federation.node\n"
         "ours = sorted(m for m in sys.modules if m.startswith('sealtune.'))\n"
         "print('torch' in sys.modules, ' '.join(ours))"
     )

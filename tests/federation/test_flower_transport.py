@@ -11,9 +11,10 @@ import pytest
 from flwr.app import Error, Message
 
 from sealtune.federation import flower_transport, payload
-from sealtune.federation.client_app import app as client_app
 from sealtune.federation.flower_transport import ATTEMPTS, FlowerTransport
 from sealtune.federation.local_grid import LocalGrid, LocalNode
+from sealtune.federation.node import answer as node_answer
+from sealtune.federation.spool import Spool
 from sealtune.federation.transport import Outcome
 from sealtune.frames import Frame
 from tests.federation.enclaves import client_enclave
@@ -35,10 +36,11 @@ class World:
 
     def add(self, site: str, answer: Callable[[Frame], Frame | None] = backwards) -> LocalNode:
         number = len(self.nodes) + 2
-        socket, spool = self._folder / f"{number}.sock", self._folder / str(number)
-        spool.mkdir()
+        socket, folder = self._folder / f"{number}.sock", self._folder / str(number)
+        folder.mkdir()
+        spool = Spool(folder)
         self._stack.enter_context(client_enclave(socket, answer))
-        node = LocalNode(site, number, client_app, {"socket": str(socket), "spool": str(spool)})
+        node = LocalNode(site, number, lambda message: node_answer(message, socket, spool))
         self.grid.nodes[number] = self.nodes[site] = node
         return node
 
@@ -120,7 +122,7 @@ def test_an_enclave_that_fails_is_absent_with_its_reason(world: World) -> None:
     assert outcome.attempts == 1
 
 
-@pytest.mark.parametrize("code", [3, 4, 5, 8])
+@pytest.mark.parametrize("code", [3, 4, 5])
 def test_a_lost_message_is_sent_anew(world: World, code: int) -> None:
     lost: list[Message] = []
 
@@ -140,10 +142,10 @@ def test_a_lost_message_is_sent_anew(world: World, code: int) -> None:
 
 def test_attempts_are_bounded(world: World) -> None:
     world.add("a")
-    world.grid.spy = lambda message: Error(code=8, reason="")
+    world.grid.spy = lambda message: Error(code=5, reason="")
     outcome = world.exchange({"a": b"ab"})["a"]
     assert (outcome.body, outcome.attempts) == (None, ATTEMPTS)
-    assert outcome.reason == f"its ClientApp was killed ({ATTEMPTS} attempts)"
+    assert outcome.reason == f"its SuperNode went offline ({ATTEMPTS} attempts)"
 
 
 @pytest.mark.parametrize("code", [1, 2, 7])

@@ -1,16 +1,15 @@
-"""The ServerApp's loop between an aggregator and a transport."""
+"""The relay's loop between an aggregator and a transport."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sealtune.errors import FederationError, FrameError
-from sealtune.federation.events import Events
-from sealtune.federation.server_app import relay
+from sealtune.federation.relay import relay
 from sealtune.federation.transport import Outcome, Transport
 from sealtune.frames import Frame
 from tests.federation.enclaves import Aggregator, order
@@ -32,11 +31,14 @@ class Echo(Transport):
                 report(Outcome(site, body, "", 1, 0.5, len(body)))
 
 
+def silent(event: str, **fields: Any) -> None:
+    """Says nothing."""
+
+
 def run(path: Path, orders: list[Frame]) -> list[Frame]:
     aggregator = Aggregator(path, orders)
     try:
-        with Events(None) as events:
-            relay(path, Echo(), events)
+        relay(path, Echo(), silent)
     finally:
         aggregator.close()
     return aggregator.reports
@@ -60,8 +62,8 @@ def test_an_aggregator_that_gives_up(tmp_path: Path) -> None:
 
 
 def test_no_aggregator(tmp_path: Path) -> None:
-    with Events(None) as events, pytest.raises(FederationError, match="no enclave listens"):
-        relay(tmp_path / "s", Echo(), events)
+    with pytest.raises(FederationError, match="no enclave listens"):
+        relay(tmp_path / "s", Echo(), silent)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,3 @@ def test_no_aggregator(tmp_path: Path) -> None:
 def test_nonsense_from_the_aggregator(tmp_path: Path, answer: Frame) -> None:
     with pytest.raises(FrameError):
         run(tmp_path / "s", [answer])
-
-
-def test_events_reach_a_listener_and_do_not_need_one(tmp_path: Path) -> None:
-    with (
-        Events(tmp_path / "e") as events,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
-    ):
-        events("log", message="nobody listens")
-        sock.bind(str(tmp_path / "e"))
-        events("log", message="hello")
-        assert sock.recv(1000) == b'{"event": "log", "message": "hello"}'

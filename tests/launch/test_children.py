@@ -23,7 +23,6 @@ from sealtune.errors import (
 )
 from sealtune.launch import Interrupted
 from sealtune.launch.child import Child, Event, Exit, Inbox, Interrupt, parse_event
-from sealtune.launch.events_socket import EventsSocket
 from sealtune.launch.failure import Death, cause, revive
 from sealtune.launch.processes import Processes
 
@@ -115,7 +114,7 @@ def test_lines_that_are_no_events(line: bytes) -> None:
     assert parse_event(line) is None
 
 
-def death(role: str, code: int | None, error: str = "") -> Death:
+def death(role: str, code: int, error: str = "") -> Death:
     said = {"error": error, "message": "m", "hint": "h"} if error else None
     return Death(role, code, said, Path("/logs/x.log"), "one\ntwo")
 
@@ -125,7 +124,7 @@ def test_the_killed_process_is_the_cause() -> None:
         death("client:a", 5, "AcceleratorLostError"),
         death("server", 8, "SiteLostError"),
         death("accelerator", -9),
-        death("flower:glue", None, "FederationError"),
+        death("flower:relay", 8, "FederationError"),
     ]
     error = cause(deaths)
     assert isinstance(error, ProcessDiedError)
@@ -141,11 +140,10 @@ def test_an_accelerator_that_fails_comes_before_those_that_miss_it() -> None:
 
 
 def test_who_says_why_comes_before_who_does_not() -> None:
-    error = cause([death("flower:superlink", 1), death("client:a", 3, "DataError")])
+    error = cause([death("flower:relay", 1), death("client:a", 3, "DataError")])
     assert (type(error).__name__, error.exit_code) == ("DataError", 3)
     error = cause([death("server", 1)])
     assert error.message == "server ended unexpectedly with exit code 1"
-    assert cause([death("flower:glue", None)]).message == "flower:glue ended unexpectedly"
 
 
 @pytest.mark.parametrize(
@@ -247,22 +245,3 @@ def test_ours_may_say_goodbye(tmp_path: Path) -> None:
     processes.until(lambda: "client:a" in processes.ready)
     processes.stop_all()
     assert seen == ["ready", "memory"]
-
-
-def test_the_end_of_the_glue_is_noticed(tmp_path: Path) -> None:
-    inbox: Inbox = queue.SimpleQueue()
-    listener = EventsSocket(tmp_path / "e", inbox)
-    code = (
-        "import socket, sys, os\n"
-        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-        f"s.connect({str(tmp_path / 'e')!r})\n"
-        "s.send(b'rubbish')\n"
-        's.send(b\'{"event": "glue", "pid": %d}\' % os.getpid())\n'
-        "sys.stdin.read()"
-    )
-    with subprocess.Popen(python(code), stdin=subprocess.PIPE) as glue:
-        hello = inbox.get(timeout=20)
-        assert hello == Event("flower", {"event": "glue", "pid": glue.pid})
-        glue.kill()
-        assert inbox.get(timeout=20) == Exit("flower:glue", 0)
-    listener.close()

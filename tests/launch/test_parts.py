@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
@@ -25,7 +24,7 @@ from sealtune.launch.environment import variables, versions
 from sealtune.launch.flower import Flower
 from sealtune.launch.job_facts import JobFacts
 from sealtune.launch.metrics import MetricsLog
-from sealtune.launch.ports import check_port, free_ports, listening
+from sealtune.launch.ports import check_port, free_port
 from sealtune.launch.threads import cores, thread_settings
 
 
@@ -45,12 +44,8 @@ def test_threads(role: str, sites: int, available: int, threads: str) -> None:
     assert cores() >= 1
 
 
-def test_free_ports_differ_and_can_be_used() -> None:
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    for port in ports:
-        check_port(port)
-        assert not listening(port)
+def test_a_free_port_can_be_used() -> None:
+    check_port(free_port())
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -58,7 +53,6 @@ def test_a_port_in_use_is_named() -> None:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         port = sock.getsockname()[1]
-        assert listening(port)
         with pytest.raises(PortInUseError, match=f"port {port} ") as caught:
             check_port(port)
         assert "--port" in caught.value.hint
@@ -109,27 +103,27 @@ def test_node_keys_are_p384_pairs_and_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
 
 
-def test_flower_is_told_to_be_private_and_quiet(tmp_path: Path) -> None:
-    made = make_credentials(tmp_path / "keys", ("a",))
-    flower = Flower(tmp_path, 1234, {"a": 5678}, made)
-    flower.write_config()
-    assert "127.0.0.1:1234" in (tmp_path / "flwr" / "config.toml").read_text()
+def test_the_engine_gets_its_own_files_and_listens_to_this_machine(tmp_path: Path) -> None:
+    made = make_credentials(tmp_path / "keys", ("a", "b"))
+    flower = Flower(tmp_path, 1234, made)
     settings = flower.environment()
     assert settings["FLWR_TELEMETRY_ENABLED"] == "0"
     assert settings["FLWR_DISABLE_UPDATE_CHECK"] == "1"
-    commands = (
-        flower.superlink(),
-        flower.superlink_exec(),
-        flower.supernode("a", tmp_path / "s", tmp_path),
-        flower.supernode_exec("a"),
-    )
-    for command in commands:
-        assert "--superexec-auth-secret-file" in command
-        assert "--insecure" not in command
-        for flag, value in itertools.pairwise(command):
-            if flag == "--host":
-                assert value == "127.0.0.1"
-    assert "--enable-supernode-auth" in commands[0]
+    relay = flower.relay(tmp_path / "work.sock")
+    node = flower.node("a", tmp_path / "a.sock", tmp_path / "spool")
+    contents = []
+    for command, module in ((relay, "relay"), (node, "node")):
+        assert command[1:4] == ["-I", "-m", f"sealtune.federation.{module}"]
+        contents.append(json.loads(Path(command[4]).read_bytes()))
+    assert contents[0]["host"] == "127.0.0.1"
+    assert set(contents[0]["sites"]) == {"a", "b"}
+    assert contents[1] == {
+        "relay": "127.0.0.1:1234",
+        "authority": str(made.ca),
+        "key": str(made.nodes["a"]),
+        "socket": str(tmp_path / "a.sock"),
+        "spool": str(tmp_path / "spool"),
+    }
 
 
 def test_children_find_sealtune_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,21 +193,35 @@ def test_an_interrupt_at_the_start_leaves_nothing(tmp_path: Path, launched: Laun
 
 
 @pytest.mark.slow
-def test_a_lost_supernode_is_absent_with_its_reason(tmp_path: Path, launched: Launch) -> None:
-    """The deadline is shorter than the minute for which Flower refuses it."""
-    one = launched(resolved(tmp_path, rounds=0, work=3.0, deadline=12.0))
+def test_a_killed_node_comes_back_and_a_stuck_one_is_absent(
+    tmp_path: Path, launched: Launch
+) -> None:
+    one = launched(resolved(tmp_path, rounds=0, work=3.0, deadline=20.0))
     one.wait_for("phase", "client:a")
-    os.kill(one.pid("c0.sock"), signal.SIGKILL)  # site a's SuperNode: its setting names the socket
+    one.wait_for("phase", "client:b")
+    os.kill(one.pid("node-a.json"), signal.SIGKILL)
+    os.kill(one.pid("node-b.json"), signal.SIGSTOP)
     code, output = one.end()
     assert code == 0, output
-    events = one.events()
-    (absent,) = [e for e in events if e["event"] == "transfer" and e["outcome"] == "absent"]
-    assert (absent["site"], absent["reason"]) == ("a", "no answer before its deadline of 12 s")
-    (last,) = [e for e in events if e["event"] == "round"]
-    assert last["sites"]["a"]["reason"] == "no answer before its deadline of 12 s"
-    assert last["sites"]["b"]["outcome"] == "ok"
+    transfers = {e["site"]: e for e in one.events() if e["event"] == "transfer"}
+    assert (transfers["a"]["outcome"], transfers["a"]["attempts"]) == ("reply", 2)
+    reason = "no answer before its deadline of 20 s"
+    assert (transfers["b"]["outcome"], transfers["b"]["reason"]) == ("absent", reason)
+    (last,) = [e for e in one.events() if e["event"] == "round"]
+    assert last["sites"]["a"]["outcome"] == "ok"
+    assert last["sites"]["b"]["reason"] == reason
     assert "node:a ended (code -9), starting it again" in output
-    assert "a is absent: no answer before its deadline of 12 s" in output
+    assert f"b is absent: {reason}" in output
+
+
+@pytest.mark.slow
+def test_a_killed_relay_ends_the_run_and_names_itself(tmp_path: Path, launched: Launch) -> None:
+    one = launched(resolved(tmp_path, work=60.0))
+    one.wait_for("phase", "client:a")
+    os.kill(one.pid("relay.json"), signal.SIGKILL)
+    code, output = one.end()
+    assert code == 8
+    assert "flower:relay was killed by SIGKILL" in output
 
 
 def test_an_enclave_that_is_killed_names_itself(tmp_path: Path, launched: Launch) -> None:

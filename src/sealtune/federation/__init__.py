@@ -1,8 +1,9 @@
 """Glue between sealtune's enclaves and the network engine Flower: it moves opaque sealed bytes.
 
-Nothing in this package holds a key, opens a message or decides anything about training. Keep it
-light: a ClientApp process is started for every message, so these modules import flwr and
-``sealtune.frames`` and nothing else.
+Nothing in this package holds an enclave's key, opens a message or decides anything about training,
+and nothing in it fetches, unpacks or imports what came over the network: ``relay`` and ``node`` are
+whole programs, installed where they run. These modules import flwr and ``sealtune.frames`` and
+nothing else.
 
 Trust domain: network engine (untrusted).
 """

@@ -1,14 +1,13 @@
 """The transport over Flower: pieces, own polling, deadlines, and one retry after another.
 
-``Grid.send_and_receive`` sleeps three seconds between polls, knows one timeout for all and hands
-back what it has; this loop polls faster, follows each site on its own and accounts for each.
+``Grid.send_and_receive`` knows one timeout for all and hands back what it has; this loop follows
+each site on its own and accounts for each.
 
 A site is the SuperNode registered under the site's name. What can go wrong with one, and what is
 done about it while the deadline allows:
 
 - it has not joined, or is offline: wait for it;
 - it was lost with the message (it came back since the message left, or Flower says so): send anew;
-- its ClientApp was killed: send anew, Flower tells after about a minute;
 - its glue or enclave answered that it failed: the site is absent, with that reason.
 
 Sending anew may deliver the same bytes twice. That is the enclave's to notice: it answers a repeat
@@ -41,12 +40,10 @@ from sealtune.federation.payload import (
 from sealtune.federation.transport import Outcome, Transport
 from sealtune.frames import Frame
 
-# A reply's pieces of content follow its head by some 50 ms, and who asks in between waits a whole
-# second inside Flower. Asking every 0.3 s balances that second against the wait between two asks.
-POLL = 0.3  # seconds
-LONG_POLL = 1.0  # seconds, for messages that have been away for minutes
-NODE_POLL = 2.0  # seconds between two looks at which SuperNodes are there
-WINDOW = 2  # pieces under way to a site; two keep its SuperNode from falling asleep in between
+POLL = 0.03  # seconds; the link state is in this process
+LONG_POLL = 0.25  # seconds, for messages that have been away for minutes
+NODE_POLL = 0.25  # seconds between two looks at which SuperNodes are there
+WINDOW = 2  # pieces under way to a site: the next one waits at the relay when it is asked for
 ATTEMPTS = 5  # times a message is sent to a site that keeps getting lost
 BACKOFF = 1.0  # seconds before sending anew; doubles with every attempt
 TTL_MARGIN = 60.0  # seconds that Flower keeps a message beyond its deadline
@@ -56,7 +53,6 @@ _LOST = {
     3: "its message expired inside Flower",
     4: "its answer expired inside Flower",
     5: "its SuperNode went offline",
-    8: "its ClientApp was killed",
 }
 
 
@@ -113,7 +109,7 @@ class _Flight:
             code, reason = message.error.code, message.error.reason
             if code in _LOST:
                 raise _LostError(_LOST[code])
-            raise _FailedError(f"its ClientApp failed with Flower's code {code}: {reason}")
+            raise _FailedError(f"its SuperNode failed with Flower's code {code}: {reason}")
         frame = unpack(message.content)
         if frame.kind == "failed":
             raise _FailedError(text(frame, "message"))
@@ -143,7 +139,7 @@ class FlowerTransport(Transport):
     """Exchanges over a Flower ``Grid``.
 
     Args:
-        grid: Flower's, or ``local_grid.LocalGrid``.
+        grid: ``link_grid.LinkGrid``, or ``local_grid.LocalGrid``.
         poll: seconds between two polls.
         node_poll: seconds between two looks at the SuperNodes.
         log: told what is retried and why, one line a time.

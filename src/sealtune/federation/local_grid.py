@@ -12,8 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -24,24 +23,20 @@ _SERVER = 1  # Flower's id of the SuperLink
 
 
 class LocalNode:
-    """One SuperNode: a thread that hands messages to a ClientApp.
+    """One SuperNode: a thread that answers messages.
 
     Args:
         name: the site.
         node_id: any id but 1.
-        app: the ClientApp.
-        node_config: its node configuration.
+        answer: makes the reply to a message.
     """
 
-    def __init__(
-        self, name: str, node_id: int, app: ClientApp, node_config: dict[str, str]
-    ) -> None:
+    def __init__(self, name: str, node_id: int, answer: Callable[[Message], Message]) -> None:
         self.name = name
         self.node_id = node_id
         self.online = True
         self.activation = 1
-        self._app = app
-        self._config = dict(node_config)
+        self._answer = answer
         self._inbox: queue.Queue[tuple[int, Message] | None] = queue.Queue()
         self._replies: dict[str, Message] = {}
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -78,19 +73,6 @@ class LocalNode:
             reply = self._answer(message)
             if activation == self.activation:
                 self._replies[message.metadata.message_id] = reply
-
-    def _answer(self, message: Message) -> Message:
-        context = Context(
-            run_id=_RUN,
-            node_id=self.node_id,
-            node_config=dict(self._config),
-            state=RecordDict(),
-            run_config={},
-        )
-        try:
-            return self._app(message=message, context=context)
-        except Exception as error:  # Flower does so, too: code 2, "ClientApp raised an exception"
-            return Message(Error(code=2, reason=repr(error)), reply_to=message)
 
 
 class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here

@@ -160,7 +160,7 @@ class Child:
 
     def _wait(self, reader: threading.Thread | None) -> None:
         # Look without reaping: while the dead process holds its id, the group's id cannot become
-        # anybody else's, and what it left running (a SuperExec's apps) can be ended safely.
+        # anybody else's, and what it left running can be ended safely.
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         self.kill()
         with self.lock:

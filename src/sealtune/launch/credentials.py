@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +27,17 @@ _SKEW = datetime.timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Credentials:
-    """Files that Flower's commands take.
+    """Files that the network engine's programs take.
 
     Attributes:
         ca: certificate of this run's own authority.
-        certificate, key: of SuperLink and SuperNodes, for 127.0.0.1 and localhost.
-        secret: shared by SuperLink, SuperNodes and their SuperExecs.
+        certificate, key: of the relay, for 127.0.0.1 and localhost.
         nodes: site -> private key (OpenSSH); the public one has the suffix ``.pub``.
     """
 
     ca: Path
     certificate: Path
     key: Path
-    secret: Path
     nodes: dict[str, Path]
 
 
@@ -79,7 +76,6 @@ def make_credentials(folder: Path, sites: tuple[str, ...]) -> Credentials:
         ca=_private(folder / "ca.pem", ca.public_bytes(pem)),
         certificate=_private(folder / "tls.pem", certificate.public_bytes(pem)),
         key=_private(folder / "tls.key", _pkcs8(key)),
-        secret=_private(folder / "superexec.secret", secrets.token_bytes(32)),
         nodes=nodes,
     )
 

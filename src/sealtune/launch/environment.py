@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 
 import sealtune
-from sealtune.launch.flower import scripts
 
 _PACKAGES = ("sealtune", "torch", "transformers", "peft", "flwr", "cryptography", "numpy")
 
@@ -20,8 +19,6 @@ _PACKAGES = ("sealtune", "torch", "transformers", "peft", "flwr", "cryptography"
 def variables(extra: Mapping[str, str]) -> dict[str, str]:
     """This process's variables with what every child needs, and ``extra``."""
     result = dict(os.environ)
-    # Flower starts its own commands by name, also when the environment is not activated.
-    result["PATH"] = os.pathsep.join([str(scripts()), result.get("PATH", os.defpath)])
     source = Path(sealtune.__file__).parents[1]
     if source.name != "site-packages":  # run from a checkout: children must find it, too
         paths = [str(source), result.get("PYTHONPATH", "")]

@@ -40,14 +40,14 @@ class Death:
 
     Attributes:
         role: which.
-        code: its exit code, negative for a signal, None where it is not known.
+        code: its exit code, negative for a signal.
         said: its own "error" event, if it sent one.
         log: its log file.
         tail: the log's last lines.
     """
 
     role: str
-    code: int | None
+    code: int
     said: Mapping[str, Any] | None
     log: Path
     tail: str = ""
@@ -61,9 +61,9 @@ def cause(deaths: Sequence[Death]) -> SealtuneError:
 
 def _rank(death: Death) -> int:
     """Lower is more likely the first cause."""
-    if death.code is not None and death.code < 0:
+    if death.code < 0:
         return 0  # somebody killed it; nothing that failed elsewhere can have done that
-    if death.role.startswith("flower:glue"):
+    if death.role == "flower:relay":
         return 4  # it fails when the aggregator does
     if death.role == "accelerator":
         return 1
@@ -71,9 +71,7 @@ def _rank(death: Death) -> int:
 
 
 def _died(death: Death) -> ProcessDiedError:
-    if death.code is None:
-        how = "ended unexpectedly"
-    elif death.code < 0:
+    if death.code < 0:
         how = f"was killed by {_signal_name(-death.code)}"
     else:
         how = f"ended unexpectedly with exit code {death.code}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import psutil
 
-_EVERY = 5.0  # seconds; ClientApps live for seconds, so some are missed
+_EVERY = 5.0  # seconds
 
 
 class MemoryPeak:

@@ -5,7 +5,6 @@ Trust domain: operator (untrusted).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 
@@ -14,13 +13,11 @@ from sealtune.errors import FederationError, PortInUseError
 HOST = "127.0.0.1"
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports that are free right now."""
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in socks:
-            sock.bind((HOST, 0))
-        return [int(sock.getsockname()[1]) for sock in socks]
+def free_port() -> int:
+    """A port that is free right now."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
 
 
 def check_port(port: int) -> None:
@@ -45,10 +42,3 @@ def check_port(port: int) -> None:
                 f"cannot listen on port {port} of {HOST}: {error.strerror}",
                 hint="give another one with --port, or leave it out to have one chosen",
             ) from error
-
-
-def listening(port: int) -> bool:
-    """Whether somebody accepts connections there."""
-    with socket.socket() as sock:
-        sock.settimeout(0.2)
-        return sock.connect_ex((HOST, port)) == 0

@@ -21,8 +21,7 @@ _TICK = 0.1  # seconds; how often waiting code looks whether it may go on
 _ROOT_CAUSE = 0.7  # seconds to wait for more deaths after the first, to find the first cause
 _GRACE = 4.0  # seconds between asking a process to end and making it
 _REJOIN = (1.0, 2.0, 5.0, 10.0)  # seconds before a process is started again, by attempt
-_REJOINS = 12  # attempts in a row; Flower refuses a SuperNode that was killed for a minute
-_COMMANDS = ("flower:register", "flower:submit")  # these end when they have done their work
+_REJOINS = 12  # attempts in a row
 _STEADY = 30.0  # seconds that make an attempt a success
 
 
@@ -195,13 +194,9 @@ class Processes:
         self.ended[role] = code
         if role in self._restarts and self.settled:
             return self._plan_restart(role, code)
-        said = self._said.get("flower" if role == "flower:glue" else role)
-        if role == "flower:glue":
-            if said is None and "flower" in self.done:
-                return None
-            return Death(role, None, said, self.log("flower:exec"))
+        said = self._said.get(role)
         clean = code == 0 and said is None
-        if clean and (self.finishing or role in self.done or role in _COMMANDS):
+        if clean and (self.finishing or role in self.done):
             return None
         if self.finishing and said is None and not role.startswith("flower:"):
             return None  # asked to end, it did, by the signal that asked

@@ -1,9 +1,9 @@
 """``sealtune run`` on one machine, from the first process to the last.
 
-Order: accelerator, enclaves and SuperLink start together; the sites are registered with the
-SuperLink; their SuperNodes join; when all enclaves are ready, the glue is submitted to Flower and
-asks the aggregator for work until that is done. A process of ours that ends early ends the run. A
-SuperNode that ends is started again: the glue waits for it as long as its deadlines allow.
+Order: accelerator, enclaves, relay and the sites' nodes start together; when all enclaves are
+ready, the relay is shown the aggregator's socket and asks it for work until that is done. A process
+that ends early ends the run, but for a node: it is started again, and the relay waits for it as
+long as its deadlines allow.
 
 Trust domain: operator (untrusted).
 """
@@ -25,25 +25,23 @@ from typing import Any
 
 from rich.console import Console
 
-from sealtune.errors import FederationError, SealtuneError
-from sealtune.federation import app_folder
+from sealtune.errors import SealtuneError
 from sealtune.launch.child import Inbox, Interrupt
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.display import Display
 from sealtune.launch.environment import versions
-from sealtune.launch.events_socket import EventsSocket
 from sealtune.launch.flower import Flower
 from sealtune.launch.job_facts import JobFacts
 from sealtune.launch.memory import MemoryPeak
 from sealtune.launch.metrics import MetricsLog, storage_error
-from sealtune.launch.ports import check_port, free_ports, listening
+from sealtune.launch.ports import check_port, free_port
 from sealtune.launch.processes import Interrupted, Processes
 from sealtune.launch.progress import Progress
 from sealtune.launch.threads import cores, thread_settings
 
 _LEAVE = 3.0  # seconds that client enclaves get to end by themselves after a good run
 _FINISH = 15.0  # seconds that they, and then the accelerator, get to end when asked
-_GLUE = 120.0  # seconds that Flower gets to start the submitted glue
+_RELAY = "flower:relay"
 
 
 def _module(name: str) -> tuple[str, ...]:
@@ -222,29 +220,25 @@ class _Run:
         self._display = display
         self._processes = Processes(run_dir / "logs", self._record, self._tick)
         self._memory = MemoryPeak()
-        self._glue_started = False
 
     def work(self, programs: Programs, port: int | None, *, resume: bool) -> None:
         """Start everything, wait for the end of the work, stop everything."""
         processes = self._processes
-        listener = EventsSocket(self._temp / "events", processes.inbox)
-        try:
-            with _signals(processes.inbox):
-                try:
-                    self._start_ours(programs, resume)
-                    flower = self._start_flower(port)
-                    self._until_ready()
-                    self._submit(flower, listener.path)
-                    processes.settled = True
-                    processes.until(lambda: "server" in processes.ended)
-                    self._finish()
-                except Interrupted:
-                    self._progress.notices.append("stopping everything (Ctrl-C again: at once)")
-                    raise
-                finally:
-                    processes.stop_all()
-        finally:
-            listener.close()
+        with _signals(processes.inbox):
+            try:
+                self._start_ours(programs, resume)
+                self._start_flower(port)
+                self._until_ready()
+                processes.settled = True
+                # The relay looks for this name: now, and not before, it may ask for work.
+                self._work_socket.symlink_to(self._socket("server"))
+                processes.until(lambda: "server" in processes.ended)
+                self._finish()
+            except Interrupted:
+                self._progress.notices.append("stopping everything (Ctrl-C again: at once)")
+                raise
+            finally:
+                processes.stop_all()
 
     def _tick(self) -> None:
         self._display.update()
@@ -255,11 +249,10 @@ class _Run:
         )
 
     def _record(self, role: str, event: Mapping[str, Any]) -> None:
-        if role == "flower" and event["event"] == "glue":
-            self._glue_started = True
-            return
-        if role == "flower" and event["event"] == "bye":
-            return
+        if role == _RELAY:
+            role = "flower"
+            if event["event"] in ("ready", "bye"):
+                return
         self._progress.apply(self._metrics.append(role, event))
 
     def _start_ours(self, programs: Programs, resume: bool) -> None:
@@ -295,52 +288,28 @@ class _Run:
         threads = thread_settings(share, len(self._job.sites), cores())
         self._processes.start(role, [*program, str(path)], threads, events=True)
 
-    def _start_flower(self, port: int | None) -> Flower:
+    def _start_flower(self, port: int | None) -> None:
         sites = self._job.sites
-        first, *others = free_ports(1 + len(sites))
         credentials = make_credentials(self._temp / "keys", sites)
-        node_ports = dict(zip(sites, others, strict=True))
-        flower = Flower(self._temp, port or first, node_ports, credentials)
-        flower.write_config()
+        flower = Flower(self._temp, port or free_port(), credentials)
         extra = flower.environment()
         processes = self._processes
         self._progress.network = "starting the relay"
-        processes.start("flower:superlink", flower.superlink(), extra)
-        processes.until(lambda: listening(flower.port))
-        self._progress.network = "registering the sites"
-        self._flwr("register", flower.register(), flower)
-        processes.start("flower:exec", flower.superlink_exec(), extra)
+        processes.start(_RELAY, flower.relay(self._work_socket), extra, events=True)
         for site in sites:
             spool = self._temp / "spool" / site
             spool.mkdir(parents=True)
-            node = flower.supernode(site, self._socket(_client(site)), spool)
+            node = flower.node(site, self._socket(_client(site)), spool)
             processes.start(f"flower:node:{site}", node, extra, again=True)
-            processes.start(f"flower:exec:{site}", flower.supernode_exec(site), extra, again=True)
-        return flower
 
     def _until_ready(self) -> None:
+        processes = self._processes
+        processes.until(lambda: _RELAY in processes.ready)
         self._progress.network = "ready, waiting for the enclaves"
         enclaves = {"server", *map(_client, self._job.sites)}
         if not self._job.split:
             enclaves.add("accelerator")
-        self._processes.until(lambda: enclaves <= self._processes.ready)
-
-    def _submit(self, flower: Flower, events: Path) -> None:
-        self._progress.network = "starting the glue"
-        app = app_folder.write(self._temp / "app", self._socket("server"), events)
-        self._flwr("submit", flower.submit(app), flower)
-        if not self._processes.until(lambda: self._glue_started, _GLUE):
-            raise FederationError(
-                f"Flower has not started the glue within {_GLUE:.0f} s",
-                hint=f"see {self._processes.log('flower:superlink')}",
-            )
-
-    def _flwr(self, what: str, commands: list[list[str]], flower: Flower) -> None:
-        """Run ``flwr`` commands to their end."""
-        role = f"flower:{what}"
-        command = [*_module("sealtune.launch.flower_cli"), json.dumps(commands)]
-        self._processes.start(role, command, flower.environment())
-        self._processes.until(lambda: role in self._processes.ended)
+        processes.until(lambda: enclaves <= processes.ready)
 
     def _finish(self) -> None:
         """Let our processes end: clients first, since the accelerator serves them."""
@@ -358,6 +327,11 @@ class _Run:
             processes.stop(["accelerator"])
             processes.until(lambda: "accelerator" in processes.ended, _FINISH)
         self._record("flower", {"event": "memory", "peak_mib": round(self._memory.mib, 1)})
+
+    @property
+    def _work_socket(self) -> Path:
+        """Where the relay finds the aggregator."""
+        return self._temp / "work.sock"
 
     def _socket(self, role: str) -> Path:
         if role.startswith("client:"):

@@ -1,0 +1,172 @@
+"""Flower's ``Grid`` over a link state in this very process.
+
+Flower's own talks to a SuperLink over HTTP, as the app of a run that a SuperExec started. Here run
+and link state are made in the relay's process: there is no app, and nobody else can make a run.
+
+Trust domain: network engine (untrusted), on the server operator's side.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from copy import deepcopy
+
+from flwr.app import Error, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.serverapp import Grid
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
+
+from sealtune.errors import FederationError, FrameError
+from sealtune.federation.objects import names, put_together, take_apart
+
+_BEAT = 20.0  # seconds; Flower ends a run whose app was silent for a minute
+
+
+def link_state() -> InMemoryLinkState:
+    """An empty link state."""
+    return InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
+
+
+class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
+    """A run without an app, and its messages.
+
+    Args:
+        state: the link state; the run is made in it.
+
+    Raises:
+        FederationError: Flower refuses to make the run.
+    """
+
+    def __init__(self, state: InMemoryLinkState) -> None:
+        self._state = state
+        self._arriving: dict[str, Message] = {}  # replies whose content is on its way, by request
+        run_id = state.create_run(
+            None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        (self._run,) = state.get_run_info(run_ids=[run_id])
+        task = self._run.primary_task_id
+        if task is None or state.claim_task(task) is None or not state.activate_task(task):
+            raise FederationError("Flower refuses to make a run")
+        TaskIdentity.run_id, TaskIdentity.task_id = run_id, task
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, args=(task,), daemon=True, name="run").start()
+
+    def set_run(self, run: Run) -> None:
+        """There is one run only."""
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """See ``Grid``."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of the nodes that are online."""
+        return list(self._state.get_nodes(self._run.run_id))
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """The nodes that are online."""
+        return deepcopy(list(self._state.get_node_info(node_ids=list(self.get_node_ids()))))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; returns their ids, empty for those that Flower refuses."""
+        identities = []
+        for message in messages:
+            parts = take_apart(message)
+            session = self._state.start_session(self._run.run_id)
+            # Content first: whoever sees the message finds all of it.
+            for name in self._state.preregister_object_tree(parts.tree, session):
+                content = parts.contents[name]
+                self._state.store_object(self._run.run_id, session, name, content)
+            identity = self._state.store_message_ins(parts.head)
+            if identity is None:
+                self._state.object_store.delete(parts.head.metadata.message_id)
+            identities.append(identity or "")
+        return identities
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have arrived whole.
+
+        Raises:
+            FrameError: never; a reply that makes no message is given as an error.
+        """
+        wanted = set(message_ids)
+        for given_up in self._arriving.keys() - wanted:
+            self._delete(self._arriving.pop(given_up))
+        missing = wanted - self._arriving.keys()
+        replies = []
+        for head in self._state.get_message_res(message_ids=missing, run_id=self._run.run_id):
+            request = head.metadata.reply_to_message_id
+            self._state.delete_messages({request})
+            self._state.object_store.delete(request)
+            if head.has_error():  # of Flower's own making
+                self._delete(head)
+                replies.append(head)
+            else:
+                self._arriving[request] = head
+        for request, head in list(self._arriving.items()):
+            reply = self._whole(head)
+            if reply is not None:
+                del self._arriving[request]
+                self._delete(head)
+                replies.append(reply)
+        return replies
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Not offered: sealtune polls for itself."""
+        raise NotImplementedError("push and pull instead")
+
+    def close(self) -> None:
+        """Let the run end."""
+        self._closed.set()
+
+    def _whole(self, head: Message) -> Message | None:
+        """The reply with its content, when that is there."""
+        state, identity = self._state, head.metadata.message_id
+        contents = {}
+        for name in names(state.object_store.get_object_tree(identity)):
+            content = state.get_object(self._run.run_id, name)
+            if content == b"":
+                return None
+            if content is None:
+                return _error(head, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "its content is gone")
+            contents[name] = content
+        try:
+            reply = put_together(identity, contents)
+        except FrameError as error:
+            return _error(head, ErrorCode.UNKNOWN, error.message)
+        if reply.metadata.reply_to_message_id != head.metadata.reply_to_message_id:
+            return _error(head, ErrorCode.UNKNOWN, "its content is another message's")
+        return reply
+
+    def _delete(self, head: Message) -> None:
+        self._state.object_store.delete(head.metadata.message_id)
+
+    def _beat(self, task: int) -> None:
+        while not self._closed.wait(_BEAT):
+            self._state.acknowledge_task_heartbeat(task)
+
+
+def _error(head: Message, code: int, reason: str) -> Message:
+    return make_message(metadata=head.metadata, error=Error(code, reason))

@@ -1,0 +1,107 @@
+"""A site's program in the network engine.
+
+    python -I -m sealtune.federation.node CONFIG.json
+
+It joins the relay's fleet under the site's node key and hands each message to the site's enclave,
+in this process. Everything that it knows is in its configuration: ``relay`` (host:port),
+``authority`` (file of a certificate), ``key`` (file of the node key), ``socket`` (the enclave's),
+``spool`` (a folder). Nothing that the relay sends can change it or be run: no run and no app is
+asked for, whatever the message says that it belongs to.
+
+Trust domain: network engine (untrusted), on the data owner's side.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.app import Message
+
+from sealtune.errors import FederationError, FrameError
+from sealtune.federation.membership import Membership
+from sealtune.federation.payload import pack, unpack
+from sealtune.federation.settings import Settings
+from sealtune.federation.site import failed, handle
+from sealtune.federation.spool import Spool
+
+PAUSE = 0.3  # seconds before the relay is tried again
+IDLE = 0.05  # seconds between an answer without a message and the next question
+_REFUSED = (401, 403)
+
+
+def answer(message: Message, enclave: Path, spool: Spool) -> Message:
+    """The reply to a message: move one frame in, and the answer out."""
+    try:
+        frame = handle(unpack(message.content), enclave, spool)
+    except FrameError as error:
+        frame = failed(error.message)
+    return Message(pack(frame), reply_to=message)
+
+
+def serve(member: Membership, enclave: Path, spool: Spool) -> NoReturn:
+    """Answer messages until the relay goes away.
+
+    Raises:
+        httpx.HTTPError: it did.
+        FrameError: it breaks the protocol.
+    """
+    while True:
+        spool.tidy()
+        announced = member.receive()
+        if announced is None:
+            time.sleep(IDLE)  # our relay waits before it says so, another one may not
+            continue
+        head, tree = announced
+        try:
+            message = member.complete(head, tree)
+        except FrameError as error:
+            reply = Message(pack(failed(error.message)), reply_to=head)
+        else:
+            reply = answer(message, enclave, spool)
+        member.answer(reply)
+
+
+def main(config: Path) -> NoReturn:
+    """Serve the site, joining anew whenever the connection broke.
+
+    Raises:
+        FederationError: the configuration is wrong, or the relay refuses the site's key.
+    """
+    settings = Settings(config)
+    address, enclave = settings.text("relay"), settings.path("socket")
+    authority = settings.path("authority").read_text(encoding="ascii")
+    key = load_ssh_private_key(settings.path("key").read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FederationError(f"{settings.text('key')} is no key on an elliptic curve")
+    spool = Spool(settings.path("spool"))
+    said = ""
+    while True:
+        try:
+            with Membership(address, authority, key) as member:
+                serve(member, enclave, spool)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in _REFUSED:
+                raise FederationError(
+                    f"the relay on {address} does not know this site's node key",
+                    hint="the key whose public half the relay was given is the one to use",
+                ) from error
+            trouble = f"the relay answered with status {error.response.status_code}"
+        except (httpx.HTTPError, FrameError, ValueError) as error:
+            trouble = f"{type(error).__name__}: {error}"
+        if trouble != said:
+            print(f"joining anew: {trouble}", file=sys.stderr, flush=True)
+            said = trouble
+        time.sleep(PAUSE)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except FederationError as error:
+        sys.exit(str(error))
