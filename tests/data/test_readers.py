@@ -54,6 +54,10 @@ WRITERS: dict[str, Callable[[Path, Rows], None]] = {
 def test_rows_come_back(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: Rows) -> None:
     path = tmp_path_factory.getbasetemp() / f"rows{suffix}"
     WRITERS[suffix](path, rows)
+    if suffix == ".tsv" and any("\n" in text for row in rows for text in row.values()):
+        with pytest.raises(DataError, match=r"line \d+ opens a quote that it does not close"):
+            read_rows(path, ["a", "b"])
+        return
     assert read_rows(path, ["b", "a", "b"]) == rows
     assert read_rows(path, ["b"]) == [{"b": row["b"]} for row in rows]
 
@@ -163,3 +167,101 @@ def test_hub_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="needs the package 'datasets'") as caught:
         read_rows(Path("hf:owner/name:train"), ["text"])
     assert "sealtune[hub]" in caught.value.hint
+
+
+# ---- hostile cells: the same rows from every format, or the same refusal -------------------------
+
+HOSTILE = (
+    "plain", " blanks around ", '"itching all over', 'scar of 12"', '"quoted"', 'a "b" c',
+    "a,b;c|d", "a\tb", "a\u2028b", "a\x0cb", "a\x85b", "a\x00b", "\ufeffa", "nan", "NaN", "inf",
+    "NULL", "None", "=1+1", "\\N", "'", "''", "a\\", "\U0001f600", "e\u0301", "\u200b", "true",
+    "1e5", "007", "a\rb",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", HOSTILE)
+def test_a_hostile_cell_is_the_same_in_every_format(tmp_path: Path, cell: str) -> None:
+    rows = [{"a": "x", "b": "one"}, {"a": cell, "b": "two"}, {"a": "y", "b": "three"}]
+    for suffix, write in WRITERS.items():
+        path = tmp_path / f"rows{suffix}"
+        write(path, rows)
+        assert read_rows(path, ["a", "b"]) == rows, suffix
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {"a": TEXT | st.sampled_from(HOSTILE), "b": st.sampled_from(HOSTILE)}
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_one_table_in_all_formats(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> None:
+    breaks = any("\n" in text for row in rows for text in row.values())
+    for suffix, write in WRITERS.items():
+        path = tmp_path_factory.getbasetemp() / f"table{suffix}"
+        write(path, rows)
+        if suffix == ".tsv" and breaks:
+            continue  # refused: see above
+        assert read_rows(path, ["a", "b"]) == rows, suffix
+
+
+def test_a_quote_in_a_tsv_swallows_no_rows(tmp_path: Path) -> None:
+    lines = [f"text {n}\tskin" for n in range(24)]
+    lines[4], lines[11] = '"itching all over\tskin', 'scar of 12"\tskin'
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="line 6 opens a quote"):
+        read_rows(tmp_path / "a.tsv", ["text", "label"])
+    lines[4] = "itching all over\tskin"
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")
+    rows = read_rows(tmp_path / "a.tsv", ["text", "label"])
+    assert (len(rows), rows[11]["text"]) == (24, 'scar of 12"')
+
+
+@pytest.mark.parametrize(
+    ("header", "words", "hint"),
+    [
+        ("text,label,,", "column 3 of 4 has no name", "delete the column"),
+        ("text , label", "no columns 'text', 'label'; available: 'text ', ' label'", "white space"),
+        ("text;label", "no columns 'text', 'label'; available: 'text;label'", "with commas"),
+        ("text,label,text", "column 'text' more than once", "rename or delete"),
+    ],
+)
+def test_headers(tmp_path: Path, header: str, words: str, hint: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n{header}\n")
+    with pytest.raises(DataError, match=words) as caught:
+        read_rows(tmp_path / "a.csv", ["text", "label"])
+    assert hint in caught.value.hint
+
+
+def test_two_columns_of_one_name_are_refused_in_every_format(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(["x"]), pyarrow.array(["y"]), pyarrow.array(["z"])],
+        ["text", "label", "text"],
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": "y", "text": "z"}\n')
+    (tmp_path / "a.csv").write_text("text,label,text\nx,y,z\n")
+    (tmp_path / "a.tsv").write_text("text\tlabel\ttext\nx\ty\tz\n")
+    for suffix in WRITERS:
+        with pytest.raises(DataError, match="the column 'text' more than once"):
+            read_rows(tmp_path / f"a{suffix}", ["text", "label"])
+
+
+def test_bytes_in_a_parquet_text_column(tmp_path: Path) -> None:
+    cells = pyarrow.array([b"fine", b"caf\xe9", b"fine"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": cells}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: 'text' is not UTF-8 text"):
+        read_rows(tmp_path / "a.parquet", ["text"])
+
+
+def test_every_parquet_text_type(tmp_path: Path) -> None:
+    texts = ["heart", "lung"]
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        table = pyarrow.table({"text": pyarrow.array(texts, kind)})
+        if kind == pyarrow.string():
+            table = pyarrow.table({"text": table.column("text").dictionary_encode()})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert [row["text"] for row in read_rows(tmp_path / "a.parquet", ["text"])] == texts

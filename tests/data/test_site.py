@@ -133,11 +133,35 @@ def test_one_label_only(tmp_path: Path) -> None:
         discover_labels(job(tmp_path))
 
 
-@pytest.mark.parametrize("label", [None, "", "  ", 1.5, True, ["a"]])
-def test_bad_labels_are_counted(tmp_path: Path, label: Any) -> None:
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        (None, r"missing \(null\)"), ("", "blank"), ("  ", "blank"), (True, "true or false"),
+        (1.5, "a number with a fraction"), (float("nan"), r"missing \(nan\)"), (["a"], "a list"),
+        ("\ud800", "broken Unicode"),
+    ],
+)  # fmt: skip
+def test_bad_labels_are_counted_and_named(tmp_path: Path, label: Any, kind: str) -> None:
     write(tmp_path / "train.jsonl", [*rows(3), *({"text": "x", "label": label} for _ in range(8))])
-    with pytest.raises(DataError, match=r"rows 4, 5, 6, 7, 8 and 3 more: label 'label' is blank"):
+    words = rf"rows 4, 5, 6, 7, 8 and 3 more: label 'label' is {kind}"
+    with pytest.raises(DataError, match=words):
         discover_labels(job(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "other", ["heart ", " heart", "Heart", "he\u00adart", "heart\u00a0", "HEART"]
+)
+def test_one_class_in_two_spellings(tmp_path: Path, other: str) -> None:
+    content = [{"text": "x", "label": label} for label in ("heart", "lung", other)]
+    write(tmp_path / "train.jsonl", content)
+    if other == "he\u00adart":  # a soft hyphen is a character of its own
+        assert len(discover_labels(job(tmp_path))) == 3
+        return
+    with pytest.raises(DataError, match=r"the labels .* differ only in white space"):
+        discover_labels(job(tmp_path))
+    settings = job(tmp_path)
+    data = settings.data.model_copy(update={"labels": ("heart", "lung", other)})
+    assert other in discover_labels(settings.model_copy(update={"data": data}))
 
 
 def test_unknown_labels(pooled: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -39,9 +42,9 @@ def test_values_are_never_interpreted(text: str) -> None:
         ({"a": ""}, r"'a' is blank"),
         ({"a": " \n\t\u2003"}, r"'a' is blank"),
         ({"a": None}, r"'a' is missing \(null\)"),
-        ({"a": 3}, r"'a' is a number, not text"),
+        ({"a": 3}, r"'a' is a whole number, not text"),
         ({"a": True}, r"'a' is true or false, not text"),
-        ({"a": {"x": 1}}, r"of the kind dict, not text"),
+        ({"a": {"x": 1}}, r"an object, not text"),
         ({"a": ["x"]}, r"'a' is a list, not text"),
         ({"a": "\ud800"}, r"broken Unicode"),
     ],
@@ -57,3 +60,23 @@ def test_all_columns_blank() -> None:
         Template("{a}: {b}").render({"a": " ", "b": ""}, "row 1")
     with pytest.raises(DataError, match="'a' is true or false"):
         Template("{a}: {b}").render({"a": True, "b": "x"}, "row 1")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Decimal("NaN"), None])
+def test_what_is_no_number_is_refused_like_null(value: object) -> None:
+    with pytest.raises(DataError, match=r"row 7: 'age' is missing \("):
+        Template("{age} years: {text}").render({"age": value, "text": "rash"}, "file, row 7")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(date(2020, 1, 2), "a date"), (datetime(2020, 1, 2), "a date and time"), (b"x", "bytes")],
+)
+def test_other_types_are_named(value: object, words: str) -> None:
+    with pytest.raises(DataError, match=f"'age' is {words}, not text"):
+        Template("{age} years: {text}").render({"age": value, "text": "rash"}, "file, row 7")
+
+
+def test_numbers_are_written_as_they_stand() -> None:
+    for value, text in ((40, "40"), (1.5, "1.5"), (Decimal("1.50"), "1.50")):
+        assert Template("{age}: {t}").render({"age": value, "t": "x"}, "") == f"{text}: x"

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,9 @@ def _read(path: Path, columns: list[str]) -> list[Row]:
         case ".jsonl":
             return list(_jsonl(path, columns))
         case ".csv":
-            return list(_csv(path, columns, ","))
+            return list(_csv(path, columns))
         case ".tsv":
-            return list(_csv(path, columns, "\t"))
+            return list(_tsv(path, columns))
         case ".parquet":
             return _parquet(path, columns)
     raise DataError(
@@ -77,8 +79,31 @@ def check_columns(where: str, columns: Sequence[str], available: Sequence[str]) 
         noun = "column" if len(missing) == 1 else "columns"
         raise DataError(
             f"{where} has no {noun} {', '.join(map(repr, missing))}; available: {shown}",
-            hint="set data.template and data.label to columns that are there",
+            hint=_why_missing(missing, available),
         )
+
+
+def _why_missing(missing: Sequence[str], available: Sequence[str]) -> str:
+    if any(name.strip() in missing for name in available):
+        return "remove the white space around the names in the file's header"
+    if len(available) == 1 and any(mark in available[0] for mark in ";|\t"):
+        return "separate the columns with commas (.csv) or tabs (.tsv)"
+    return "set data.template and data.label to columns that are there"
+
+
+def _check_distinct(where: str, names: Sequence[str]) -> None:
+    """Raise a DataError if a column has no name, or two have one name."""
+    for place, name in enumerate(names, start=1):
+        if not name.strip():
+            raise DataError(
+                f"{where}: column {place} of {len(names)} has no name",
+                hint="name it in the header, or delete the column",
+            )
+        if name in names[: place - 1]:
+            raise DataError(
+                f"{where} has the column {name!r} more than once",
+                hint="which of them is meant cannot be known: rename or delete one",
+            )
 
 
 def _jsonl(path: Path, columns: list[str]) -> Iterator[Row]:
@@ -86,7 +111,7 @@ def _jsonl(path: Path, columns: list[str]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_distinct, where))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where} is not JSON: {error.msg} at column {error.colno}",
@@ -103,31 +128,69 @@ def _jsonl(path: Path, columns: list[str]) -> Iterator[Row]:
         yield {name: row[name] for name in columns}
 
 
-def _csv(path: Path, columns: list[str], delimiter: str) -> Iterator[Row]:
+def _distinct(where: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        _check_distinct(where, [name for name, _ in pairs])
+    return row
+
+
+def _csv(path: Path, columns: list[str]) -> Iterator[Row]:
+    """RFC 4180: a quoted text may hold commas, quotes and line breaks."""
+    with _long_fields(), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            lines = ((f"{path}, line {reader.line_num}", fields) for fields in reader)
+            yield from _records(path, columns, lines)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text", hint="save the file as UTF-8") from error
+        except csv.Error as error:
+            raise DataError(f"{path}, near line {reader.line_num}, is not CSV: {error}") from error
+
+
+def _tsv(path: Path, columns: list[str]) -> Iterator[Row]:
+    """One row a line: a quote that does not close on its line would swallow rows and labels."""
+    with _long_fields():
+        yield from _records(path, columns, map(_tab_separated, read_lines(path)))
+
+
+def _tab_separated(line: tuple[str, str]) -> tuple[str, list[str]]:
+    where, text = line
+    try:
+        return where, next(csv.reader([text], delimiter="\t", strict=True), [])
+    except csv.Error as error:
+        raise DataError(
+            f"{where} opens a quote that it does not close, or holds a stray line break",
+            hint='quote a text that holds quotes, and double them: "a 12"" scar"; '
+            "texts with line breaks need .csv or .jsonl",
+        ) from error
+
+
+def _records(
+    path: Path, columns: list[str], lines: Iterable[tuple[str, list[str]]]
+) -> Iterator[Row]:
+    """Rows of a table whose first line names its columns; empty lines do not count."""
+    records = iter(lines)
+    _, header = next(records, ("", []))
+    check_columns(str(path), columns, header)
+    _check_distinct(str(path), header)
+    places = [header.index(name) for name in columns]
+    for where, fields in records:
+        if not fields:
+            continue
+        if len(fields) != len(header):
+            raise DataError(
+                f"{where} has {len(fields)} fields, its header has {len(header)}",
+                hint='put texts that hold a separator or a quote into "quotes"',
+            )
+        yield dict(zip(columns, (fields[place] for place in places), strict=True))
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
     limit = csv.field_size_limit(MAX_FIELD)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(reader, [])
-            twice = sorted({name for name in header if header.count(name) > 1})
-            if twice:
-                raise DataError(f"{path} has the column {twice[0]!r} more than once")
-            check_columns(str(path), columns, header)
-            places = [header.index(name) for name in columns]
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise DataError(
-                        f"{path}, line {reader.line_num} has {len(fields)} fields, its header "
-                        f"has {len(header)}",
-                        hint='put texts that hold a comma, quote or line break into "quotes"',
-                    )
-                yield dict(zip(columns, (fields[place] for place in places), strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text", hint="save the file as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path}, near line {reader.line_num}, is not CSV: {error}") from error
+        yield
     finally:
         csv.field_size_limit(limit)
 
@@ -138,8 +201,25 @@ def _parquet(path: Path, columns: list[str]) -> list[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            check_columns(str(path), columns, list(file.schema_arrow.names))
-            rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
-            return rows
+            names = list(file.schema_arrow.names)
+            check_columns(str(path), columns, names)
+            _check_distinct(str(path), names)
+            table = file.read(columns=columns)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    values = {name: _values(path, name, table.column(name)) for name in columns}
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def _values(path: Path, name: str, column: Any) -> list[object]:
+    """A column's values; bytes that are no UTF-8 are found in the row where they are."""
+    found: list[object] = []
+    try:
+        for value in column:
+            found.append(value.as_py())
+    except (UnicodeDecodeError, ValueError) as error:
+        raise DataError(
+            f"{path}, row {len(found) + 1}: {name!r} is not UTF-8 text, or no value of its type",
+            hint="write the column as UTF-8 text",
+        ) from error
+    return found

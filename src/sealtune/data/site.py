@@ -8,6 +8,7 @@ Trust domain: client enclave; also the launcher's checks on the data owner's mac
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from sealtune.data.partition import Indices, apportion, partition, subsample
 from sealtune.data.readers import Row, read_rows
-from sealtune.data.template import Template
+from sealtune.data.template import Template, kind_of
 from sealtune.errors import DataError
 from sealtune.job import Job
 
@@ -68,6 +69,8 @@ def discover_labels(job: Job) -> tuple[str, ...]:
     seen: set[str] = set()
     for path in paths:
         seen.update(_labels(job, path, read_rows(path, [job.data.label])))
+    if job.data.labels is None:
+        _check_spelling(job, seen)
     if len(seen) < 2:
         raise DataError(
             f"all training rows have the same label in column '{job.data.label}'",
@@ -174,21 +177,43 @@ def _labels(
     """
     column = job.data.label
     labels: list[str] = []
-    faulty: list[int] = []
+    faulty: dict[int, str] = {}
     for place, row in zip(places or range(len(rows)), rows, strict=True):
         value = row[column]
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() and not _broken(value):
             labels.append(value)
         else:
-            faulty.append(place + 1)
+            broken = isinstance(value, str) and _broken(value)
+            faulty[place + 1] = "broken Unicode" if broken else kind_of(value)
     if faulty:
         raise DataError(
-            f"{path}, {_rows(faulty)}: label '{column}' is blank or not text",
+            f"{path}, {_rows(list(faulty))}: label '{column}' is {next(iter(faulty.values()))}",
             hint="labels must be text or whole numbers; fill them in or delete the rows",
         )
     return labels
+
+
+def _broken(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_spelling(job: Job, labels: Iterable[str]) -> None:
+    """Raise a DataError if two classes are one word, written in two ways.
+
+    Whoever names all classes in ``data.labels`` means them as they stand there.
+    """
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        if plain in seen:
+            raise DataError(
+                f"the labels {seen[plain]!r} and {label!r} in column '{job.data.label}' differ "
+                "only in white space, upper and lower case, or the form of their characters",
+                hint="write them alike; if they really are two classes, name all in data.labels",
+            )
+        seen[plain] = label
 
 
 def _examples(job: Job, part: _Part, site: str, labels: tuple[str, ...]) -> list[Example]:

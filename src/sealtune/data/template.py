@@ -5,7 +5,10 @@ Trust domain: client enclave; also the launcher's checks on the data owner's mac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
 
 from sealtune.errors import DataError
 from sealtune.job.template import parse_template
@@ -50,12 +53,11 @@ class Template:
             available = ", ".join(map(repr, row)) or "none"
             raise DataError(f"{where} has no column '{name}'; available: {available}")
         value = row[name]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and len(self.columns) > 1:
+        if len(self.columns) > 1 and is_number(value):
             return str(value)
         if not isinstance(value, str):
             raise DataError(
-                f"{where}: '{name}' is {_kind(value)}, not text",
+                f"{where}: '{name}' is {kind_of(value)}, not text",
                 hint="convert the column to text, or choose another one in data.template",
             )
         try:
@@ -65,9 +67,23 @@ class Template:
         return value
 
 
-def _kind(value: object) -> str:
-    """What a value is, in the words of a data file."""
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+def is_number(value: object) -> bool:
+    """Whether a cell is a number that can be written out; NaN and infinity are none."""
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def kind_of(value: object) -> str:
+    """What a cell is, in the words of a data file."""
     if value is None:
         return "missing (null)"
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        return f"missing ({value})"
+    names = {
+        bool: "true or false", int: "a whole number", float: "a number with a fraction",
+        Decimal: "a decimal number", list: "a list", dict: "an object", bytes: "bytes",
+        date: "a date", datetime: "a date and time",
+    }  # fmt: skip
+    if isinstance(value, str):
+        return "text" if value.strip() else "blank"
     return names.get(type(value), f"of the kind {type(value).__name__}")
