@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What multiplies and trains, run again as on a processor without AVX-512 and VNNI, and on any other.
+NUMERIC := tests/offload tests/accelerator tests/model tests/baseline tests/enclave
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+BASIC := ATEN_CPU_CAPABILITY=default
 
-.PHONY: demo demo-split test check lint clean help
+.PHONY: demo demo-split test test-processors check lint clean help
 
 help:
 	@echo "make demo    three hospitals fine-tune a real model together; writes runs/icd10/report.html"
 	@echo "make demo-split   the same hospitals without TEEs; writes runs/icd10-split/report.html"
 	@echo "make test    the whole test suite"
-	@echo "make check   lint, types, import rule, tests (what CI runs)"
+	@echo "make test-processors   the numeric tests with the instruction sets of other processors"
+	@echo "make check   lint, types, import rule, both kinds of tests (what CI runs)"
 	@echo "make clean   remove the virtual environment and the demo's files"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -35,13 +40,17 @@ demo-split: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+test-processors: $(STAMP)
+	$(AVX2) $(BIN)/python -m pytest $(NUMERIC)
+	$(BASIC) $(BIN)/python -m pytest $(NUMERIC)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint test test-processors
 
 clean:
 	rm -rf $(VENV) demo/model demo/data
