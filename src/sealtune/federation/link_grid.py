@@ -104,11 +104,7 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
         return identities
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have arrived whole.
-
-        Raises:
-            FrameError: never; a reply that makes no message is given as an error.
-        """
+        """Replies that have arrived whole; in place of what makes no reply, an error."""
         wanted = set(message_ids)
         for given_up in self._arriving.keys() - wanted:
             self._delete(self._arriving.pop(given_up))
@@ -158,6 +154,8 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
             return _error(head, ErrorCode.UNKNOWN, error.message)
         if reply.metadata.reply_to_message_id != head.metadata.reply_to_message_id:
             return _error(head, ErrorCode.UNKNOWN, "its content is another message's")
+        if not reply.has_content():  # Flower's errors are Flower's to make
+            return _error(head, ErrorCode.UNKNOWN, "it sent an error in place of an answer")
         return reply
 
     def _delete(self, head: Message) -> None:

@@ -98,7 +98,11 @@ class Membership:
             return None
         if len(answer.messages_list) != 1 or len(answer.message_object_trees) != 1:
             raise FrameError("the relay sent several messages at once")
-        return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+        try:
+            head = message_from_proto(answer.messages_list[0])
+        except Exception as error:  # whatever Flower's parser raises for what was made up
+            raise FrameError(f"what is no message: {type(error).__name__}") from error
+        return head, answer.message_object_trees[0]
 
     def complete(self, head: Message, tree: ObjectTree) -> Message:
         """Fetch a message's content.
