@@ -100,7 +100,7 @@ def test_a_slow_uplink_is_named_with_its_hours(job: Job, shape: Shape) -> None:
     advice = advise(job, shape, uplink_mbit=0.01, max_hours=5)
     (reason,) = find(advice, "split", cut=2).ruled_out
     assert reason.startswith("uplink of 0.01 Mbit/s needs ")
-    assert reason.endswith(" h; max_hours is 5")
+    assert reason.endswith(" h; max_hours allows 5 h")
 
 
 def test_the_wish_for_protection_is_kept(llama: Path, shape: Shape) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def job(folder: Path, extra: str = "") -> Path:
     return path
 
 
-def advice(path: Path, *words: str) -> dict[str, Any]:
+def advice(path: Path, *words: str, code: int = 0) -> dict[str, Any]:
     result = run("advise", path, "--no-probe", "--json", *words)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
@@ -89,12 +90,16 @@ def test_stated_equipment_decides(folder: Path) -> None:
     found = advice(job(folder, "[equipment]\nclient_tee = false\nuplink_mbit = 2\n"))
     assert found["recommended"].startswith("Method 2")
     assert found["equipment"]["uplink_mbit"] == {"value": 2.0, "source": "stated"}
-    found = advice(job(folder, "[equipment]\nclient_tee = false\nserver_tee_memory_gib = 0.1\n"))
+    small = job(folder, "[equipment]\nclient_tee = false\nserver_tee_memory_gib = 0.1\n")
+    found = advice(small, code=1)
     assert found["recommended"] is None
     assert "server TEE of 0.10 GiB cannot hold" in found["reason"]
     shown = run("advise", job(folder, "[equipment]\nclient_tee = false\nmax_hours = 0.001\n"),
                 "--no-probe")  # fmt: skip
     assert "Advice: nothing fits" in shown.output
+    assert shown.exit_code == 1
+    assert "max_hours allows 4 s" in shown.output
+    assert not re.search(r"[0-9] h\b", shown.output)  # times of seconds, all in one unit
 
 
 def test_split_jobs_and_prefer(folder: Path) -> None:

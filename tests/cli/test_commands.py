@@ -117,6 +117,10 @@ def test_validate(tmp_path: Path) -> None:
     assert "always guessing the most frequent class: 50.0%" in result.output
     assert re.search(r"[0-9a-f]{16}…  model\.safetensors", result.output)
     assert "not read" not in result.output
+    assert re.search(
+        r"steps a round, 16 rows each: north \d, south \d; 3 rounds: \d steps", result.output
+    )
+    assert "estimated time: " in result.output
     (tmp_path / "model" / "consolidated.safetensors").write_bytes(b"")
     assert (
         "not read, though it lies there: consolidated.safetensors" in run("validate", path).output

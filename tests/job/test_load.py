@@ -254,3 +254,14 @@ def test_check_files_without_permission(tmp_path: Path) -> None:
     (tmp_path / "test.csv").chmod(0)
     with pytest.raises(ConfigError, match="permission denied"):
         check_files(load_job(write(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [{"cut": 0}, {"cut": "half"}, {"cut": 2, "activations": 3}, {"cut": 2, "unknown": 1}, {}],
+)
+def test_one_fault_in_split_is_one_problem(tmp_path: Path, split: dict[str, Any]) -> None:
+    found = faults(write(tmp_path, job={"method": "split"}, split=split))
+    assert len(found) == 1
+    missing = [key for key, message in found.items() if "is missing" in message]
+    assert missing == ([] if split else ["split.cut"])

@@ -96,12 +96,12 @@ def _unwanted(option: Option, job: Job) -> list[str]:
 def _too_long(option: Option, equipment: Equipment) -> str:
     spec = equipment.spec
     piece = max(option.seconds, key=lambda key: option.seconds[key])
-    hours = option.seconds[piece] / 3600
-    limit = f"max_hours is {spec.max_hours:g}"
+    spent, whole = duration(option.seconds[piece]), duration(option.hours * 3600)
+    limit = f"max_hours allows {duration((spec.max_hours or 0) * 3600)}"
     if piece in _LINKS:
         words, key, unit = _LINKS[piece]
-        return f"{words} of {getattr(spec, key):g} {unit} needs {hours:.3g} h; {limit}"
-    return f"takes {option.hours:.3g} h, {hours:.3g} h of it '{piece}'; {limit}"
+        return f"{words} of {getattr(spec, key):g} {unit} needs {spent}; {limit}"
+    return f"takes {whole}, {spent} of it '{piece}'; {limit}"
 
 
 def _rank(option: Option, prefer: Wish) -> tuple[float, float, float]:

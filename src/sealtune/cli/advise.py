@@ -52,7 +52,8 @@ def advise(
     """Estimate memory, bytes, hours and cost of each method and cut, and say which one fits.
 
     Reads the model's configuration, not its weights, and counts the tokens of the job's files. What
-    there is to compute with stands in the section `[equipment]`; the rest is probed here.
+    there is to compute with stands in the section `[equipment]`; the rest is probed here. The exit
+    code is 1 if nothing fits.
 
     Examples:
 
@@ -62,29 +63,21 @@ def advise(
 
         sealtune advise job.toml --no-probe --json > advice.json
     """
+    from sealtune.advise.assess import assess
     from sealtune.advise.choose import choose
-    from sealtune.advise.counts import count_data
-    from sealtune.advise.equipment import take_stock
-    from sealtune.advise.estimate import estimate
-    from sealtune.advise.shape import read_shape, structure_only
     from sealtune.data import discover_labels
     from sealtune.job.load import check_files, load_job
 
     job = load_job(job_file)
     check_files(job)
-    job = job.model_copy(update={"model": structure_only(job.model)})
-    labels = discover_labels(job)
-    classes = len(labels) if job.model.task == "classification" else 0
-    shape = read_shape(job, classes or None)
-    counts = count_data(job, labels)
-    rows = round(counts.pooled_step().tokens)
-    equipment = take_stock(job.equipment, shape.width, shape.inner, rows, probing=probe)
-    options = estimate(job, shape, counts, equipment)
-    advice = choose(options, job, equipment, prefer.value)
+    found = assess(job, discover_labels(job), probing=probe)
+    advice = choose(found.options, found.job, found.equipment, prefer.value)
     if as_json:
-        typer.echo(json.dumps(as_dict(advice, counts, equipment), indent=2))
-        return
-    show(advice, counts, equipment, Console())
+        typer.echo(json.dumps(as_dict(advice, found.counts, found.equipment), indent=2))
+    else:
+        show(advice, found.counts, found.equipment, Console())
+    if advice.best is None:
+        raise typer.Exit(1)
 
 
 def as_dict(advice: Advice, counts: Counts, equipment: Equipment) -> dict[str, Any]:

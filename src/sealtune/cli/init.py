@@ -64,7 +64,7 @@ targets = ["q_proj", "k_proj", "v_proj", "o_proj"]   # or "all-linear"
 
 _TAIL = """
 [train]
-steps_per_round = 10          # or "epoch": one pass over the examples
+steps_per_round = "epoch"     # one pass over the examples; or a number of steps
 batch_size = 16
 learning_rate = 1e-3
 weight_decay = 0.0

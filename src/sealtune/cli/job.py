@@ -112,7 +112,7 @@ def build(
         )
     envelope = wrap(manifest)
     write_atomic(out, envelope.encode())
-    _say_state(out, envelope.payload, [one.org for one in manifest.participants])
+    _say_state(out, envelope.payload, manifest, [one.org for one in manifest.participants])
 
 
 @job.command("sign")
@@ -168,7 +168,8 @@ def sign(
     write_atomic(file, envelope.encode())
     typer.echo(f"signed by    {orgs[0]}, just now")
     signed = dsse.verify_present(envelope, manifest.keys)
-    _say_state(file, envelope.payload, [o for o in manifest.keys if o not in signed])
+    missing = [org for org in manifest.keys if org not in signed]
+    _say_state(file, envelope.payload, manifest, missing)
 
 
 @job.command("verify")
@@ -287,8 +288,9 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
         return [f"{what}: as the manifest says" for what in check_local(manifest, settings, site)]
 
 
-def _say_state(file: Path, payload: bytes, missing: list[str]) -> None:
+def _say_state(file: Path, payload: bytes, manifest: Manifest, missing: list[str]) -> None:
     """What the manifest is called, and what is left to do."""
+    from sealtune.cli.signing import key_options
     from sealtune.job.manifest import job_id
 
     typer.echo(f"manifest     {file}")
@@ -298,4 +300,4 @@ def _say_state(file: Path, payload: bytes, missing: list[str]) -> None:
         typer.echo(f"→ sealtune job show {file}; sealtune job sign {file} --key {missing[0]}.key")
     else:
         typer.echo("signed by all")
-        typer.echo(f"→ sealtune run JOB.toml --manifest {file}")
+        typer.echo(f"→ sealtune run JOB.toml --manifest {file}{key_options(manifest)}")

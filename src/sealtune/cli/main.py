@@ -16,6 +16,7 @@ import typer
 from sealtune import __version__
 from sealtune.cli.advise import advise
 from sealtune.cli.attest import attest
+from sealtune.cli.clean import clean
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
@@ -71,6 +72,7 @@ app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("merge")(merge)
 app.command("report")(report)
+app.command("clean")(clean)
 app.add_typer(keys, name="keys")
 app.add_typer(job, name="job")
 app.add_typer(attest, name="attest")

@@ -300,6 +300,8 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     from rich.table import Table
     from rich.text import Text
 
+    from sealtune.cli.signing import KEYS
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
     for heading in (f"{summary['metric']} before", "after", "test rows", "training examples"):
@@ -330,7 +332,8 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
         if path.exists():
             console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
     if summary["method"] == "split" and summary["split"]["release"] == "never":
-        words = f"kept in the server enclave: sealtune predict --run {run_dir} --text ..."
+        signed = "" if (run_dir / KEYS).is_dir() else " --key ORG.key"
+        words = f"kept in the server enclave: sealtune predict --run {run_dir}{signed} --text ..."
         console.print(Text.assemble(("adapter ", "dim"), words), soft_wrap=True)
     console.print()
     if summary["confidential"] is not True:

@@ -5,7 +5,8 @@ Trust domain: operator (untrusted); nothing here is believed by an enclave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,18 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
             hint="all sites run on this machine here, so all keys are needed, one --key each",
         )
     return found
+
+
+def key_options(manifest: Manifest, files: Iterable[Path] | None = None) -> str:
+    """The ``--key`` arguments that a command of this job needs; empty if it needs none.
+
+    Args:
+        files: the organisations' private keys; default: each under its organisation's name.
+    """
+    if manifest.method != "split":
+        return ""
+    names = files or [Path(f"{one.org}.key") for one in manifest.participants]
+    return "".join(f" --key {shlex.quote(str(name))}" for name in dict.fromkeys(names))
 
 
 def kept_keys(run_dir: Path, job: Job) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from sealtune.advise.estimate import Option
     from sealtune.data import SiteData
     from sealtune.job import Job
     from sealtune.model.files import ModelFiles
@@ -37,12 +38,36 @@ def validate(
     from rich.console import Console
 
     with Console(stderr=True).status("Reading data and model"):
+        from sealtune.advise.assess import assess
         from sealtune.model.resolve import check
 
         checked = check(job)
+        own = assess(checked.job, checked.labels, probing=False).own
     _show(job, checked.labels, checked.sites)
+    _show_steps(job, checked.sites, own)
     _show_model(checked.files)
     typer.echo(f"{path}: settings, data and model are fine")
+
+
+def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> None:
+    """Steps and time, since a run of too few looks broken and one of too many never ends."""
+    from sealtune.advise.choose import duration
+
+    rows = {name: len(data.train) for name, data in sites.items()}
+    rounds = job.job.rounds
+    if job.job.method == "split":
+        steps = job.train.steps(sum(rows.values()))
+        shown = f"{steps} in the server enclave"
+    else:
+        steps = max(job.train.steps(count) for count in rows.values())
+        shown = ", ".join(f"{name} {job.train.steps(count)}" for name, count in rows.items())
+    size = job.train.batch_size
+    typer.echo(f"steps a round, {size} rows each: {shown}; {rounds} rounds: {rounds * steps} steps")
+    if own is not None:
+        typer.echo(
+            f"estimated time: {duration(own.hours * 3600)}, with a machine for each party: what "
+            "[equipment] states, else 2 reference cores; `sealtune advise` measures this machine"
+        )
 
 
 def _show_model(files: ModelFiles) -> None:

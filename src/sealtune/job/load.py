@@ -146,11 +146,10 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], Job | None]:
         _section(SitesSpec, raw.get("sites")),
         _section(NetworkSpec, raw.get("network", {})),
     )
-    problems += method_problems(
-        _section(JobSpec, raw.get("job")),
-        _section(TuningSpec, raw.get("tuning", {})),
-        _section(SplitSpec, raw.get("split")),
-    )
+    split = _section(SplitSpec, raw.get("split"))
+    if split is not None or "split" not in raw:  # a section with faults is not a missing one
+        tuning = _section(TuningSpec, raw.get("tuning", {}))
+        problems += method_problems(_section(JobSpec, raw.get("job")), tuning, split)
     return list(dict.fromkeys(problems)), None
 
 

@@ -182,7 +182,7 @@ class TrainSpec(Section):
     ``steps_per_round = "epoch"`` is one pass over the examples in each round.
     """
 
-    steps_per_round: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch"] = 10
+    steps_per_round: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch"] = "epoch"
     batch_size: int = Field(default=16, ge=1, strict=True)
     learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
     weight_decay: float = Field(default=0.0, ge=0, strict=True)

@@ -67,6 +67,25 @@ def prepare(run_dir: Path, *, resume: bool, force: bool) -> None:
         raise storage_error(run_dir, error) from error
 
 
+def remove_activations(run_dir: Path) -> tuple[int, int]:
+    """Remove a split job's sealed samples; everything else stays.
+
+    Returns:
+        how many files, and their bytes.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    folder = run_dir / "state" / "activations"
+    if folder.is_symlink():
+        raise StorageError(f"{folder} is a link: it is left as it is")
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    size = sum(path.stat().st_size for path in files)
+    if folder.is_dir():
+        _remove(folder)
+    return len(files), size
+
+
 def _free(run_dir: Path) -> bool:
     if not (run_dir.is_symlink() or run_dir.exists()):
         return True
