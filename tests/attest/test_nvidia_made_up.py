@@ -239,6 +239,7 @@ def test_json_around_reports() -> None:
         verify(changed(evidence=base64.b64encode(raw + b"\0").decode()))
     with pytest.raises(OversizeEvidenceError):
         verify(GOOD.ljust((1 << 20) + 1))
+    verify(GOOD.ljust(1 << 20))
     with pytest.raises(BadChainError):
         verify(changed(certificate=base64.b64encode(b"-" + CHAIN).decode()))
 

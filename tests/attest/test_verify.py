@@ -26,6 +26,7 @@ from sealtune.attest import (
     verify_party,
 )
 from sealtune.attest.errors import (
+    BadChainError,
     GpuEvidenceError,
     KindNotAllowedError,
     MalformedEvidenceError,
@@ -35,9 +36,11 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
+from sealtune.attest.evidence import MAX_EVIDENCE
 from sealtune.attest.nvidia import reported_nonce
 from sealtune.attest.verify import load_evidence, stated_report_data
 from sealtune.errors import ConfigError, SealtuneError
+from tests.attest import amd, gpu, intel
 from tests.attest.public import ROOT, SERVER, day, kind_policy, needs_fixtures, policy, read
 
 KEY = Ed25519PrivateKey.generate()
@@ -126,6 +129,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         file.truncate(1 << 26)
     with pytest.raises(OversizeEvidenceError):
         appraise(large, Kind.TDX, [], accepted, NOW)
+    with large.open("wb") as file:
+        file.truncate(MAX_EVIDENCE)
+    with pytest.raises(MalformedEvidenceError, match="quote of"):
+        appraise(large, Kind.TDX, [], accepted, NOW)
     own = tmp_path / "own"
     own.write_bytes(Evidence(Kind.SGX, b"x").encode())
     with pytest.raises(MalformedEvidenceError, match="holds sgx evidence, not tdx"):
@@ -151,6 +158,64 @@ def test_policy_file(tmp_path: Path) -> None:
     path.write_text('{"kinds": {"tdx": {"measurements": "any"}}, "gpu_required": true}')
     with pytest.raises(ConfigError, match="nvidia-gpu"):
         load_policy(path)
+
+
+def test_collateral_of_one_quote_is_one_file() -> None:
+    evidence = Evidence(Kind.TDX, intel.quote(intel.td_body()))
+    for files, error in (
+        ([b"{}"], BadChainError),  # of no vendor, but looked at
+        ([b"{}", b"{}"], MissingCollateralError),
+    ):
+        with pytest.raises(error):
+            Appraiser({Kind.TDX: files}).verify(
+                evidence,
+                report_data=intel.REPORT_DATA,
+                policy=policy(Kind.TDX),
+                at=day("2025-06-15"),
+            )
+
+
+def test_what_evidence_says_it_is_over() -> None:
+    key, _ = amd.certificate()
+    for kind, data, bound in (
+        (Kind.TDX, intel.quote(intel.td_body()), intel.REPORT_DATA),
+        (Kind.SGX, intel.quote(intel.sgx_body(), version=3), intel.REPORT_DATA),
+        (Kind.SEV_SNP, amd.report(key), bytes(range(64, 128))),
+        (Kind.NVIDIA_GPU, gpu.one(), gpu.NONCE),
+        (Kind.SIMULATED, SimulatedAttester(KEY).collect(b"\7" * 64).data, b"\7" * 64),
+    ):
+        assert stated_report_data(Evidence(kind, data)) == bound
+    with pytest.raises(MalformedEvidenceError, match="shows no machine"):
+        stated_report_data(Evidence(Kind.PARTICIPANT, b""))
+    with pytest.raises(MalformedEvidenceError, match="no evidence of a machine"):
+        Appraiser().verify(
+            Evidence(Kind.PARTICIPANT, b""),
+            report_data=bytes(64),
+            policy=policy(Kind.PARTICIPANT),
+            at=NOW,
+        )
+
+
+def test_table_of_claims() -> None:
+    key, chain = amd.certificate()
+    claims = amd.verify(amd.report(key), chain)
+    device = gpu.verify(gpu.one())
+    rows = dict(
+        claims_table(claims.model_copy(update={"gpu": (device,)}), report_data_checked=True)
+    )
+    assert rows["measurement"] == amd.MEASUREMENT.hex()
+    assert rows["signer"] == amd.ID_KEY.hex()
+    assert rows["security version"] == "1"
+    assert (rows["debug"], rows["confidential"]) == ("no", "yes")
+    assert (rows["features"], rows["advisories"]) == ("smt", "-")
+    assert rows["platform"] == amd.CHIP.hex()
+    assert rows["report data"] == bytes(range(64, 128)).hex()
+    assert rows["launch TCB"] == "bootloader 3, tee 2, snp 8, microcode 115"
+    assert (rows["GPU 1 driver"], rows["GPU 1 signer"]) == (gpu.DRIVER, "-")
+    assert (rows["GPU 1 features"], rows["GPU 1 platform"]) == ("-", device.platform)
+    changed = {"debug": True, "platform": "", "advisories": ("A", "B")}
+    rows = dict(claims_table(claims.model_copy(update=changed), report_data_checked=True))
+    assert (rows["debug"], rows["platform"], rows["advisories"]) == ("YES", "-", "A, B")
 
 
 # ---- an enclave with its GPUs -------------------------------------------------------------

@@ -22,7 +22,7 @@ from sealtune.attest.sev_snp import REPORT_SIZE
 from sealtune.attest.snp_certificates import from_file, from_table
 from sealtune.attest.verify import load_evidence
 from sealtune.attest.wrapping import unwrap
-from tests.attest import amd
+from tests.attest import amd, gpu
 from tests.attest.public import ROOT, SERVER, day, needs_fixtures, policy, read
 
 QUOTE = struct.pack("<HHI", 4, 2, 0x81) + bytes(range(256)) * 4
@@ -134,6 +134,18 @@ def test_extended_report() -> None:
         with pytest.raises(TrailingBytesError):
             amd.verify(evidence.data, CHAIN)
     assert from_table(b"") == b""
+    # of another kind it is no report, whatever it looks like
+    whole = REPORT + table(CHAIN)
+    assert unwrap(whole, Kind.TDX) == (whole, b"")
+
+
+def test_evidence_of_gpus_is_json_itself() -> None:
+    data = gpu.one()
+    for raw in (data, b"\n " + data, standard(data).encode(), b"0x" + data.hex().encode()):
+        evidence = load_evidence(raw, Kind.NVIDIA_GPU)
+        assert gpu.verify(evidence.data) == gpu.verify(data)
+    with pytest.raises(MalformedEvidenceError, match="nvidia-gpu evidence is read from"):
+        load_evidence(as_json({"evidence": "x"}), Kind.NVIDIA_GPU)
 
 
 NAMED: dict[str, tuple[bytes, Kind, str]] = {
