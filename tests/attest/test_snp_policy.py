@@ -230,7 +230,7 @@ def test_required_bits_of_the_guest_policy(number: int, name: str) -> None:
 @pytest.mark.parametrize(("number", "name"), PLATFORM.items())
 def test_required_properties_of_the_machine(number: int, name: str) -> None:
     settings = {"snp": {"require_platform": (name,)}}
-    assert name in made(settings, platform=1 << number).details["platform"]
+    assert name in made(settings, platform=1 << number).details["machine"]
     with pytest.raises(PlatformNotAllowedError, match=f"machine lacks {name}"):
         made(settings, platform=0x7F & ~(1 << number))
 

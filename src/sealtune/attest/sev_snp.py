@@ -316,7 +316,7 @@ def _claims(report: Report, leaf: x509.Certificate, at: datetime) -> Claims:
             "VMPL": str(report.vmpl),
             **{f"{which} TCB": _versions(parts) for which, parts in state.tcb.items()},
             "guest policy": f"{report.policy:#x}: {', '.join(state.guest_policy) or '-'}",
-            "platform": ", ".join(state.platform) or "-",
+            "machine": ", ".join(state.platform) or "-",
             "author key": state.author_key or "-",
             "host data": state.host_data,
             "report version": str(report.version),
