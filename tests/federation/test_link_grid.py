@@ -1,0 +1,154 @@
+"""The relay's grid: messages whole or not at all, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from flwr.app import Error, Message
+from flwr.app.message.message import make_message
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, ErrorCode
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+
+from sealtune.federation.fleet import activate_node
+from sealtune.federation.flower_transport import FlowerTransport
+from sealtune.federation.link_grid import LinkGrid, link_state
+from sealtune.federation.membership import HEARTBEAT
+from sealtune.federation.objects import Parts, names, put_together, take_apart
+from sealtune.federation.payload import pack, unpack
+from sealtune.federation.transport import Outcome
+from sealtune.frames import Frame
+
+
+class World:
+    """A relay's state and one site in it."""
+
+    def __init__(self) -> None:
+        self.state = link_state()
+        self.node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"key", 0, name="a")
+        self.grid = LinkGrid(self.state)
+        self.join()
+
+    def join(self) -> None:
+        activate_node(
+            ActivateNodeRequest(public_key=b"key", heartbeat_interval=HEARTBEAT), self.state
+        )
+
+    def send(self, body: bytes = b"question") -> str:
+        message = Message(pack(Frame("put", {}, body)), self.node, "query.sealed", ttl=60.0)
+        (identity,) = self.grid.push_messages([message])
+        return identity
+
+    def fetch(self) -> Message:
+        """What the site's program does with the next message."""
+        (head,) = self.state.get_message_ins(self.node, limit=1)
+        identity = head.metadata.message_id
+        store = self.state.object_store
+        tree = store.get_object_tree(identity)
+        contents = {name: store.get(name) or b"" for name in names(tree)}
+        store.delete(identity)
+        return put_together(identity, contents)
+
+    def reply(self, message: Message, body: bytes = b"answer") -> Parts:
+        return take_apart(Message(pack(Frame("reply", {}, body)), reply_to=message))
+
+    def store(self, parts: Parts, which: Callable[[str], bool] = lambda name: True) -> str:
+        """Announce a reply, and store the objects that ``which`` picks."""
+        run = self.grid.run.run_id
+        session = self.state.start_session(run)
+        _, wanted = self.state.store_message_and_object_tree(parts.head, parts.tree, session)
+        for name in filter(which, wanted):
+            assert self.state.store_object(run, session, name, parts.contents[name])
+        return session
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_there_and_back_and_nothing_stays(world: World) -> None:
+    identity = world.send()
+    assert list(world.grid.pull_messages([identity])) == []
+    message = world.fetch()
+    assert unpack(message.content).body == b"question"
+    world.store(world.reply(message))
+    (reply,) = world.grid.pull_messages([identity])
+    assert unpack(reply.content).body == b"answer"
+    assert reply.metadata.reply_to_message_id == identity
+    assert len(world.state.object_store) == 0
+    assert (world.state.num_message_ins(), world.state.num_message_res()) == (0, 0)
+
+
+def test_a_reply_is_waited_for_until_it_is_whole(world: World) -> None:
+    identity = world.send()
+    parts = world.reply(world.fetch())
+    top = parts.head.metadata.message_id
+    session = world.store(parts, lambda name: name != top)
+    assert list(world.grid.pull_messages([identity])) == []
+    run = world.grid.run.run_id
+    assert world.state.store_object(run, session, top, parts.contents[top])
+    (reply,) = world.grid.pull_messages([identity])
+    assert unpack(reply.content).body == b"answer"
+
+
+def test_a_reply_that_nobody_waits_for_any_more_goes(world: World) -> None:
+    identity = world.send()
+    world.store(world.reply(world.fetch()), lambda name: False)
+    assert list(world.grid.pull_messages([identity])) == []
+    assert list(world.grid.pull_messages([])) == []
+    assert len(world.state.object_store) == 0
+
+
+def test_a_site_cannot_pretend_to_be_lost(world: World) -> None:
+    """An error of Flower's, made up by the site, is none: its message would be sent anew."""
+    identity = world.send()
+    forged = Message(Error(ErrorCode.NODE_UNAVAILABLE, "\x1b[2Jboo"), reply_to=world.fetch())
+    parts = take_apart(forged)
+    head = make_message(parts.head.metadata, content=pack(Frame("x")))
+    world.store(Parts(head, parts.tree, parts.contents))
+    (reply,) = world.grid.pull_messages([identity])
+    assert (reply.has_content(), reply.error.code) == (False, ErrorCode.UNKNOWN)
+    assert "boo" not in reply.error.reason
+
+
+def test_the_content_must_be_an_answer_to_the_question(world: World) -> None:
+    first, second = world.send(b"one"), world.send(b"two")
+    messages = {m.metadata.message_id: m for m in (world.fetch(), world.fetch())}
+    other = world.reply(messages[second])
+    announced = world.reply(messages[first]).head.metadata
+    announced.__dict__["_message_id"] = other.head.metadata.message_id
+    head = make_message(announced, content=pack(Frame("x")))
+    world.store(Parts(head, other.tree, other.contents))
+    (reply,) = world.grid.pull_messages([first])
+    assert reply.error.code == ErrorCode.UNKNOWN
+
+
+def test_a_site_that_joins_anew_finds_nothing_waiting(world: World) -> None:
+    """What was on its way to the killed program would meet one that knows nothing of it."""
+    before = [node.last_activated_at for node in world.grid.get_nodes()]
+    world.send()
+    world.join()
+    assert world.state.get_message_ins(world.node, limit=None) == []
+    assert len(world.state.object_store) == 0
+    assert [node.last_activated_at for node in world.grid.get_nodes()] != before
+
+
+def test_errors_of_a_site_reach_the_aggregator_as_its_absence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[Outcome] = []
+    pull = world.grid.pull_messages
+
+    def answered(message_ids: Iterable[str]) -> Iterable[Message]:
+        for question in world.state.get_message_ins(world.node, limit=None):
+            parts = take_apart(Message(Error(5, "x"), reply_to=question))
+            head = make_message(parts.head.metadata, content=pack(Frame("x")))
+            world.store(Parts(head, parts.tree, parts.contents))
+        return pull(message_ids)
+
+    monkeypatch.setattr(world.grid, "pull_messages", answered)
+    FlowerTransport(world.grid, poll=0.01).exchange({"a": b"x"}, 20.0, outcomes.append)
+    (outcome,) = outcomes
+    assert (outcome.body, outcome.attempts) == (None, 1)
+    assert "an error in place of an answer" in outcome.reason
