@@ -64,7 +64,7 @@ class Engine:
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 command,
-                env={**self.flower.environment(), "PYTHONUNBUFFERED": "1"},
+                env=self.flower.environment(),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )

@@ -38,6 +38,12 @@ def test_nobody_who_knows_the_port_can_run_code(tmp_path: Path, launched: Launch
             answer = ask(port, "/v1/control/start-run", start_run(hostile_app(canaries)))
             asked[port] = answer.status_code
         time.sleep(0.2)
+    engine = [process for process, line in one.others() if "sealtune.federation" in line]
+    assert len(engine) == 3
+    for process in engine:  # nothing of the user's, such as keys that clouds put there
+        theirs = {"PYTHONUNBUFFERED", "LC_CTYPE"}  # Python gives itself the latter
+        names = {name for name in process.environ() if not name.startswith("FLWR_")}
+        assert names <= theirs
     assert list(canaries.iterdir()) == []
     assert list(asked.values()) == [404], "one process listens, and has no such operation"
     code, output = one.end()

@@ -30,8 +30,9 @@ class Flower:
     credentials: Credentials
 
     def environment(self) -> dict[str, str]:
-        """Variables for the engine's processes: Flower writes nothing and asks nobody."""
+        """All variables of the engine's processes: Flower writes nothing and asks nobody."""
         return {
+            "PYTHONUNBUFFERED": "1",
             "FLWR_HOME": str(self.folder / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",

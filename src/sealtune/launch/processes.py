@@ -45,6 +45,7 @@ class _Restart:
 
     command: Sequence[str]
     extra: Mapping[str, str]
+    bare: bool
     attempts: int = 0
     started: float = 0.0
     due: float | None = None
@@ -91,6 +92,7 @@ class Processes:
         *,
         events: bool = False,
         again: bool = False,
+        bare: bool = False,
     ) -> None:
         """Start a process.
 
@@ -100,12 +102,13 @@ class Processes:
             extra: environment variables on top of the launcher's.
             events: its stdout carries events.
             again: start it again when it ends, once everything is settled.
+            bare: its environment is ``extra``, and nothing of the launcher's.
         """
         if again:
-            restart = self._restarts.setdefault(role, _Restart(command, extra))
+            restart = self._restarts.setdefault(role, _Restart(command, extra, bare))
             restart.started, restart.due = time.monotonic(), None
         self.ended.pop(role, None)
-        variables = environment.variables(extra)
+        variables = extra if bare else environment.variables(extra)
         log = self.log(role)
         self.children[role] = Child.start(role, command, variables, log, self.inbox, events=events)
 
@@ -233,4 +236,4 @@ class Processes:
     def _start_again(self) -> None:
         for role, restart in self._restarts.items():
             if restart.due is not None and time.monotonic() >= restart.due:
-                self.start(role, restart.command, restart.extra, again=True)
+                self.start(role, restart.command, restart.extra, again=True, bare=restart.bare)

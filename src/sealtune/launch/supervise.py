@@ -295,12 +295,13 @@ class _Run:
         extra = flower.environment()
         processes = self._processes
         self._progress.network = "starting the relay"
-        processes.start(_RELAY, flower.relay(self._work_socket), extra, events=True)
+        relay = flower.relay(self._work_socket)
+        processes.start(_RELAY, relay, extra, events=True, bare=True)
         for site in sites:
             spool = self._temp / "spool" / site
             spool.mkdir(parents=True)
             node = flower.node(site, self._socket(_client(site)), spool)
-            processes.start(f"flower:node:{site}", node, extra, again=True)
+            processes.start(f"flower:node:{site}", node, extra, again=True, bare=True)
 
     def _until_ready(self) -> None:
         processes = self._processes
