@@ -200,9 +200,9 @@ def test_table_of_claims() -> None:
     key, chain = amd.certificate()
     claims = amd.verify(amd.report(key), chain)
     device = gpu.verify(gpu.one())
-    rows = dict(
-        claims_table(claims.model_copy(update={"gpu": (device,)}), report_data_checked=True)
-    )
+    table = claims_table(claims.model_copy(update={"gpu": (device,)}), report_data_checked=True)
+    rows = dict(table)
+    assert len(rows) == len(table)
     assert rows["measurement"] == amd.MEASUREMENT.hex()
     assert rows["signer"] == amd.ID_KEY.hex()
     assert rows["security version"] == "1"
