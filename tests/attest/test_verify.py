@@ -127,7 +127,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(1 << 26)
-    with pytest.raises(OversizeEvidenceError):
+    with pytest.raises(OversizeEvidenceError, match="large has more than"):
         appraise(large, Kind.TDX, [], accepted, NOW)
     with large.open("wb") as file:
         file.truncate(MAX_EVIDENCE)
