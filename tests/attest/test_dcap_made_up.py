@@ -61,6 +61,7 @@ def test_td(version: int, large: bool) -> None:
     assert claims.report_data == intel.REPORT_DATA.hex()
     assert claims.platform == intel.PPID.hex()
     assert claims.td_module == "5e" * 48
+    assert (claims.signer, claims.svn, claims.product_id) == ("", 0, 0)  # a TD has none
     assert claims.details["MRTD"] == "01" * 48
     assert claims.details["RTMR3"] == "08" * 48
     assert claims.details["FMSPC"] == intel.FMSPC.hex()

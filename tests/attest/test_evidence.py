@@ -50,6 +50,19 @@ def test_oversize_is_refused_before_parsing() -> None:
         Evidence(Kind.SGX, bytes(MAX_PART + 1)).encode()
 
 
+def test_sizes_at_their_limit() -> None:
+    """A MiB for each part, and 20 bytes of header."""
+    largest = Evidence(Kind.SGX, bytes(1 << 20), bytes(1 << 20), bytes(1 << 20))
+    raw = largest.encode()
+    assert len(raw) == MAX_EVIDENCE == 20 + 3 * (1 << 20)
+    assert Evidence.decode(raw) == largest
+
+
+def test_wire_format_by_hand() -> None:
+    raw = Evidence(Kind.SEV_SNP, b"data", b"chain", b"gpu!!!").encode()
+    assert raw.hex() == ("5354455601030000040000000500000006000000") + b"datachaingpu!!!".hex()
+
+
 def test_report_data_by_hand() -> None:
     """Design, section 5.2: SHA-512 over length-prefixed fields, in this order."""
     fields = [

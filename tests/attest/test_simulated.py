@@ -34,7 +34,7 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.measure import enclave_sources, measure_sources, own_measurement
-from sealtune.attest.simulated import SIZE, default_key_path, load_key
+from sealtune.attest.simulated import CONTEXT, SIZE, default_key_path, load_key
 from sealtune.errors import AttestationError
 
 KEY = Ed25519PrivateKey.generate()
@@ -92,6 +92,26 @@ def test_refused() -> None:
         verify(replace(evidence(), kind=Kind.SGX))
 
 
+@pytest.mark.parametrize(
+    ("place", "value"), [(0, ord("s")), (3, ord("2")), (4, 2), (5, 1), (7, 0x80)]
+)
+def test_magic_and_flags_of_signed_evidence(place: int, value: int) -> None:
+    """Signed anew after the change, so that nothing else refuses it."""
+    body = bytearray(evidence().data[:-64])
+    body[place] = value
+    signed = bytes(body) + KEY.sign(CONTEXT + bytes(body))
+    with pytest.raises(MalformedEvidenceError, match="wrong magic or flags"):
+        verify(Evidence(Kind.SIMULATED, signed))
+
+
+def test_layout_by_hand() -> None:
+    data = evidence(debug=True, svn=0x01020304, measurement=b"m" * 48).data
+    assert data[:12].hex() == "53494d31" + "01000000" + "04030201"
+    assert data[12:124] == b"m" * 48 + DATA
+    assert data[124:156] == KEY.public_key().public_bytes_raw()
+    KEY.public_key().verify(data[156:], b"sealtune simulated evidence v1\0" + data[:156])
+
+
 def test_svn() -> None:
     policy = simulated_policy()
     asks = policy.kinds[Kind.SIMULATED].model_copy(update={"min_svn": 3})
@@ -124,6 +144,7 @@ def test_key_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "key"
     first = load_key(path).private_bytes_raw()
     assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
     assert load_key(path).private_bytes_raw() == first
     assert [p.name for p in path.parent.iterdir()] == ["key"]
 
