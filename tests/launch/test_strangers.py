@@ -29,9 +29,9 @@ def test_nobody_who_knows_the_port_can_run_code(tmp_path: Path, launched: Launch
     """An app that leaves a file where it runs, at the server and at the sites."""
     canaries = tmp_path / "canaries"
     canaries.mkdir()
-    one = launched(resolved(tmp_path, start=30.0))
+    one = launched(resolved(tmp_path, start=20.0))
     one.wait_for("ready", "accelerator")
-    end = time.monotonic() + 20  # ample for SuperExecs: they asked for work twice a second
+    end = time.monotonic() + 12  # ample for SuperExecs: they asked for work twice a second
     asked: dict[int, int] = {}
     while time.monotonic() < end and len(list(canaries.iterdir())) < 2:
         for port in ports(one) - asked.keys():

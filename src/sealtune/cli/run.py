@@ -51,7 +51,9 @@ def run(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option("--port", min=1, max=65535, help="Port of Flower's SuperLink on 127.0.0.1."),
+        typer.Option(
+            "--port", min=1, max=65535, help="Port of the network engine's relay on 127.0.0.1."
+        ),
     ] = None,
     manifest: Annotated[
         Path | None,

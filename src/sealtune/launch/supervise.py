@@ -76,7 +76,7 @@ def run(
         resolved_path: ``job.resolved.json``.
         run_dir: the run's folder, see ``folder.prepare``.
         resume: continue from the sealed checkpoint in ``run_dir``.
-        port: of the SuperLink; a free one by default.
+        port: of the relay; a free one by default.
         console: where to show progress; the terminal by default.
         facts: more keys for the "start" event, such as ``majority_class``.
         keys: site -> file of its organisation's private key; for a split job.
