@@ -24,7 +24,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from sealtune.job import (
     SitesSpec,
 )
 from sealtune.job.plan import SlicePlan
+from sealtune.launch.environment import program
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.lora import trainable_state
 from sealtune.model.plan import make_plan
@@ -117,7 +117,7 @@ def start_accelerator(plan: SlicePlan, folder: Path) -> tuple[subprocess.Popen[s
     config = {"job": str(folder / "job.json"), "accelerator": address}
     (folder / "config.json").write_text(json.dumps(config))
     process = subprocess.Popen(
-        [sys.executable, "-m", "sealtune.accelerator", str(folder / "config.json")],
+        program("sealtune.accelerator", str(folder / "config.json")),
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import pytest
 from sealtune.errors import FederationError
 from sealtune.federation.enclave_link import ServerEnclave, deliver
 from sealtune.federation.transport import Outcome
+from sealtune.launch import environment
 from tests.enclave.flow import SITES, make_job, resolve_signed
 
 
@@ -67,10 +66,10 @@ class Processes:
         path = self._sockets / f"{role}-{site}.json"
         path.write_text(json.dumps(config))
         popen = subprocess.Popen(
-            [sys.executable, "-m", module, str(path)],
+            environment.program(module, str(path)),
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=environment.variables({"OMP_NUM_THREADS": "1"}),
         )
         process = Process(popen)
         threading.Thread(target=process.read, daemon=True).start()

@@ -1,8 +1,8 @@
 """A digest of sealtune's own source: the "measurement" of a simulated enclave.
 
-It covers the installed files of the rooms that an enclave loads, so that a party that runs changed
-code is seen. It is self-reported: without hardware nothing stops a liar (`simulated` evidence is
-marked not confidential everywhere).
+It covers the installed files of the rooms that an enclave or a data owner's program can load, so
+that a party that runs changed code is seen. It is self-reported: without hardware nothing stops a
+liar (`simulated` evidence is marked not confidential everywhere).
 
 Trust domain: every enclave.
 """
@@ -15,16 +15,18 @@ from pathlib import Path
 
 import sealtune
 from sealtune.attest.evidence import length_prefixed
-
-ENCLAVE_ROOMS = ("attest", "channel", "data", "enclave", "job", "model", "offload", "privacy")
-ENCLAVE_FILES = ("__init__.py", "errors.py", "frames.py", "memory.py")
+from sealtune.start import FILES, ROOMS
 
 
 def enclave_sources(root: Path | None = None) -> list[Path]:
-    """The Python files that an enclave may load, sorted by their path below ``root``."""
+    """The Python files that an enclave or a data owner's program can load (``sealtune.start``).
+
+    Returns:
+        sorted by their path below ``root``.
+    """
     base = root or Path(sealtune.__file__).parent
-    files = [base / name for name in ENCLAVE_FILES]
-    for room in ENCLAVE_ROOMS:
+    files = [base / name for name in FILES]
+    for room in ROOMS["owner"]:
         files += (base / room).rglob("*.py")
     return sorted(
         (path for path in files if path.is_file()), key=lambda p: p.relative_to(base).as_posix()

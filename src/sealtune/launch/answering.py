@@ -6,7 +6,6 @@ Trust domain: operator (untrusted); sealed bytes pass through here.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ def ask_enclave(
 @contextmanager
 def _enclave(config: Path, log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sealtune.enclave.split_trainer", str(config)]
+    command = environment.program("sealtune.enclave.split_trainer", str(config))
     variables = environment.variables({"OMP_WAIT_POLICY": "PASSIVE"})
     inbox: Inbox = SimpleQueue()
     child = Child.start("server", command, variables, log, inbox, events=True)

@@ -1,4 +1,4 @@
-"""The environment variables of a run's processes, and the versions that it runs on.
+"""How a run's processes are started: their command, their variables, their versions.
 
 Trust domain: operator (untrusted).
 """
@@ -7,28 +7,47 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 
 import sealtune
+from sealtune import start
 
 _PACKAGES = ("sealtune", "torch", "transformers", "peft", "flwr", "cryptography", "numpy")
+# What a child gets of the launcher's variables; nothing that names code, libraries or servers.
+_PASSED = frozenset({
+    "HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ",
+    "XDG_CACHE_HOME", "XDG_DATA_HOME", "SEALTUNE_CACHE",
+    "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE",
+    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    # which instructions libraries of arithmetic may use
+    "ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE",
+})  # fmt: skip
+_SET = {
+    # models and data were fetched before; a party that computes reaches for no hub
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # connections to 127.0.0.1 must not be sent to a proxy
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+
+
+def program(name: str, *arguments: str) -> list[str]:
+    """The command of one of sealtune's programs, isolated (``sealtune.start``).
+
+    Args:
+        name: its module, such as ``sealtune.enclave.client``.
+    """
+    return [sys.executable, "-I", "-B", "-u", start.__file__, name, *arguments]
 
 
 def variables(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's variables with what every child needs, and ``extra``."""
-    result = dict(os.environ)
-    source = Path(sealtune.__file__).parents[1]
-    if source.name != "site-packages":  # run from a checkout: children must find it, too
-        paths = [str(source), result.get("PYTHONPATH", "")]
-        result["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    # Connections to 127.0.0.1 must not be sent to a proxy.
-    for name in ("no_proxy", "NO_PROXY"):
-        result[name] = ",".join(filter(None, [result.get(name, ""), "127.0.0.1,localhost"]))
-    result["PYTHONUNBUFFERED"] = "1"
-    result.update(extra)
-    return result
+    """The environment of a child: the few variables that it may have, and ``extra``."""
+    return {name: os.environ[name] for name in _PASSED & os.environ.keys()} | _SET | dict(extra)
 
 
 def versions() -> dict[str, str]:

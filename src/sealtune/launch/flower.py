@@ -6,12 +6,12 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sealtune.launch.credentials import Credentials
+from sealtune.launch.environment import program
 from sealtune.launch.ports import HOST
 
 
@@ -64,4 +64,4 @@ class Flower:
     def _program(self, module: str, name: str, content: dict[str, Any]) -> list[str]:
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps(content), encoding="utf-8")
-        return [sys.executable, "-I", "-m", f"sealtune.federation.{module}", str(path)]
+        return program(f"sealtune.federation.{module}", str(path))

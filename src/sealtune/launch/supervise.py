@@ -14,7 +14,6 @@ import contextlib
 import json
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -29,7 +28,7 @@ from sealtune.errors import SealtuneError
 from sealtune.launch.child import Inbox, Interrupt
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.display import Display
-from sealtune.launch.environment import versions
+from sealtune.launch.environment import program, versions
 from sealtune.launch.flower import Flower
 from sealtune.launch.job_facts import JobFacts
 from sealtune.launch.memory import MemoryPeak
@@ -44,19 +43,15 @@ _FINISH = 15.0  # seconds that they, and then the accelerator, get to end when a
 _RELAY = "flower:relay"
 
 
-def _module(name: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", name)
-
-
 @dataclass(frozen=True)
 class Programs:
     """Commands of our own processes; each is given the path of its CONFIG.json. For tests."""
 
-    aggregator: Sequence[str] = _module("sealtune.enclave.aggregator")
-    client: Sequence[str] = _module("sealtune.enclave.client")
-    accelerator: Sequence[str] = _module("sealtune.accelerator")
-    split_trainer: Sequence[str] = _module("sealtune.enclave.split_trainer")
-    split_site: Sequence[str] = _module("sealtune.owner.site")
+    aggregator: Sequence[str] = tuple(program("sealtune.enclave.aggregator"))
+    client: Sequence[str] = tuple(program("sealtune.enclave.client"))
+    accelerator: Sequence[str] = tuple(program("sealtune.accelerator"))
+    split_trainer: Sequence[str] = tuple(program("sealtune.enclave.split_trainer"))
+    split_site: Sequence[str] = tuple(program("sealtune.owner.site"))
 
 
 def run(

@@ -1,0 +1,165 @@
+"""Code that somebody else puts in the way of a program is not run: each way in is really tried."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import sealtune
+from sealtune import start
+from sealtune.attest.measure import measure_sources
+from sealtune.launch.environment import program, variables
+
+PROBE = "sealtune.enclave.probe"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package that may be tampered with, with a program that imports and prints."""
+    root = tmp_path / "installed" / "sealtune"
+    shutil.copytree(
+        Path(sealtune.__file__).parent, root, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (root / "enclave" / "probe.py").write_text(
+        "import importlib, sys\n"
+        "if __name__ == '__main__':\n"
+        "    for name in sys.argv[1:]:\n"
+        "        print(importlib.import_module(name).__file__)\n"
+    )
+    return root
+
+
+def isolated(root: Path, *names: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The probe, started as a run starts its programs, in the copy."""
+    command = [sys.executable, "-I", "-B", "-u", str(root / "start.py"), PROBE, *names]
+    return _run(command, options)
+
+
+def ordinary(root: Path, *names: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The probe by ``python -m``: shows that the attack works where nothing stops it."""
+    environment = {**os.environ, "PYTHONPATH": str(root.parent)}
+    return _run([sys.executable, "-B", "-m", PROBE, *names], {"env": environment, **options})
+
+
+def _run(command: list[str], options: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        command, **{"env": variables({}), **options}, capture_output=True, text=True, check=False
+    )
+
+
+def evil(folder: Path, name: str) -> Path:
+    """A module that leaves a mark; returns where."""
+    mark = folder / "mark"
+    (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    return mark
+
+
+@pytest.mark.parametrize("name", ["rfc8785", "numpy", "json", "sealtune"])
+def test_modules_in_the_current_folder(package: Path, tmp_path: Path, name: str) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    mark = evil(here, name)
+    done = isolated(package, "sealtune.job.manifest", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists()
+    if name == "rfc8785":
+        ordinary(package, "sealtune.job.manifest", cwd=here)
+        assert mark.exists()
+
+
+def test_modules_that_variables_point_at(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    mark = evil(here, "rfc8785")
+    evil(here, "sitecustomize")
+    monkeypatch.setenv("PYTHONPATH", str(here))
+    monkeypatch.setenv("PYTHONSTARTUP", str(here / "rfc8785.py"))
+    for environment in (variables({}), dict(os.environ)):  # ``-I`` alone stops it, too
+        assert isolated(package, "sealtune.job.manifest", env=environment).returncode == 0
+        assert not mark.exists()
+
+
+def test_a_neighbour_of_the_package(package: Path) -> None:
+    """Of the folder that sealtune lies in, sealtune alone is taken."""
+    mark = evil(package.parent, "rfc8785")
+    assert isolated(package, "sealtune.job.manifest").returncode == 0
+    assert not mark.exists()
+    ordinary(package, "sealtune.job.manifest")
+    assert mark.exists()
+
+
+def test_planted_bytecode(package: Path, tmp_path: Path) -> None:
+    """A cached file that claims to be of the source as it is, and is not."""
+    source = package / "frames.py"
+    mark = tmp_path / "mark"
+    other = tmp_path / "frames.py"
+    text = f"open({str(mark)!r}, 'w').close()\n"
+    other.write_text(text + "#" * (source.stat().st_size - len(text) - 1) + "\n")
+    stamp = source.stat()
+    os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    cached = Path(importlib.util.cache_from_source(str(source)))
+    cached.parent.mkdir()
+    py_compile.compile(str(other), cfile=str(cached), dfile=str(source), doraise=True)
+    assert isolated(package, "sealtune.frames").stdout.strip() == str(source)
+    assert not mark.exists()
+    ordinary(package, "sealtune.frames")
+    assert mark.exists()
+
+
+def test_a_planted_extension_module(package: Path) -> None:
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    (package / f"frames{suffix}").write_bytes(b"\x7fELF and the rest")
+    done = isolated(package, "sealtune.frames")
+    assert done.stdout.strip() == str(package / "frames.py"), done.stderr
+    assert ordinary(package, "sealtune.frames").returncode != 0  # Python prefers the extension
+
+
+@pytest.mark.parametrize("name", ["launch.child", "cli.main", "federation.relay", "owner.site"])
+def test_an_enclave_finds_no_code_of_other_programs(package: Path, name: str) -> None:
+    done = isolated(package, f"sealtune.{name}")
+    assert done.returncode == 1
+    assert f"No module named 'sealtune.{name.split('.', maxsplit=1)[0]}" in done.stderr
+
+
+def test_real_programs_start(tmp_path: Path) -> None:
+    modules = (
+        "sealtune.enclave.client", "sealtune.enclave.aggregator", "sealtune.owner.site",
+        "sealtune.enclave.split_trainer", "sealtune.accelerator", "sealtune.federation.node",
+        "sealtune.federation.relay",
+    )  # fmt: skip
+    for module in modules:
+        done = _run(program(module, str(tmp_path / "none.json")), {})
+        assert done.returncode != 0
+        assert "none.json" in done.stdout + done.stderr, (module, done.stderr)
+        assert "ModuleNotFoundError" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["start.py", "owner/site.py", "enclave/client.py", "frames.py"])
+def test_the_code_digest_covers_what_programs_load(package: Path, name: str) -> None:
+    before = measure_sources(package)
+    with (package / name).open("a") as file:
+        file.write("# changed\n")
+    assert measure_sources(package) != before
+
+
+def test_a_program_loads_what_is_measured_and_nothing_else(package: Path) -> None:
+    for room, rooms in start.ROOMS.items():
+        if room in ("enclave", "owner"):
+            assert set(rooms) <= set(start.ROOMS["owner"])
+    (package / "owner" / "more.py").write_text("")
+    (package / "launch" / "more.py").write_text("")
+    measured = measure_sources(package)
+    (package / "launch" / "more.py").write_text("x = 1\n")
+    assert measure_sources(package) == measured
+    (package / "owner" / "more.py").write_text("x = 1\n")
+    assert measure_sources(package) != measured
