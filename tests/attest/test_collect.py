@@ -244,3 +244,21 @@ def test_gpus_missing() -> None:
     assert nvml.open == 0
     with pytest.raises(AttesterUnavailableError, match="32 bytes"):
         GpuCollector(nvml).collect(b"short")
+
+
+def test_file_operations(tmp_path: Path) -> None:
+    """What `TsmFiles` does on configfs, on an ordinary file system; no handle stays open."""
+    files, entry = TsmFiles(), tmp_path / "entry"
+    files.make(entry)
+    blob = entry / "inblob"
+    blob.write_bytes(b"")
+    handles = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        files.write(blob, b"sixty-four bytes")
+    assert len(list(Path("/proc/self/fd").iterdir())) == handles
+    assert files.read(blob) == b"sixty-four bytes"
+    blob.unlink()
+    files.remove(entry)
+    assert not entry.exists()
+    with pytest.raises(FileNotFoundError):
+        files.write(blob, b"x")  # never created

@@ -115,3 +115,14 @@ def test_evidence_of_another_kind_is_refused() -> None:
 def test_report_data_has_64_bytes() -> None:
     with pytest.raises(AttesterUnavailableError):
         ParticipantAttester(KEY).collect(b"short")
+
+
+def test_magic_and_layout_by_hand() -> None:
+    """Signed anew after the change, so that nothing else refuses it."""
+    data = ParticipantAttester(KEY).collect(BOUND).data
+    body = b"PKS1" + BOUND + KEY.public_key().public_bytes_raw()
+    assert data == body + KEY.sign(b"sealtune participant signature v1\0" + body)
+    other = b"PKS2" + body[4:]
+    signed = other + KEY.sign(b"sealtune participant signature v1\0" + other)
+    with pytest.raises(MalformedEvidenceError, match="wrong magic"):
+        verify(Evidence(Kind.PARTICIPANT, signed))
