@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from sealtune.attest import Kind
+from sealtune.attest import collect as collectors
 from sealtune.attest.collect import (
     GpuCollector,
     GramineAttester,
@@ -147,10 +148,20 @@ def test_no_such_machine(tmp_path: Path) -> None:
     with pytest.raises(AttesterUnavailableError, match="no TDX or SEV-SNP guest") as caught:
         TsmAttester(missing).collect(DATA)
     assert "Linux 6.7" in caught.value.hint
-    with pytest.raises(AttesterUnavailableError, match="Gramine"):
+    with pytest.raises(AttesterUnavailableError, match="does not run in an SGX enclave"):
         GramineAttester(missing).collect(DATA)
-    with pytest.raises(AttesterUnavailableError):
-        attester_for(Kind.NVIDIA_GPU)
+    for kind in (Kind.NVIDIA_GPU, Kind.SIMULATED):
+        with pytest.raises(AttesterUnavailableError, match="not made by an enclave of its own"):
+            attester_for(kind)
+
+
+def test_attester_of_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = TsmAttester(tmp_path, files=FakeKernel("sev_guest"))
+    monkeypatch.setattr(collectors, "TsmAttester", lambda *, collateral: made)
+    assert attester_for(Kind.SEV_SNP) is made
+    with pytest.raises(AttesterUnavailableError, match="makes sev-snp evidence, not tdx"):
+        attester_for(Kind.TDX)
+    assert isinstance(attester_for(Kind.SGX), GramineAttester)
 
 
 def test_report_data_has_64_bytes(tmp_path: Path) -> None:
