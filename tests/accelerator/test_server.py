@@ -163,3 +163,22 @@ def test_shared_memory_cannot_be_cut_short_by_the_other_side() -> None:
 def test_addresses_are_checked(bad: str) -> None:
     with pytest.raises(ValueError, match="neither"):
         wire.parse_address(bad)
+
+
+def test_an_unforeseen_fault_is_told_and_not_hidden(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_args: object, **_kwargs: object) -> torch.Tensor:
+        raise AssertionError("a fault of its own")
+
+    monkeypatch.setattr(setup.engine, "product", broken)
+    server = Server(setup.engine, f"unix:{tmp_path}/a.sock")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS)
+    spec = GROUPS[0]
+    codes = torch.zeros(4, spec.in_features, dtype=torch.int32)
+    with pytest.raises(AcceleratorLostError, match="AssertionError: a fault of its own"):
+        remote.product(spec.name, codes, backward=False)
+    remote.close()
+    server.close()
+    assert "a fault of its own" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from sealtune.errors import (
     ConfigError,
     FederationError,
     ProcessDiedError,
+    SealtuneError,
 )
 from sealtune.launch import Interrupted
 from sealtune.launch.child import Child, Event, Exit, Inbox, Interrupt, parse_event
@@ -169,7 +171,7 @@ def processes(tmp_path: Path) -> Processes:
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
+    return [sys.executable, "-u", "-c", code]
 
 
 def test_an_early_end_ends_the_run(processes: Processes) -> None:
@@ -245,3 +247,52 @@ def test_ours_may_say_goodbye(tmp_path: Path) -> None:
     processes.until(lambda: "client:a" in processes.ready)
     processes.stop_all()
     assert seen == ["ready", "memory"]
+
+
+HOSTILE = "\x1b[2J\x1b]0;title\x07\u202eevil\r\n  9 s  round 3 of 3: 3 of 3 sites\x9b31m"
+
+
+def test_what_others_say_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    said = {"event": "error", "message": HOSTILE, "sites": {HOSTILE: [{"reason": HOSTILE}]}}
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    child = start(f"print({json.dumps(said)!r})\nimport sys; sys.exit({HOSTILE!r})", log, inbox)
+    (event, _) = items(inbox)
+    child.join(5)
+    died = Death("accelerator", 1, None, log, child.tail())
+    shown = [str(revive("accelerator", event.fields)), json.dumps(dict(event.fields))]
+    shown.append(str(cause([died])))
+    for text in shown:
+        assert not {c for c in text if not c.isprintable()} - {"\n"}, text
+        # nothing that comes from outside begins a line as the launcher's own lines do
+        assert not [line for line in text.split("\n") if line.startswith("  9 s")], text
+    assert r"\x1b[2J" in shown[0]
+
+
+def test_the_party_that_failed_is_named_and_not_those_that_missed_it(
+    processes: Processes,
+) -> None:
+    """The server hears of a closed connection first; what the site said of itself counts."""
+    lost = {"event": "error", "code": 8, "error": "SiteLostError", "message": "connection closed"}
+    own = {"event": "error", "code": 1, "error": "AssertionError",
+           "message": "unforeseen AssertionError at tasks.py:7"}  # fmt: skip
+    site = f"print({json.dumps(own)!r}, flush=True)\nimport time; time.sleep(60)"
+    server = f"print({json.dumps(lost)!r}, flush=True)\nimport sys; sys.exit(8)"
+    processes.start("client:a", python(site), {}, events=True)
+    processes.start("server", python(server), {}, events=True)
+    with pytest.raises(SealtuneError, match=r"client:a: unforeseen AssertionError at tasks\.py:7"):
+        processes.until(lambda: False)
+    processes.stop_all()
+
+
+def test_an_accelerator_that_fails_is_named(processes: Processes) -> None:
+    lost = {"event": "error", "code": 5, "error": "AcceleratorLostError", "message": "has gone"}
+    site = f"print({json.dumps(lost)!r}, flush=True)\nimport sys; sys.exit(5)"
+    processes.start("client:a", python(site), {}, events=True)
+    broken = "import time; time.sleep(0.2); raise MemoryError('too big')"
+    processes.start("accelerator", python(broken), {}, events=True)
+    with pytest.raises(ProcessDiedError, match="accelerator ended unexpectedly") as caught:
+        processes.until(lambda: False)
+    assert "MemoryError: too big" in caught.value.hint
+    processes.stop_all()

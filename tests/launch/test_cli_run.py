@@ -116,6 +116,7 @@ def test_a_run_and_its_results(
     assert {"summary.json", "report.html", "logs"} <= {path.name for path in run_dir.iterdir()}
     assert (run_dir / "job.manifest.json").exists()
     printed = capsys.readouterr().out
+    assert {path.stat().st_mode & 0o077 for path in (run_dir, *run_dir.rglob("*"))} == {0}
     assert "throw-away keys: the signatures prove nothing" in printed
     assert "68.1%" in printed
     assert "NOT CONFIDENTIAL" in printed

@@ -148,6 +148,8 @@ def test_three_rounds_with_two_sites(tmp_path: Path, launched: Launch) -> None:
     assert "round 3 of 3: 2 of 2 sites" in output
     assert sorted(p.name for p in one.run_dir.iterdir()) == ["logs", "metrics.jsonl"]
     assert "fake client of a here" in (one.run_dir / "logs" / "client-a.log").read_text()
+    made = [path for path in one.run_dir.rglob("*") if path != one.run_dir]
+    assert {path.stat().st_mode & 0o077 for path in made} == {0}
 
 
 @pytest.mark.slow

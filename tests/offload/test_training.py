@@ -10,6 +10,7 @@ import torch
 
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
+from sealtune.errors import OffloadError
 from sealtune.job import DataSpec, Job, JobSpec, ModelSpec, ProtectionSpec, SitesSpec, TuningSpec
 from sealtune.job.plan import SlicePlan
 from sealtune.model.load import load_model
@@ -116,3 +117,15 @@ def test_plain_blocks_below_the_first_adapter_change_nothing(model_folder: Path)
         found, expected = masked(input_ids=ids).logits, plain(input_ids=ids).logits
     error = float((found - expected).norm() / expected.norm())
     assert error < 2e-4, f"logits differ by a relative {error:.1e}"
+
+
+@pytest.mark.parametrize("address", ["tcp:127.0.0.1:9", "tcp:accelerator.example:7000"])
+def test_plain_blocks_do_not_cross_a_network(model_folder: Path, address: str) -> None:
+    job = make_job(
+        model_folder,
+        tuning=TuningSpec(rank=4, targets="all-linear", layers=(1,)),
+        protection=ProtectionSpec(protect="adapter"),
+    )
+    plan = make_plan(job, None).model_copy(update={"prefix_blocks": 1})
+    with pytest.raises(OffloadError, match="in the plain"):
+        OffloadSession.connect(address, plan, integrity_bits=40, owner="test")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 from contextlib import ExitStack
 from typing import Any
 
@@ -99,7 +100,9 @@ class _Connection:
                 return
             try:
                 answer = self._answer(request)
-            except _FAULTS as error:
+            except Exception as error:  # whatever it is, the enclave hears of it
+                if not isinstance(error, _FAULTS):
+                    traceback.print_exc()
                 answer = Frame("error", {"message": f"{type(error).__name__}: {error}"[:500]})
             frames.send(self._sock, answer)
 

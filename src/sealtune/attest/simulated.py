@@ -37,6 +37,7 @@ from sealtune.attest.errors import (
 from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
 from sealtune.attest.measure import own_measurement
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
+from sealtune.job.storage import home
 
 BODY = struct.Struct("<4sII48s64s32s")
 MAGIC = b"SIM1"
@@ -47,7 +48,7 @@ CONTEXT = b"sealtune simulated evidence v1\0"
 
 def default_key_path() -> Path:
     """Where the development key lives: ``$XDG_DATA_HOME/sealtune/simulated-tee.key``."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    base = os.environ.get("XDG_DATA_HOME") or str(home() / ".local" / "share")
     return Path(base) / "sealtune" / "simulated-tee.key"
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sealtune.errors import ConfigError, DigestMismatchError, Problem, SealtuneError, StorageError
+from sealtune.job.storage import private_files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -38,6 +39,7 @@ class Baseline(StrEnum):
     PLAIN_FEDERATED = "plain-federated"
 
 
+@private_files()
 def run(
     job_file: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
     runs: Annotated[

@@ -67,6 +67,9 @@ def serve(sock: socket.socket, program: SiteProgram, *, spare: bool) -> None:
             raise
         print(f"this round failed: {told}", file=sys.stderr, flush=True)
         return
+    except Exception as error:  # its text might quote data
+        _tell(sock, Frame("failed", {"message": f"unforeseen {type(error).__name__}"}))
+        raise
     _tell(sock, answer)
 
 

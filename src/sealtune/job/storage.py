@@ -8,9 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from sealtune.errors import StorageError
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """What is made in the block is readable by this user only: folders 0700, files 0600."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -41,3 +52,18 @@ def storage_error(path: Path, error: Exception) -> StorageError:
         f"cannot write {path}: {reason}",
         hint="free some space, check the permissions, or choose another place",
     )
+
+
+def home() -> Path:
+    """The user's home folder.
+
+    Raises:
+        StorageError: this user has none.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise StorageError(
+            "this user has no home folder to keep files in",
+            hint="set HOME, or XDG_DATA_HOME and XDG_CACHE_HOME, to a folder of this user",
+        ) from error

@@ -6,7 +6,6 @@ Trust domain: operator (untrusted); sealed bytes pass through here.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from queue import SimpleQueue
 from sealtune.errors import ProcessDiedError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.federation.transport import Outcome
+from sealtune.job.scratch import make_scratch, remove_scratch, sweep
 from sealtune.launch import environment
 from sealtune.launch.child import Child, Event, Exit, Failure, Inbox
 from sealtune.launch.failure import revive
@@ -37,8 +37,9 @@ def ask_enclave(
         ProcessDiedError: the enclave ended unexpectedly.
         SealtuneError: what the enclave said that went wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="sealtune-") as name:
-        folder = Path(name)
+    sweep()
+    folder = make_scratch()
+    try:
         config = folder / "server.json"
         content = {
             "role": "server",
@@ -55,6 +56,8 @@ def ask_enclave(
             while (order := enclave.next()) is not None:
                 for asked, body in order[0].items():
                     enclave.report(Outcome(asked, deliver(body), "", 1, 0.0, len(body)))
+    finally:
+        remove_scratch(folder)
 
 
 @contextmanager

@@ -18,8 +18,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from sealtune.job.printable import printable
+
 _LEASH = Path(__file__).with_name("leash.py")
 _MAX_LINE = 1 << 20  # bytes of one event; what is longer is no event of ours
+_MAX_TEXT = 2000  # characters of one line of a text
 _TAIL = 4096  # bytes of a log looked at for its last lines
 
 
@@ -130,7 +133,7 @@ class Child:
                 text = stream.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(line.rstrip() for line in text.splitlines()[-lines:])
+        return "\n".join(printable(line.rstrip(), 500) for line in text.split("\n")[-lines:])
 
     def _thread(self, target: Any, *args: Any) -> threading.Thread:
         thread = threading.Thread(target=target, args=args, daemon=True, name=self.role)
@@ -172,11 +175,26 @@ class Child:
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:
-    """The event on a line, or None if it is no event."""
+    """The event on a line, or None if it is no event.
+
+    Whatever a process says, or passes on of what others told it, is made harmless here: terminal,
+    log and report get no escape sequence and no line that looks like one of the launcher's own.
+    """
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
-    return event
+    found: dict[str, Any] = _harmless(event)
+    return found
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return "\n    ".join(printable(part, _MAX_TEXT) for part in value.split("\n"))
+    if isinstance(value, dict):
+        return {_harmless(key): _harmless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_harmless(item) for item in value]
+    return value

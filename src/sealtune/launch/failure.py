@@ -59,12 +59,18 @@ def cause(deaths: Sequence[Death]) -> SealtuneError:
     return _died(death) if death.said is None else revive(death.role, death.said)
 
 
+# errors of a party that say that another one went away
+_CONSEQUENCES = {"SiteLostError", "AcceleratorLostError"}
+
+
 def _rank(death: Death) -> int:
     """Lower is more likely the first cause."""
     if death.code < 0:
         return 0  # somebody killed it; nothing that failed elsewhere can have done that
     if death.role == "flower:relay":
-        return 4  # it fails when the aggregator does
+        return 5  # it fails when the aggregator does
+    if death.said is not None and death.said.get("error") in _CONSEQUENCES:
+        return 4
     if death.role == "accelerator":
         return 1
     return 2 if death.said is not None else 3

@@ -216,6 +216,12 @@ class Processes:
                 self._heard(item)
             elif isinstance(item, Exit) and (death := self._gone(item)) is not None:
                 deaths.append(death)
+        # what a party has said of itself counts before its process is quite gone
+        deaths += [
+            Death(role, 1, said, self.log(role))
+            for role, said in self._said.items()
+            if role in self.children and role not in self.ended
+        ]
         return deaths
 
     def _plan_restart(self, role: str, code: int) -> Death | None:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +23,8 @@ from typing import Any
 from rich.console import Console
 
 from sealtune.errors import SealtuneError
+from sealtune.job.scratch import make_scratch, remove_scratch, sweep
+from sealtune.job.storage import private_files
 from sealtune.launch.child import Inbox, Interrupt
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.display import Display
@@ -88,7 +88,7 @@ def run(
     if port is not None:
         check_port(port)
     start = time.monotonic()
-    with _temporary_folder() as temp, _metrics(run_dir) as metrics:
+    with private_files(), _temporary_folder() as temp, _metrics(run_dir) as metrics:
         metrics.append("launcher", {**_start_event(job, resume), **(facts or {})})
         outcome = "failed"
         try:
@@ -144,18 +144,13 @@ def _start_event(job: JobFacts, resume: bool) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """A short private folder for sockets and keys (a socket's path may have 107 bytes)."""
-    base = tempfile.gettempdir()
-    if len(base) > 40:
-        base = "/tmp"
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="sealtune-", dir=base))
-    except OSError as error:
-        raise storage_error(Path(base), error) from error
+    """A short private folder for sockets and keys; those of runs that were killed go first."""
+    sweep()
+    folder = make_scratch()
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_scratch(folder)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,8 @@ Trust domain: every process that reads a model.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.job.scratch import make_scratch
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 
@@ -244,9 +242,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def _view(files: ModelFiles, _stamps: tuple[tuple[int, int], ...]) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="sealtune-model-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = make_scratch() / "model"
     try:
+        folder.mkdir(mode=0o700)
         for name in files.names:
             source = files.folder / name
             if name in (CONFIG, TOKENIZER_CONFIG):

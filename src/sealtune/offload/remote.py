@@ -17,6 +17,7 @@ from sealtune import frames
 from sealtune.errors import AcceleratorLostError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
+from sealtune.job.printable import printable
 from sealtune.offload import wire
 
 _RETRY = 0.1  # seconds
@@ -160,5 +161,5 @@ class RemoteAccelerator:
             raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
         if answer.kind != kind:
             message = str(answer.meta.get("message", answer.kind))[:500]
-            raise AcceleratorLostError(f"the accelerator refused: {message}", hint=_HINT)
+            raise AcceleratorLostError(f"the accelerator refused: {printable(message)}", hint=_HINT)
         return answer

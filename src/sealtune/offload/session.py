@@ -12,9 +12,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from sealtune.errors import ModelError
+from sealtune.errors import ModelError, OffloadError
 from sealtune.job.plan import SlicePlan
-from sealtune.offload import kernels
+from sealtune.offload import kernels, wire
 from sealtune.offload.accelerator import Accelerator
 from sealtune.offload.frozen import load_frozen
 from sealtune.offload.masked import (
@@ -83,8 +83,15 @@ class OffloadSession:
 
         Raises:
             AcceleratorLostError: nothing answers there.
+            OffloadError: plain activations would cross a network.
             ModelError: the int8 backbone is not the one in the plan.
         """
+        if plan.prefix_blocks and wire.parse_address(address)[0] != "unix":
+            raise OffloadError(
+                f"with protect = 'adapter' token ids and activations go to {address} in the plain",
+                hint="run the accelerator on the enclave's own machine (unix:/path), or set "
+                "protect = 'adapter+data'",
+            )
         accelerator = RemoteAccelerator.connect(address, plan.groups, patience=patience)
         return cls(accelerator, plan, integrity_bits=integrity_bits, owner=owner)
 

@@ -1,0 +1,94 @@
+"""Private temporary folders that go with their process, also when it was killed.
+
+Each holds a lock as long as its process lives; ``sweep`` removes this user's folders whose lock is
+free: what a kill -9 or a power cut left behind.
+
+Trust domain: every process that keeps temporary files.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from sealtune.job.storage import storage_error
+
+PREFIX = "sealtune-"
+_LOCK = ".lock"
+_SHORT = 40  # bytes of the base folder's path: a socket's path below may have 107
+_YOUNG = 60.0  # seconds in which a folder may not have its lock yet
+_held: dict[Path, int] = {}  # folders of this process, and the descriptors of their locks
+
+
+def make_scratch() -> Path:
+    """A new folder, mode 0700, under the system's temporary folder.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    base = _base()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        lock = os.open(folder / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise storage_error(base, error) from error
+    _held[folder] = lock
+    return folder
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove a folder of ``make_scratch``'s."""
+    shutil.rmtree(folder, ignore_errors=True)
+    lock = _held.pop(folder, None)
+    if lock is not None:
+        os.close(lock)
+
+
+def sweep() -> int:
+    """Remove folders of this user whose processes are gone; how many."""
+    removed = 0
+    for folder in _base().glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            removed += folder not in _held and _is_left_over(folder)
+    return removed
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Remove ``folder`` if nobody holds its lock."""
+    stat = folder.lstat()
+    if folder.is_symlink() or not folder.is_dir() or stat.st_uid != os.getuid():
+        return False
+    try:
+        lock = os.open(folder / _LOCK, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        if time.time() - stat.st_mtime < _YOUNG:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    finally:
+        os.close(lock)
+
+
+def _base() -> Path:
+    base = tempfile.gettempdir()
+    return Path(base if len(base) <= _SHORT else "/tmp")
+
+
+@atexit.register
+def _remove_own() -> None:
+    for folder in list(_held):
+        remove_scratch(folder)
