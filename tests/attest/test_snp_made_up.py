@@ -100,6 +100,13 @@ def test_versions_and_patch_levels_up_to_255(version: int) -> None:
         amd.verify(amd.report(key, version=3, cpuid=b"\x19\x0f\1"), chain)
 
 
+def test_report_that_says_it_is_signed_by_no_such_key() -> None:
+    key, chain = amd.certificate()
+    for number in range(2, 8):
+        with pytest.raises(BadChainError, match=f"signed by key {number}, no VCEK"):
+            amd.verify(amd.report(key, flags=number << 2), chain)
+
+
 def test_certificate_with_wrapped_chip_id() -> None:
     key, chain = amd.certificate(x4=b"\x04\x40" + amd.CHIP)
     amd.verify(amd.report(key), chain)

@@ -175,6 +175,25 @@ def test_collateral_of_one_quote_is_one_file() -> None:
             )
 
 
+def test_certificates_beside_a_report_are_looked_at() -> None:
+    key, chain = amd.certificate()
+    evidence = Evidence(Kind.SEV_SNP, amd.report(key))
+    for given, error in (({Kind.SEV_SNP: [chain]}, BadChainError), ({}, MissingCollateralError)):
+        with pytest.raises(error):
+            Appraiser(given).verify(
+                evidence,
+                report_data=bytes(64),
+                policy=policy(Kind.SEV_SNP),
+                at=day("2025-06-15"),
+            )
+
+
+def test_zeros_after_a_quote_are_padding() -> None:
+    quote = intel.quote(intel.td_body())
+    assert load_evidence(quote + bytes(70), Kind.TDX).data == quote
+    assert load_evidence(quote + bytes(70) + b"x", Kind.TDX).data == quote + bytes(70) + b"x"
+
+
 def test_what_evidence_says_it_is_over() -> None:
     key, _ = amd.certificate()
     for kind, data, bound in (
@@ -185,6 +204,8 @@ def test_what_evidence_says_it_is_over() -> None:
         (Kind.SIMULATED, SimulatedAttester(KEY).collect(b"\7" * 64).data, b"\7" * 64),
     ):
         assert stated_report_data(Evidence(kind, data)) == bound
+        if kind is Kind.SIMULATED:
+            assert stated_report_data(Evidence(kind, data[:-64])) == bound
     with pytest.raises(MalformedEvidenceError, match="shows no machine"):
         stated_report_data(Evidence(Kind.PARTICIPANT, b""))
     with pytest.raises(MalformedEvidenceError, match="no evidence of a machine"):
