@@ -32,6 +32,7 @@ from tests.attest.amd import (
     TCB,
     TURIN_TCB,
     certificate,
+    ia5,
     report,
     spl,
     turin,
@@ -269,9 +270,13 @@ def test_vlek_only_of_a_named_provider() -> None:
     claims = verify(raw, chain, snp={"vlek_providers": (PROVIDER,)})
     assert claims.details["signed by"] == f"VLEK of {PROVIDER}"
     assert verify(raw, chain, snp={"vlek_providers": "any"}).platform == ""
-    key, chain = certificate("SEV-VLEK", x5=b"")
-    with pytest.raises(BadChainError, match="names no cloud provider"):
-        verify(report(key, flags=1 << 2), chain, snp={"vlek_providers": "any"})
+    for provider in ("c", "c" * 127):
+        key, chain = certificate("SEV-VLEK", x5=ia5(provider))
+        verify(report(key, flags=1 << 2), chain, snp={"vlek_providers": (provider,)})
+    for wrong in (b"", ia5(""), ia5("c" * 128), ia5("c") + b"c", b"\x0c" + ia5("c")[1:]):
+        key, chain = certificate("SEV-VLEK", x5=wrong)
+        with pytest.raises(BadChainError, match="names no cloud provider"):
+            verify(report(key, flags=1 << 2), chain, snp={"vlek_providers": "any"})
 
 
 def test_a_state_that_is_not_asked_about_or_not_stated_is_refused() -> None:
