@@ -194,6 +194,12 @@ def test_what_looks_like_evidence_is_named(name: str) -> None:
         load_evidence(raw, kind)
 
 
+def test_other_bytes_are_left_as_they_are() -> None:
+    """Neither the size of a TDREPORT nor its first byte makes one."""
+    for raw in (QUOTE[:1024].ljust(1024, b"\xff"), b"\x81" + b"\xee" * 1022, b"\x81" * 1025, b""):
+        assert unwrap(raw, Kind.TDX) == (raw, b"")
+
+
 def test_wrappings_have_an_end() -> None:
     raw = b"\xfe" * 30
     for _ in range(5):
