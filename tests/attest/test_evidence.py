@@ -71,6 +71,7 @@ def test_report_data_by_hand() -> None:
         b"n" * 32,
         b"j" * 48,
         b"pk",
+        b"context",
         hashlib.sha256(b"gpu").digest(),
     ]
     expected = hashlib.sha512(b"".join(struct.pack("<I", len(f)) + f for f in fields)).digest()
@@ -80,6 +81,7 @@ def test_report_data_by_hand() -> None:
         nonce=b"n" * 32,
         job_id=b"j" * 48,
         public_key=b"pk",
+        context=b"context",
         gpu_evidence_digest=Evidence(Kind.TDX, b"", gpu=b"gpu").gpu_digest,
     )
     assert got == expected
@@ -89,15 +91,18 @@ def test_report_data_by_hand() -> None:
 def test_every_field_of_report_data_counts() -> None:
     """Also where bytes move from one field into the next."""
     seen = set()
-    for domain, role, nonce, job, key, gpu in product(
-        ("a", "ab"), ("c", "bc"), (b"n", b"nj"), (b"j", b"jk"), (b"k", b""), (b"", b"k")
+    for domain, role, nonce, job, key, said, gpu in product(
+        ("a", "ab"),
+        ("c", "bc"),
+        (b"n", b"nj"),
+        (b"j", b"jk"),
+        (b"k", b""),
+        (b"", b"k"),
+        (b"", b"k"),
     ):
-        seen.add(
-            report_data(
-                domain, role, nonce=nonce, job_id=job, public_key=key, gpu_evidence_digest=gpu
-            )
-        )
-    assert len(seen) == 64
+        fields = {"public_key": key, "context": said, "gpu_evidence_digest": gpu}
+        seen.add(report_data(domain, role, nonce=nonce, job_id=job, **fields))
+    assert len(seen) == 128
 
 
 def test_gpu_nonce_differs_from_all_else() -> None:

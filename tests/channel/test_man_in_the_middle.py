@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
@@ -15,7 +16,23 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.channel import KeyPair, client_role, seal_key
+from sealtune.attest.evidence import length_prefixed
+from sealtune.attest.participant import (
+    ParticipantAttester,
+    ParticipantVerifier,
+    participant_policy,
+)
+from sealtune.channel import (
+    ClientHandshake,
+    Established,
+    KeyPair,
+    ServerHandshake,
+    client_role,
+    seal_key,
+)
+from sealtune.channel.handshake import VERSION
+from sealtune.enclave.client_program import SiteProgram
+from sealtune.enclave.trust import Trust
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError, SealtuneError
 from tests.channel import parties
 
@@ -28,6 +45,11 @@ def altered(message: bytes, *, kind: str | None = None, body: bytes | None = Non
             kind or frame.kind, {**frame.meta, **meta}, frame.body if body is None else body
         )
     )
+
+
+def context(peer: str, *messages: bytes) -> bytes:
+    """What evidence covers of a conversation: whom it is made for, and what came before it."""
+    return hashlib.sha384(length_prefixed(peer.encode(), *messages)).digest()
 
 
 def field(message: bytes, name: str) -> bytes:
@@ -166,6 +188,7 @@ def test_evidence_of_a_client_passed_off_as_the_server() -> None:
         nonce=field(challenge, "nonce"),
         job_id=parties.JOB,
         public_key=field(hello, "public_key"),
+        context=context("server", challenge),
     )
     assert Evidence.decode(frames.decode(hello).body).data.find(bound) > 0, "the forgery is right"
     share = seal_key(
@@ -179,7 +202,7 @@ def test_evidence_of_a_client_passed_off_as_the_server() -> None:
         frames.Frame(
             "server-hello",
             {
-                "version": 1,
+                "version": VERSION,
                 "public_key": field(answer, "public_key").hex(),
                 "sealed_key": share.hex(),
             },
@@ -202,6 +225,7 @@ def test_key_half_chosen_by_the_attacker() -> None:
         nonce=field(challenge, "nonce"),
         job_id=parties.JOB,
         public_key=field(hello, "public_key"),
+        context=context("server", challenge),
     )
     chosen = seal_key(
         field(hello, "public_key"),
@@ -217,7 +241,8 @@ def test_key_half_chosen_by_the_attacker() -> None:
 
 def test_client_half_replaced_by_the_attacker() -> None:
     server, client = parties.server(), parties.client()
-    hello = client.on_challenge(server.challenge())
+    challenge = server.challenge()
+    hello = client.on_challenge(challenge)
     reply = server.on_hello(hello)
     last, _ = client.on_server_hello(reply)
     bound = report_data(
@@ -226,6 +251,7 @@ def test_client_half_replaced_by_the_attacker() -> None:
         nonce=field(hello, "nonce"),
         job_id=parties.JOB,
         public_key=field(reply, "public_key"),
+        context=context(client_role(parties.SITE), challenge, hello),
     )
     chosen = seal_key(
         field(reply, "public_key"),
@@ -266,3 +292,171 @@ def test_every_single_bit_counts() -> None:
             reply = server.on_hello(flip(hello, 1))
             last, _ = client.on_server_hello(flip(reply, 2))
             server.on_client_key(flip(last, 3))
+
+
+# ---- a participant who controls the network ------------------------------------------------------
+
+
+class Owner:
+    """A site without a TEE: it proves itself with its organisation's key."""
+
+    def __init__(self, site: str) -> None:
+        self.site = site
+        self.key = Ed25519PrivateKey.generate()
+
+    @property
+    def attester(self) -> ParticipantAttester:
+        return ParticipantAttester(self.key)
+
+    def client(self) -> ClientHandshake:
+        policy = parties.simulated_policy(parties.CODE)
+        return ClientHandshake(parties.JOB, self.site, self.attester, parties.verifier(), policy)
+
+    def server(self) -> ServerHandshake:
+        """The server enclave's end for this site."""
+        policy = participant_policy(self.key.public_key().public_bytes_raw().hex())
+        verifier = ParticipantVerifier()
+        return ServerHandshake(parties.JOB, self.site, parties.attester(), verifier, policy)
+
+
+def lure(eve: Owner, challenge: bytes, victim_hello: bytes) -> tuple[bytes, KeyPair]:
+    """Eve's own hello, honestly signed, that makes the server answer the victim's nonce."""
+    pair, nonce = KeyPair.generate(), field(challenge, "nonce")
+    bound = report_data(
+        DOMAIN,
+        client_role(eve.site),
+        nonce=nonce,
+        job_id=parties.JOB,
+        public_key=pair.public_bytes,
+        context=context("server", challenge),
+    )
+    fields = {"nonce": field(victim_hello, "nonce"), "public_key": pair.public_bytes}
+    meta = {"version": VERSION, **{name: value.hex() for name, value in fields.items()}}
+    evidence = eve.attester.collect(bound).encode()
+    return frames.encode(frames.Frame("client-hello", meta, evidence)), pair
+
+
+def attack(victim_end: ClientHandshake, alice: Owner) -> bytes:
+    """What Eve sends Alice in the server's name: its own evidence, and a half that she chose."""
+    eve = Owner("eve")
+    server = eve.server()  # the server believes, rightly, that it talks to Eve
+    challenge = server.challenge()
+    victim_challenge = challenge  # nonces are public: Alice is asked the same
+    hello = victim_end.on_challenge(victim_challenge)
+    own_hello, _ = lure(eve, challenge, hello)
+    reply = server.on_hello(own_hello)
+    bound = report_data(
+        DOMAIN,
+        client_role(alice.site),
+        nonce=field(challenge, "nonce"),
+        job_id=parties.JOB,
+        public_key=field(hello, "public_key"),
+        context=context("server", challenge),
+    )
+    half = seal_key(
+        field(hello, "public_key"),
+        bytes(32),
+        job_id=parties.JOB,
+        report_data=bound,
+        purpose="server-share",
+    )
+    return altered(reply, sealed_key=half.hex())
+
+
+def test_evidence_that_the_server_made_for_another_participant() -> None:
+    """Alice must not come to believe that she has a channel with the server, who talks to Eve."""
+    alice = Owner("alice")
+    end = alice.client()
+    with pytest.raises(WrongReportDataError):
+        end.on_server_hello(attack(end, alice))
+
+
+def test_evidence_for_another_hello_of_the_same_participant() -> None:
+    alice = Owner("alice")
+    server, end = alice.server(), alice.client()
+    challenge = server.challenge()
+    hello = end.on_challenge(challenge)
+    twin, _ = lure(alice, challenge, hello)  # her own key, her own nonce, another key pair
+    with pytest.raises(WrongReportDataError):
+        end.on_server_hello(server.on_hello(twin))
+
+
+class Silent:
+    """A worker that answers whatever it is asked."""
+
+    def answer(self, question: frames.Frame) -> frames.Frame:
+        return frames.Frame("metrics", {"round": question.meta["round"]})
+
+
+def program(alice: Owner, events: list[str]) -> SiteProgram:
+    trust = Trust(alice.attester, parties.verifier(), parties.simulated_policy(parties.CODE))
+
+    def emit(event: str, **fields: Any) -> None:
+        events.append(event)
+
+    return SiteProgram(parties.JOB, alice.site, trust, Silent(), emit)
+
+
+def connect(site: SiteProgram, server: ServerHandshake) -> Established:
+    hello = site.deliver(server.challenge())
+    return server.on_client_key(site.deliver(server.on_hello(hello)))
+
+
+def question(channel: Established, round_: int) -> bytes:
+    return channel.outgoing.seal(frames.encode(frames.Frame("evaluate", {"round": round_})), round_)
+
+
+def test_a_working_channel_stays_until_the_server_shows_that_it_has_the_new_one() -> None:
+    """A handshake that the server never finished must not cost the site its channel."""
+    alice, events = Owner("alice"), []
+    site = program(alice, events)
+    channel = connect(site, alice.server())
+    assert events == []  # the server has not shown yet that it has the channel
+    site.deliver(question(channel, 0))
+    assert events == ["attested"]
+    # a network that lets a handshake run up to the client's last message, and keeps that
+    server = alice.server()
+    site.deliver(server.on_hello(site.deliver(server.challenge())))
+    assert site.deliver(question(channel, 1))  # the old channel still works
+    assert events == ["attested"]
+    newer = connect(site, alice.server())
+    site.deliver(question(newer, 2))
+    assert events == ["attested"] * 2
+    with pytest.raises(ChannelError):
+        site.deliver(question(channel, 3))  # and now the old one is gone
+
+
+def test_nothing_but_the_servers_message_confirms_a_channel() -> None:
+    alice, events = Owner("alice"), []
+    site = program(alice, events)
+    other = connect(program(alice, []), alice.server())  # another process of hers
+    site.deliver(alice.server().challenge())
+    for forged in (b"", b"STSS" + bytes(400), question(other, 0)):
+        with pytest.raises(ChannelError):
+            site.deliver(forged)
+    channel = connect(site, alice.server())
+    for forged in (b"", b"STSS" + bytes(400), question(other, 0)):
+        with pytest.raises(ChannelError):
+            site.deliver(forged)
+    assert events == []
+    site.deliver(question(channel, 0))
+    assert events == ["attested"]
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("kind", ["challenge", "client-hello", "server-hello", "client-key", "x"])
+def test_a_message_of_another_kind_is_refused(step: int, kind: str) -> None:
+    """Right fields under another name, at each of the four steps."""
+    kinds = ("challenge", "client-hello", "server-hello", "client-key")
+    if kind == kinds[step]:
+        return
+    server, client = parties.server(), parties.client()
+
+    def passed(message: bytes, number: int) -> bytes:
+        return altered(message, kind=kind) if number == step else message
+
+    with pytest.raises(FrameError, match=r"where .* was expected"):  # noqa: PT012
+        hello = client.on_challenge(passed(server.challenge(), 0))
+        reply = server.on_hello(passed(hello, 1))
+        last, _ = client.on_server_hello(passed(reply, 2))
+        server.on_client_key(passed(last, 3))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 REPORT_DATA_SIZE = 64  # bytes; the size in SGX, TDX and SEV-SNP alike
 NONCE_SIZE = 32
-DOMAIN = "sealtune/attest/v1"
+DOMAIN = "sealtune/attest/v2"
 
 MAGIC = b"STEV"
 VERSION = 1
@@ -241,6 +241,7 @@ def report_data(
     nonce: bytes,
     job_id: bytes,
     public_key: bytes,
+    context: bytes = b"",
     gpu_evidence_digest: bytes = b"",
 ) -> bytes:
     """The 64 bytes that evidence is made over.
@@ -251,10 +252,12 @@ def report_data(
         nonce: 32 bytes drawn by the verifier.
         job_id: SHA-384 of the job.
         public_key: the fresh key that secrets will be sealed to.
+        context: digest of who the evidence is for and of what was said before it, so that it
+            serves in this one conversation; nothing where there is none.
         gpu_evidence_digest: SHA-256 of the GPU evidence, or nothing where there is none.
     """
-    parts = (domain.encode(), role.encode(), nonce, job_id, public_key, gpu_evidence_digest)
-    return hashlib.sha512(length_prefixed(*parts)).digest()
+    parts = (nonce, job_id, public_key, context, gpu_evidence_digest)
+    return hashlib.sha512(length_prefixed(domain.encode(), role.encode(), *parts)).digest()
 
 
 def gpu_nonce(role: str, nonce: bytes, job_id: bytes, public_key: bytes) -> bytes:

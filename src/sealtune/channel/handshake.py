@@ -1,14 +1,20 @@
 """The attested handshake: two round trips, both sides prove what they are before a key moves.
 
     1. server -> client  challenge     nonce_s
-    2. client -> server  client-hello  nonce_c, pk_c, evidence_c over nonce_s
-    3. server -> client  server-hello  pk_s, seal(pk_c, k_s), evidence_s over nonce_c
+    2. client -> server  client-hello  nonce_c, pk_c, evidence_c over nonce_s and 1
+    3. server -> client  server-hello  pk_s, seal(pk_c, k_s), evidence_s over nonce_c, 1 and 2
     4. client -> server  client-key    seal(pk_s, k_c), confirmation
+    5. server -> client  the first sealed message
 
-The server releases its half k_s only after it has verified the client's evidence, the client its
-half k_c only after the server's. Each half opens for one job, one piece of evidence, one purpose.
-The session secrets come from both halves and a hash of all messages, so that a party in the middle
-that changed any byte leaves both ends with different keys, which the confirmation shows.
+Evidence covers the name of the peer that it is made for and every message before it, so none serves
+in another conversation: a participant who lets the server answer a neighbour's nonce gets evidence
+that names the participant. The server releases its half k_s only after it has verified the client's
+evidence, the client its half k_c only after the server's. Each half opens for one job, one piece of
+evidence, one purpose. The session secrets come from both halves and a hash of all messages, so that
+a party in the middle that changed any byte leaves both ends with different keys. Message 4 shows
+the server that the client has them; that message 5 opens shows the client that the server has, and
+only then does the client give up an older channel. ``docs/handshake.pml`` is a model of this that
+is checked.
 
 Both sides are state machines of bytes in and bytes out. One object is good for one handshake: any
 refusal ends it, and a nonce is answered once. Start again with a new object.
@@ -57,7 +63,7 @@ from sealtune.channel.hpke import ENCAPSULATED, PUBLIC_SIZE, TAG, KeyPair, seal_
 from sealtune.channel.sealed import SealedSession
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError
 
-VERSION = 1
+VERSION = 2
 SHARE_SIZE = 32  # bytes of k_s and of k_c
 CONFIRMATION_SIZE = 48
 JOB_ID_SIZE = 48
@@ -129,8 +135,14 @@ class _Handshake:
         yield
         self._next = number + 1
 
-    def _prove(self, role: str, nonce: bytes, public_key: bytes) -> tuple[Evidence, bytes]:
-        """Own evidence over the peer's nonce, and the report data it was made over."""
+    def _context(self, peer: str) -> bytes:
+        """Who evidence is made for, and all that was said before it."""
+        return hashlib.sha384(length_prefixed(peer.encode(), *self._messages)).digest()
+
+    def _prove(
+        self, role: str, peer: str, nonce: bytes, public_key: bytes
+    ) -> tuple[Evidence, bytes]:
+        """Own evidence for the peer, over its nonce, and the report data it was made over."""
         gpu = self._attester.collect_gpu(gpu_nonce(role, nonce, self._job_id, public_key))
         digest = hashlib.sha256(gpu).digest() if gpu else b""
         data = report_data(
@@ -139,12 +151,13 @@ class _Handshake:
             nonce=nonce,
             job_id=self._job_id,
             public_key=public_key,
+            context=self._context(peer),
             gpu_evidence_digest=digest,
         )
         return replace(self._attester.collect(data), gpu=gpu), data
 
-    def _appraise(self, role: str, raw: bytes, public_key: bytes) -> tuple[Claims, bytes]:
-        """Verify the peer's evidence over the own nonce."""
+    def _appraise(self, role: str, own: str, raw: bytes, public_key: bytes) -> tuple[Claims, bytes]:
+        """Verify the peer's evidence, made for ``own``, over the own nonce."""
         evidence = Evidence.decode(raw)
         data = report_data(
             DOMAIN,
@@ -152,6 +165,7 @@ class _Handshake:
             nonce=self._nonce,
             job_id=self._job_id,
             public_key=public_key,
+            context=self._context(own),
             gpu_evidence_digest=evidence.gpu_digest,
         )
         claims = verify_party(
@@ -169,7 +183,7 @@ class _Handshake:
     ) -> tuple[Established, bytes]:
         """Sessions and confirmation code from ``(k_s, k_c)`` and all messages."""
         transcript = hashlib.sha384(length_prefixed(*self._messages, sealed)).digest()
-        info = length_prefixed(b"sealtune/channel/v1", self._job_id, self._site.encode())
+        info = length_prefixed(b"sealtune/channel/v2", self._job_id, self._site.encode())
         keys = HKDF(SHA384(), 96, salt=transcript, info=info).derive(b"".join(shares))
         secret = {SERVER: keys[:32], client_role(self._site): keys[32:64]}
         outgoing = SealedSession(
@@ -213,20 +227,21 @@ class ServerHandshake(_Handshake):
                 message, "client-hello", nonce=NONCE_SIZE, public_key=PUBLIC_SIZE
             )
             role = client_role(self._site)
-            self._claims, bound = self._appraise(role, raw, key)
+            self._claims, bound = self._appraise(role, SERVER, raw, key)
+            self._messages.append(message)
             self._share = secrets.token_bytes(SHARE_SIZE)
             sealed = seal_key(
                 key, self._share, job_id=self._job_id, report_data=bound, purpose="server-share"
             )
             self._pair = KeyPair.generate()
-            evidence, self._bound = self._prove(SERVER, nonce, self._pair.public_bytes)
+            evidence, self._bound = self._prove(SERVER, role, nonce, self._pair.public_bytes)
             reply = _message(
                 "server-hello",
                 evidence.encode(),
                 public_key=self._pair.public_bytes,
                 sealed_key=sealed,
             )
-            self._messages += [message, reply]
+            self._messages.append(reply)
             return reply
 
     def on_client_key(self, message: bytes) -> Established:
@@ -271,9 +286,10 @@ class ClientHandshake(_Handshake):
                     f"{self._job_id.hex()[:16]}…",
                     hint="all parties must start from the same job file",
                 )
+            self._messages.append(message)
             self._pair = KeyPair.generate()
             evidence, self._bound = self._prove(
-                client_role(self._site), nonce, self._pair.public_bytes
+                client_role(self._site), SERVER, nonce, self._pair.public_bytes
             )
             reply = _message(
                 "client-hello",
@@ -281,11 +297,13 @@ class ClientHandshake(_Handshake):
                 nonce=self._nonce,
                 public_key=self._pair.public_bytes,
             )
-            self._messages += [message, reply]
+            self._messages.append(reply)
             return reply
 
     def on_server_hello(self, message: bytes) -> tuple[bytes, Established]:
         """Take message 3, verify the server, and return message 4 and the channel.
+
+        That the server has the channel too is known once a message of it opens.
 
         Raises:
             FrameError: malformed.
@@ -296,7 +314,7 @@ class ClientHandshake(_Handshake):
             key, sealed, raw = _parse(
                 message, "server-hello", public_key=PUBLIC_SIZE, sealed_key=SEALED_SHARE
             )
-            claims, bound = self._appraise(SERVER, raw, key)
+            claims, bound = self._appraise(SERVER, client_role(self._site), raw, key)
             share = self._pair.open(
                 sealed, job_id=self._job_id, report_data=self._bound, purpose="server-share"
             )

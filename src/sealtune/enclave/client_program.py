@@ -12,7 +12,7 @@ from sealtune import frames
 from sealtune.channel import ClientHandshake, Established, is_challenge, message_round
 from sealtune.enclave.events import Emit
 from sealtune.enclave.trust import Trust, emit_attested
-from sealtune.errors import ChannelError
+from sealtune.errors import ChannelError, SealError
 from sealtune.frames import Frame
 
 MAX_MESSAGE = 1 << 31  # bytes
@@ -48,6 +48,7 @@ class SiteProgram:
         self._emit = emit
         self._handshake: ClientHandshake | None = None
         self._channel: Established | None = None
+        self._new: Established | None = None  # the server has not shown yet that it has it, too
         self._last: tuple[bytes, bytes] | None = None  # digest of a message, its answer
 
     def deliver(self, body: bytes) -> bytes:
@@ -78,18 +79,34 @@ class SiteProgram:
         if self._handshake is None:
             raise ChannelError("a handshake message, but no handshake was begun")
         handshake, self._handshake = self._handshake, None
-        reply, self._channel = handshake.on_server_hello(body)
-        claims = self._channel.peer
-        emit_attested(self._emit, claims, who="server", by=self._site, job_id=self._job_id.hex())
+        reply, self._new = handshake.on_server_hello(body)
         return reply
 
     def _on_sealed(self, body: bytes) -> bytes:
-        if self._channel is None:
-            raise ChannelError("a sealed message, but there is no channel yet")
         round_ = message_round(body)
-        plain = self._channel.incoming.open(body, round_)
+        channel, plain = self._open(body, round_)
         question = frames.decode(plain, max_body=MAX_MESSAGE)
         if question.meta.get("round") != round_:
             raise ChannelError("a sealed message names two different rounds")
         answer = self._worker.answer(question)
-        return self._channel.outgoing.seal(frames.encode(answer), round_)
+        return channel.outgoing.seal(frames.encode(answer), round_)
+
+    def _open(self, body: bytes, round_: int) -> tuple[Established, bytes]:
+        """The channel that a message belongs to, and its contents.
+
+        A new channel takes the old one's place when a message of it opens: only then is it known
+        that the server, and no third party, was at the other end of the handshake.
+        """
+        if self._channel is not None:
+            try:
+                return self._channel, self._channel.incoming.open(body, round_)
+            except SealError:
+                if self._new is None:
+                    raise  # otherwise it may be the new channel's first message
+        if self._new is None:
+            raise ChannelError("a sealed message, but there is no channel yet")
+        plain = self._new.incoming.open(body, round_)
+        self._channel, self._new = self._new, None
+        claims, job_id = self._channel.peer, self._job_id.hex()
+        emit_attested(self._emit, claims, who="server", by=self._site, job_id=job_id)
+        return self._channel, plain
