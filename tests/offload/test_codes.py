@@ -65,3 +65,15 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 def test_a_matrix_that_leaves_too_few_bits_is_refused() -> None:
     with pytest.raises(OffloadError, match="fewer than 8 bits"):
         Budget(127.0 * 4096, 4096)
+
+
+def test_the_budget_ends_at_eight_bits() -> None:
+    limit = (1 - 2**-14) * RESULT_LIMIT / (2**8 * 8 + 4)  # 64 columns: a norm of 8 steps each
+    assert Budget(limit * 0.999, 64).code_norm == pytest.approx(2**8 * 8, rel=2e-3)
+    with pytest.raises(OffloadError, match="fewer than 8 bits"):
+        Budget(limit * 1.001, 64)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.5, 1.0])
+def test_small_matrices_get_the_budget_of_norm_one(norm: float) -> None:
+    assert Budget(norm, 4).code_norm == 2**30 - 2**16 - 1

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.errors import IntegrityError
+from sealtune.errors import IntegrityError, RingBudgetError
 from sealtune.offload import freivalds, ring
 from sealtune.offload.codes import RESULT_LIMIT
 
@@ -68,3 +68,11 @@ def test_one_check_misses_as_often_as_the_bound_says() -> None:
         except IntegrityError:
             pass
     assert 60 <= missed <= 140
+
+
+def test_more_rows_than_a_check_can_add_up_are_refused() -> None:
+    x = torch.ones((ring.MAX_INNER + 1, 1), dtype=torch.int32)
+    weight = torch.full((1, 1), 3, dtype=torch.int8)
+    freivalds.check_product(x[1:], 3 * x[1:], weight, bits=2, where="layer")
+    with pytest.raises(RingBudgetError, match="131072 token rows in one call are more than"):
+        freivalds.check_product(x, 3 * x, weight, bits=2, where="layer")

@@ -60,6 +60,34 @@ def test_float64_products_equal_python_integers(
     assert torch.equal(turned.t(), kernels.float64_matmul(codes, weight))
 
 
+def layouts(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The same matrix in every way that it may lie in memory."""
+    rows, cols = matrix.shape
+    yield matrix
+    yield matrix.t().contiguous().t()
+    yield torch.cat([matrix, matrix], dim=1)[:, :cols]
+    yield torch.cat([matrix, matrix]).t().contiguous().t()[:rows]
+    if rows == 1:
+        yield matrix.as_strided((1, cols), (1, 1))
+        yield matrix.as_strided((1, cols), (99, 1))
+    if cols == 1:
+        yield matrix.as_strided((rows, 1), (1, 99))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 20])
+@pytest.mark.parametrize("inner", [1, 2, 64, 1000])
+@pytest.mark.parametrize("cols", [1, 2, 4, 33])
+def test_no_layout_of_the_operands_changes_a_product(rows: int, inner: int, cols: int) -> None:
+    """Of a single row PyTorch's int8 product took strides for true, and read beyond it."""
+    generator = torch.Generator().manual_seed(1)
+    left = torch.randint(-40, 40, (rows, inner), generator=generator).to(torch.int8)
+    right = torch.randint(-40, 40, (inner, cols), generator=generator).to(torch.int8)
+    expected = left.to(torch.int64) @ right.to(torch.int64)
+    for one, two in itertools.product(layouts(left), layouts(right)):
+        for matmul in (kernels.int8_matmul, kernels.float64_matmul):
+            assert torch.equal(matmul(one, two), expected), (one.stride(), two.stride())
+
+
 @pytest.mark.parametrize("inner", [2**15, 2**15 + 1, ring.MAX_INNER])
 @pytest.mark.parametrize("code", [-(2**31), 2**31 - 1])
 @pytest.mark.parametrize("digit", [-128, 127])

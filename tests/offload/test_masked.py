@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealtune.errors import IntegrityError, ModelError, OffloadError, PadReuseError
-from tests.offload.layers import INNER, Setup, Toy, make_setup
+from sealtune.offload.codes import Budget
+from sealtune.offload.frozen import FrozenGroup
+from tests.offload.layers import GROUPS, INNER, Setup, Toy, make_setup
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +112,123 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
 def test_a_model_without_a_planned_layer_is_refused(setup: Setup) -> None:
     with pytest.raises(ModelError, match="no module"):
         setup.session().install(torch.nn.Sequential())
+
+
+class Recorder:
+    """The honest engine, which remembers that it was closed."""
+
+    def __init__(self, setup: Setup, *, lie: int = 0) -> None:
+        self.setup, self.lie, self.closed = setup, lie, 0
+
+    def product(self, group: str, codes: torch.Tensor, *, backward: bool) -> torch.Tensor:
+        result = self.setup.engine.product(group, codes, backward=backward)
+        result[0, 0] ^= self.lie
+        return result
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_the_range_is_checked_after_the_product(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of 2^31 passes one check in two: this one is not left to chance."""
+    monkeypatch.setattr("sealtune.offload.masked.freivalds.check_product", lambda *_, **__: None)
+    session = setup.session(Recorder(setup, lie=-(2**31)))
+    session.begin_step(2, backward=False)
+    with pytest.raises(IntegrityError, match="q forward is out of range"):
+        session.multiply("q", torch.randn(2, INNER))
+
+
+def test_a_pad_that_is_in_the_queue_twice_is_used_once(setup: Setup) -> None:
+    session = setup.session()
+    session.begin_step(2, backward=False)
+    ready = session._shared["q"].channel._ready[False]
+    ready.append(ready[0])
+    session.multiply("q", torch.randn(2, INNER))
+    with pytest.raises(PadReuseError, match="asked for twice"):
+        session.multiply("q", torch.randn(2, INNER))
+
+
+def test_a_new_step_throws_away_what_the_last_one_left(setup: Setup) -> None:
+    model = Toy().requires_grad_(False)
+    session = setup.session()
+    session.install(model)
+    session.begin_step(5, backward=True)
+    model.q(torch.randn(5, INNER))  # and no more: the step was interrupted
+    session.begin_step(6, backward=True)
+    x = torch.randn(6, INNER)
+    assert relative(model(x), setup.reference(x)) < 1e-4
+
+
+def test_one_layer_cannot_be_called_twice_with_an_input(setup: Setup) -> None:
+    model = Toy().requires_grad_(False)
+    session = setup.session()
+    session.install(model)
+    session.begin_step(1, backward=False)
+    x = torch.randn(1, INNER)
+    model.q(x)
+    with pytest.raises(OffloadError, match="another way than the slice plan saw"):
+        model.q(x)
+    with pytest.raises(PadReuseError, match="no pad is left"):
+        model.k(x)  # nothing of the product is served any more
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_pads_are_made_for_the_calls_that_will_come(setup: Setup, backward: bool) -> None:
+    first, second = setup.plan.groups
+    plan = setup.plan.model_copy(
+        update={"groups": (first, second.model_copy(update={"backward": False}))}
+    )
+    session = Setup(plan, setup.reference, setup.engine).session()
+    session.begin_step(3, backward=backward)
+    made = {
+        (name, way): len(shared.channel._ready[way])
+        for name, shared in session._shared.items()
+        for way in (False, True)
+    }
+    assert made == {
+        ("q", False): 1, ("q", True): int(backward), ("o", False): 1, ("o", True): 0
+    }  # fmt: skip
+
+
+def test_leaving_a_session_closes_the_accelerator(setup: Setup) -> None:
+    recorder = Recorder(setup)
+    with setup.session(recorder):
+        assert recorder.closed == 0
+    assert recorder.closed == 1
+
+
+def test_masked_layers_put_nothing_into_a_state(setup: Setup) -> None:
+    model = Toy().requires_grad_(False)
+    setup.session().install(model)
+    assert not model.state_dict()
+
+
+def test_seconds_are_those_of_the_clock(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by one each time it is looked at."""
+    clock = itertools.count(100.0)
+    for room in ("offload.masked", "offload.session", "accelerator.engine"):
+        monkeypatch.setattr(f"sealtune.{room}.perf_counter", lambda: next(clock))
+    before = setup.engine.calls, setup.engine.busy_seconds
+    session = setup.session()
+    session.begin_step(2, backward=True)
+    assert session.seconds == {"pads": 1.0, "accelerator": 0.0}
+    session.multiply("q", torch.randn(2, INNER))
+    session.multiply("o", torch.randn(2, 40))
+    assert session.seconds == {"pads": 1.0, "accelerator": 6.0}  # the engine looks twice each time
+    assert (setup.engine.calls, setup.engine.busy_seconds) == (before[0] + 2, before[1] + 2.0)
+
+
+def test_budgets_follow_from_rows_forward_and_columns_backward() -> None:
+    weight = torch.tensor([[100, 0, 0], [100, 3, 4]], dtype=torch.int8)
+    frozen = FrozenGroup(GROUPS[0], weight, torch.ones(2))
+    assert frozen.forward_budget.code_norm == Budget(math.sqrt(10_025), 3).code_norm
+    assert frozen.backward_budget.code_norm == Budget(math.sqrt(20_000), 2).code_norm
+
+
+def test_a_missing_backbone_is_named(tmp_path: Path) -> None:
+    fresh = make_setup(tmp_path)
+    Path(fresh.plan.backbone.path).unlink()
+    with pytest.raises(ModelError, match=r"cannot read q\.weight from the int8 backbone"):
+        fresh.session()

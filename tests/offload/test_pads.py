@@ -77,3 +77,18 @@ def test_bytes_are_uniform() -> None:
     mask = stream.mask(stream.reserve(), 1000, 256).view(torch.uint8)
     counts = torch.bincount(mask.flatten().to(torch.int64), minlength=256)
     assert chisquare(counts.numpy()).pvalue > 1e-6
+
+
+def test_masks_of_growing_and_shrinking_sizes_begin_alike() -> None:
+    stream = PadStream("job/site")
+    longest = stream.mask(5, 9, 7).flatten()
+    for rows, cols in ((1, 1), (2, 3), (9, 7), (1, 5)):
+        assert torch.equal(stream.mask(5, rows, cols).flatten(), longest[: rows * cols])
+
+
+def test_two_masks_do_not_share_memory() -> None:
+    stream = PadStream("job/site")
+    first = stream.mask(0, 4, 4)
+    kept = first.clone()
+    stream.mask(1, 4, 4)
+    assert torch.equal(first, kept)

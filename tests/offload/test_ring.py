@@ -60,3 +60,12 @@ def test_too_long_an_inner_dimension_is_refused() -> None:
             torch.zeros((1, ring.MAX_INNER + 1), dtype=torch.int32),
             torch.zeros((ring.MAX_INNER + 1, 1), dtype=torch.int8),
         )
+
+
+def test_the_longest_inner_dimension_is_exact() -> None:
+    assert ring.MAX_INNER == 131_071  # one more, and 128 * 128 * K would be 2^31
+    codes = torch.full((1, ring.MAX_INNER), 0x7F7F7F80, dtype=torch.int32)  # digits of -128
+    weight = torch.full((ring.MAX_INNER, 1), -128, dtype=torch.int8)
+    expected = wrap(ring.MAX_INNER * 0x7F7F7F80 * -128)
+    assert ring.product(codes, weight).tolist() == [[expected]]
+    assert ring.combine(weight.t(), codes.t().contiguous()).tolist() == [[expected]]

@@ -69,7 +69,16 @@ def int8_matmul(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _int8_kernel(left: Tensor, right: Tensor) -> Tensor:
-    return cublas_matmul(left, right) if left.is_cuda else torch._int_mm(left, right)
+    if left.is_cuda:
+        return cublas_matmul(left, right)
+    # column-major is fine on the right; any other strides are made row-major: of a single row or
+    # column they may be anything, and then PyTorch reads beyond it
+    turned = right.stride() == (1, right.shape[0]) and right.shape[0] > 1
+    return torch._int_mm(_row_major(left), right if turned else _row_major(right))
+
+
+def _row_major(matrix: Tensor) -> Tensor:
+    return matrix.reshape(-1).view(matrix.shape)
 
 
 def cublas_matmul(left: Tensor, right: Tensor) -> Tensor:
