@@ -265,3 +265,36 @@ def test_every_parquet_text_type(tmp_path: Path) -> None:
             table = pyarrow.table({"text": table.column("text").dictionary_encode()})
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
         assert [row["text"] for row in read_rows(tmp_path / "a.parquet", ["text"])] == texts
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (pyarrow.array([0, 10**8], pyarrow.int32()), pyarrow.date32()),
+        (pyarrow.array([0, 10**17], pyarrow.int64()), pyarrow.date64()),
+        (pyarrow.array([0, 2**62], pyarrow.int64()), pyarrow.timestamp("us")),
+        (pyarrow.array([0, 2**60], pyarrow.int64()), pyarrow.duration("s")),
+    ],
+)
+def test_a_parquet_date_out_of_range(tmp_path: Path, number: Any, kind: Any) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"when": number.view(kind)}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: 'when' is no valid value of the type"):
+        read_rows(tmp_path / "a.parquet", ["when"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_bytes_that_are_no_text_name_their_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    WRITERS[suffix](path, [{"a": f"text {n}"} for n in range(5000)])
+    lines = path.read_bytes().split(b"\n")
+    lines[4000] = lines[4000].replace(b"text", b"t\xe9xt")
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=rf"a\{suffix}, line 4001 is not UTF-8 text"):
+        read_rows(path, ["a"])
+
+
+def test_commas_in_a_tsv(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text,label\nx,y\n")
+    with pytest.raises(DataError, match="available: 'text,label'") as caught:
+        read_rows(tmp_path / "a.tsv", ["text", "label"])
+    assert "with commas" in caught.value.hint

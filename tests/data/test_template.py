@@ -64,8 +64,9 @@ def test_all_columns_blank() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Decimal("NaN"), None])
 def test_what_is_no_number_is_refused_like_null(value: object) -> None:
-    with pytest.raises(DataError, match=r"row 7: 'age' is missing \("):
+    with pytest.raises(DataError, match=r"row 7: 'age' is missing \(") as caught:
         Template("{age} years: {text}").render({"age": value, "text": "rash"}, "file, row 7")
+    assert "delete the row" in caught.value.hint  # as text, it would be trained as the word "nan"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def check_columns(where: str, columns: Sequence[str], available: Sequence[str]) 
 def _why_missing(missing: Sequence[str], available: Sequence[str]) -> str:
     if any(name.strip() in missing for name in available):
         return "remove the white space around the names in the file's header"
-    if len(available) == 1 and any(mark in available[0] for mark in ";|\t"):
+    if len(available) == 1 and any(mark in available[0] for mark in ";|,\t"):
         return "separate the columns with commas (.csv) or tabs (.tsv)"
     return "set data.template and data.label to columns that are there"
 
@@ -142,8 +142,10 @@ def _csv(path: Path, columns: list[str]) -> Iterator[Row]:
         try:
             lines = ((f"{path}, line {reader.line_num}", fields) for fields in reader)
             yield from _records(path, columns, lines)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text", hint="save the file as UTF-8") from error
+        except UnicodeDecodeError:
+            for _ in read_lines(path):  # raises at the line that is not UTF-8
+                pass
+            raise
         except csv.Error as error:
             raise DataError(f"{path}, near line {reader.line_num}, is not CSV: {error}") from error
 
@@ -212,14 +214,21 @@ def _parquet(path: Path, columns: list[str]) -> list[Row]:
 
 
 def _values(path: Path, name: str, column: Any) -> list[object]:
-    """A column's values; bytes that are no UTF-8 are found in the row where they are."""
+    """A column's values; one that Python cannot hold is found in the row where it is."""
+    import pyarrow
+
     found: list[object] = []
     try:
         for value in column:
             found.append(value.as_py())
-    except (UnicodeDecodeError, ValueError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}, row {len(found) + 1}: {name!r} is not UTF-8 text, or no value of its type",
+            f"{path}, row {len(found) + 1}: {name!r} is not UTF-8 text",
             hint="write the column as UTF-8 text",
+        ) from error
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"{path}, row {len(found) + 1}: {name!r} is no valid value of the type {column.type}",
+            hint="correct the value, or write the column as text",
         ) from error
     return found

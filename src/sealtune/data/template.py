@@ -55,9 +55,14 @@ class Template:
         value = row[name]
         if len(self.columns) > 1 and is_number(value):
             return str(value)
+        kind = kind_of(value)
+        if kind.startswith("missing"):
+            raise DataError(
+                f"{where}: '{name}' is {kind}", hint="fill the value in, or delete the row"
+            )
         if not isinstance(value, str):
             raise DataError(
-                f"{where}: '{name}' is {kind_of(value)}, not text",
+                f"{where}: '{name}' is {kind}, not text",
                 hint="convert the column to text, or choose another one in data.template",
             )
         try:
