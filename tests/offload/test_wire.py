@@ -9,6 +9,7 @@ import struct
 import pytest
 import torch
 
+from sealtune import frames
 from sealtune.errors import FrameError
 from sealtune.offload import wire
 
@@ -32,6 +33,12 @@ def memory(size: int) -> int:
 def test_a_body_of_another_length_is_refused(rows: int, cols: int, size: int) -> None:
     with pytest.raises(FrameError, match=f"does not hold {rows} x {cols} codes"):
         wire.codes_from_bytes(bytes(size), rows, cols)
+
+
+def test_a_body_ends_at_its_limit() -> None:
+    frames.parse_header(frames.HEADER.pack(b"STF1", 4, 2**31, 0), max_body=wire.MAX_BODY)
+    with pytest.raises(FrameError, match="limit 2147483648"):
+        frames.parse_header(frames.HEADER.pack(b"STF1", 4, 2**31 + 1, 0), max_body=wire.MAX_BODY)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(2, 3), (1, 1), (0, 3), (3, 0), (0, 0)])
