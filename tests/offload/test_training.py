@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,19 @@ def test_plain_blocks_do_not_cross_a_network(model_folder: Path, address: str) -
     plan = make_plan(job, None).model_copy(update={"prefix_blocks": 1})
     with pytest.raises(OffloadError, match="in the plain"):
         OffloadSession.connect(address, plan, integrity_bits=40, owner="test")
+
+
+def test_plain_blocks_do_not_take_their_attention_from_the_model(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "model")
+    job = make_job(
+        folder,
+        tuning=TuningSpec(rank=4, targets="all-linear", layers=(1,)),
+        protection=ProtectionSpec(protect="adapter"),
+    )
+    backbone = Path(make_plan(job, None).backbone.path)
+    ids = torch.randint(2, 400, (2, 8), generator=torch.Generator().manual_seed(0))
+    before = PlainBlocks(str(folder), None, 1, backbone)(ids)
+    content = json.loads((folder / "config.json").read_text())
+    chosen = {"attn_implementation": "kernels-community/flash-attn"}
+    (folder / "config.json").write_text(json.dumps(content | chosen))
+    assert torch.equal(PlainBlocks(str(folder), None, 1, backbone)(ids), before)

@@ -31,7 +31,13 @@ class PlainBlocks:
 
     def __init__(self, model_path: str, revision: str | None, blocks: int, backbone: Path) -> None:
         model = AutoModel.from_pretrained(
-            model_path, revision=revision, dtype=torch.float32, num_hidden_layers=blocks
+            model_path,
+            revision=revision,
+            dtype=torch.float32,
+            num_hidden_layers=blocks,
+            attn_implementation="sdpa",  # whatever config.json names: it could name a hub's kernel
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         model.eval().requires_grad_(False)
         with safe_open(backbone, framework="pt") as file:
