@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -201,3 +202,16 @@ def test_any_bytes_raise_our_errors_only(data: bytes) -> None:
     except SealtuneError:
         return
     raise AssertionError("unsigned bytes were accepted")
+
+
+def test_a_signature_of_fixed_bytes() -> None:
+    """Ed25519 is deterministic (RFC 8032), so a signed envelope is one byte string."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    envelope = sign(Envelope("application/vnd.sealtune.job+json", b'{"a":1}'), key)
+    (signature,) = envelope.signatures
+    message = b'DSSEv1 33 application/vnd.sealtune.job+json 7 {"a":1}'
+    key.public_key().verify(signature.sig, message)
+    assert signature.keyid == hashlib.sha256(key.public_key().public_bytes_raw()).hexdigest()
+    assert hashlib.sha256(envelope.encode()).hexdigest() == (
+        "3bf95041a6b58ce8f80978ae3fc1b19cce4dcf500c1ff1008e545d8a83b366f7"
+    )
