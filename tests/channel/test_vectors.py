@@ -2,8 +2,8 @@
 
 Sources: RFC 9180 (HPKE) with the KEM X-Wing (draft-connolly-cfrg-xwing-kem: SHA3-256 over both
 shared secrets, the X25519 share and key, and a label), RFC 5869 (HKDF), the construction of STREAM
-(Hoang, Reyhanitabar, Rogaway, Vizár 2015) over AES-256-GCM. The bytes in ``vectors.json`` were made by
-this version; keys and nonces in it follow from SHAKE-128 of the names below.
+(Hoang, Reyhanitabar, Rogaway, Vizár 2015) over AES-256-GCM. The bytes in ``vectors.json`` were made
+by this version; keys and nonces in it follow from SHAKE-128 of the names below.
 """
 
 from __future__ import annotations
@@ -51,11 +51,13 @@ def drawn(name: str, size: int) -> bytes:
 
 
 def key_pair(name: str) -> KeyPair:
+    return KeyPair(*private_keys(name))
+
+
+def private_keys(name: str) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
     seed = drawn(name, 96)
-    return KeyPair(
-        MLKEM768PrivateKey.from_seed_bytes(seed[:64]),
-        X25519PrivateKey.from_private_bytes(seed[64:]),
-    )
+    lattice = MLKEM768PrivateKey.from_seed_bytes(seed[:64])
+    return lattice, X25519PrivateKey.from_private_bytes(seed[64:])
 
 
 def prefixed(*parts: bytes) -> bytes:
