@@ -52,6 +52,23 @@ def context(peer: str, *messages: bytes) -> bytes:
     return hashlib.sha384(length_prefixed(peer.encode(), *messages)).digest()
 
 
+def client_data(site: str, challenge: bytes, key: bytes) -> bytes:
+    """What a client's evidence with this public key is made over."""
+    return report_data(
+        DOMAIN,
+        client_role(site),
+        nonce=field(challenge, "nonce"),
+        job_id=parties.JOB,
+        public_key=key,
+        context=context("server", challenge),
+    )
+
+
+def chosen_half(key: bytes, bound: bytes, purpose: str) -> bytes:
+    """A half of the session's keys that the attacker knows: 32 zeros, rightly sealed."""
+    return seal_key(key, bytes(32), job_id=parties.JOB, report_data=bound, purpose=purpose)
+
+
 def field(message: bytes, name: str) -> bytes:
     return bytes.fromhex(frames.decode(message).meta[name])
 
@@ -182,22 +199,9 @@ def test_evidence_of_a_client_passed_off_as_the_server() -> None:
     challenge = parties.server().challenge()
     hello = victim.on_challenge(challenge)
     answer = accomplice.on_challenge(altered(challenge, nonce=field(hello, "nonce").hex()))
-    bound = report_data(
-        DOMAIN,
-        client_role(parties.SITE),
-        nonce=field(challenge, "nonce"),
-        job_id=parties.JOB,
-        public_key=field(hello, "public_key"),
-        context=context("server", challenge),
-    )
+    bound = client_data(parties.SITE, challenge, field(hello, "public_key"))
     assert Evidence.decode(frames.decode(hello).body).data.find(bound) > 0, "the forgery is right"
-    share = seal_key(
-        field(hello, "public_key"),
-        bytes(32),
-        job_id=parties.JOB,
-        report_data=bound,
-        purpose="server-share",
-    )
+    share = chosen_half(field(hello, "public_key"), bound, "server-share")
     forged = frames.encode(
         frames.Frame(
             "server-hello",
@@ -219,21 +223,8 @@ def test_key_half_chosen_by_the_attacker() -> None:
     challenge = server.challenge()
     hello = client.on_challenge(challenge)
     reply = server.on_hello(hello)
-    bound = report_data(
-        DOMAIN,
-        client_role(parties.SITE),
-        nonce=field(challenge, "nonce"),
-        job_id=parties.JOB,
-        public_key=field(hello, "public_key"),
-        context=context("server", challenge),
-    )
-    chosen = seal_key(
-        field(hello, "public_key"),
-        bytes(32),
-        job_id=parties.JOB,
-        report_data=bound,
-        purpose="server-share",
-    )
+    bound = client_data(parties.SITE, challenge, field(hello, "public_key"))
+    chosen = chosen_half(field(hello, "public_key"), bound, "server-share")
     last, _ = client.on_server_hello(altered(reply, sealed_key=chosen.hex()))
     with pytest.raises(KeyReleaseError, match="saw different messages"):
         server.on_client_key(last)
@@ -253,13 +244,7 @@ def test_client_half_replaced_by_the_attacker() -> None:
         public_key=field(reply, "public_key"),
         context=context(client_role(parties.SITE), challenge, hello),
     )
-    chosen = seal_key(
-        field(reply, "public_key"),
-        bytes(32),
-        job_id=parties.JOB,
-        report_data=bound,
-        purpose="client-share",
-    )
+    chosen = chosen_half(field(reply, "public_key"), bound, "client-share")
     with pytest.raises(KeyReleaseError, match="saw different messages"):
         server.on_client_key(altered(last, sealed_key=chosen.hex()))
 
@@ -321,15 +306,8 @@ class Owner:
 
 def lure(eve: Owner, challenge: bytes, victim_hello: bytes) -> tuple[bytes, KeyPair]:
     """Eve's own hello, honestly signed, that makes the server answer the victim's nonce."""
-    pair, nonce = KeyPair.generate(), field(challenge, "nonce")
-    bound = report_data(
-        DOMAIN,
-        client_role(eve.site),
-        nonce=nonce,
-        job_id=parties.JOB,
-        public_key=pair.public_bytes,
-        context=context("server", challenge),
-    )
+    pair = KeyPair.generate()
+    bound = client_data(eve.site, challenge, pair.public_bytes)
     fields = {"nonce": field(victim_hello, "nonce"), "public_key": pair.public_bytes}
     meta = {"version": VERSION, **{name: value.hex() for name, value in fields.items()}}
     evidence = eve.attester.collect(bound).encode()
@@ -341,25 +319,11 @@ def attack(victim_end: ClientHandshake, alice: Owner) -> bytes:
     eve = Owner("eve")
     server = eve.server()  # the server believes, rightly, that it talks to Eve
     challenge = server.challenge()
-    victim_challenge = challenge  # nonces are public: Alice is asked the same
-    hello = victim_end.on_challenge(victim_challenge)
+    hello = victim_end.on_challenge(challenge)  # nonces are public: Alice is asked the same
     own_hello, _ = lure(eve, challenge, hello)
     reply = server.on_hello(own_hello)
-    bound = report_data(
-        DOMAIN,
-        client_role(alice.site),
-        nonce=field(challenge, "nonce"),
-        job_id=parties.JOB,
-        public_key=field(hello, "public_key"),
-        context=context("server", challenge),
-    )
-    half = seal_key(
-        field(hello, "public_key"),
-        bytes(32),
-        job_id=parties.JOB,
-        report_data=bound,
-        purpose="server-share",
-    )
+    bound = client_data(alice.site, challenge, field(hello, "public_key"))
+    half = chosen_half(field(hello, "public_key"), bound, "server-share")
     return altered(reply, sealed_key=half.hex())
 
 
