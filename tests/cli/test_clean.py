@@ -9,6 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sealtune.cli.main import app
+from sealtune.errors import StorageError
+from sealtune.launch import prepare
+from sealtune.launch.metrics import MetricsLog
 
 
 def run_folder(folder: Path, *, method: str = "split", outcome: str | None = "ok") -> Path:
@@ -58,3 +61,18 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (folder / "job.resolved.json").write_text(json.dumps({"job": {"job": {"method": "split"}}}))
     assert clean(folder)[0] == 9
     assert (elsewhere / "north" / "0.sealed").exists()
+
+
+def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path) -> None:
+    """Neither removed under its feet, nor started over, nor run twice at once."""
+    folder = run_folder(tmp_path / "run", outcome=None)
+    log = MetricsLog(folder / "metrics.jsonl")
+    code, said = clean(folder, "--unfinished")
+    assert (code, "a run is going on" in said) == (9, True)
+    assert (folder / "state" / "activations" / "north" / "0.sealed").exists()
+    with pytest.raises(StorageError, match="a run is going on"):
+        prepare(folder, resume=False, force=True)
+    with pytest.raises(StorageError, match="a run is going on"):
+        MetricsLog(folder / "metrics.jsonl")
+    log.close()
+    assert clean(folder, "--unfinished")[0] == 0

@@ -5,11 +5,12 @@ Trust domain: operator (untrusted).
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from sealtune.errors import StorageError
-from sealtune.launch.metrics import storage_error
+from sealtune.launch.metrics import lock, storage_error
 
 _KEPT = {"baselines"}  # may be there before the run
 _MARKS = ("metrics.jsonl", "job.resolved.json")  # what only a run of ours has
@@ -60,6 +61,7 @@ def prepare(run_dir: Path, *, resume: bool, force: bool) -> None:
     if resume:
         return
     if not _free(run_dir):
+        check_idle(run_dir)
         _remove(run_dir)
     try:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -74,8 +76,9 @@ def remove_activations(run_dir: Path) -> tuple[int, int]:
         how many files, and their bytes.
 
     Raises:
-        StorageError: one cannot be removed.
+        StorageError: one cannot be removed, or a run is going on.
     """
+    check_idle(run_dir)
     folder = run_dir / "state" / "activations"
     if folder.is_symlink():
         raise StorageError(f"{folder} is a link: it is left as it is")
@@ -84,6 +87,21 @@ def remove_activations(run_dir: Path) -> tuple[int, int]:
     if folder.is_dir():
         _remove(folder)
     return len(files), size
+
+
+def check_idle(run_dir: Path) -> None:
+    """Raise StorageError if a run is going on in the folder."""
+    path = run_dir / "metrics.jsonl"
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        lock(descriptor, path)
+    finally:
+        os.close(descriptor)
 
 
 def _free(run_dir: Path) -> bool:

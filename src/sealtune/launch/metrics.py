@@ -6,6 +6,7 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import time
@@ -26,8 +27,23 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"could not write {path}: {error.strerror or error}")
 
 
+def lock(descriptor: int, path: Path) -> None:
+    """Hold the file as long as it is open, for one run at a time.
+
+    Raises:
+        StorageError: a run that is going on holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StorageError(
+            f"a run is going on in {path.parent}",
+            hint="wait for its end, or stop it with Ctrl-C in its terminal",
+        ) from error
+
+
 class MetricsLog:
-    """Appends events with the time and the role that they came from.
+    """Appends events with the time and the role that they came from; one run at a time has it.
 
     Args:
         path: the file; made if it is not there.
@@ -42,6 +58,11 @@ class MetricsLog:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise storage_error(path, error) from error
+        try:
+            lock(self._descriptor, path)
+        except StorageError:
+            os.close(self._descriptor)
+            raise
 
     def append(self, role: str, event: Mapping[str, Any]) -> dict[str, Any]:
         """Write one event and return it with its time and role."""
