@@ -77,17 +77,45 @@ def test_what_is_not_ours_is_left_alone(base: Path, tmp_path: Path) -> None:
     target.mkdir()
     (base / "sealtune-link").symlink_to(target)
     (base / "sealtune-file").write_text("x")
-    young = base / "sealtune-young"  # another process may just have made it
-    young.mkdir()
-    old = base / "sealtune-old"
-    old.mkdir()
     past = time.time() - 3600
-    os.utime(old, (past, past))
-    assert scratch.sweep() == 1
-    assert not old.exists()
+    young = base / "sealtune-young"  # another process may just be making it
+    young.mkdir()
+    (young / scratch._LOCK).touch()
+    for name in ("sealtune-0.4.0", "sealtune-empty"):
+        (base / name).mkdir()
+        os.utime(base / name, (past, past))
+    own = base / "sealtune-0.4.0" / "only-copy.csv"  # the user's, under a name that looks like ours
+    own.write_text("x")
+    (own.parent / ".lock").touch()  # as package managers leave them
+    os.utime(own.parent, (past, past))
+    assert scratch.sweep() == 0
+    assert own.read_text() == "x"
+    assert (base / "sealtune-empty").is_dir()
     assert target.is_dir()
     assert young.is_dir()
     assert (base / "sealtune-file").exists()
+    os.utime(young, (past, past))  # it was never held
+    assert scratch.sweep() == 1
+    assert not young.exists()
+
+
+def test_a_sweep_that_was_killed_is_finished_by_the_next(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = base / "sealtune-half"
+    (folder / "keys").mkdir(parents=True)
+    (folder / scratch._LOCK).touch()
+
+    def killed(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sealtune.job.scratch.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scratch.sweep()
+    assert (folder / scratch._LOCK).exists()
+    assert scratch.sweep() == 1
+    assert not folder.exists()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(base: Path, tmp_path: Path) -> None:
@@ -95,7 +123,7 @@ def test_a_lock_that_is_a_link_is_not_followed(base: Path, tmp_path: Path) -> No
     folder.mkdir()
     other = tmp_path / "other"
     other.write_text("x")
-    (folder / ".lock").symlink_to(other)
+    (folder / scratch._LOCK).symlink_to(other)
     assert scratch.sweep() == 0
     assert other.read_text() == "x"
 

@@ -1,7 +1,8 @@
 """Private temporary folders that go with their process, also when it was killed.
 
 Each holds a lock as long as its process lives; ``sweep`` removes this user's folders whose lock is
-free: what a kill -9 or a power cut left behind.
+free: what a kill -9 or a power cut left behind. A folder without such a lock is somebody's own,
+whatever its name.
 
 Trust domain: every process that keeps temporary files.
 """
@@ -20,9 +21,9 @@ from pathlib import Path
 from sealtune.job.storage import storage_error
 
 PREFIX = "sealtune-"
-_LOCK = ".lock"
+_LOCK = ".sealtune-scratch"  # no other program makes such a file
 _SHORT = 40  # bytes of the base folder's path: a socket's path below may have 107
-_YOUNG = 60.0  # seconds in which a folder may not have its lock yet
+_YOUNG = 60.0  # seconds in which a lock that was made may not be held yet
 _held: dict[Path, int] = {}  # folders of this process, and the descriptors of their locks
 
 
@@ -45,7 +46,7 @@ def make_scratch() -> Path:
 
 def remove_scratch(folder: Path) -> None:
     """Remove a folder of ``make_scratch``'s."""
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     lock = _held.pop(folder, None)
     if lock is not None:
         os.close(lock)
@@ -65,22 +66,31 @@ def _is_left_over(folder: Path) -> bool:
     stat = folder.lstat()
     if folder.is_symlink() or not folder.is_dir() or stat.st_uid != os.getuid():
         return False
-    try:
-        lock = os.open(folder / _LOCK, os.O_WRONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        if time.time() - stat.st_mtime < _YOUNG:
-            return False
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
+    if os.listdir(folder) == [_LOCK] and time.time() - stat.st_mtime < _YOUNG:
+        return False
+    lock = os.open(folder / _LOCK, os.O_WRONLY | os.O_NOFOLLOW)  # not there: not a scratch folder
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         return True
     finally:
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove ``folder``, its lock last: what is left after a kill is still known as left over."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name == _LOCK:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _base() -> Path:
