@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import pytest
 
 from sealtune import frames
 from sealtune.attest import AppraisalPolicy, Claims, Evidence, Kind, KindPolicy
 from sealtune.attest.errors import GpuEvidenceError, NonceReusedError, WrongReportDataError
-from sealtune.channel import ClientHandshake, ServerHandshake, is_challenge
-from sealtune.errors import ChannelError, SealError
+from sealtune.channel import (
+    ClientHandshake,
+    Established,
+    ServerHandshake,
+    handshake,
+    is_challenge,
+)
+from sealtune.errors import ChannelError, FrameError, SealError
 from tests.channel import parties
 
 
@@ -182,6 +190,93 @@ def test_gpu_evidence_cannot_be_exchanged_on_the_way() -> None:
     swapped = replace(evidence, gpu=evidence.gpu + b"x").encode()
     with pytest.raises(WrongReportDataError):
         client.on_server_hello(frames.encode(frames.Frame(reply.kind, reply.meta, swapped)))
+
+
+def changed(message: bytes, *, body: bytes | None = None, **meta: object) -> bytes:
+    frame = frames.decode(message)
+    fields = {name: value for name, value in {**frame.meta, **meta}.items() if value is not None}
+    return frames.encode(frames.Frame(frame.kind, fields, frame.body if body is None else body))
+
+
+def conversation(change: Callable[[int, bytes], bytes]) -> Established:
+    """A handshake in which ``change`` sees each of the four messages."""
+    server, client = parties.server(), parties.client()
+    hello = client.on_challenge(change(0, server.challenge()))
+    last, _ = client.on_server_hello(change(2, server.on_hello(change(1, hello))))
+    return server.on_client_key(change(3, last))
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_messages_without_a_body(step: int) -> None:
+    with pytest.raises(FrameError, match="has a body"):
+        conversation(lambda at, message: changed(message, body=b"x") if at == step else message)
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("meta", [{"version": 1}, {"version": 3}, {"version": None}, {"more": "x"}])
+def test_another_version_or_other_fields(step: int, meta: dict[str, Any]) -> None:
+    with pytest.raises(FrameError, match="another version, or with other fields"):
+        conversation(lambda at, message: changed(message, **meta) if at == step else message)
+
+
+TWINS: dict[str, Callable[[str], object]] = {
+    "longer": lambda old: old + "00",
+    "shorter": lambda old: old[2:],
+    "half a byte": lambda old: old[:-1],
+    "no hex": lambda old: "g" + old[1:],
+    "upper case": lambda old: "AB" + old[2:],
+    "a space": lambda old: old[:2] + " " + old[2:],
+    "a number": lambda old: 7,
+    "not there": lambda old: None,
+}
+
+
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        (0, "nonce"),
+        (0, "job_id"),
+        (1, "nonce"),
+        (1, "public_key"),
+        (2, "public_key"),
+        (2, "sealed_key"),
+        (3, "sealed_key"),
+        (3, "confirmation"),
+    ],
+)
+def test_every_field_has_one_size_and_one_spelling(step: int, name: str, twin: str) -> None:
+    """No message has a twin that says the same in other bytes."""
+
+    def change(at: int, message: bytes) -> bytes:
+        if at != step:
+            return message
+        return changed(message, **{name: TWINS[twin](frames.decode(message).meta[name])})
+
+    with pytest.raises(FrameError, match=r"lower-case hex|other fields"):
+        conversation(change)
+
+
+def test_the_sizes_of_the_handshake() -> None:
+    sizes = (handshake.SHARE_SIZE, handshake.CONFIRMATION_SIZE, handshake.JOB_ID_SIZE)
+    assert sizes == (32, 48, 48)
+    assert handshake.SEALED_SHARE == 1088 + 32 + 32 + 16
+
+
+def test_another_job_is_named() -> None:
+    server, client = parties.server(parties.OTHER_JOB), parties.client()
+    with pytest.raises(ChannelError, match="asks for job 0000000000000000…, this site takes part"):
+        client.on_challenge(server.challenge())
+
+
+def test_key_material_goes_with_the_handshake() -> None:
+    """What could open the shares of a recorded conversation is in neither object afterwards."""
+    server, client = parties.server(), parties.client()
+    reply = server.on_hello(client.on_challenge(server.challenge()))
+    last, _ = client.on_server_hello(reply)
+    server.on_client_key(last)
+    for side in (server, client):
+        assert not {"_pair", "_share"} & set(vars(side))
 
 
 def test_job_ids_have_one_size() -> None:

@@ -81,6 +81,15 @@ def test_unusable_public_keys(key: bytes) -> None:
         seal_key(key, b"secret", **CONTEXT)
 
 
+def test_the_longest_secret_and_the_sizes_of_the_suite() -> None:
+    """FIPS 203: 1184 and 1088 bytes; RFC 7748: 32; an AES-GCM tag: 16."""
+    secret = bytes(range(256)) * 4
+    box = seal_key(PAIR.public_bytes, secret, **CONTEXT)
+    assert PAIR.open(box, **CONTEXT) == secret
+    assert len(box) == ENCAPSULATED + MAX_SECRET + TAG == 1088 + 32 + 1024 + 16
+    assert len(PAIR.public_bytes) == PUBLIC_SIZE == MLKEM_PUBLIC + 32 == 1184 + 32
+
+
 def test_sizes() -> None:
     with pytest.raises(KeyReleaseError):
         seal_key(PAIR.public_bytes, bytes(MAX_SECRET + 1), **CONTEXT)

@@ -229,6 +229,38 @@ def test_rounds_never_go_back() -> None:
         resumed.open(session("seal").seal(b"x", 5), 5)
 
 
+def test_a_resumed_chain_takes_its_round_again() -> None:
+    assert session("open", round=6).open(session("seal").seal(b"x", 6), 6) == b"x"
+    assert session("seal", round=6).seal(b"x", 6)
+    with pytest.raises(SealError, match="comes after round 6"):
+        session("seal", round=6).seal(b"x", 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"secret": bytes(31)}, {"secret": bytes(33)}, {"previous": bytes(47)}, {"previous": b""}],
+)
+@pytest.mark.parametrize("mode", ["seal", "open"])
+def test_a_session_of_other_sizes(mode: str, change: dict[str, Any]) -> None:
+    with pytest.raises(SealError, match="32 and a digest of 48 bytes"):
+        session(mode, **change)
+
+
+def test_an_output_buffer_that_is_too_small() -> None:
+    sealed = session("seal").seal(b"four", 0)
+    with pytest.raises(SealError, match="output buffer"):
+        session("seal").seal_into(b"four", bytearray(len(sealed) - 1), 0)
+    with pytest.raises(SealError, match="output buffer"):
+        session("open").open_into(sealed, bytearray(3), 0)
+
+
+def test_streams_say_how_much_they_wrote() -> None:
+    plain, box, back = bytes(2 * CHUNK + 5), io.BytesIO(), io.BytesIO()
+    assert session("seal").seal_stream(io.BytesIO(plain), box, 0) == sealed_size(len(plain), CHUNK)
+    box.seek(0)
+    assert session("open").open_stream(box, back, 0) == len(plain)
+
+
 def test_a_session_has_one_direction() -> None:
     with pytest.raises(SealError, match="only opens"):
         session("open").seal(b"x", 0)
