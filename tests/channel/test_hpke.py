@@ -81,6 +81,12 @@ def test_unusable_public_keys(key: bytes) -> None:
         seal_key(key, b"secret", **CONTEXT)
 
 
+@pytest.mark.parametrize("size", [0, PUBLIC_SIZE - 1, PUBLIC_SIZE + 1])
+def test_a_public_key_of_another_size(size: int) -> None:
+    with pytest.raises(KeyReleaseError, match=f"public key of {size} bytes, not 1216"):
+        seal_key(bytes(size), b"secret", **CONTEXT)
+
+
 def test_the_longest_secret_and_the_sizes_of_the_suite() -> None:
     """FIPS 203: 1184 and 1088 bytes; RFC 7748: 32; an AES-GCM tag: 16."""
     secret = bytes(range(256)) * 4

@@ -7,6 +7,7 @@ import random
 import tracemalloc
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,10 +100,10 @@ def test_buffers_of_the_caller() -> None:
         session("open").open_into(out, bytearray(len(plain) + 1), 0)
 
 
-def test_anything_with_bytes_can_be_sealed() -> None:
-    import numpy as np
-
-    array = np.arange(5000, dtype=np.float32).reshape(50, 100)
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+@pytest.mark.parametrize("shape", [(5000,), (50, 100), (5, 10, 100)])
+def test_anything_with_bytes_can_be_sealed(kind: type, shape: tuple[int, ...]) -> None:
+    array = np.arange(5000).astype(kind).reshape(shape)
     sealed = session("seal").seal(memoryview(array), 0)
     assert session("open").open(sealed, 0) == array.tobytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import pytest
@@ -146,6 +147,19 @@ def test_the_digest_is_of_a_whole_message() -> None:
         _ = sealer.digest
     sealed(sealer, b"", last=True)
     assert len(sealer.digest) == 48
+
+
+def test_the_digest_covers_every_chunk() -> None:
+    """One header, and messages that differ in a single byte of any chunk: no two digests alike."""
+    plain = bytes(MIN_CHUNK)
+    found = set()
+    for first, second in ((plain, b""), (plain[1:] + b"x", b""), (plain, b"x"), (plain, b"y")):
+        sealer = ChunkSealer(SECRET, HEADER)
+        boxes = [sealed(sealer, first, last=False), sealed(sealer, second, last=True)]
+        tags = b"".join(box[-TAG:] for box in boxes)
+        assert sealer.digest == hashlib.sha384(HEADER.pack() + tags).digest()
+        found.add(sealer.digest)
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("plain", [0, 1, MIN_CHUNK - 1, MIN_CHUNK, MIN_CHUNK + 1, 3 * MIN_CHUNK])
