@@ -125,6 +125,8 @@ def test_validate(tmp_path: Path) -> None:
     assert (
         "not read, though it lies there: consolidated.safetensors" in run("validate", path).output
     )
+    (tmp_path / "model" / "\x1b[2J.safetensors").write_bytes(b"")
+    assert r"\x1b[2J.safetensors" in run("validate", path).output  # spelled out, not sent
 
 
 def test_validate_reports_faults_by_their_kind(tmp_path: Path) -> None:

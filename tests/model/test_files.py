@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,70 @@ def test_keys_deep_inside_are_dropped_too(copy: Path) -> None:
     assert content["nested"] == {"deeper": {"kept": 1}}
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("_attn_implementation", "kernels-community/flash-attn"),
+        ("_attn_implementation_internal", "eager"),
+        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        ("transformers_weights", "deep/w.safetensors"),
+    ],
+)
+def test_a_key_cannot_be_chosen_under_another_name(copy: Path, key: str, value: object) -> None:
+    """Transformers' ``attribute_map`` renames keys, so it would carry any past a filter."""
+    rewrite(copy, attribute_map={"harmless": key}, harmless=value)
+    for load in (load_whole, load_bottom):
+        with pytest.raises(UnsupportedModelError, match="gives its own keys other names"):
+            load(copy)
+
+
+def test_layers_fused_by_the_configuration(copy: Path) -> None:
+    before = check_alike(copy)
+    rewrite(copy, fusion_config={"unknown": {}})
+    assert torch.equal(logits(load_whole(copy)), before)
+
+
+def test_a_configuration_that_replaces_a_method_is_refused(copy: Path) -> None:
+    rewrite(copy, get_text_config="x")
+    with pytest.raises(UnsupportedModelError, match="cannot read the model configuration"):
+        load_config(spec(copy))
+
+
+def test_keys_inside_lists_are_dropped_too(copy: Path) -> None:
+    rewrite(copy, nested=[{"auto_map": {"A": "b.C"}, "kept": 1}, [{"device_map": "auto"}]])
+    content = json.loads((model_files(spec(copy)).view() / "config.json").read_text())
+    assert content["nested"] == [{"kept": 1}, [{}]]
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file", "merges_file", "source_spm"])
+def test_a_tokenizer_cannot_be_redirected(copy: Path, tmp_path: Path, name: str, key: str) -> None:
+    """A file elsewhere is not digested: a swap after signing would change what texts become."""
+    text = "rash fever 0123456789 abcdefghijklmnopqrstuvwxyz"
+    path = copy / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    content.pop("added_tokens_decoder", None)  # without it the map of special tokens is read
+    path.write_text(json.dumps(content))
+    expected = load_tokenizer(spec(copy))(text)["input_ids"]
+    other = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary = other["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    if name == "special_tokens_map.json":
+        (copy / name).write_text("{}")
+    rewrite(copy, name, **{key: str(tmp_path / "other.json")})
+    assert key not in json.loads((model_files(spec(copy)).view() / name).read_text())
+    assert load_tokenizer(spec(copy))(text)["input_ids"] == expected
+
+
+def test_special_tokens_of_the_map_are_kept(copy: Path) -> None:
+    tokens = {"eos_token": "<unk>", "extra_special_tokens": ["<a>"], "auto_map": {"A": "b.C"}}
+    (copy / "special_tokens_map.json").write_text(json.dumps(tokens))
+    view = model_files(spec(copy)).view()
+    content = json.loads((view / "special_tokens_map.json").read_text())
+    assert content == {"eos_token": "<unk>", "extra_special_tokens": ["<a>"]}
+
+
 @pytest.mark.parametrize("data", [b"[]", b"{", b"\xff", b"[" * 100_000])
 def test_a_damaged_configuration_is_refused(copy: Path, data: bytes) -> None:
     (copy / "config.json").write_bytes(data)
@@ -268,6 +333,16 @@ def test_a_changed_file_is_seen_by_the_same_process(copy: Path) -> None:
     load_config(spec(copy))
     rewrite(copy, rms_norm_eps=0.5)
     assert load_config(spec(copy)).rms_norm_eps == 0.5
+
+
+def test_a_swap_that_restores_size_and_time_is_seen(copy: Path, tmp_path: Path) -> None:
+    path, before = copy / "model.safetensors", model_digest(spec(copy))
+    stat = path.stat()
+    other = make_llama(tmp_path / "other", seed=7) / "model.safetensors"
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    assert model_digest(spec(copy)) != before
 
 
 def test_the_view_is_private(copy: Path) -> None:
@@ -428,3 +503,16 @@ def test_an_index_without_a_map_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no weight_map"):
         model_files(spec(copy))
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["../w.safetensors", "deep/w.safetensors", "/w.safetensors", ".w.safetensors", "w.bin",
+     "w\n\x1b[2J.safetensors"],
+)  # fmt: skip
+def test_a_part_outside_the_folder_is_refused(copy: Path, part: str) -> None:
+    (copy / INDEX).write_text(json.dumps({"weight_map": {"a": part}}))
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="outside its folder") as error:
+        model_files(spec(copy))
+    assert "\x1b" not in str(error.value)

@@ -71,12 +71,15 @@ def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> Non
 
 
 def _show_model(files: ModelFiles) -> None:
+    from sealtune.job.printable import printable
+
     where = f"{files.folder}{f', commit {files.revision}' if files.revision else ''}"
     typer.echo(f"model: {where}, digest {files.digest[:16]}…, read from")
     for name in files.names:
         typer.echo(f"  {files.digests[name][:16]}…  {name}")
     if files.surplus:
-        typer.echo(f"not read, though it lies there: {', '.join(files.surplus)}")
+        surplus = ", ".join(printable(name) for name in files.surplus)
+        typer.echo(f"not read, though it lies there: {surplus}")
 
 
 def _show(job: Job, labels: tuple[str, ...], sites: dict[str, SiteData]) -> None:

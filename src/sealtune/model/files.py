@@ -23,14 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.job.printable import printable
 from sealtune.job.scratch import make_scratch
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 TOKENIZER = (
-    TOKENIZER_CONFIG, "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
+    TOKENIZER_CONFIG, "tokenizer.json", SPECIAL_TOKENS, "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "spm.model", "tekken.json", "chat_template.jinja",
 )  # fmt: skip
@@ -46,11 +48,14 @@ _DROPPED = frozenset({
     "auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation",
     "_attn_implementation_internal", "_attn_implementation_autoset", "experts_implementation",
     "_experts_implementation", "_experts_implementation_internal", "use_kernels", "kernel_config",
-    "device_map", "tp_plan", "base_model_tp_plan", "base_model_pp_plan", "_name_or_path",
-    "name_or_path", "tokenizer_file", "vocab_file", "merges_file", "fast_tokenizer_files",
-    "trust_remote_code",
+    "device_map", "tp_plan", "base_model_tp_plan", "base_model_pp_plan", "base_model_ep_plan",
+    "base_model_fsdp_plan", "fusion_config", "_auto_class", "_name_or_path", "name_or_path",
+    "tokenizer_object", "trust_remote_code",
 })  # fmt: skip
+_FILE_KEYS = ("_file", "_files", "_spm")  # how keys end that name a tokenizer's files
+_TOKEN_KEYS = ("_token", "_tokens")  # how all keys end that belong into a map of special tokens
 _REFUSED = {
+    "attribute_map": "gives its own keys other names",
     "transformers_weights": "names another file of weights",
     "quantization_config": "says that its weights are quantised",
     "compression_config": "says that its weights are compressed",
@@ -178,10 +183,11 @@ def _weights(folder: Path) -> tuple[str, ...]:
     if not isinstance(parts, dict) or not parts:
         raise ModelError(f"{folder / INDEX} is damaged: it has no weight_map")
     names = sorted({str(part) for part in parts.values()})
-    outside = [name for name in names if Path(name).name != name or name.startswith(".")]
+    outside = [n for n in names if Path(n).name != n or n.startswith(".") or not n.isprintable()]
     if outside or not all(name.endswith(".safetensors") for name in names):
         raise ModelError(
-            f"{folder / INDEX} names a part outside its folder, such as {(outside or names)[0]}",
+            f"{folder / INDEX} names a part outside its folder, such as "
+            f"{printable((outside or names)[0])}",
             hint="a model's weights are safetensors files in its own folder",
         )
     absent = [name for name in names if not (folder / name).is_file()]
@@ -232,23 +238,26 @@ def _folder(spec: ModelSpec, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with a file; the time of its last change (ctime) cannot be set at will."""
     try:
         stat = path.stat()
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 @lru_cache(maxsize=16)
-def _view(files: ModelFiles, _stamps: tuple[tuple[int, int], ...]) -> Path:
+def _view(files: ModelFiles, _stamps: tuple[tuple[int, ...], ...]) -> Path:
     folder = make_scratch() / "model"
     try:
         folder.mkdir(mode=0o700)
         for name in files.names:
             source = files.folder / name
-            if name in (CONFIG, TOKENIZER_CONFIG):
+            if name in (CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS):
                 content = _harmless(read_json(source), str(source))
+                if name == SPECIAL_TOKENS:
+                    content = {k: v for k, v in content.items() if k.endswith(_TOKEN_KEYS)}
                 (folder / name).write_text(json.dumps(content), encoding="utf-8")
             else:
                 (folder / name).symlink_to(source.resolve())
@@ -266,18 +275,24 @@ def _harmless(content: Mapping[str, Any], source: str) -> dict[str, Any]:
             hint="use the model's plain safetensors weights, or save it again without this key",
         )
     return {
-        key: _harmless(value, source) if isinstance(value, dict) else value
+        key: _harmless_value(value, source)
         for key, value in content.items()
-        if key not in _DROPPED
+        if key not in _DROPPED and not key.endswith(_FILE_KEYS)
     }
 
 
+def _harmless_value(value: Any, source: str) -> Any:
+    if isinstance(value, dict):
+        return _harmless(value, source)
+    return [_harmless_value(v, source) for v in value] if isinstance(value, list) else value
+
+
 def _file_digest(path: Path) -> str:
-    return _digest_once(str(path.resolve()), *_stamp(path))
+    return _digest_once(str(path.resolve()), _stamp(path))
 
 
 @lru_cache(maxsize=256)
-def _digest_once(path: str, _size: int, _mtime_ns: int) -> str:
+def _digest_once(path: str, _stamped: tuple[int, ...]) -> str:
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

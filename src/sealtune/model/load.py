@@ -56,11 +56,11 @@ def load_config(spec: ModelSpec) -> Any:
     )
 
     files = model_files(spec, weights=False)
-    folder = files.folder
+    folder, view = files.folder, files.view()
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(files.view(), trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+            config = AutoConfig.from_pretrained(view, trust_remote_code=False)
+    except Exception as error:  # keys of the wrong kind surface as any class here
         raise UnsupportedModelError(
             f"cannot read the model configuration in {folder}: {_first_line(error)}",
             hint="the installed transformers does not know this architecture",
@@ -152,10 +152,10 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     from transformers import AutoTokenizer
 
     files = model_files(spec, weights=False)
-    folder = files.folder
+    folder, view = files.folder, files.view()
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(files.view(), trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(view, trust_remote_code=False)
     except Exception as error:  # damaged files surface as any class here
         raise ModelError(
             f"cannot load the tokenizer in {folder}: {_first_line(error)}",
@@ -178,10 +178,10 @@ def _on_meta(factory: Any, config: Any) -> Any:
 
 def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
     files = model_files(spec)
-    folder = files.folder
+    folder, view = files.folder, files.view()
     try:
         model, info = factory.from_pretrained(
-            files.view(),
+            view,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
