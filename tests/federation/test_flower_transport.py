@@ -239,6 +239,16 @@ def test_a_forging_network_is_reported(world: World, forged: Frame) -> None:
     assert outcome.reason
 
 
+def test_an_endless_answer_is_refused_at_its_start(world: World) -> None:
+    def forge(true: Frame) -> Frame:
+        return Frame("reply", {**true.meta, "count": 1 << 40}, b"")
+
+    world.add("a")
+    outcomes: list[Outcome] = []
+    _Forger(world.grid, forge).exchange({"a": b"ab"}, 5.0, outcomes.append)
+    assert "pieces" in outcomes[0].reason
+
+
 def test_of_two_nodes_with_one_name_the_latest_is_asked(world: World) -> None:
     world.add("a", lambda frame: Frame("failed", {"message": "old"}))
     later = world.add("a", backwards)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Iterable
 
 import pytest
+from fastapi import HTTPException
 from flwr.app import Error, Message
 from flwr.app.message.message import make_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, ErrorCode
-from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.node_pb2 import Node
 
-from sealtune.federation.fleet import activate_node
+from sealtune.federation.fleet import activate_node, confirm_message_received, push_messages
 from sealtune.federation.flower_transport import FlowerTransport
 from sealtune.federation.link_grid import LinkGrid, link_state
 from sealtune.federation.membership import HEARTBEAT
@@ -18,6 +24,11 @@ from sealtune.federation.objects import Parts, names, put_together, take_apart
 from sealtune.federation.payload import pack, unpack
 from sealtune.federation.transport import Outcome
 from sealtune.frames import Frame
+
+
+def named(text: str) -> str:
+    """A name that an object could have."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class World:
@@ -60,6 +71,24 @@ class World:
         for name in filter(which, wanted):
             assert self.state.store_object(run, session, name, parts.contents[name])
         return session
+
+    def push(self, parts: Parts, tree: ObjectTree) -> None:
+        """What a site may ask of the Fleet API: announce a reply, with any tree."""
+        request = PushMessagesRequest(
+            node=Node(node_id=self.node),
+            messages_list=[message_to_proto(parts.head)],
+            message_object_trees=[tree],
+        )
+        push_messages(request, self.state)
+
+    def confirm(self, parts: Parts) -> None:
+        """The same, to have a message's objects deleted."""
+        request = ConfirmMessageReceivedRequest(
+            node=Node(node_id=self.node),
+            run_id=self.grid.run.run_id,
+            message_object_id=parts.head.metadata.message_id,
+        )
+        confirm_message_received(request, self.state)
 
 
 @pytest.fixture
@@ -122,6 +151,50 @@ def test_the_content_must_be_an_answer_to_the_question(world: World) -> None:
     world.store(Parts(head, other.tree, other.contents))
     (reply,) = world.grid.pull_messages([first])
     assert reply.error.code == ErrorCode.UNKNOWN
+
+
+def test_a_site_that_deletes_its_own_reply_fails_alone(world: World) -> None:
+    identity = world.send()
+    parts = world.reply(world.fetch())
+    world.push(parts, parts.tree)
+    world.confirm(parts)
+    (reply,) = world.grid.pull_messages([identity])
+    assert reply.error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("root", [named("another"), "no digest"])
+def test_a_reply_announced_with_other_content_fails_alone(world: World, root: str) -> None:
+    world.send()
+    parts = world.reply(world.fetch())
+    with pytest.raises(HTTPException, match="another's"):
+        world.push(parts, ObjectTree(object_id=root))
+    other = world.send()
+    parts = world.reply(world.fetch())
+    with contextlib.suppress(ValueError):  # beneath the Fleet API
+        world.store(Parts(parts.head, ObjectTree(object_id=root), parts.contents), lambda _: False)
+    (reply,) = world.grid.pull_messages([other])
+    assert reply.error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+
+
+def test_trees_that_grow_from_reply_to_reply_fail_their_site_alone(world: World) -> None:
+    """Each is small, and refers to the one before many times: 12^12 objects in the end."""
+    before: list[ObjectTree] = []
+    for number in range(12):
+        world.send()
+        parts = world.reply(world.fetch())
+        top = parts.head.metadata.message_id
+        # the reply is a child of its own child, so that it is never deleted
+        below = ObjectTree(
+            object_id=named(str(number)), children=[ObjectTree(object_id=top), *before * 12]
+        )
+        world.push(parts, ObjectTree(object_id=top, children=[below]))
+        before = [ObjectTree(object_id=below.object_id)]
+    identity = world.send()
+    parts = world.reply(world.fetch())
+    top = parts.head.metadata.message_id
+    world.push(parts, ObjectTree(object_id=top, children=before))
+    (reply,) = world.grid.pull_messages([identity])
+    assert "more than" in reply.error.reason
 
 
 def test_a_site_that_joins_anew_finds_nothing_waiting(world: World) -> None:

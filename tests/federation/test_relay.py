@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sealtune.enclave.glue import serve_until_done
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.relay import relay
 from sealtune.federation.transport import Outcome, Transport
@@ -54,6 +56,39 @@ def test_every_outcome_is_reported(tmp_path: Path) -> None:
         ("reply", "a", b"6"),
     ]
     assert reports[1].meta["reason"] == "gone fishing"
+
+
+class Counts:
+    """A server program that asks two sites once; its enclave reads answers of 8 bytes."""
+
+    max_message = 8
+    deadline = 5.0
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, str] = {}
+
+    def next(self) -> dict[str, bytes] | None:
+        return None if self.outcomes else {"greedy": b"9 bytes..", "honest": b"8 bytes."}
+
+    def reply(self, site: str, body: bytes) -> None:
+        self.outcomes[site] = body.decode()
+
+    def absent(self, site: str, reason: str) -> None:
+        self.outcomes[site] = reason
+
+
+def test_an_answer_that_no_enclave_would_read_fails_its_site_alone(tmp_path: Path) -> None:
+    program, path = Counts(), tmp_path / "s"
+    ready = threading.Event()
+    enclave = threading.Thread(
+        target=serve_until_done, args=(path, program, lambda _: ready.set()), daemon=True
+    )
+    enclave.start()
+    ready.wait(10)
+    relay(path, Echo(), silent)
+    enclave.join(10)
+    assert program.outcomes["honest"] == "8 bytes."
+    assert "9 bytes, at most 8" in program.outcomes["greedy"]
 
 
 def test_an_aggregator_that_gives_up(tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ def test_lines_that_are_no_events(line: bytes) -> None:
     assert parse_event(line) is None
 
 
+def test_an_event_nested_too_deep_is_no_event() -> None:
+    """The reader of a child's output goes on, however deep Python itself can go."""
+    for depth in range(100, 2000, 100):
+        parse_event(b'{"event": "x", "a": ' + b"[" * depth + b"]" * depth + b"}")
+
+
 def death(role: str, code: int, error: str = "") -> Death:
     said = {"error": error, "message": "m", "hint": "h"} if error else None
     return Death(role, code, said, Path("/logs/x.log"), "one\ntwo")

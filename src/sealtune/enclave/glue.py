@@ -73,5 +73,9 @@ def _answer(question: Frame, program: ServerProgram) -> Frame:
     outgoing = program.next()
     if outgoing is None:
         return Frame("done")
-    meta = {"to": {s: len(b) for s, b in outgoing.items()}, "deadline": program.deadline}
+    meta = {
+        "to": {s: len(b) for s, b in outgoing.items()},
+        "deadline": program.deadline,
+        "limit": program.max_message,
+    }
     return Frame("send", meta, b"".join(outgoing.values()))

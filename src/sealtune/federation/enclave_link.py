@@ -6,6 +6,7 @@ Trust domain: network engine (untrusted).
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,6 +38,7 @@ class ServerEnclave:
 
     def __init__(self, path: Path) -> None:
         self._sock = connect(path)
+        self._limit = frames.MAX_BODY  # bytes of one answer that the enclave reads
 
     def __enter__(self) -> Self:
         return self
@@ -63,10 +65,20 @@ class ServerEnclave:
             raise FederationError(f"the server enclave gave up: {text(answer, 'message')}")
         if answer.kind != "send":
             raise FrameError(f"the server enclave answered 'next' with {answer.kind!r}")
+        limit = answer.meta.get("limit", frames.MAX_BODY)
+        if not frames.is_count(limit):
+            raise FrameError("'send' names no length of answers")
+        self._limit = limit
         return _split(answer)
 
     def report(self, outcome: Outcome) -> None:
-        """Tell the enclave what became of one site's message."""
+        """Tell the enclave what became of one site's message.
+
+        It hangs up on what is too long to be an answer: such a site counts as absent.
+        """
+        if outcome.body is not None and len(outcome.body) > self._limit:
+            reason = f"its answer has {len(outcome.body)} bytes, at most {self._limit} are read"
+            outcome = replace(outcome, body=None, reason=reason)
         if outcome.body is not None:
             answer = self._ask(Frame("reply", {"site": outcome.site}, outcome.body))
         else:

@@ -130,6 +130,8 @@ def push_messages(
         names(request.message_object_trees[0])
     except FrameError as error:
         raise HTTPException(422, error.message) from error
+    if request.message_object_trees[0].object_id != request.messages_list[0].metadata.message_id:
+        raise HTTPException(422, "a message whose content is another's")
     return fleet_handlers.push_messages(request, state)
 
 

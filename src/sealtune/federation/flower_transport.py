@@ -37,6 +37,7 @@ from sealtune.federation.payload import (
     text,
     unpack,
 )
+from sealtune.federation.spool import MAX_MESSAGE
 from sealtune.federation.transport import Outcome, Transport
 from sealtune.frames import Frame
 
@@ -123,6 +124,8 @@ class _Flight:
         if self.answer_count == 0:
             if index != 0 or count < 1:
                 raise FrameError("an answer that does not start at its start")
+            if count > pieces(MAX_MESSAGE):
+                raise FrameError(f"an answer of {count} pieces")
             self.answer_count, self.next_piece = count, 1
         elif (index, count) != (asked, self.answer_count):
             raise FrameError("a piece of the answer that was not asked for")

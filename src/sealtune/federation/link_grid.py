@@ -25,7 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from sealtune.errors import FederationError, FrameError
-from sealtune.federation.objects import names, put_together, take_apart
+from sealtune.federation.objects import MAX_OBJECTS, put_together, take_apart
 
 _BEAT = 20.0  # seconds; Flower ends a run whose app was silent for a minute
 
@@ -139,15 +139,13 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
 
     def _whole(self, head: Message) -> Message | None:
         """The reply with its content, when that is there."""
-        state, identity = self._state, head.metadata.message_id
-        contents = {}
-        for name in names(state.object_store.get_object_tree(identity)):
-            content = state.get_object(self._run.run_id, name)
-            if content == b"":
-                return None
-            if content is None:
-                return _error(head, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "its content is gone")
-            contents[name] = content
+        identity = head.metadata.message_id
+        try:
+            contents = self._contents(identity)
+        except FrameError as error:
+            return _error(head, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, error.message)
+        if contents is None:
+            return None
         try:
             reply = put_together(identity, contents)
         except FrameError as error:
@@ -157,6 +155,30 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
         if not reply.has_content():  # Flower's errors are Flower's to make
             return _error(head, ErrorCode.UNKNOWN, "it sent an error in place of an answer")
         return reply
+
+    def _contents(self, identity: str) -> dict[str, bytes] | None:
+        """The objects of a reply; None while one is on its way.
+
+        Flower's ``get_object_tree`` is not used: what a site registered earlier can make its tree
+        as large as it likes, and a site can delete what it registered.
+
+        Raises:
+            FrameError: there are too many, or one is gone.
+        """
+        found: dict[str, bytes] = {}
+        todo = [identity]
+        while todo:
+            name = todo.pop()
+            if name in found:
+                continue
+            entry = self._state.object_store.store.get(name)
+            if entry is None:
+                raise FrameError("its content is gone")
+            found[name] = entry.content
+            if len(found) > MAX_OBJECTS or len(entry.child_object_ids) > MAX_OBJECTS:
+                raise FrameError(f"a Flower message of more than {MAX_OBJECTS} objects")
+            todo += entry.child_object_ids
+        return found if all(found.values()) else None
 
     def _delete(self, head: Message) -> None:
         self._state.object_store.delete(head.metadata.message_id)

@@ -182,11 +182,11 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
     """
     try:
         event = json.loads(line)
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            return None
+        found: dict[str, Any] = _harmless(event)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    found: dict[str, Any] = _harmless(event)
     return found
 
 
