@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.constant import NodeStatus
+from flwr.supercore.inflatable.inflatable_object import get_object_id
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.supercore.task_identity import TaskIdentity
@@ -138,6 +141,32 @@ def test_objects_that_are_not_a_message_are_refused() -> None:
     ):
         with pytest.raises(FrameError):
             put_together(top, contents)
+
+
+def test_an_array_that_lists_one_piece_many_times_is_refused() -> None:
+    """A few bytes of indices would have the other end write one piece out without end."""
+    parts = take_apart(message(Frame("put", {}, bytes(1000))))
+    contents: dict[str, bytes] = {}
+    renamed: dict[str, str] = {}
+    for name, old in reversed(parts.contents.items()):  # what is listed comes before who lists it
+        content = old
+        for before, after in renamed.items():
+            content = content.replace(before.encode(), after.encode())
+        if content.startswith(b"Array "):
+            head, body = content.split(b"\x00", 1)
+            fields = json.loads(body)
+            fields["arraychunk_ids"] *= 100_000
+            body = json.dumps(fields).encode()
+            content = head.rsplit(b" ", 1)[0] + b" %d\x00" % len(body) + body
+        renamed[name] = get_object_id(content)
+        contents[renamed[name]] = content
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError, match="arrays of 100000 pieces"):
+            put_together(renamed[parts.head.metadata.message_id], contents)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_tree_of_too_many_objects_is_refused() -> None:

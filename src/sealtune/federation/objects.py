@@ -9,16 +9,19 @@ Trust domain: network engine (untrusted).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import Array, Message
 from flwr.app.message.message import remove_content_from_message
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_body,
     get_object_id,
     get_object_tree,
+    get_object_type_from_object_content,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -83,6 +86,12 @@ def put_together(identity: str, contents: Mapping[str, bytes]) -> Message:
         if get_object_id(content) != name:
             raise FrameError("an object that is not what its name says")
     try:
+        listed = sum(map(_listed_pieces, contents.values()))
+    except Exception as error:  # as below
+        raise FrameError(f"objects that make no message: {type(error).__name__}") from error
+    if listed > MAX_OBJECTS:
+        raise FrameError(f"arrays of {listed} pieces, limit {MAX_OBJECTS}")
+    try:
         message = inflate_object_from_contents(identity, dict(contents))
     except Exception as error:  # whatever Flower's parsers raise for what was made up
         raise FrameError(f"objects that make no message: {type(error).__name__}") from error
@@ -90,3 +99,10 @@ def put_together(identity: str, contents: Mapping[str, bytes]) -> Message:
         raise FrameError("objects that make no message")
     message.metadata.__dict__["_message_id"] = identity
     return message
+
+
+def _listed_pieces(content: bytes) -> int:
+    """How many pieces an object lists if it is an array; it may list one piece many times."""
+    if get_object_type_from_object_content(content) != Array.__qualname__:
+        return 0
+    return len(json.loads(get_object_body(content, Array))["arraychunk_ids"])
