@@ -27,6 +27,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -177,6 +178,7 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON line at the end")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the copy goes in this case, too
     if unknown := set(args.rooms) - set(ROOMS):
         parser.error(f"no such room: {', '.join(sorted(unknown))}; there are {', '.join(ROOMS)}")
     evidence = None if args.without_evidence else ROOT.parent / "shared"

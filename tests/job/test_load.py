@@ -122,6 +122,37 @@ def test_syntax_errors_name_the_line(tmp_path: Path, text: str, key: str, words:
     assert words in found[key]
 
 
+def test_a_faulty_line_is_shown_in_80_characters(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text("[job]\nname = " + "?" * 73 + "\n")
+    assert faults(path)["line 2, column 8"].endswith("in: name = " + "?" * 73)
+    path.write_text("[job]\nname = " + "?" * 74 + "\n")
+    assert faults(path)["line 2, column 8"].endswith("in: name = " + "?" * 70 + "...")
+
+
+def test_advice_on_quotes_is_given_where_quotes_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    for line, advised in (
+        ("name = demo", True),
+        ("path = ./model", True),
+        ("rank = ?", False),
+        ('name = "demo', False),
+        ("name = [demo", False),
+        ("name = true\nname = true", False),
+    ):
+        path.write_text(f"[job]\n{line}\n")
+        (message,) = faults(path).values()
+        assert ("needs quotes" in message) == advised, message
+
+
+def test_a_file_that_turns_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert faults(write(tmp_path)) == {"file": "cannot be read: permission denied"}
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     assert faults(tmp_path / "none.toml") == {"file": "there is no such file"}
     assert faults(tmp_path) == {"file": "is a folder, not a file"}
