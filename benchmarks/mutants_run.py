@@ -135,7 +135,7 @@ def _child(tests: list[str], result: Path) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(result.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(result.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for number, target in enumerate((null, log, log)):
         os.dup2(target, number)
     with contextlib.suppress(ImportError):
