@@ -4,8 +4,9 @@ As a program it is the process that forks. It runs under a Python of its own, wh
 the copy's, also for children that are started isolated. What the tests import from outside the
 project is loaded once, so that a child begins with nothing to load but the project itself.
 
-    line in:   {"file": PATH, "text": MUTATED, "tests": [PATH], "timeout": SECONDS}
-    line out:  {"code": PYTEST'S, "test": FIRST FAILED, "seconds": {PATH: S}, "modules": [NAME]}
+    line in:   {"file": PATH, "text": MUTATED, "tests": [PATH], "wall": SECONDS, "cpu": SECONDS}
+    line out:  {"code": PYTEST'S, "test": FIRST FAILED, "seconds": {PATH: S}, "modules": [NAME],
+                "wall": SECONDS, "cpu": SECONDS}
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import compileall
 import contextlib
 import importlib
 import json
+import math
 import os
 import py_compile
 import resource
@@ -47,10 +49,15 @@ class Forks:
         self._process = process
 
     def run(
-        self, tests: Sequence[str], timeout: float, file: str = "", text: str = ""
+        self, tests: Sequence[str], limits: tuple[float, float], file: str = "", text: str = ""
     ) -> dict[str, Any]:
-        """Run test files with one file changed; the copy is put right again."""
-        order = {"file": file, "text": text, "tests": list(tests), "timeout": timeout}
+        """Run test files with one file changed; the copy is put right again.
+
+        Args:
+            limits: seconds on the clock and of the processor; what reaches either is ended.
+        """
+        wall, cpu = limits
+        order = {"file": file, "text": text, "tests": list(tests), "wall": wall, "cpu": cpu}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -130,10 +137,11 @@ class _Watch:
             self.failed = report.nodeid
 
 
-def _child(tests: list[str], result: Path) -> int:
+def _child(tests: list[str], cpu: float, result: Path) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(cpu), math.ceil(cpu)))
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(result.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for number, target in enumerate((null, log, log)):
@@ -151,30 +159,28 @@ def _child(tests: list[str], result: Path) -> int:
     modules = [name for name in sys.modules if name.split(".")[0] not in _OURS]
     answer = {"code": code, "test": watch.failed, "seconds": watch.seconds, "modules": modules}
     result.write_text(json.dumps(answer))
-    return 0
 
 
-def _fork(tests: list[str], timeout: float, result: Path) -> dict[str, Any]:
+def _fork(tests: list[str], wall: float, cpu: float, result: Path) -> dict[str, Any]:
     result.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            _child(tests, result)
+            _child(tests, cpu, result)
         os._exit(0)
     try:
         handle = os.pidfd_open(child)
-        ended, _, _ = select.select([handle], [], [], timeout)
+        ended, _, _ = select.select([handle], [], [], wall)
         os.close(handle)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # also what its tests have left
-        os.waitpid(child, 0)
-    if not ended:
-        return {"code": TIMED_OUT, "test": "", "seconds": {}, "modules": []}
-    if not result.exists():  # it crashed
-        return {"code": int(pytest.ExitCode.INTERNAL_ERROR), "test": "", "seconds": {}}
-    answer: dict[str, Any] = json.loads(result.read_text())
-    return answer
+        _, _, used = os.wait4(child, 0)
+    answer: dict[str, Any] = {"code": TIMED_OUT, "test": "", "seconds": {}, "modules": []}
+    if ended:
+        crashed = answer | {"code": int(pytest.ExitCode.INTERNAL_ERROR)}
+        answer = json.loads(result.read_text()) if result.exists() else crashed
+    return answer | {"cpu": used.ru_utime + used.ru_stime}
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -195,11 +201,11 @@ def serve(root: Path) -> None:
         try:
             if changed:
                 changed.write_text(order["text"])
-            answer = _fork(order["tests"], order["timeout"], result)
+            answer = _fork(order["tests"], order["wall"], order["cpu"], result)
         finally:
             if changed:
                 changed.write_text(before)
-        answer["took"] = time.monotonic() - started
+        answer["wall"] = time.monotonic() - started
         print(json.dumps(answer), flush=True)
         if changed is None:
             for name in answer.pop("modules"):
