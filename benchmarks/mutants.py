@@ -58,7 +58,7 @@ class Room:
 
 ROOMS = {
     "frames": Room(f"{SOURCE}/frames.py", ("tests/test_frames.py",)),
-    "job": Room(f"{SOURCE}/job", ("tests/job", "tests/cli/test_job.py")),
+    "job": Room(f"{SOURCE}/job", ("tests/job",)),
     "channel": Room(f"{SOURCE}/channel", ("tests/channel",)),
     "attest": Room(f"{SOURCE}/attest", ("tests/attest", "tests/cli/test_attest.py")),
     "offload": Room(f"{SOURCE}/offload", ("tests/offload", "tests/accelerator")),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import rfc8785
+import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from sealtune.errors import (
@@ -21,7 +22,7 @@ from sealtune.errors import (
     NotCanonicalError,
     StorageError,
 )
-from sealtune.job import dsse, keys, load, manifest, resolved, spec, template
+from sealtune.job import dsse, keys, load, manifest, resolved, spec, storage, template
 from sealtune.job.describe import describe
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import parse_manifest
@@ -344,6 +345,48 @@ def test_a_key_file_that_cannot_be_finished(
     with pytest.raises(StorageError, match="no space left"):
         keys.new_key("north", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_whole_before_they_are_made_lasting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut after fsync must not find what is still in a buffer missing."""
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_size))
+    storage.write_atomic(tmp_path / "file", b"contents")
+    private, public = keys.new_key("north", tmp_path)
+    assert seen == [8, private.stat().st_size, public.stat().st_size]
+
+
+@pytest.mark.parametrize("faulty", ["job", "model", "data", "sites", "network", "tuning", "split"])
+def test_a_faulty_section_hides_no_fault_between_others(tmp_path: Path, faulty: str) -> None:
+    """Also the sections that a rule joins may be missing or faulty; each fault is told once."""
+    path = tmp_path / "job.toml"
+    content: dict[str, Any] = {
+        "job": {"name": "demo", "method": "split"},
+        "model": {"path": "m", "task": "label-words"},
+        "data": {"train": "a.csv", "test": "b.csv", "template": "{text} "},
+        "sites": {"names": ["north"]},
+        "network": {"min_sites": 2},
+        "tuning": {},
+    }
+    expected = {"network.min_sites", "data.train", "data.test", "data.template", "split.cut"}
+    hidden = {
+        "job": {"split.cut"},
+        "model": {"data.template"},
+        "data": {"data.train", "data.test", "data.template"},
+        "sites": {"network.min_sites", "data.train", "data.test"},
+        "network": {"network.min_sites"},
+        "tuning": {"split.cut"},
+        "split": {"split.cut"},
+    }
+    content.setdefault(faulty, {})["wrong"] = 1
+    path.write_text(tomli_w.dumps(content))
+    with pytest.raises(ConfigError) as caught:
+        load.load_job(path)
+    keys_ = [problem.key for problem in caught.value.problems]
+    extra = {"split.wrong", "split.cut"} if faulty == "split" else {f"{faulty}.wrong"}
+    assert sorted(keys_) == sorted(expected - hidden[faulty] | extra)
 
 
 def test_a_job_file_at_its_bound(tmp_path: Path) -> None:
