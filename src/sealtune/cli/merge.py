@@ -22,7 +22,8 @@ def merge(
 ) -> None:
     """Merge an adapter (LoRA, SPF, or both) into its base model: a plain Hugging Face folder.
 
-    The written model is read back and its answers are compared with those of base and adapter.
+    The written model is read back and its answers are compared with those of base and adapter. It
+    holds the tuned parameters, and gets the permissions that your other files get.
 
     Example: `sealtune merge --adapter runs/NAME/adapter -o merged`
     """
