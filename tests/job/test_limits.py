@@ -240,6 +240,17 @@ def test_a_manifest_at_its_bounds(key: str, good: list[Any], bad: list[Any]) -> 
         assert not isinstance(caught.value, NotCanonicalError)
 
 
+def test_a_participant_at_its_bounds() -> None:
+    found = {"org": "a", "key": json.loads(changed())["participants"][0]["key"]}
+    for count in (1, 64):
+        names = [f"s{number}" for number in range(count)]
+        assert manifest.Participant.model_validate_json(json.dumps(found | {"sites": names}))
+    for count in (0, 65):
+        names = [f"s{number}" for number in range(count)]
+        with pytest.raises(ValidationError, match="sites"):
+            manifest.Participant.model_validate_json(json.dumps(found | {"sites": names}))
+
+
 def test_the_longest_time() -> None:
     begin = "2030-01-01T12:00:00Z"
     assert parse_manifest(changed(not_before=begin, expires="2031-01-02T12:00:00Z"))
