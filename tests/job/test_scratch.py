@@ -129,13 +129,14 @@ def test_a_lock_that_is_a_link_is_not_followed(base: Path, tmp_path: Path) -> No
 
 
 def test_private_files(tmp_path: Path) -> None:
+    usual = _umask()
     with private_files():
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "b").write_text("x")
     (tmp_path / "c").write_text("x")
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "c")]
     assert modes[:2] == [0o700, 0o600]
-    assert modes[2] == 0o666 & ~_umask()
+    assert modes[2] == 0o666 & ~usual
 
 
 def _umask() -> int:
