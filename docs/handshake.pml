@@ -8,6 +8,9 @@
  *   -DNO_CONFIRM  the client takes the channel without a word of the server under the new keys
  *   -DNO_TRANSCRIPT  keys and confirmations do not depend on the messages
  *
+ * NO_NAMES with NO_CONFIRM, NO_NAMES with NO_TRANSCRIPT, and NO_CONFIRM alone give the attacker what he
+ * wants. NO_NAMES or NO_TRANSCRIPT alone do not, within the bounds below: each covers for the other.
+ *
  * What is checked, by assertions:
  *   agreement of the client   whoever holds a channel as Alice shares it with the server's session
  *                             for Alice: same challenge, hello, keys and halves
