@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
 from sealtune.cli.merge import merge
-from sealtune.cli.predict import predict
+from sealtune.cli.predict import _warn_of_unfinished, predict
 from sealtune.errors import AdapterMismatchError
 from sealtune.job.spec import DataSpec, JobSpec, SitesSpec
 from sealtune.job.spec import Job as JobSettings
@@ -112,6 +112,21 @@ def test_a_line_ends_at_a_line_feed_and_nowhere_else(adapter: Path, tmp_path: Pa
         (tmp_path / "texts.txt").write_bytes(content.encode())
         said = command("predict", "--adapter", adapter, "--file", tmp_path / "texts.txt", "--json")
         assert [json.loads(line)["text"] for line in said.stdout.split("\n") if line] == lines
+
+
+def test_a_run_without_an_end_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of them are answered all the same, the enclave decides: see ``test_split_attacks``."""
+    ends = {
+        "": "no end was recorded",
+        '{"event":"end","outcome":"failed"}': "failed",
+        '{"event":"end","outcome":"ok"}': None,
+    }
+    for line, said in ends.items():
+        (tmp_path / "metrics.jsonl").write_text('{"event":"start"}\n' + line)
+        _warn_of_unfinished(tmp_path)
+        note = capsys.readouterr().err
+        assert (f"has not finished ({said})" in note) if said else not note
+        assert ("only if every round has been trained" in note) == bool(said)
 
 
 def test_a_merged_model_loads_with_the_lines_that_are_printed(

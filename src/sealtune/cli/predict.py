@@ -207,7 +207,7 @@ def _warn_of_unfinished(run_dir: Path) -> None:
     if outcome != "ok":
         typer.echo(
             f"note: the run in {run_dir} has not finished ({outcome or 'no end was recorded'}); "
-            "answers are those of its last trained round, if it has one",
+            "its enclave answers only if every round has been trained",
             err=True,
         )
 
