@@ -229,3 +229,28 @@ def test_keys_without_their_manifest_are_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "--manifest" in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+HOSTILE = "he\x1b]0;title\x07\x1b[31mart\u202e[bold]x"
+
+
+def test_names_from_files_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = job_with_data(tmp_path)
+    rows = [{"text": f"text {i}", "label": (HOSTILE, "b")[i % 2]} for i in range(40)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    said = [run("validate", path)]
+    assert said[0].exit_code == 0, said[0].output
+    assert r"he\x1b]0;title" in said[0].output.replace("\n", "")
+    text = path.read_text()
+    for old, new in (
+        ('"north"', json.dumps("nor\x1b[31mth")),
+        ('"train.jsonl"', json.dumps("dir\x1b[31mred/train.jsonl")),
+        ("partition", '"part\\u001b[31mition" = 1\npartition'),
+    ):
+        path.write_text(text.replace(old, new, 1))
+        said.append(run("validate", path))
+        assert said[-1].exit_code == 2
+    said.append(run("validate", tmp_path / "no\x1b[31mpe.toml"))
+    for result in said:
+        assert not {c for c in result.output if not c.isprintable()} - {"\n"}, result.output

@@ -160,7 +160,8 @@ def test_sign_can_compare_first(folder: Path) -> None:
     result = run(*words, "--site", "north")
     assert (result.exit_code, "these differ: data.north.train" in result.stderr) == (10, True)
     assert read_envelope(folder / "job.manifest.json").signatures == ()
-    assert "ok  data.south.train: as the manifest says" in ok(*words, "--site", "south")
+    south = ("job", "sign", "job.manifest.json", "--key", "south.key", "--job", "job.toml")
+    assert "ok  data.south.train: as the manifest says" in ok(*south, "--site", "south")
 
 
 def test_only_participants_sign(folder: Path) -> None:
@@ -438,3 +439,10 @@ def test_enclaves_hold_data_and_code_against_the_manifest(folder: Path) -> None:
     object.__setattr__(resolved, "manifest", other)
     with pytest.raises(DigestMismatchError, match="code of this enclave"):
         trust_for(resolved)
+
+
+def test_nobody_compares_anothers_data_and_signs(folder: Path) -> None:
+    words = ("job", "sign", "job.manifest.json", "--key", "north.key", "--job", "job.toml")
+    result = run(*words, "--site", "south")
+    assert result.exit_code == 10
+    assert "'north', whose key this is, does not answer for site 'south'" in result.stderr

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from sealtune.errors import SealtuneError, StorageError
+from sealtune.job.printable import printable_lines
 
 INTERRUPTED = 130  # what shells use for Ctrl-C
 
@@ -53,9 +54,10 @@ def show(error: SealtuneError) -> None:
     # Soft wrap: long paths stay whole, so they can be copied and searched for.
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     title = title_of(error)
-    console.print(Text.assemble((f"{title}: ", "bold red"), error.message))
+    # names in files, paths and arguments must not steer the terminal
+    console.print(Text.assemble((f"{title}: ", "bold red"), printable_lines(error.message)))
     if error.hint:
-        console.print(Text.assemble(("→ ", "bold cyan"), error.hint))
+        console.print(Text.assemble(("→ ", "bold cyan"), printable_lines(error.hint)))
 
 
 def title_of(error: SealtuneError) -> str:

@@ -154,7 +154,13 @@ def sign(
     dsse.verify_present(envelope, manifest.keys)
     private = load_private(key)
     public = private.public_key()
-    orgs = [one.org for one in manifest.participants if one.key == public_hex(public)]
+    own = [one for one in manifest.participants if one.key == public_hex(public)]
+    if site is not None and own and site not in own[0].sites:
+        raise UnknownKeyError(
+            f"'{own[0].org}', whose key this is, does not answer for site '{site}'",
+            hint=f"compare with your own data: --site {own[0].sites[0]}",
+        )
+    orgs = [one.org for one in own]
     if not orgs:
         raise UnknownKeyError(
             f"the manifest does not name the key in {key} ({spaced(fingerprint(public))})",

@@ -186,13 +186,15 @@ def _through_the_split(
     name, private = _who_asks(resolved, run_dir, site, key)
     texts = wanted.prompts(resolved.job.data.template)
     with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
+        from sealtune.job.storage import private_files
         from sealtune.launch.answering import ask_enclave
         from sealtune.owner.client import SplitClient
 
         client = SplitClient(resolved, name, private)
 
         def carry(deliver: Callable[[bytes], bytes]) -> None:
-            ask_enclave(resolved_file, run_dir, name, deliver)
+            with private_files():
+                ask_enclave(resolved_file, run_dir, name, deliver)
 
         if resolved.labels:
             return wanted.ranked(texts, resolved.labels, client.classify(texts, carry))
@@ -267,15 +269,18 @@ def _show_answers(answers: list[dict[str, Any]], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from sealtune.job.printable import printable, printable_lines
+
     if "continuation" in answers[0]:
         for answer in answers:
-            console.print(Text.assemble((answer["text"], "dim"), answer["continuation"]))
+            said = printable_lines(answer["text"]), printable_lines(answer["continuation"])
+            console.print(Text.assemble((said[0], "dim"), said[1]))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("label", "probability", "text"):
         table.add_column(name, justify="right" if name == "probability" else "left")
     for answer in answers:
         for place, (label, share) in enumerate(answer["top"]):
-            shown = Text(answer["text"] if place == 0 else "", style="dim")
-            table.add_row(Text(label), f"{share:.1%}", shown)
+            shown = Text(printable_lines(answer["text"]) if place == 0 else "", style="dim")
+            table.add_row(Text(printable(label)), f"{share:.1%}", shown)
     console.print(table)

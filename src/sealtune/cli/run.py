@@ -98,7 +98,9 @@ def run(
         sealtune run job.toml --baseline local
     """
     from sealtune.job import load_job
+    from sealtune.job.scratch import sweep
 
+    sweep()  # what a run that was killed left behind, whatever becomes of this one
     job = load_job(job_file)
     run_dir = runs / job.job.name
     if baseline is not None:

@@ -84,7 +84,10 @@ def _show_model(files: ModelFiles) -> None:
 
 def _show(job: Job, labels: tuple[str, ...], sites: dict[str, SiteData]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from sealtune.job.printable import printable
 
     table = Table(title=f"job '{job.job.name}': {job.job.rounds} rounds, {len(sites)} sites")
     table.add_column("site")
@@ -97,8 +100,9 @@ def _show(job: Job, labels: tuple[str, ...], sites: dict[str, SiteData]) -> None
         row = [name, f"{len(data.train):,}", f"{len(data.test):,}"]
         if labels:
             counts = Counter(labels[e.label] for e in data.train if e.label is not None)
-            common = (f"{label} {n / len(data.train):.0%}" for label, n in counts.most_common(4))
-            row += [f"{len(counts)} of {len(labels)}", ", ".join(common)]
+            most = counts.most_common(4)
+            common = (f"{printable(label)} {n / len(data.train):.0%}" for label, n in most)
+            row += [f"{len(counts)} of {len(labels)}", escape(", ".join(common))]
         table.add_row(*row)
     Console().print(table)
     if labels:

@@ -9,6 +9,11 @@ Trust domain: every process.
 from __future__ import annotations
 
 
+def printable_lines(text: str, limit: int = 2000) -> str:
+    """``text`` with its line breaks, each line made harmless; for messages of several lines."""
+    return "\n".join(printable(line, limit) for line in text.split("\n"))
+
+
 def printable(text: str, limit: int = 200) -> str:
     r"""``text`` on one line: what does not print is escaped as ``\n``, ``\x1b``, ``\u202e``.
 
