@@ -16,9 +16,9 @@ from __future__ import annotations
 import importlib.util
 import runpy
 import sys
-from importlib.machinery import FileFinder, SourceFileLoader
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 ROOT = Path(__file__).resolve().parent
 FILES = ("__init__.py", "errors.py", "frames.py", "memory.py", "start.py")
@@ -49,12 +49,30 @@ def finder_for(rooms: tuple[str, ...]) -> type[FileFinder]:
         """Finds sources; refuses rooms of other programs by finding nothing in them."""
 
         def __init__(self, folder: str) -> None:
-            inside = Path(folder).resolve()
+            inside = Path(folder)
             if not inside.is_relative_to(ROOT):
                 raise ImportError("not a folder of sealtune")
             parts = inside.relative_to(ROOT).parts
             allowed = not parts or parts[0] in rooms
             super().__init__(folder, *([(SourceOnly, [".py"])] if allowed else []))
+
+        def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+            """Where the module is.
+
+            Raises:
+                ImportError: in a file that the code digest does not cover: Python prefers a folder
+                    ``frames/`` to ``frames.py``, and follows links out of the package.
+            """
+            spec = super().find_spec(fullname, target)
+            if spec is not None and spec.origin is not None and not _belongs(Path(spec.origin)):
+                message = f"{spec.origin!r} is no source file of this program"
+                raise ImportError(message, name=fullname)
+            return spec
+
+    def _belongs(path: Path) -> bool:
+        parts = path.relative_to(ROOT).parts
+        known = path.name in FILES if len(parts) == 1 else parts[0] in rooms
+        return known and path.parent.resolve() == path.parent
 
     return Finder
 

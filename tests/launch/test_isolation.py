@@ -124,11 +124,49 @@ def test_a_planted_extension_module(package: Path) -> None:
     assert ordinary(package, "sealtune.frames").returncode != 0  # Python prefers the extension
 
 
+@pytest.mark.parametrize("where", ["frames", "linked", "errors"])
+def test_a_folder_that_hides_a_measured_file(package: Path, tmp_path: Path, where: str) -> None:
+    """Python prefers it to the file; the digest does not see it."""
+    (package / "enclave" / "linked.py").write_text("")
+    before = measure_sources(package)
+    away = tmp_path / "away"
+    away.mkdir()
+    if where == "linked":
+        (package / "enclave" / "linked").symlink_to(away)
+        name, folder = "sealtune.enclave.linked", away
+    else:
+        folder = package / where
+        folder.mkdir()
+        name = f"sealtune.{where}"
+    mark = evil(folder, "__init__")
+    assert measure_sources(package) == before
+    done = isolated(package, name)
+    assert not mark.exists()
+    assert "is no source file of this program" in done.stderr
+    ordinary(package, name)
+    assert mark.exists()
+
+
+def test_a_room_that_is_a_link_out_of_the_package(package: Path, tmp_path: Path) -> None:
+    """Python's usual finder must not take over there: it reads bytecode and extensions."""
+    before = measure_sources(package)
+    away = tmp_path / "away"
+    shutil.move(package / "channel", away)
+    (package / "channel").symlink_to(away)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    (away / f"stream{suffix}").write_bytes(b"\x7fELF and the rest")
+    assert measure_sources(package) == before
+    done = isolated(package, "sealtune.channel.stream")
+    assert done.returncode != 0
+    assert "is no source file of this program" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["launch.child", "cli.main", "federation.relay", "owner.site"])
 def test_an_enclave_finds_no_code_of_other_programs(package: Path, name: str) -> None:
     done = isolated(package, f"sealtune.{name}")
     assert done.returncode == 1
-    assert f"No module named 'sealtune.{name.split('.', maxsplit=1)[0]}" in done.stderr
+    first = package / name.split(".", maxsplit=1)[0] / "__init__.py"
+    assert f"{str(first)!r} is no source file of this program" in done.stderr
 
 
 def test_real_programs_start(tmp_path: Path) -> None:
