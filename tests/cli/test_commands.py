@@ -19,7 +19,8 @@ from sealtune import __version__, errors
 from sealtune.cli.errors import Commands, title_of
 from sealtune.cli.init import TEMPLATES
 from sealtune.cli.main import app
-from sealtune.data import demo, demo_model
+from sealtune.demo import data_sets
+from sealtune.demo import model as demo_model
 from sealtune.job import load_job
 from sealtune.job.describe import sections
 from tests.model.tiny import make_llama
@@ -157,7 +158,7 @@ def test_demo_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str
             (out / f"{name}.jsonl").write_text("{}\n" * 3)
         return True
 
-    monkeypatch.setitem(demo.SUBJECTS, subject, make)
+    monkeypatch.setitem(data_sets.SUBJECTS, subject, make)
     monkeypatch.chdir(tmp_path)
     result = run("demo-data", subject)
     assert result.exit_code == 0

@@ -47,7 +47,7 @@ def demo_data(
 
     Example: `sealtune demo-data` or `sealtune demo-data hpo --out data/hpo`
     """
-    from sealtune.data.demo import SUBJECTS
+    from sealtune.demo.data_sets import SUBJECTS
 
     folder = out or Path("demo/data") / subject.value
     made = _with_status(lambda say: SUBJECTS[subject.value](folder, say))
@@ -68,7 +68,7 @@ def demo_model(
 
     Example: `sealtune demo-model` or `sealtune demo-model --out models/smollm2`
     """
-    from sealtune.data.demo_model import make_demo_model
+    from sealtune.demo.model import make_demo_model
 
     made = _with_status(lambda say: make_demo_model(out, say))
     typer.echo(f"{'made' if made else 'was there already'}: {out} (see MODEL_CARD.md)")

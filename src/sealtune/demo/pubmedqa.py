@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from sealtune.data.corpus import Corpus, Item, clean, distinct, json_rows, split
-from sealtune.data.wheel import Member, member_list
+from sealtune.demo.corpus import Corpus, Item, clean, distinct, json_rows, split
+from sealtune.demo.wheel import Member, member_list
 from sealtune.errors import DataError
 
 EXPERT = Member(

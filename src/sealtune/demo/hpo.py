@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
-from sealtune.data.corpus import Corpus, Item, clean, distinct, limit, split
-from sealtune.data.wheel import Member
+from sealtune.demo.corpus import Corpus, Item, clean, distinct, limit, split
+from sealtune.demo.wheel import Member
 from sealtune.errors import DataError
 
 MEMBER = Member(

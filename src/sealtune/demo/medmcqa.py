@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from sealtune.data.corpus import Corpus, Item, clean, distinct, json_rows, letters, limit, split
-from sealtune.data.wheel import Member, member_list
+from sealtune.demo.corpus import Corpus, Item, clean, distinct, json_rows, letters, limit, split
+from sealtune.demo.wheel import Member, member_list
 from sealtune.errors import DataError
 
 RECIPE = 1  # raise it when the same source gives other files

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sealtune.data import drug_reviews, hpo, icd10, medmcqa, pubmedqa
-from sealtune.data.corpus import Corpus, Item, count_table, write_corpus
-from sealtune.data.made import make_folder
-from sealtune.data.wheel import Member, read_member
+from sealtune.demo import drug_reviews, hpo, icd10, medmcqa, pubmedqa
+from sealtune.demo.corpus import Corpus, Item, count_table, write_corpus
+from sealtune.demo.folder import make_folder
+from sealtune.demo.wheel import Member, read_member
 
 Say = Callable[[str], None]
 

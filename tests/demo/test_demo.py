@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.data import demo, drug_reviews, hpo, icd10, medmcqa, pubmedqa
-from sealtune.data.corpus import Item, clean, distinct, json_rows, letters, limit, split
-from sealtune.data.made import MARKER, make_folder
-from sealtune.data.wheel import Member, extract, member_list, read_member
+from sealtune.demo import data_sets, drug_reviews, hpo, icd10, medmcqa, pubmedqa
+from sealtune.demo.corpus import Item, clean, distinct, json_rows, letters, limit, split
+from sealtune.demo.folder import MARKER, make_folder
+from sealtune.demo.wheel import Member, extract, member_list, read_member
 from sealtune.errors import DataError, StorageError
 
 XML = b"""<?xml version="1.0" encoding="utf-8"?>
@@ -407,9 +407,9 @@ def test_make_icd10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ).encode()
     xml = XML.replace(b"</section>", many + b"</section>")
     xml = xml.replace(b"<diag><name>C00", many.replace(b"Fever", b"Tumour") + b"<diag><name>C00")
-    monkeypatch.setattr(demo, "read_member", lambda member: xml)
+    monkeypatch.setattr(data_sets, "read_member", lambda member: xml)
     out, said = tmp_path / "icd10", list[str]()
-    assert demo.make_icd10(out, said.append)
+    assert data_sets.make_icd10(out, said.append)
     assert said == ["fetching simple-icd-10-cm 1.5.0", "reading and splitting"]
     names = {"train.jsonl", "test.jsonl", "DATA_CARD.md", MARKER}
     assert {p.name for p in out.iterdir()} == names
@@ -419,9 +419,9 @@ def test_make_icd10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert icd10.MEMBER.sha256 in card
     assert "Neoplasms (C00-D49)" in card
     before = (out / "train.jsonl").read_bytes()
-    assert not demo.make_icd10(out)
+    assert not data_sets.make_icd10(out)
     (out / "train.jsonl").write_text("changed")
-    assert demo.make_icd10(out)
+    assert data_sets.make_icd10(out)
     assert (out / "train.jsonl").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["icd10"]
 
@@ -429,15 +429,15 @@ def test_make_icd10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_make_of_several_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expert = abstracts("no", "tea", 5) + abstracts("yes", "tee", 5)
     files = {pubmedqa.EXPERT.path: expert, pubmedqa.MACHINE.path: abstracts("yes", "ice", 5)}
-    monkeypatch.setattr(demo, "read_member", lambda member: files[member.path])
-    assert demo.make_pubmedqa(tmp_path / "out")
+    monkeypatch.setattr(data_sets, "read_member", lambda member: files[member.path])
+    assert data_sets.make_pubmedqa(tmp_path / "out")
     marker = json.loads((tmp_path / "out" / MARKER).read_text())
     for member in pubmedqa.MEMBERS:
         assert member.sha256 in marker["made_from"]
     card = (tmp_path / "out" / "DATA_CARD.md").read_text()
     assert card.endswith(member_list(pubmedqa.MEMBERS) + "\n")
     assert "| no | the abstract answers no | 3 | 2 |" in card
-    assert not demo.make_pubmedqa(tmp_path / "out")
+    assert not data_sets.make_pubmedqa(tmp_path / "out")
 
 
 def test_make_exams_and_reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,12 +446,12 @@ def test_make_exams_and_reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     contents = {".jsonl": questions, ".zip": reviews(HEADER + rows, HEADER)}
     # the same questions in every file would be dropped, so each file gets its own
     monkeypatch.setattr(
-        demo,
+        data_sets,
         "read_member",
         lambda member: contents[Path(member.path).suffix].replace(b"Why", member.path.encode()),
     )
-    assert demo.SUBJECTS["medmcqa-subject"](tmp_path / "exams")
-    assert demo.SUBJECTS["drug-reviews"](tmp_path / "reviews")
+    assert data_sets.SUBJECTS["medmcqa-subject"](tmp_path / "exams")
+    assert data_sets.SUBJECTS["drug-reviews"](tmp_path / "reviews")
     card = (tmp_path / "exams" / "DATA_CARD.md").read_text()
     assert all(member.sha256 in card for member in medmcqa.MEMBERS)
     assert "| women | Gynaecology Obstetrics | 8 | 2 |" in card

@@ -18,8 +18,8 @@ from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-from sealtune.data.made import make_folder
-from sealtune.data.wheel import Member, read_member
+from sealtune.demo.folder import make_folder
+from sealtune.demo.wheel import Member, read_member
 from sealtune.errors import ModelError, StorageError
 
 MEMBER = Member(
