@@ -455,7 +455,7 @@ def against_run(folder: Path) -> Iterator[Item]:
     from sealtune.advise.estimate import estimate
     from sealtune.advise.shape import read_shape
     from sealtune.data import discover_labels
-    from sealtune.job import load_job
+    from sealtune.job.load import load_job
 
     job = load_job(folder / "job.toml")
     labels = discover_labels(job)

@@ -34,7 +34,7 @@ from sealtune.enclave.averaging import read_adapter, write_adapter
 from sealtune.enclave.sealed_state import Checkpoint, SealedState
 from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
-from sealtune.job import Job, dsse
+from sealtune.job import dsse
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import (
     DataIdentity,
@@ -49,6 +49,7 @@ from sealtune.job.manifest import (
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
 from sealtune.job.resolved import read_resolved, write_resolved
 from sealtune.job.settings import Settings
+from sealtune.job.spec import Job
 from sealtune.offload.remote import RemoteAccelerator
 
 JOB_ID = bytes(range(48))

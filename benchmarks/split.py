@@ -44,7 +44,8 @@ from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.split_program import SplitProgram
 from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer
 from sealtune.enclave.trust import owner_trust, simulated_sealing_key, split_server_trust
-from sealtune.job import (
+from sealtune.job.resolved import Resolved
+from sealtune.job.spec import (
     DataSpec,
     Job,
     JobSpec,
@@ -56,7 +57,6 @@ from sealtune.job import (
     TrainSpec,
     TuningSpec,
 )
-from sealtune.job.resolved import Resolved
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.batches import step_batches
 from sealtune.model.cut import CutEntry

@@ -16,9 +16,9 @@ from sealtune import frames
 from sealtune.accelerator.server import Server
 from sealtune.errors import AcceleratorLostError, ConfigError, FrameError
 from sealtune.frames import Frame
-from sealtune.job import Job
 from sealtune.job.plan import LinearGroup
 from sealtune.job.settings import Settings
+from sealtune.job.spec import Job
 from sealtune.offload.remote import RemoteAccelerator
 from tests.offload.layers import make_setup
 

@@ -21,8 +21,8 @@ from sealtune.cli.init import TEMPLATES
 from sealtune.cli.main import app
 from sealtune.demo import data_sets
 from sealtune.demo import model as demo_model
-from sealtune.job import load_job
 from sealtune.job.describe import sections
+from sealtune.job.load import load_job
 from tests.model.tiny import make_llama
 
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from sealtune.attest import simulated_policy
 from sealtune.cli.main import app
 from sealtune.cli.signing import read_envelope, throw_away
-from sealtune.job import dsse, load_job
+from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import load_private
+from sealtune.job.load import load_job
 from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
 from sealtune.model.resolve import resolve
 from tests.enclave.flow import write_texts

@@ -11,7 +11,7 @@ import pytest
 
 from sealtune.data import Example, discover_labels, load_site, load_sites
 from sealtune.errors import DataError
-from sealtune.job import Job
+from sealtune.job.spec import Job
 
 SITES = ["north", "south", "west"]
 

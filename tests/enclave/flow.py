@@ -19,7 +19,8 @@ from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
 from sealtune.errors import SealtuneError
-from sealtune.job import (
+from sealtune.job.resolved import Resolved, read_resolved
+from sealtune.job.spec import (
     DataSpec,
     Job,
     JobSpec,
@@ -30,7 +31,6 @@ from sealtune.job import (
     TrainSpec,
     TuningSpec,
 )
-from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.model.resolve import resolve
 from sealtune.offload.session import OffloadSession
 from tests.model.tiny import LABELS, make_texts

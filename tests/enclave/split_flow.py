@@ -15,11 +15,11 @@ from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.split_program import SplitProgram
 from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import owner_trust, split_server_trust, trust_for
-from sealtune.job import Job, JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
 from sealtune.job.dsse import sign
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant, wrap
 from sealtune.job.resolved import Resolved, read_resolved
+from sealtune.job.spec import Job, JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
 from sealtune.model.cut_chunk import layout_of
 from sealtune.model.resolve import resolve
 from sealtune.owner.bottom_site import BottomSite

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import SiteLostError, StorageError
-from sealtune.job import JobSpec, ModelSpec, ProtectionSpec, TrainSpec
-from sealtune.job.spec import Job
+from sealtune.job.spec import Job, JobSpec, ModelSpec, ProtectionSpec, TrainSpec
 from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model
 from sealtune.model.resolve import resolve

@@ -17,7 +17,7 @@ from sealtune.data import load_sites
 from sealtune.enclave.split_program import SplitProgram
 from sealtune.enclave.top_trainer import EVERYBODY
 from sealtune.errors import SiteLostError, StorageError
-from sealtune.job import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
+from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.cut_task import Contents, Sample

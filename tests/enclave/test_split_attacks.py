@@ -28,7 +28,7 @@ from sealtune.errors import (
     UnknownKeyError,
 )
 from sealtune.frames import Frame
-from sealtune.job import ModelSpec, NetworkSpec, SplitSpec
+from sealtune.job.spec import ModelSpec, NetworkSpec, SplitSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import unpack
 from sealtune.model.answers import continue_text

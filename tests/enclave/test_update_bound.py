@@ -11,8 +11,7 @@ import torch
 
 from sealtune.enclave.update_bound import LARGEST_STEP, UpdateBound, first_value
 from sealtune.errors import UpdateBoundError
-from sealtune.job import ModelSpec
-from sealtune.job.spec import LoraSpec, TrainSpec
+from sealtune.job.spec import LoraSpec, ModelSpec, TrainSpec
 from sealtune.model.load import load_model
 from sealtune.model.lora import apply_lora, trainable_state
 

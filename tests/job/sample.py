@@ -6,12 +6,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.job import Job, manifest
+from sealtune.job import manifest
 from sealtune.job.dsse import Envelope, sign
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, Participant, wrap
 from sealtune.job.plan import Backbone, ModulePlan, SlicePlan
 from sealtune.job.settings import Settings
+from sealtune.job.spec import Job
 
 JOB = Job.model_validate(
     {

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import pytest
 
-from sealtune.job import Job, load_job
-from sealtune.job.spec import Section
+from sealtune.job.load import load_job
+from sealtune.job.spec import Job, Section
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+) \|$", re.MULTILINE)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
-from sealtune.job import Job, check_files, load_job
 from sealtune.job.describe import sections
+from sealtune.job.load import check_files, load_job
+from sealtune.job.spec import Job
 
 GOOD: dict[str, Any] = {
     "job": {"name": "demo"},

@@ -24,7 +24,7 @@ from sealtune.errors import (
     SignatureWrongError,
     UnsupportedTermsError,
 )
-from sealtune.job import Job, NetworkSpec, SitesSpec, dsse
+from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import (
@@ -39,6 +39,7 @@ from sealtune.job.manifest import (
 )
 from sealtune.job.printable import printable
 from sealtune.job.settings import ELSEWHERE, Settings
+from sealtune.job.spec import Job, NetworkSpec, SitesSpec
 from tests.job.sample import DATA, JOB, KEYS, PARTICIPANTS, PLAN, make_manifest, sign_all
 
 BEGIN = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)

@@ -25,8 +25,8 @@ from sealtune.errors import (
     SealtuneError,
     StorageError,
 )
-from sealtune.job import Job
 from sealtune.job.dsse import Envelope
+from sealtune.job.spec import Job
 from tests.report.sample_run import events, resolved, write_run
 
 JOB = """
@@ -203,7 +203,7 @@ def test_an_interrupt_says_how_to_go_on(
 
 
 def resumable(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sealtune.job import load_job
+    from sealtune.job.load import load_job
 
     before = load_job(job_file)
     monkeypatch.setattr(

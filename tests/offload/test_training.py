@@ -12,8 +12,16 @@ import torch
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.errors import OffloadError
-from sealtune.job import DataSpec, Job, JobSpec, ModelSpec, ProtectionSpec, SitesSpec, TuningSpec
 from sealtune.job.plan import SlicePlan
+from sealtune.job.spec import (
+    DataSpec,
+    Job,
+    JobSpec,
+    ModelSpec,
+    ProtectionSpec,
+    SitesSpec,
+    TuningSpec,
+)
 from sealtune.model.load import load_model
 from sealtune.model.lora import apply_lora, trainable_state
 from sealtune.model.plan import make_plan

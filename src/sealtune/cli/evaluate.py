@@ -33,7 +33,7 @@ def evaluate(
 
     from rich.console import Console
 
-    from sealtune.job import check_files, load_job
+    from sealtune.job.load import check_files, load_job
 
     job = load_job(job_file)
     check_files(job)

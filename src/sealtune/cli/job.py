@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sealtune.job import Job
     from sealtune.job.manifest import Manifest
+    from sealtune.job.spec import Job
 
 job = typer.Typer(
     no_args_is_help=True,
@@ -86,7 +86,7 @@ def build(
     from sealtune.attest import load_policy
     from sealtune.cli.signing import propose, read_participants
     from sealtune.errors import StorageError
-    from sealtune.job import check_files, load_job
+    from sealtune.job.load import check_files, load_job
     from sealtune.job.manifest import wrap
     from sealtune.job.storage import write_atomic
 
@@ -141,8 +141,9 @@ def sign(
     from sealtune.cli.accepted import check_accepted
     from sealtune.cli.signing import read_envelope
     from sealtune.errors import UnknownKeyError
-    from sealtune.job import dsse, load_job
+    from sealtune.job import dsse
     from sealtune.job.keys import fingerprint, load_private, public_hex, spaced
+    from sealtune.job.load import load_job
     from sealtune.job.manifest import check_terms, check_time, open_manifest
     from sealtune.job.storage import write_atomic
 
@@ -209,7 +210,7 @@ def verify(
     """
     from sealtune.cli.accepted import check_accepted
     from sealtune.cli.signing import check_keys, read_envelope
-    from sealtune.job import load_job
+    from sealtune.job.load import load_job
     from sealtune.job.manifest import job_id, verify_manifest
 
     envelope = read_envelope(file)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from rich.console import Console
 
-    from sealtune.job import Job
     from sealtune.job.dsse import Envelope
+    from sealtune.job.spec import Job
 
 
 _RUNS = Path("runs")
@@ -97,7 +97,7 @@ def run(
 
         sealtune run job.toml --baseline local
     """
-    from sealtune.job import load_job
+    from sealtune.job.load import load_job
     from sealtune.job.scratch import sweep
 
     sweep()  # what a run that was killed left behind, whatever becomes of this one
@@ -142,7 +142,7 @@ def _prepare(
 
     from sealtune import launch
     from sealtune.cli import signing
-    from sealtune.job import check_files
+    from sealtune.job.load import check_files
     from sealtune.job.manifest import open_manifest
     from sealtune.job.storage import write_atomic
 
@@ -286,7 +286,7 @@ def _again(job_file: Path, run_dir: Path) -> str:
 def _baseline(job: Job, kind: Baseline, run_dir: Path) -> None:
     """Run a comparison; its results join those of the run."""
     from sealtune import baseline, report
-    from sealtune.job import check_files
+    from sealtune.job.load import check_files
 
     check_files(job)
     baseline.run(job, kind.value, run_dir)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from sealtune.attest import AppraisalPolicy
-    from sealtune.job import Job
+    from sealtune.job.spec import Job
     from sealtune.model.resolve import Resolution
 
 KEYS = "keys"  # folder of a run's throw-away keys, where they are kept

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from sealtune.advise.estimate import Option
     from sealtune.data import SiteData
-    from sealtune.job import Job
+    from sealtune.job.spec import Job
     from sealtune.model.files import ModelFiles
 
 
@@ -28,7 +28,7 @@ def validate(
 
     Example: `sealtune validate job.toml`
     """
-    from sealtune.job import check_files, load_job
+    from sealtune.job.load import check_files, load_job
 
     job = load_job(path)
     if settings_only:

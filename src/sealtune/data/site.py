@@ -19,7 +19,7 @@ from sealtune.data.partition import Indices, apportion, partition, subsample
 from sealtune.data.readers import Row, read_rows
 from sealtune.data.template import Template, kind_of
 from sealtune.errors import DataError
-from sealtune.job import Job
+from sealtune.job.spec import Job
 
 SHOWN = 5  # faulty rows named in one message
 
