@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import secrets
 import statistics
 import subprocess
@@ -57,7 +58,7 @@ from sealtune.channel import (
 )
 from sealtune.channel.stream import DEFAULT_CHUNK
 
-FIXTURES = Path(__file__).parents[1].parent / "shared" / "fixtures" / "dcap-qvl"
+FIXTURES = os.environ.get("SEALTUNE_FIXTURES")  # see docs/recorded-evidence.md
 BUFFER = 64 << 20
 STREAM = 4 << 30
 JOB = bytes(48)
@@ -188,11 +189,10 @@ def measure_keys(rounds: int) -> Figures:
 
 def measure_appraisal(rounds: int) -> Figures:
     """Milliseconds of a full appraisal of a recorded TDX quote."""
-    quote_file = FIXTURES / "tdx_quote"
-    if not quote_file.is_file() or importlib.util.find_spec("dcap_qvl") is None:
+    if not FIXTURES or importlib.util.find_spec("dcap_qvl") is None:
         return {}
-    quote = trim_padding(quote_file.read_bytes())
-    collateral = (FIXTURES / "tdx_quote_collateral.json").read_bytes()
+    quote = trim_padding((Path(FIXTURES) / "dcap-qvl/tdx_quote").read_bytes())
+    collateral = (Path(FIXTURES) / "dcap-qvl/tdx_quote_collateral.json").read_bytes()
     settings = KindPolicy(measurements="any", allow=("smt", "dynamic-platform", "cached-keys"))
     policy = AppraisalPolicy(kinds={Kind.TDX: settings})
     at = datetime(2025, 7, 1, tzinfo=UTC)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import struct
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from sealtune.attest.snp_state import TCB_PARTS
 from sealtune.attest.verify import load_evidence, stated_report_data
 from sealtune.cli.attest_stated import stated
 
-FIXTURES = Path(__file__).parents[1].parent / "shared" / "fixtures"
+FIXTURES = os.environ.get("SEALTUNE_FIXTURES")  # see docs/recorded-evidence.md
 NOW = datetime(2025, 7, 1, tzinfo=UTC)
 CODE = b"\x11" * 48
 KEY = Ed25519PrivateKey.generate()
@@ -77,8 +78,7 @@ def from_file(folder: Path, name: str, read: Callable[[Path], object]) -> Callab
 
 
 def _recorded(name: str) -> bytes | None:
-    path = FIXTURES / name
-    return path.read_bytes() if path.is_file() else None
+    return (Path(FIXTURES) / name).read_bytes() if FIXTURES else None
 
 
 def _made_up_quote(tee: int) -> bytes:

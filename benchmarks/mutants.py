@@ -182,7 +182,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the copy goes in this case, too
     if unknown := set(args.rooms) - set(ROOMS):
         parser.error(f"no such room: {', '.join(sorted(unknown))}; there are {', '.join(ROOMS)}")
-    evidence = None if args.without_evidence else ROOT.parent / "shared"
+    evidence = os.environ.pop("SEALTUNE_FIXTURES", "")
+    if evidence and not args.without_evidence:
+        os.environ["SEALTUNE_FIXTURES"] = str(Path(evidence).resolve())
     kept: dict[str, Any] = json.loads(args.results.read_text()) if args.results.exists() else {}
     outcomes = kept.setdefault("without evidence" if args.without_evidence else "here", {})
     reasons, report = explained(EXPLAINED), {}
@@ -195,7 +197,7 @@ def main() -> int:
             continue
         repeat = {None, 0} if args.again else {None}
         todo = [one for one in mutants if outcomes.get(one.key, {}).get("code") in repeat]
-        with forks(ROOT, evidence=evidence) as run, Progress(console=console) as bar:
+        with forks(ROOT) as run, Progress(console=console) as bar:
             task = bar.add_task(name, total=len(todo))
             for mutant, answer in try_all(run, ROOMS[name], todo, args.timeout) if todo else ():
                 outcomes[mutant.key] = {"code": answer["code"], "test": answer["test"]}

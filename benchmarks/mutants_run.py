@@ -70,12 +70,11 @@ class Forks:
 
 
 @contextlib.contextmanager
-def forks(tree: Path, *, evidence: Path | None) -> Iterator[Forks]:
+def forks(tree: Path) -> Iterator[Forks]:
     """Copy ``tree``, without its ignored files, and start the process there.
 
     Args:
         tree: a repository; nothing in it is written.
-        evidence: the folder beside the repository that tests look into, or none.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         root = Path(folder) / "tree"
@@ -87,8 +86,6 @@ def forks(tree: Path, *, evidence: Path | None) -> Iterator[Forks]:
             if (tree / name).is_dir():
                 ignore = shutil.ignore_patterns("__pycache__", ".*")
                 shutil.copytree(tree / name, root / name, ignore=ignore)
-        if evidence is not None and evidence.is_dir():
-            (Path(folder) / "shared").symlink_to(evidence)
         # By hash: a mutant of the same size and second is not taken for what it was made of.
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(root, quiet=1, invalidation_mode=mode)

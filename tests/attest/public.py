@@ -1,11 +1,18 @@
-"""Recorded evidence of real machines, beside the repository; never copied into it."""
+"""Recorded evidence of real machines, in a folder of the reader's; never in the repository.
+
+``SEALTUNE_FIXTURES`` names the folder, docs/recorded-evidence.md lists files and digests.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import os
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +22,36 @@ from sealtune.attest import AppraisalPolicy, Kind, KindPolicy
 from sealtune.attest.snp_policy import SnpPolicy
 from sealtune.attest.snp_state import TCB_PARTS
 
-ROOT = Path(__file__).parents[2].parent / "shared" / "fixtures"
+VARIABLE = "SEALTUNE_FIXTURES"
+PAGE = Path(__file__).parents[2] / "docs" / "recorded-evidence.md"
+FOLDER = Path(os.environ.get(VARIABLE, "")).resolve()
 
 needs_fixtures = pytest.mark.skipif(
-    not ROOT.is_dir(), reason=f"recorded evidence of real machines is not at {ROOT}"
+    not os.environ.get(VARIABLE),
+    reason=f"{VARIABLE} names no folder of recorded evidence, see docs/recorded-evidence.md",
 )
 
 # What nearly all servers have on; a policy must name it.
 SERVER = ("smt", "dynamic-platform", "cached-keys")
 
 
+@cache
+def digests() -> dict[str, str]:
+    """Path in the folder -> SHA-256, as the page lists them."""
+    return dict(re.findall(r"^\| `([\w./-]+)` \| `([0-9a-f]{64})` \|", PAGE.read_text(), re.M))
+
+
+def recorded_file(name: str, folder: Path = FOLDER) -> Path:
+    """A recorded file that is the one on the page."""
+    path = folder / name
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == digests()[name], f"{path} is another file than docs/recorded-evidence.md lists"
+    return path
+
+
 def read(name: str) -> bytes:
     """A recorded file; those in hex are decoded."""
-    raw = (ROOT / name).read_bytes()
+    raw = recorded_file(name).read_bytes()
     return bytes.fromhex(raw.decode()) if name.endswith((".hex", "Report.txt")) else raw
 
 

@@ -41,7 +41,15 @@ from sealtune.attest.nvidia import reported_nonce
 from sealtune.attest.verify import load_evidence, stated_report_data
 from sealtune.errors import ConfigError, SealtuneError
 from tests.attest import amd, gpu, intel
-from tests.attest.public import ROOT, SERVER, day, kind_policy, needs_fixtures, policy, read
+from tests.attest.public import (
+    SERVER,
+    day,
+    kind_policy,
+    needs_fixtures,
+    policy,
+    read,
+    recorded_file,
+)
 
 KEY = Ed25519PrivateKey.generate()
 PUBLIC = (KEY.public_key().public_bytes_raw(),)
@@ -64,7 +72,7 @@ def test_a_quote_in_every_form(form: str, tmp_path: Path) -> None:
         raw = load_evidence(raw, Kind.TDX).encode()
     path = tmp_path / "evidence"
     path.write_bytes(raw)
-    collateral = ROOT / "dcap-qvl/tdx_quote_collateral.json"
+    collateral = recorded_file("dcap-qvl/tdx_quote_collateral.json")
     accepted = policy(Kind.TDX, allow=SERVER)
     claims = appraise(path, Kind.TDX, [collateral], accepted, day("2025-07-01"))
     assert claims.tcb_status == "UpToDate"
@@ -89,9 +97,16 @@ def test_padding_of_a_file_must_be_zero(tmp_path: Path) -> None:
 @needs_fixtures
 def test_certificates_in_der_and_pem(tmp_path: Path) -> None:
     accepted = policy(Kind.SEV_SNP, allow=("smt",), tcb_statuses=("Unchecked",))
-    files = [ROOT / "virtee-sev/vcek_milan.der", ROOT / "virtee-sev/cert_chain_milan"]
+    files = [
+        recorded_file("virtee-sev/vcek_milan.der"),
+        recorded_file("virtee-sev/cert_chain_milan"),
+    ]
     claims = appraise(
-        ROOT / "virtee-sev/report_milan.hex", Kind.SEV_SNP, files, accepted, day("2025-01-01")
+        recorded_file("virtee-sev/report_milan.hex"),
+        Kind.SEV_SNP,
+        files,
+        accepted,
+        day("2025-01-01"),
     )
     assert claims.details["product"] == "Milan"
 
@@ -99,7 +114,7 @@ def test_certificates_in_der_and_pem(tmp_path: Path) -> None:
 @needs_fixtures
 def test_gpu_file() -> None:
     accepted = policy(Kind.NVIDIA_GPU, tcb_statuses=("Unchecked",))
-    claims = appraise(ROOT / GPU, Kind.NVIDIA_GPU, [], accepted, day("2025-01-01"))
+    claims = appraise(recorded_file(GPU), Kind.NVIDIA_GPU, [], accepted, day("2025-01-01"))
     assert claims.details["chip"] == "GH100"
 
 

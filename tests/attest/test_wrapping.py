@@ -23,7 +23,7 @@ from sealtune.attest.snp_certificates import from_file, from_table
 from sealtune.attest.verify import load_evidence
 from sealtune.attest.wrapping import unwrap
 from tests.attest import amd, gpu
-from tests.attest.public import ROOT, SERVER, day, needs_fixtures, policy, read
+from tests.attest.public import SERVER, day, needs_fixtures, policy, read, recorded_file
 
 QUOTE = struct.pack("<HHI", 4, 2, 0x81) + bytes(range(256)) * 4
 KEY, CHAIN = amd.certificate()
@@ -243,7 +243,7 @@ def test_recorded_quote_in_every_wrapping(form: str, tmp_path: Path) -> None:
     pytest.importorskip("dcap_qvl", reason="dcap-qvl is not installed")
     path = tmp_path / "quote"
     path.write_bytes(TEXTS[form](read("dcap-qvl/tdx_quote")))
-    collateral = [ROOT / "dcap-qvl/tdx_quote_collateral.json"]
+    collateral = [recorded_file("dcap-qvl/tdx_quote_collateral.json")]
     accepted = policy(Kind.TDX, allow=SERVER)
     claims = appraise(path, Kind.TDX, collateral, accepted, day("2025-07-01"))
     assert claims.tcb_status == "UpToDate"

@@ -83,7 +83,7 @@ def test_the_trial_would_tell_and_leaves_the_tree_alone(tree: Path) -> None:
     room = mutants.Room("src/sealtune/toy.py", ("tests",))
     made = mutants.mutants_of(tree, room, only="", sample=0, seed=0)
     chosen = [one for one in made if one.operator != "NumberReplacer"]
-    with mutants_run.forks(tree, evidence=None) as run:
+    with mutants_run.forks(tree) as run:
         tried = list(mutants.try_all(run, room, chosen, timeout=20))
         copy = run.root
     assert {(one.line, one.operator): answer["code"] for one, answer in tried} == {
@@ -110,7 +110,7 @@ def test_a_mutant_that_does_not_end_is_noticed(tree: Path) -> None:
     room = mutants.Room("src/sealtune/toy.py", ("tests",))
     text = TOY.replace("return 0", "continue")
     endless = mutants_made.Mutant("src/sealtune/toy.py", 1, "none", "", "", text, 0)
-    with mutants_run.forks(tree, evidence=None) as run:
+    with mutants_run.forks(tree) as run:
         ((_, answer),) = mutants.try_all(run, room, [endless], timeout=1)
         assert answer["code"] == mutants_run.TIMED_OUT
         assert (run.root / endless.file).read_text() == TOY
@@ -120,7 +120,7 @@ def test_tests_that_fail_without_a_change_are_no_trial(tree: Path) -> None:
     room = mutants.Room("src/sealtune/toy.py", ("tests",))
     (tree / "tests/test_toy.py").write_text("def test_no():\n    assert False\n")
     with (
-        mutants_run.forks(tree, evidence=None) as run,
+        mutants_run.forks(tree) as run,
         pytest.raises(SystemExit, match="fail without any change"),
     ):
         list(mutants.try_all(run, room, [], timeout=1))

@@ -17,7 +17,7 @@ from sealtune.cli.attest import challenge_data
 from sealtune.cli.attest_needs import needs
 from sealtune.cli.main import app
 from tests.attest import amd
-from tests.attest.public import ROOT, SERVER, needs_fixtures
+from tests.attest.public import SERVER, needs_fixtures, recorded_file
 from tests.attest.public import policy as appraisal
 
 NONCE = "ab" * 32
@@ -36,9 +36,9 @@ def run(*words: object) -> Result:
 
 
 def recorded(name: str, kind: str, *collateral: str, at: str, **more: object) -> Result:
-    words: list[object] = ["verify", ROOT / name, "--kind", kind, "--at", at]
+    words: list[object] = ["verify", recorded_file(name), "--kind", kind, "--at", at]
     for one in collateral:
-        words += ["--collateral", ROOT / one]
+        words += ["--collateral", recorded_file(one)]
     for option, value in more.items():
         words += [f"--{option.replace('_', '-')}", value]
     return run(*words)
@@ -145,7 +145,7 @@ def test_report_data_is_compared(tmp_path: Path) -> None:
     policy = write_policy(tmp_path, "tdx", allow=SERVER)
     result = recorded(*TDX, at="2025-07-01", policy=policy, report_data="00" * 64)
     assert result.exit_code == 84
-    raw = (ROOT / TDX[0]).read_bytes()
+    raw = recorded_file(TDX[0]).read_bytes()
     bound = raw[48 + 520 : 48 + 584].hex()
     result = recorded(*TDX, at="2025-07-01", policy=policy, report_data=bound)
     assert result.exit_code == 0
@@ -165,7 +165,7 @@ def test_without_a_policy_nothing_is_accepted() -> None:
 @needs_fixtures
 def test_policy_from_a_quote_is_strict_and_names_its_code(tmp_path: Path) -> None:
     pytest.importorskip("dcap_qvl", reason="dcap-qvl is not installed")
-    made = run("policy", "--kind", "tdx", "--from", ROOT / TDX[0])
+    made = run("policy", "--kind", "tdx", "--from", recorded_file(TDX[0]))
     assert made.exit_code == 0
     assert "copied from the file" in made.stderr
     settings = json.loads(made.stdout)
@@ -176,7 +176,7 @@ def test_policy_from_a_quote_is_strict_and_names_its_code(tmp_path: Path) -> Non
     assert recorded(*TDX, at="2025-07-01", policy=path).exit_code == 0
     other = ("go-tdx-guest/quote_v5_sample.dat", "tdx", OUTDATED[2])
     assert recorded(*other, at="2026-03-01", policy=path).exit_code == 81
-    assert run("policy", "--kind", "sgx", "--from", ROOT / TDX[0]).exit_code == 7
+    assert run("policy", "--kind", "sgx", "--from", recorded_file(TDX[0])).exit_code == 7
 
 
 # ---- simulated evidence, everywhere -----------------------------------------------------------
