@@ -254,7 +254,7 @@ def _plain(
     from sealtune.memory import peak_mib
     from sealtune.model.load import load_model
     from sealtune.model.training import local_round
-    from sealtune.model.tune import apply_tuning
+    from sealtune.tuning.apply import apply_tuning
 
     task = _task(job, labels)
     model = load_model(job.model, len(labels) or None)
@@ -296,12 +296,12 @@ def _masked(
 
     from sealtune.job.plan import SlicePlan
     from sealtune.memory import peak_mib
-    from sealtune.model.export import Fingerprint, check_export, save_adapter
     from sealtune.model.load import load_model
     from sealtune.model.training import local_round
-    from sealtune.model.tune import apply_tuning
     from sealtune.offload.remote import RemoteAccelerator
     from sealtune.offload.session import OffloadSession
+    from sealtune.tuning.adapter import Fingerprint, check_export, save_adapter
+    from sealtune.tuning.apply import apply_tuning
 
     plan = SlicePlan.model_validate_json(Path(piece["plan"]).read_bytes())
     outside = psutil.Process(int(piece["accelerator"]))
@@ -494,7 +494,7 @@ def child(piece: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
 def all_items(options: argparse.Namespace) -> Iterator[Item]:
     """Measure piece after piece."""
     from sealtune.advise import costs
-    from sealtune.model.plan import make_plan
+    from sealtune.plan.masked import make_plan
     from step import start_accelerator
 
     estimates = Estimates(options)

@@ -19,8 +19,8 @@ from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
 from sealtune.model.activations import pack, unpack
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
-from sealtune.model.spf.files import parse_spf_config
 from sealtune.owner.asking import read_answers
+from sealtune.tuning.spf.files import parse_spf_config
 
 TEXTS = Layout(form="int8", width=8, max_tokens=16, classes=3, vocabulary=100)
 TOKENS = Layout(form="bf16", width=8, max_tokens=16, classes=0, vocabulary=100)

@@ -57,13 +57,13 @@ from sealtune.model.activations import Form, bytes_per_token
 from sealtune.model.cut import CutEntry
 from sealtune.model.cut_task import Contents, CutBatch, CutTask, Sample
 from sealtune.model.load import HEAD, load_tokenizer
-from sealtune.model.lora import initialise
 from sealtune.model.partial import load_part
-from sealtune.model.spf.ranking import Calibrate
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Classification
 from sealtune.model.training import evaluate, local_round, make_optimizer
-from sealtune.model.tune import apply_tuning
+from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.lora import initialise
+from sealtune.tuning.spf.ranking import Calibrate
 
 CUT = 24  # of 30 blocks
 GRID = (5e-4, 1.5e-3, 4e-3)  # learning rates

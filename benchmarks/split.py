@@ -67,8 +67,8 @@ from sealtune.model.partial import load_part
 from sealtune.model.resolve import resolve
 from sealtune.model.tasks import make_task
 from sealtune.model.training import RoundResult, local_round, make_optimizer
-from sealtune.model.tune import apply_tuning
 from sealtune.owner.bottom_site import BottomSite
+from sealtune.tuning.apply import apply_tuning
 
 SITES = ("north", "south", "west")
 CUT = 24

@@ -39,11 +39,11 @@ from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import DataSpec, Job, JobSpec, ModelSpec, ProtectionSpec, SitesSpec
 from sealtune.launch.environment import program
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.lora import trainable_state
-from sealtune.model.plan import make_plan
-from sealtune.model.tune import apply_tuning
+from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
+from sealtune.plan.masked import make_plan
+from sealtune.tuning.apply import apply_tuning
 
 
 def make_job(model: str) -> Job:

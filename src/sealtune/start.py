@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 
 ROOT = Path(__file__).resolve().parent
 FILES = ("__init__.py", "errors.py", "frames.py", "memory.py", "start.py")
-_ENCLAVE = ("attest", "channel", "data", "enclave", "job", "model", "offload")
+_ENCLAVE = ("attest", "channel", "data", "enclave", "job", "model", "offload", "plan", "tuning")
 # what a program may load, by the room that it is in
 ROOMS = {
     "enclave": _ENCLAVE,

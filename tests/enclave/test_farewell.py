@@ -14,7 +14,7 @@ from sealtune.enclave import farewell as module
 from sealtune.enclave.farewell import Received, farewell
 from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame
-from sealtune.model.export import own_copy
+from sealtune.tuning.adapter import own_copy
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 
 FILES = {"a": b"x" * 25, "b": b"", "c": b"yz"}

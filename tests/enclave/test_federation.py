@@ -12,9 +12,9 @@ from torch import Tensor
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import SiteLostError, StorageError
 from sealtune.job.spec import Job, JobSpec, ModelSpec, ProtectionSpec, TrainSpec
-from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model
 from sealtune.model.resolve import resolve
+from sealtune.tuning.adapter import load_adapter
 from tests.enclave.flow import (
     SITES,
     Federation,

@@ -21,11 +21,11 @@ from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, Sp
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.cut_task import Contents, Sample
-from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import Example, Task, make_task
 from sealtune.model.training import evaluate, local_round, make_optimizer
-from sealtune.model.tune import apply_tuning
+from sealtune.tuning.adapter import load_adapter
+from sealtune.tuning.apply import apply_tuning
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 from tests.float64 import as_near_as, in_float64

@@ -31,13 +31,13 @@ from sealtune.frames import Frame
 from sealtune.job.spec import ModelSpec, NetworkSpec, SplitSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import unpack
-from sealtune.model.answers import continue_text
 from sealtune.model.cut_chunk import layout_of
-from sealtune.model.export import load_adapter
 from sealtune.model.load import load_tokenizer
 from sealtune.owner.asking import ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 from sealtune.owner.client import SplitClient
+from sealtune.tuning.adapter import load_adapter
+from sealtune.tuning.answers import continue_text
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import (
     KEYS,

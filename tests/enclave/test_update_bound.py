@@ -13,7 +13,8 @@ from sealtune.enclave.update_bound import LARGEST_STEP, UpdateBound, first_value
 from sealtune.errors import UpdateBoundError
 from sealtune.job.spec import LoraSpec, ModelSpec, TrainSpec
 from sealtune.model.load import load_model
-from sealtune.model.lora import apply_lora, trainable_state
+from sealtune.model.trainable import trainable_state
+from sealtune.tuning.lora import apply_lora
 
 NAME = "base_model.model.layers.0.q_proj.lora_A.weight"
 

@@ -30,14 +30,14 @@ from sealtune.job.spec import (
 from sealtune.model.cut import Bottom, CutEntry, cut_at
 from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.load import load_model, quiet
-from sealtune.model.lora import trainable_state
 from sealtune.model.partial import Elsewhere, load_part
-from sealtune.model.spf import chosen_heads
-from sealtune.model.split_plan import make_split_plan
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Task
+from sealtune.model.trainable import trainable_state
 from sealtune.model.training import RoundResult, evaluate, local_round
-from sealtune.model.tune import apply_tuning
+from sealtune.plan.split import make_split_plan
+from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.spf import chosen_heads
 from tests.float64 import as_near_as, distance, in_float64
 from tests.model.spf.decoders import VOCABULARY, make
 from tests.model.test_load import spec

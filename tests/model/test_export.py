@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from sealtune.errors import AdapterMismatchError, ModelError, StorageError
-from sealtune.model.export import Fingerprint, check_export, load_adapter, save_adapter
 from sealtune.model.files import model_digest
 from sealtune.model.load import quiet
-from sealtune.model.lora import load_trainable_state, trainable_state
+from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import evaluate
+from sealtune.tuning.adapter import Fingerprint, check_export, load_adapter, save_adapter
 from tests.model.test_load import spec
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_old_adapter(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sealtune.model.export.os.fsync", full)
+    monkeypatch.setattr("sealtune.tuning.adapter.os.fsync", full)
     with pytest.raises(StorageError, match="no space left"):
         save_adapter(written, trained, fingerprint(llama))
     assert [p.name for p in written.parent.iterdir()] == ["adapter"]

@@ -19,12 +19,12 @@ from sealtune.errors import UnsupportedModelError
 from sealtune.job.spec import LoraSpec, TuningSpec
 from sealtune.model.cut import Bottom, CutEntry
 from sealtune.model.cut_task import Contents, CutTask, Sample
-from sealtune.model.export import load_adapter
 from sealtune.model.load import load_model, quiet
-from sealtune.model.merge import merge_adapter
 from sealtune.model.partial import load_part
-from sealtune.model.split_plan import make_split_plan
 from sealtune.model.tasks import CausalLM, LabelWords, Task
+from sealtune.plan.split import make_split_plan
+from sealtune.tuning.adapter import load_adapter
+from sealtune.tuning.merge import merge_adapter
 from tests.model.families import FAMILIES, make_family
 from tests.model.test_cut import CUT, split_job
 from tests.model.test_load import spec

@@ -10,7 +10,8 @@ from peft import get_peft_model_state_dict
 from sealtune.errors import AdapterMismatchError, TargetModulesError
 from sealtune.job.spec import LoraSpec
 from sealtune.model.load import load_model
-from sealtune.model.lora import apply_lora, load_trainable_state, trainable_state
+from sealtune.model.trainable import load_trainable_state, trainable_state
+from sealtune.tuning.lora import apply_lora
 from tests.model.test_load import spec
 
 

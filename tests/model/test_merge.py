@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from sealtune.errors import AdapterMismatchError, StorageError
 from sealtune.job.spec import LoraSpec, SpfSpec, TuningSpec
-from sealtune.model import merge as module
 from sealtune.model.compare import compare_logits
-from sealtune.model.export import load_adapter, save_adapter
 from sealtune.model.load import load_model, quiet
-from sealtune.model.merge import merge_adapter
-from sealtune.model.tune import apply_tuning
+from sealtune.tuning import merge as module
+from sealtune.tuning.adapter import load_adapter, save_adapter
+from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.merge import merge_adapter
 from tests.float64 import as_near_as, distance, in_float64
 from tests.model.test_export import fingerprint
 from tests.model.test_load import spec

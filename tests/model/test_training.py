@@ -8,7 +8,7 @@ import torch
 
 from sealtune.errors import ModelError
 from sealtune.job.spec import TrainSpec
-from sealtune.model.lora import load_trainable_state, trainable_state
+from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import RoundResult, StepInfo, evaluate, local_round
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of

@@ -23,10 +23,11 @@ from sealtune.job.spec import (
     TuningSpec,
 )
 from sealtune.model.load import load_model
-from sealtune.model.lora import apply_lora, trainable_state
-from sealtune.model.plan import make_plan
+from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
+from sealtune.plan.masked import make_plan
+from sealtune.tuning.lora import apply_lora
 from tests.model.tiny import make_gpt2, make_llama
 
 STEPS = 50

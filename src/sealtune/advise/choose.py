@@ -12,7 +12,7 @@ from typing import Literal
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.estimate import Option
 from sealtune.job.spec import Job
-from sealtune.model.tune import early_layers
+from sealtune.tuning.apply import early_layers
 
 Wish = Literal["time", "cost"]
 NEAR = 1.25  # cuts that take at most so many times the fastest one's hours count as good as it

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from sealtune.job.spec import Job, ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.load import load_config, load_model
-from sealtune.model.lora import trainable_state
-from sealtune.model.plan import Call, block_index, by_source, forward_on_meta, is_frozen_linear
 from sealtune.model.structure import find_blocks
-from sealtune.model.tune import apply_tuning
+from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import canonical_name
+from sealtune.plan.masked import Call, block_index, by_source, forward_on_meta, is_frozen_linear
+from sealtune.tuning.apply import apply_tuning
 
 _SHORT, _LONG = 8, 16  # tokens of the two watched passes
 _OUTSIDE = -1  # number of "no block"

@@ -15,10 +15,10 @@ from sealtune.data import Example, SiteData, discover_labels, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.lora import load_trainable_state, trainable_state
 from sealtune.model.tasks import make_task
+from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
-from sealtune.model.tune import apply_tuning
+from sealtune.tuning.apply import apply_tuning
 
 State = Mapping[str, Tensor]
 

@@ -31,7 +31,7 @@ def merge(
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        from sealtune.model.merge import merge_adapter
+        from sealtune.tuning.merge import merge_adapter
 
         done = merge_adapter(adapter, out, base=model, say=status.update)
     typer.echo(

@@ -23,12 +23,12 @@ from sealtune.enclave.own_data import load_own_data
 from sealtune.errors import AdapterMismatchError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
-from sealtune.model.export import check_export, fingerprint_of, save_adapter
 from sealtune.model.load import load_model
-from sealtune.model.lora import load_trainable_state, trainable_state
+from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
-from sealtune.model.tune import apply_tuning
 from sealtune.offload.session import OffloadSession
+from sealtune.tuning.adapter import check_export, fingerprint_of, save_adapter
+from sealtune.tuning.apply import apply_tuning
 
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
 

@@ -24,17 +24,9 @@ from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.compare import SAME_LEAST, compare_logits
 from sealtune.model.cut import CutEntry
 from sealtune.model.cut_task import Contents, CutTask, Sample
-from sealtune.model.export import WEIGHTS, adapter_files, fingerprint_of
 from sealtune.model.load import load_tokenizer
-from sealtune.model.lora import (
-    load_trainable_state,
-    trainable_parameters,
-    trainable_state,
-)
 from sealtune.model.partial import load_part
-from sealtune.model.spf import chosen_heads
-from sealtune.model.spf.files import SPF_CONFIG, SPF_WEIGHTS, install_spf, parse_spf_config
-from sealtune.model.spf.tuner import has_spf
+from sealtune.model.trainable import load_trainable_state, trainable_parameters, trainable_state
 from sealtune.model.training import (
     Evaluation,
     RoundResult,
@@ -43,7 +35,11 @@ from sealtune.model.training import (
     local_round,
     make_optimizer,
 )
-from sealtune.model.tune import apply_tuning
+from sealtune.tuning.adapter import WEIGHTS, adapter_files, fingerprint_of
+from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.spf import chosen_heads
+from sealtune.tuning.spf.files import SPF_CONFIG, SPF_WEIGHTS, install_spf, parse_spf_config
+from sealtune.tuning.spf.tuner import has_spf
 
 EVERYBODY = "all"  # whose samples are trained on, as a part of the seed
 CALIBRATION = 4  # batches that SPF's selectors look at

@@ -1,4 +1,4 @@
-"""The slice plan: which module runs where, and why. Making one is in ``sealtune.model.plan``.
+"""The slice plan: which module runs where, and why. Making one is in ``sealtune.plan.masked``.
 
 The plan is public, part of the job id, and the only thing that decides placement.
 """

@@ -118,7 +118,7 @@ class LoraSpec(Section):
 
 
 class SpfSpec(Section):
-    """``[tuning.spf]``: whole attention heads, a share of each block's (``sealtune.model.spf``)."""
+    """``[tuning.spf]``: whole attention heads, a share of each block's (``tuning/spf``)."""
 
     qkv: float = Field(default=0.25, ge=0, le=1, strict=True)
     dense: float = Field(default=0.25, ge=0, le=1, strict=True)

@@ -1,1 +1,1 @@
-"""Hugging Face models: loading, the slice plan, LoRA, tasks, local training, export."""
+"""Hugging Face models: loading whole or in part, tasks, batches, training."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import Job
-from sealtune.model import plan, split_plan
+from sealtune.plan import masked, split
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
@@ -21,5 +21,5 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
         ModelError, ConfigError: the model or the tuning cannot be planned.
     """
     if job.job.method == "split":
-        return split_plan.make_split_plan(job, num_labels)
-    return plan.make_plan(job, num_labels, backbone=backbone)
+        return split.make_split_plan(job, num_labels)
+    return masked.make_plan(job, num_labels, backbone=backbone)

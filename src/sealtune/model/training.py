@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from sealtune.errors import ModelError
 from sealtune.job.spec import TrainSpec
 from sealtune.model.batches import sorted_batches, step_batches
-from sealtune.model.lora import trainable_parameters, trainable_state
 from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Example, Task
+from sealtune.model.trainable import trainable_parameters, trainable_state
 
 BeforeStep = Callable[[int, bool], None]
 

@@ -20,9 +20,9 @@ from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
-from sealtune.model.export import own_copy, read_fingerprint, write_adapter
 from sealtune.model.partial import load_part
 from sealtune.model.tasks import Task
+from sealtune.tuning.adapter import own_copy, read_fingerprint, write_adapter
 
 
 class CutMaker:

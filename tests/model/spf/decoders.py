@@ -1,7 +1,7 @@
 """Tiny random decoders of every arrangement that SPF knows, and where their heads are.
 
 ``owned`` says by hand, slice by slice, which weights belong to which head; it shares no code with
-``sealtune.model.spf.heads``.
+``sealtune.tuning.spf.heads``.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import ModelError, TargetModulesError, UnsupportedModelError
 from sealtune.model.load import quiet
-from sealtune.model.spf import SPFConfig, apply_spf, chosen_heads, merge_spf
-from sealtune.model.spf.layer import SparseDelta
+from sealtune.tuning.spf import SPFConfig, apply_spf, chosen_heads, merge_spf
+from sealtune.tuning.spf.layer import SparseDelta
 from tests.model.spf.decoders import (
     ARRANGEMENTS,
     batch,

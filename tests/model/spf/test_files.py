@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sealtune.errors import AdapterMismatchError, ModelError, StorageError
 from sealtune.model.load import quiet
-from sealtune.model.spf import (
+from sealtune.tuning.spf import (
     SPFConfig,
     apply_spf,
     chosen_heads,
@@ -28,14 +28,14 @@ from sealtune.model.spf import (
     read_spf_config,
     save_spf,
 )
-from sealtune.model.spf.files import (
+from sealtune.tuning.spf.files import (
     SPF_CONFIG,
     SPF_WEIGHTS,
     install_spf,
     parse_spf_config,
     spf_files,
 )
-from sealtune.model.spf.layer import SparseDelta
+from sealtune.tuning.spf.layer import SparseDelta
 from tests.model.spf.decoders import ARRANGEMENTS, logits_of, loss_of, make
 
 CONFIG = SPFConfig(qkv=0.375, dense=0.25, select="random", seed=3)
@@ -197,9 +197,9 @@ def infinite(state: dict[str, Tensor]) -> None:
 
 
 FAULTS = [
-    (without_query, "1 tensors of SPF are missing or unknown"),
-    (with_one_more, "1 tensors of SPF are missing or unknown, such as model.layers.7"),
-    (renamed, "2 tensors of SPF are missing or unknown"),
+    (without_query, "lacks 1 tensors, such as .*q_proj.delta"),
+    (with_one_more, "has 1 tensors too many, such as model.layers.7"),
+    (renamed, "lacks 1 tensors, .* and has 1 tensors too many"),
     (transposed, "is .64, 24. torch.float32, not .24, 64. float32"),
     (row_short, "is .23, 64. torch.float32, not .24, 64. float32"),
     (broadcastable, "is .1, 64. torch.float32, not .24, 64. float32"),

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.model.load import quiet
-from sealtune.model.spf import SPFConfig, apply_spf, chosen_heads
-from sealtune.model.spf.config import count_of
-from sealtune.model.spf.heads import find_heads
-from sealtune.model.spf.layer import SparseDelta
-from sealtune.model.spf.ranking import _activation, choose
+from sealtune.tuning.spf import SPFConfig, apply_spf, chosen_heads
+from sealtune.tuning.spf.config import count_of
+from sealtune.tuning.spf.heads import find_heads
+from sealtune.tuning.spf.layer import SparseDelta
+from sealtune.tuning.spf.ranking import _activation, choose
 from tests.model.spf.decoders import (
     ARRANGEMENTS,
     HEADS,

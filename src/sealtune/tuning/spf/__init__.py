@@ -1,6 +1,6 @@
 """SPF, sparsification parameter fine-tuning: tune whole attention heads, a few of each block.
 
-    from sealtune.model.spf import SPFConfig, apply_spf, merge_spf, save_spf
+    from sealtune.tuning.spf import SPFConfig, apply_spf, merge_spf, save_spf
 
     model = AutoModelForCausalLM.from_pretrained(...)         # any decoder of Hugging Face's
     apply_spf(model, SPFConfig(qkv=0.25, dense=0.25))         # only the chosen slices are trainable
@@ -18,9 +18,9 @@ With LoRA, call ``peft.get_peft_model`` first and ``apply_spf`` on what it retur
 Trust domain: server enclave (Method 2); nothing of sealtune's is needed to use it.
 """
 
-from sealtune.model.spf.config import SPFConfig
-from sealtune.model.spf.files import load_spf, read_spf_config, save_spf
-from sealtune.model.spf.tuner import apply_spf, chosen_heads, merge_spf
+from sealtune.tuning.spf.config import SPFConfig
+from sealtune.tuning.spf.files import load_spf, read_spf_config, save_spf
+from sealtune.tuning.spf.tuner import apply_spf, chosen_heads, merge_spf
 
 __all__ = [
     "SPFConfig",

@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import ModelError
 from sealtune.model.seeds import generator
-from sealtune.model.spf.config import SPFConfig, count_of
-from sealtune.model.spf.heads import HeadGroup, Part, weight_of
+from sealtune.tuning.spf.config import SPFConfig, count_of
+from sealtune.tuning.spf.heads import HeadGroup, Part, weight_of
 
 Calibrate = Callable[[], Tensor | Iterable[Tensor]]
 

@@ -27,12 +27,12 @@ from transformers.pytorch_utils import Conv1D
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.plan import Backbone, LinearGroup, ModulePlan, Role, SlicePlan
 from sealtune.job.spec import Job
-from sealtune.model.backbone import prepare_backbone
 from sealtune.model.load import load_model
-from sealtune.model.lora import trainable_state
 from sealtune.model.structure import find_blocks
-from sealtune.model.tune import apply_tuning
+from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import canonical_name
+from sealtune.plan.backbone import prepare_backbone
+from sealtune.tuning.apply import apply_tuning
 
 __all__ = ["LinearGroup", "ModulePlan", "SlicePlan", "make_plan"]
 

@@ -19,12 +19,12 @@ from sealtune.job.plan import Backbone, ModulePlan, Role, SlicePlan
 from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model
-from sealtune.model.lora import trainable_state
 from sealtune.model.partial import refuse_uncuttable
-from sealtune.model.plan import block_index, forward_on_meta, is_listed
 from sealtune.model.structure import find_blocks
-from sealtune.model.tune import apply_tuning
+from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import canonical_name
+from sealtune.plan.masked import block_index, forward_on_meta, is_listed
+from sealtune.tuning.apply import apply_tuning
 
 PROTECT = "split"
 

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sealtune.errors import AdapterMismatchError, TargetModulesError
+from sealtune.errors import TargetModulesError
 from sealtune.job.spec import LoraSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
-from sealtune.model.tensors import copy_tensors
-
-ADAPTER = "default"  # peft's name for the only adapter
+from sealtune.model.trainable import trainable_state
 
 
 def apply_lora(model: Any, lora: LoraSpec, task: str, seed: int) -> Any:
@@ -69,44 +66,6 @@ def initialise(model: nn.Module, seed: int) -> None:
     for name, parameter in trainable_state(model).items():
         if not parameter.is_meta:
             _initialise(name, parameter, seed)
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable tensors by their names in a PEFT adapter file, sorted; float32, not copied."""
-    return {name: p.detach() for name, p in sorted(trainable_parameters(model).items())}
-
-
-def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters themselves under the same names."""
-    return {
-        _state_name(name): parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into the model's trainable tensors; nothing is copied unless all of it fits.
-
-    Raises:
-        AdapterMismatchError: a name is missing or unknown, or a shape, type or value is wrong.
-    """
-    own = trainable_state(model)
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or unknown:
-        lacking = f"lacks {len(missing)} tensors, such as {missing[0]}" if missing else ""
-        extra = f"has {len(unknown)} tensors too many, such as {unknown[0]}" if unknown else ""
-        raise AdapterMismatchError(
-            f"the adapter {' and '.join(filter(None, (lacking, extra)))}",
-            hint="it was made with other tuning settings or for another model",
-        )
-    copy_tensors(own, state)
-
-
-def _state_name(name: str) -> str:
-    """A parameter's name as PEFT writes it to a file: without the adapter's name."""
-    name = name.replace(f".modules_to_save.{ADAPTER}.", ".")
-    return name.replace(f".{ADAPTER}.", ".")
 
 
 def _initialise(name: str, parameter: Tensor, seed: int) -> None:

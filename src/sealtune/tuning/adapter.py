@@ -2,7 +2,7 @@
 
     adapter_model.safetensors   LoRA: tensors under PEFT's names
     adapter_config.json         PEFT's settings
-    spf_model.safetensors       SPF: deltas of the chosen heads (sealtune.model.spf)
+    spf_model.safetensors       SPF: deltas of the chosen heads (sealtune.tuning.spf)
     spf_config.json             its settings and heads
     sealtune.json               fingerprint: which base model, job, labels, prompt, versions
 
@@ -42,17 +42,16 @@ from sealtune.job.storage import storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.files import model_digest
 from sealtune.model.load import HEAD, load_model, load_tokenizer, quiet
-from sealtune.model.lora import ADAPTER, load_trainable_state, trainable_state
-from sealtune.model.spf.files import (
+from sealtune.model.tasks import Batch, Task, make_task
+from sealtune.model.trainable import ADAPTER, load_trainable_state, trainable_state, write_tensors
+from sealtune.tuning.spf.files import (
     SPF_CONFIG,
     SPF_WEIGHTS,
     load_spf,
     read_spf_config,
     spf_files,
 )
-from sealtune.model.spf.tuner import has_spf
-from sealtune.model.tasks import Batch, Task, make_task
-from sealtune.model.tensors import write_tensors
+from sealtune.tuning.spf.tuner import has_spf
 
 WEIGHTS, CONFIG, FINGERPRINT = "adapter_model.safetensors", "adapter_config.json", "sealtune.json"
 FILES = {WEIGHTS, CONFIG, FINGERPRINT, SPF_WEIGHTS, SPF_CONFIG}

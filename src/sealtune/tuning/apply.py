@@ -11,9 +11,9 @@ from typing import Any
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.spec import TuningSpec
 from sealtune.model.load import HEAD
-from sealtune.model.lora import apply_lora, initialise
-from sealtune.model.spf import SPFConfig, apply_spf
-from sealtune.model.spf.ranking import Calibrate
+from sealtune.tuning.lora import apply_lora, initialise
+from sealtune.tuning.spf import SPFConfig, apply_spf
+from sealtune.tuning.spf.ranking import Calibrate
 
 
 def apply_tuning(

@@ -20,9 +20,9 @@ from sealtune.errors import StorageError
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
-from sealtune.model.export import FINGERPRINT, LoadedAdapter, load_adapter
 from sealtune.model.load import load_model, quiet
-from sealtune.model.spf.tuner import has_spf, merge_spf
+from sealtune.tuning.adapter import FINGERPRINT, LoadedAdapter, load_adapter
+from sealtune.tuning.spf.tuner import has_spf, merge_spf
 
 # Texts that a merged model is compared on: words, digits, other scripts, a long one.
 _PROBES = ("a", "The patient was admitted with 38.5 °C.", "Übermäßige Müdigkeit", "1234567890 " * 8)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.storage import write_atomic
-from sealtune.model.spf.config import SPFConfig
-from sealtune.model.spf.tuner import (
+from sealtune.model.trainable import copy_tensors, write_tensors
+from sealtune.tuning.spf.config import SPFConfig
+from sealtune.tuning.spf.tuner import (
     apply_spf,
     check_counts,
     chosen_heads,
@@ -30,7 +31,6 @@ from sealtune.model.spf.tuner import (
     spf_config,
     spf_state,
 )
-from sealtune.model.tensors import copy_tensors, write_tensors
 
 SPF_WEIGHTS, SPF_CONFIG = "spf_model.safetensors", "spf_config.json"
 M = TypeVar("M", bound=nn.Module)
@@ -126,22 +126,11 @@ def install_spf(model: M, file: SPFFile, weights: bytes, source: str) -> M:
     check_counts(model, file.config, file.heads)
     apply_spf(model, file.config, heads=file.heads)
     try:
-        _copy_in(spf_state(model), written, source)
+        copy_tensors(spf_state(model), written, source)
     except AdapterMismatchError:
         remove_spf(model)
         raise
     return model
-
-
-def _copy_in(own: Mapping[str, Tensor], written: Mapping[str, Tensor], source: str) -> None:
-    """Copy a file's tensors into the model's; nothing is copied unless all of them fit."""
-    odd = sorted(own.keys() ^ written.keys())
-    if odd:
-        raise AdapterMismatchError(
-            f"{source}: {len(odd)} tensors of SPF are missing or unknown, such as {odd[0]}",
-            hint="it was made for another model, or with other settings",
-        )
-    copy_tensors(own, written, source)
 
 
 def _read(path: Path) -> bytes:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.errors import ModelError, TargetModulesError
-from sealtune.model.spf.config import SPFConfig
-from sealtune.model.spf.heads import HeadGroup, Projection, find_heads, plain_name, weight_of
-from sealtune.model.spf.layer import SparseDelta, add_delta
-from sealtune.model.spf.ranking import Calibrate, choose, count_in
+from sealtune.tuning.spf.config import SPFConfig
+from sealtune.tuning.spf.heads import HeadGroup, Projection, find_heads, plain_name, weight_of
+from sealtune.tuning.spf.layer import SparseDelta, add_delta
+from sealtune.tuning.spf.ranking import Calibrate, choose, count_in
 
 M = TypeVar("M", bound=nn.Module)
 Heads = dict[str, dict[str, tuple[int, ...]]]  # attention module -> role -> chosen heads

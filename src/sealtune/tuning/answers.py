@@ -19,11 +19,11 @@ from sealtune.data.tokens import text_ids
 from sealtune.errors import AdapterMismatchError, DataError
 from sealtune.job.spec import Job
 from sealtune.model.batches import sorted_batches
-from sealtune.model.export import LoadedAdapter, load_adapter
 from sealtune.model.fit import check_length
 from sealtune.model.load import quiet
 from sealtune.model.tasks import base_model
 from sealtune.model.training import evaluate
+from sealtune.tuning.adapter import LoadedAdapter, load_adapter
 
 
 @dataclass(frozen=True)

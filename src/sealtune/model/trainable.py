@@ -1,0 +1,97 @@
+"""What is trained of a model, by name: tensors on their way out and back in, all of them or none.
+
+Names are those of a PEFT adapter file.
+
+Trust domain: client or server enclave; whoever received the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sealtune.errors import AdapterMismatchError
+
+ADAPTER = "default"  # peft's name for the only adapter
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters by their names in a PEFT adapter file."""
+    return {
+        _state_name(name): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Their tensors under the same names, sorted; float32, not copied."""
+    return {name: p.detach() for name, p in sorted(trainable_parameters(model).items())}
+
+
+def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "") -> None:
+    """Copy ``state`` into the model's trainable tensors; nothing is copied unless all of it fits.
+
+    Raises:
+        AdapterMismatchError: see ``copy_tensors``.
+    """
+    copy_tensors(trainable_state(model), state, source)
+
+
+def write_tensors(state: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a safetensors file that holds ``state``.
+
+    Raises:
+        AdapterMismatchError: a value is not finite.
+    """
+    plain = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    bad = [name for name, tensor in plain.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise AdapterMismatchError(f"{bad[0]} holds values that are not finite; nothing written")
+    data: bytes = save(plain, metadata={"format": "pt"})
+    return data
+
+
+def copy_tensors(
+    own: Mapping[str, Tensor], written: Mapping[str, Tensor], source: str = ""
+) -> None:
+    """Copy ``written`` into a model's ``own`` tensors; nothing is copied unless all of it fits.
+
+    Args:
+        own: the model's tensors, changed in place.
+        written: float32 tensors under the same names.
+        source: where they are from, for messages.
+
+    Raises:
+        AdapterMismatchError: a name is missing or unknown, or a shape, type or value is wrong.
+    """
+    where = f"{source}: " if source else ""
+    missing, unknown = sorted(own.keys() - written.keys()), sorted(written.keys() - own.keys())
+    if missing or unknown:
+        lacking = f"lacks {len(missing)} tensors, such as {missing[0]}" if missing else ""
+        extra = f"has {len(unknown)} tensors too many, such as {unknown[0]}" if unknown else ""
+        raise AdapterMismatchError(
+            f"{where}the adapter {' and '.join(filter(None, (lacking, extra)))}",
+            hint="it was made with other tuning settings or for another model",
+        )
+    for name, tensor in own.items():
+        new = written[name]
+        if new.shape != tensor.shape or new.dtype != torch.float32:
+            raise AdapterMismatchError(
+                f"{where}{name} is {tuple(new.shape)} {new.dtype}, not {tuple(tensor.shape)} "
+                "float32"
+            )
+        if not torch.isfinite(new).all():
+            raise AdapterMismatchError(f"{where}{name} holds values that are not finite")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(written[name])
+
+
+def _state_name(name: str) -> str:
+    """A parameter's name as PEFT writes it to a file: without the adapter's name."""
+    name = name.replace(f".modules_to_save.{ADAPTER}.", ".")
+    return name.replace(f".{ADAPTER}.", ".")
