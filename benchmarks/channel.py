@@ -36,6 +36,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sealtune.attest.dcap import DcapVerifier
+from sealtune.attest.quote import parse_quote, trim_padding
 
 from sealtune.attest import (
     AppraisalPolicy,
@@ -46,8 +48,6 @@ from sealtune.attest import (
     SimulatedVerifier,
     simulated_policy,
 )
-from sealtune.attest.dcap import DcapVerifier
-from sealtune.attest.quote import parse_quote, trim_padding
 from sealtune.channel import (
     ClientHandshake,
     KeyPair,

@@ -18,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sealtune.attest.certs import load_pem_bundle
+from sealtune.attest.quote import trim_padding
+from sealtune.attest.rim import load_rim
+from sealtune.attest.snp_certificates import from_file as certificates_from_file
+from sealtune.attest.snp_policy import SnpPolicy
+from sealtune.attest.snp_state import TCB_PARTS
+from sealtune.attest.verify import load_evidence, stated_report_data
 
 from fuzz_mutate import Make, either, json_or_raw, nasty_json, raw
 from sealtune.attest import (
@@ -29,13 +36,6 @@ from sealtune.attest import (
     SimulatedAttester,
     load_policy,
 )
-from sealtune.attest.certs import load_pem_bundle
-from sealtune.attest.quote import trim_padding
-from sealtune.attest.rim import load_rim
-from sealtune.attest.snp_certificates import from_file as certificates_from_file
-from sealtune.attest.snp_policy import SnpPolicy
-from sealtune.attest.snp_state import TCB_PARTS
-from sealtune.attest.verify import load_evidence, stated_report_data
 from sealtune.cli.attest_stated import stated
 
 FIXTURES = os.environ.get("SEALTUNE_FIXTURES")  # see docs/recorded-evidence.md

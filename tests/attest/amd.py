@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.sev_snp import OID, REPORT_SIZE, SIGNED, SnpVerifier
+from sealtune.attest.platforms.sev_snp.report import OID, REPORT_SIZE, SIGNED, SnpVerifier
 from tests.attest.authority import Authority, sign_raw
 from tests.attest.public import day, policy
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from sealtune.attest.certs import digest
+from sealtune.attest.platforms.certs import digest
 
 START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 END = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)

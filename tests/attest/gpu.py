@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.certs import load_pem_chain
-from sealtune.attest.nvidia import OID_DEVICE, OID_FWID, NvidiaVerifier
-from sealtune.attest.rim import _parse as parse_xml
-from sealtune.attest.rim import canonical
+from sealtune.attest.platforms.certs import load_pem_chain
+from sealtune.attest.platforms.nvidia_gpu.report import OID_DEVICE, OID_FWID, NvidiaVerifier
+from sealtune.attest.platforms.nvidia_gpu.rim import _parse as parse_xml
+from sealtune.attest.platforms.nvidia_gpu.rim import canonical
 from tests.attest.authority import Authority, sign_raw
 from tests.attest.public import day, policy
 

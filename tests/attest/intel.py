@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.dcap import DcapVerifier
+from sealtune.attest.platforms.intel.dcap import DcapVerifier
 from tests.attest.authority import END, START, common_name
 from tests.attest.public import SERVER, day, policy
 

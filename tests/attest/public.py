@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from sealtune.attest import AppraisalPolicy, Kind, KindPolicy
-from sealtune.attest.snp_policy import SnpPolicy
-from sealtune.attest.snp_state import TCB_PARTS
+from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+from sealtune.attest.platforms.sev_snp.state import TCB_PARTS
 
 VARIABLE = "SEALTUNE_FIXTURES"
 PAGE = Path(__file__).parents[2] / "docs" / "recorded-evidence.md"

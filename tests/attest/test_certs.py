@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from sealtune.attest.certs import (
+from sealtune.attest.errors import BadChainError, BadSignatureError, StaleCollateralError
+from sealtune.attest.platforms.certs import (
     MAX_CERTIFICATES,
     common_name,
     digest,
@@ -22,7 +23,6 @@ from sealtune.attest.certs import (
     verify_chain,
     verify_p384,
 )
-from sealtune.attest.errors import BadChainError, BadSignatureError, StaleCollateralError
 from tests.attest.authority import END, START, Authority, sign_raw
 
 VENDOR = Authority()

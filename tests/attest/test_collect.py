@@ -12,15 +12,14 @@ from types import SimpleNamespace
 import pytest
 
 from sealtune.attest import Kind
-from sealtune.attest import collect as collectors
-from sealtune.attest.collect import (
-    GpuCollector,
-    GramineAttester,
-    TsmAttester,
-    TsmFiles,
-    attester_for,
-)
 from sealtune.attest.errors import AttesterUnavailableError
+from sealtune.attest.platforms import platform
+from sealtune.attest.platforms.base import GpuEvidence
+from sealtune.attest.platforms.intel.quote import trim_padding
+from sealtune.attest.platforms.intel.sgx import GramineAttester
+from sealtune.attest.platforms.nvidia_gpu.gpu import GpuCollector
+from sealtune.attest.platforms.sev_snp.certificates import from_table
+from sealtune.attest.platforms.tsm import TsmAttester, TsmFiles
 
 DATA = bytes(range(64))
 
@@ -71,10 +70,25 @@ class FakeKernel(TsmFiles):
         entry.rmdir()
 
 
+def guest(
+    root: Path,
+    kernel: TsmFiles | None = None,
+    *,
+    collateral: bytes = b"",
+    gpu: GpuEvidence | None = None,
+    kind: Kind = Kind.TDX,
+) -> TsmAttester:
+    """An attester under a fake kernel."""
+
+    def parts(raw: bytes, table: bytes) -> tuple[bytes, bytes]:
+        return (trim_padding(raw), b"") if kind is Kind.TDX else (raw[:1184], from_table(table))
+
+    return TsmAttester(kind, root, parts, collateral=collateral, gpu=gpu, files=kernel)
+
+
 def test_tdx(tmp_path: Path) -> None:
     kernel = FakeKernel()
-    attester = TsmAttester(tmp_path, files=kernel, collateral=b"{}")
-    assert attester.kind is Kind.TDX
+    attester = guest(tmp_path, kernel, collateral=b"{}")
     evidence = attester.collect(DATA)
     assert evidence.kind is Kind.TDX
     assert evidence.data.startswith(b"quote over " + DATA)
@@ -103,7 +117,7 @@ def test_sev_snp_with_certificates_of_the_host(tmp_path: Path) -> None:
     kernel = FakeKernel(
         "sev_guest", lambda data: data * 20, auxiliary=certificate_table(ARK, ASK, VCEK)
     )
-    evidence = TsmAttester(tmp_path, files=kernel).collect(DATA)
+    evidence = guest(tmp_path, kernel, kind=Kind.SEV_SNP).collect(DATA)
     assert evidence.kind is Kind.SEV_SNP
     assert len(evidence.data) == 1184
     assert evidence.endorsements.count(b"BEGIN CERTIFICATE") == 3
@@ -122,12 +136,12 @@ def test_sev_snp_with_certificates_of_the_host(tmp_path: Path) -> None:
 )
 def test_sev_snp_without_usable_certificates(tmp_path: Path, auxiliary: bytes | None) -> None:
     kernel = FakeKernel("sev_guest", lambda data: data * 20, auxiliary=auxiliary)
-    assert TsmAttester(tmp_path, files=kernel).collect(DATA).endorsements == b""
+    assert guest(tmp_path, kernel, kind=Kind.SEV_SNP).collect(DATA).endorsements == b""
 
 
 def test_somebody_else_wrote(tmp_path: Path) -> None:
     with pytest.raises(AttesterUnavailableError, match="somebody else"):
-        TsmAttester(tmp_path, files=FakeKernel(intruder=True)).collect(DATA)
+        guest(tmp_path, FakeKernel(intruder=True)).collect(DATA)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,36 +150,31 @@ def test_kernel_errors(tmp_path: Path) -> None:
         raise OSError(16, "Device or resource busy")
 
     with pytest.raises(AttesterUnavailableError, match="busy"):
-        TsmAttester(tmp_path, files=FakeKernel(make_report=fail)).collect(DATA)
+        guest(tmp_path, FakeKernel(make_report=fail)).collect(DATA)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(AttesterUnavailableError, match="'arm_cca_guest' is not known"):
-        TsmAttester(tmp_path, files=FakeKernel("arm_cca_guest")).collect(DATA)
+        guest(tmp_path, FakeKernel("arm_cca_guest")).collect(DATA)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_such_machine(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with pytest.raises(AttesterUnavailableError, match="no TDX or SEV-SNP guest") as caught:
-        TsmAttester(missing).collect(DATA)
+        guest(missing).collect(DATA)
     assert "Linux 6.7" in caught.value.hint
     with pytest.raises(AttesterUnavailableError, match="does not run in an SGX enclave"):
         GramineAttester(missing).collect(DATA)
-    for kind in (Kind.NVIDIA_GPU, Kind.SIMULATED):
-        with pytest.raises(AttesterUnavailableError, match="not made by an enclave of its own"):
-            attester_for(kind)
+    with pytest.raises(AttesterUnavailableError, match="not made by an enclave of its own"):
+        platform(Kind.NVIDIA_GPU).attester(bytes(48))
 
 
-def test_attester_of_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = TsmAttester(tmp_path, files=FakeKernel("sev_guest"))
-    monkeypatch.setattr(collectors, "TsmAttester", lambda *, collateral: made)
-    assert attester_for(Kind.SEV_SNP) is made
+def test_a_guest_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(AttesterUnavailableError, match="makes sev-snp evidence, not tdx"):
-        attester_for(Kind.TDX)
-    assert isinstance(attester_for(Kind.SGX), GramineAttester)
+        guest(tmp_path, FakeKernel("sev_guest")).collect(DATA)
 
 
 def test_report_data_has_64_bytes(tmp_path: Path) -> None:
-    for attester in (TsmAttester(tmp_path), GramineAttester(tmp_path)):
+    for attester in (guest(tmp_path), GramineAttester(tmp_path)):
         with pytest.raises(AttesterUnavailableError, match="not 64"):
             attester.collect(b"short")
 
@@ -242,7 +251,7 @@ def test_gpus(tmp_path: Path) -> None:
     assert entries[0]["arch"] == "HOPPER"
     assert entries[0]["nonce"] == nonce.hex()
     assert nvml.open == 0
-    attester = TsmAttester(tmp_path, gpu=GpuCollector(nvml))
+    attester = guest(tmp_path, gpu=GpuCollector(nvml))
     assert json.loads(attester.collect_gpu(nonce)) == entries
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.certs import load_pem_chain
-from sealtune.attest.dcap import DcapVerifier, td_measurement, td_registers
 from sealtune.attest.errors import (
     AdvisoryError,
     BadChainError,
@@ -30,7 +28,9 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.attest.quote import MAX_QUOTE, parse_quote, trim_padding
+from sealtune.attest.platforms.certs import load_pem_chain
+from sealtune.attest.platforms.intel.dcap import DcapVerifier, td_measurement, td_registers
+from sealtune.attest.platforms.intel.quote import MAX_QUOTE, parse_quote, trim_padding
 from sealtune.errors import AttestationError
 from tests.attest.public import SERVER, day, flips, needs_fixtures, policy, read
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from sealtune.attest import Evidence, Kind, dcap
-from sealtune.attest.dcap import DcapVerifier, td_measurement
+from sealtune.attest import Evidence, Kind
 from sealtune.attest.errors import (
     AdvisoryError,
     BadChainError,
@@ -27,8 +26,10 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
+from sealtune.attest.platforms.intel import dcap
+from sealtune.attest.platforms.intel.dcap import DcapVerifier, td_measurement
+from sealtune.attest.platforms.intel.quote import parse_quote
 from sealtune.attest.policy import INTEL_STATUSES
-from sealtune.attest.quote import parse_quote
 from sealtune.errors import AttestationError
 from tests.attest import intel
 from tests.attest.intel import PCK_SERIAL, Tables, quote, sgx_body, td_body, verify

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealtune.attest import DOMAIN, Evidence, Kind, gpu_nonce, report_data
+from sealtune.attest import Evidence, Kind
 from sealtune.attest.errors import (
     MalformedEvidenceError,
     OversizeEvidenceError,
     TrailingBytesError,
 )
-from sealtune.attest.evidence import HEADER, MAX_EVIDENCE, MAX_PART
+from sealtune.attest.evidence import DOMAIN, HEADER, MAX_EVIDENCE, MAX_PART, gpu_nonce, report_data
 
 
 @given(

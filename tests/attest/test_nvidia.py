@@ -22,8 +22,8 @@ from sealtune.attest.errors import (
     UnknownMeasurementError,
     WrongReportDataError,
 )
-from sealtune.attest.nvidia import NvidiaVerifier, parse_report, reported_nonce
-from sealtune.attest.rim import RIM_ROOTS, load_rim
+from sealtune.attest.platforms.nvidia_gpu.report import NvidiaVerifier, parse_report, reported_nonce
+from sealtune.attest.platforms.nvidia_gpu.rim import RIM_ROOTS, load_rim
 from sealtune.errors import AttestationError
 from tests.attest.authority import Authority, sign_raw
 from tests.attest.gpu import VENDOR, sign_manifest

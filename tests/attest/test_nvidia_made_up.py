@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sealtune.attest import AppraisalPolicy, Evidence, Kind
-from sealtune.attest.certs import sha384
+from sealtune.attest.appraise import verify_party
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
@@ -24,8 +24,8 @@ from sealtune.attest.errors import (
     UnknownMeasurementError,
     WrongReportDataError,
 )
-from sealtune.attest.nvidia import NvidiaVerifier, parse_report, reported_nonce
-from sealtune.attest.verify import verify_party
+from sealtune.attest.platforms.certs import sha384
+from sealtune.attest.platforms.nvidia_gpu.report import NvidiaVerifier, parse_report, reported_nonce
 from sealtune.errors import AttestationError
 from tests.attest.authority import Authority
 from tests.attest.gpu import (

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.attest import Appraiser, Evidence, Kind, SimulatedVerifier, simulated_policy
+from sealtune.attest import Evidence, Kind
+from sealtune.attest.appraise import Appraiser
 from sealtune.attest.errors import (
     AttesterUnavailableError,
     BadSignatureError,
@@ -17,12 +18,13 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.attest.participant import (
+from sealtune.attest.platforms.participant import (
     SIZE,
     ParticipantAttester,
     ParticipantVerifier,
     participant_policy,
 )
+from sealtune.attest.platforms.simulated import SimulatedVerifier, simulated_policy
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.errors import AttestationError
 from sealtune.job.keys import public_hex

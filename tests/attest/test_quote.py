@@ -12,7 +12,7 @@ from sealtune.attest.errors import (
     OversizeEvidenceError,
     TrailingBytesError,
 )
-from sealtune.attest.quote import MAX_QUOTE, parse_quote, trim_padding
+from sealtune.attest.platforms.intel.quote import MAX_QUOTE, parse_quote, trim_padding
 from tests.attest import intel
 from tests.attest.intel import quote, sgx_body, td_body
 

@@ -11,8 +11,8 @@ from sealtune.attest.errors import (
     OversizeEvidenceError,
     StaleCollateralError,
 )
-from sealtune.attest.rim import Rim, canonical, load_rim
-from sealtune.attest.rim import _parse as parse_xml
+from sealtune.attest.platforms.nvidia_gpu.rim import Rim, canonical, load_rim
+from sealtune.attest.platforms.nvidia_gpu.rim import _parse as parse_xml
 from sealtune.errors import AttestationError
 from tests.attest.authority import Authority
 from tests.attest.gpu import NAMESPACE, VENDOR, resource, sign_manifest

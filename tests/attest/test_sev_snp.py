@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from sealtune.attest import Claims, Evidence, Kind
-from sealtune.attest.certs import load_pem_bundle, verify_chain
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
@@ -26,7 +25,8 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.attest.sev_snp import AMD_ROOTS, REPORT_SIZE, SnpVerifier, product
+from sealtune.attest.platforms.certs import load_pem_bundle, verify_chain
+from sealtune.attest.platforms.sev_snp.report import AMD_ROOTS, REPORT_SIZE, SnpVerifier, product
 from sealtune.errors import AttestationError
 from tests.attest import amd
 from tests.attest.public import day, flips, needs_fixtures, pem, policy, read

@@ -13,15 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.attest import (
-    AppraisalPolicy,
-    Evidence,
-    Kind,
-    KindPolicy,
-    SimulatedAttester,
-    SimulatedVerifier,
-    simulated_policy,
-)
+from sealtune.attest import AppraisalPolicy, Evidence, Kind, KindPolicy
 from sealtune.attest.errors import (
     AttesterUnavailableError,
     DebugEnclaveError,
@@ -34,7 +26,15 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.measure import enclave_sources, measure_sources, own_measurement
-from sealtune.attest.simulated import CONTEXT, SIZE, default_key_path, load_key
+from sealtune.attest.platforms.simulated import (
+    CONTEXT,
+    SIZE,
+    SimulatedAttester,
+    SimulatedVerifier,
+    default_key_path,
+    load_key,
+    simulated_policy,
+)
 from sealtune.errors import AttestationError
 
 KEY = Ed25519PrivateKey.generate()
@@ -181,7 +181,8 @@ def test_bad_key_files(tmp_path: Path) -> None:
 
 def test_processes_that_start_together_share_the_key(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; import sys; from sealtune.attest.simulated import load_key;"
+        "from pathlib import Path; import sys;"
+        "from sealtune.attest.platforms.simulated import load_key;"
         "print(load_key(Path(sys.argv[1])).public_key().public_bytes_raw().hex())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "key")]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from sealtune.attest import Evidence, Kind
-from sealtune.attest.certs import load_der
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
@@ -20,7 +19,8 @@ from sealtune.attest.errors import (
     TrailingBytesError,
     WrongReportDataError,
 )
-from sealtune.attest.sev_snp import AMD_ROOTS, REPORT_SIZE, SIGNED, SnpVerifier
+from sealtune.attest.platforms.certs import load_der
+from sealtune.attest.platforms.sev_snp.report import AMD_ROOTS, REPORT_SIZE, SIGNED, SnpVerifier
 from sealtune.errors import AttestationError
 from tests.attest import amd
 from tests.attest.authority import Authority

@@ -20,8 +20,8 @@ from sealtune.attest.errors import (
     UnknownMeasurementError,
     UnknownSignerError,
 )
-from sealtune.attest.snp_policy import SnpPolicy
-from sealtune.attest.snp_state import TCB_PARTS
+from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+from sealtune.attest.platforms.sev_snp.state import TCB_PARTS
 from tests.attest.amd import (
     AUTHOR_KEY,
     HOST_DATA,

@@ -10,21 +10,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.attest import (
-    AppraisalPolicy,
-    Appraiser,
-    Claims,
-    Evidence,
-    Kind,
-    KindPolicy,
-    SimulatedAttester,
-    Verifier,
-    appraise,
-    claims_table,
-    load_policy,
-    simulated_policy,
-    verify_party,
-)
+from sealtune.attest import AppraisalPolicy, Claims, Evidence, Kind, KindPolicy, Verifier
+from sealtune.attest.appraise import Appraiser, verify_party
 from sealtune.attest.errors import (
     BadChainError,
     GpuEvidenceError,
@@ -37,8 +24,15 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.evidence import MAX_EVIDENCE
-from sealtune.attest.nvidia import reported_nonce
-from sealtune.attest.verify import load_evidence, stated_report_data
+from sealtune.attest.files import (
+    appraise,
+    claims_table,
+    load_evidence,
+    load_policy,
+    stated_report_data,
+)
+from sealtune.attest.platforms.nvidia_gpu.report import reported_nonce
+from sealtune.attest.platforms.simulated import SimulatedAttester, simulated_policy
 from sealtune.errors import ConfigError, SealtuneError
 from tests.attest import amd, gpu, intel
 from tests.attest.public import (
@@ -120,19 +114,22 @@ def test_gpu_file() -> None:
 
 def test_simulated_file(tmp_path: Path) -> None:
     evidence = SimulatedAttester(KEY).collect(bytes(64))
-    path = tmp_path / "evidence"
+    path, other = tmp_path / "evidence", tmp_path / "another key"
+    own = tmp_path / "key"
+    own.write_bytes(PUBLIC[0])
+    other.write_bytes(bytes(32))
     for raw in (evidence.data, evidence.encode(), evidence.data.hex().encode()):
         path.write_bytes(raw)
-        claims = appraise(path, Kind.SIMULATED, [], simulated_policy(), NOW, simulated_keys=PUBLIC)
+        claims = appraise(path, Kind.SIMULATED, [own], simulated_policy(), NOW)
         assert claims.confidential is False
         rows = dict(claims_table(claims, report_data_checked=False))
         assert rows["confidential"].startswith("NO")
         assert "not compared" in rows["report data"]
     with pytest.raises(UnknownSignerError):
-        appraise(path, Kind.SIMULATED, [], simulated_policy(), NOW, simulated_keys=(bytes(32),))
+        appraise(path, Kind.SIMULATED, [other], simulated_policy(), NOW)
     path.write_bytes(b"SIM1")
     with pytest.raises(MalformedEvidenceError):
-        appraise(path, Kind.SIMULATED, [], simulated_policy(), NOW, simulated_keys=PUBLIC)
+        appraise(path, Kind.SIMULATED, [own], simulated_policy(), NOW)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -329,7 +326,7 @@ def test_gpu_required_but_absent() -> None:
     # A verifier of enclaves alone never satisfies such a policy.
     strict = simulated_policy().model_copy(update={"gpu_required": True})
     with pytest.raises(GpuEvidenceError):
-        Appraiser(simulated_keys=PUBLIC).verify(
+        Appraiser({Kind.SIMULATED: PUBLIC}).verify(
             SimulatedAttester(KEY).collect(bytes(64)),
             report_data=bytes(64),
             policy=strict,
@@ -367,7 +364,7 @@ def test_altered_evidence_of_every_kind(kind: Kind) -> None:
         ),
     }
     accepted = AppraisalPolicy(kinds={k: kind_policy(k, **settings) for k in Kind})
-    appraiser = Appraiser(simulated_keys=PUBLIC)
+    appraiser = Appraiser({Kind.SIMULATED: PUBLIC})
     draw = random.Random(str(kind))
     data, endorsements = seeds[kind]
     for count in range(1500):

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from sealtune.attest import AppraisalPolicy, Appraiser, Evidence, Kind, appraise
-from sealtune.attest.certs import load_pem_bundle
+from sealtune.attest import AppraisalPolicy, Evidence, Kind
+from sealtune.attest.appraise import Appraiser
 from sealtune.attest.errors import (
     MalformedEvidenceError,
     MissingCollateralError,
     TrailingBytesError,
 )
-from sealtune.attest.sev_snp import REPORT_SIZE
-from sealtune.attest.snp_certificates import from_file, from_table
-from sealtune.attest.verify import load_evidence
+from sealtune.attest.files import appraise, load_evidence
+from sealtune.attest.platforms.certs import load_pem_bundle
+from sealtune.attest.platforms.sev_snp.certificates import from_file, from_table
+from sealtune.attest.platforms.sev_snp.report import REPORT_SIZE
 from sealtune.attest.wrapping import unwrap
 from tests.attest import amd, gpu
 from tests.attest.public import SERVER, day, needs_fixtures, policy, read, recorded_file

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.attest import SimulatedAttester, SimulatedVerifier, simulated_policy
+from sealtune.attest.platforms.simulated import (
+    SimulatedAttester,
+    SimulatedVerifier,
+    simulated_policy,
+)
 from sealtune.channel import ClientHandshake, Established, ServerHandshake
 
 JOB = bytes(range(48))

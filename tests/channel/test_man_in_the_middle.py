@@ -10,14 +10,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealtune import frames
-from sealtune.attest import DOMAIN, Evidence, report_data
+from sealtune.attest import Evidence
 from sealtune.attest.errors import (
     UnknownMeasurementError,
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.attest.evidence import length_prefixed
-from sealtune.attest.participant import (
+from sealtune.attest.evidence import DOMAIN, length_prefixed, report_data
+from sealtune.attest.platforms.participant import (
     ParticipantAttester,
     ParticipantVerifier,
     participant_policy,

@@ -24,7 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sealtune import frames
-from sealtune.attest import SimulatedAttester, SimulatedVerifier, simulated_policy
+from sealtune.attest.platforms.simulated import (
+    SimulatedAttester,
+    SimulatedVerifier,
+    simulated_policy,
+)
 from sealtune.channel import (
     ClientHandshake,
     Established,

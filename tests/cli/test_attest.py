@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from sealtune.attest import Evidence, Kind, SimulatedAttester
-from sealtune.cli import attest_needs
+from sealtune.attest import Evidence, Kind, platforms
+from sealtune.attest.platforms.simulated import SimulatedAttester
 from sealtune.cli.attest import challenge_data
-from sealtune.cli.attest_needs import needs
 from sealtune.cli.main import app
 from tests.attest import amd
 from tests.attest.public import SERVER, needs_fixtures, recorded_file
@@ -304,7 +304,7 @@ def test_a_policy_with_mistakes_is_explained(tmp_path: Path) -> None:
     [
         ("sgx", ["/dev/attestation", "gramine-sgx"]),
         ("tdx", ["/dev/tdx_guest", "/sys/kernel/config/tsm/report", "Linux 6.7"]),
-        ("sev-snp", ["/dev/sev_guest", "/sys/kernel/config/tsm/report"]),
+        ("sev-snp", ["/dev/sev-guest", "/sys/kernel/config/tsm/report"]),
         ("nvidia-gpu", ["nvidia-ml-py", "/dev/nvidiactl"]),
     ],
 )
@@ -319,25 +319,14 @@ def test_collect_says_what_is_missing(kind: str, words: list[str], tmp_path: Pat
     assert not out.exists()
 
 
-def test_needs_are_found_where_they_are(tmp_path: Path) -> None:
-    for name in ("dev/tdx_guest", "sys/kernel/config/tsm/report"):
-        (tmp_path / name).mkdir(parents=True)
-    assert [n.there for n in needs(Kind.TDX, tmp_path, "6.12.3-x")] == [True, True, True]
-    assert [n.there for n in needs(Kind.TDX, tmp_path, "6.5")] == [False, True, True]
-    assert [n.there for n in needs(Kind.SEV_SNP, tmp_path, "odd")] == [False, False, True]
-    assert needs(Kind.SIMULATED) == []
-    assert attest_needs.TSM_KERNEL == (6, 7)
-
-
 def test_collect_with_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command around a machine that can: a fake kernel stands in for it."""
-    from sealtune.attest import collect as collectors
-    from tests.attest.test_collect import FakeKernel
+    from tests.attest.test_collect import FakeKernel, guest
 
     (tmp_path / "tsm").mkdir()
     kernel = FakeKernel()
-    attester = collectors.TsmAttester(tmp_path / "tsm", files=kernel)
-    monkeypatch.setattr(collectors, "attester_for", lambda kind, collateral: attester)
+    machine = SimpleNamespace(attester=lambda *_, **__: guest(tmp_path / "tsm", kernel))
+    monkeypatch.setattr(platforms, "platform", lambda _: machine)
     out = tmp_path / "evidence"
     result = run("collect", "--kind", "tdx", "--nonce", NONCE, "--out", out)
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ import rfc8785
 from click.testing import Result
 from typer.testing import CliRunner
 
-from sealtune.attest import simulated_policy
+from sealtune.attest.platforms.simulated import simulated_policy
 from sealtune.cli.main import app
 from sealtune.cli.signing import read_envelope, throw_away
 from sealtune.job import dsse

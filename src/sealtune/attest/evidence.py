@@ -20,19 +20,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    SerializeAsAny,
+    StringConstraints,
+)
 
 from sealtune.attest.errors import (
     MalformedEvidenceError,
     OversizeEvidenceError,
     TrailingBytesError,
 )
-from sealtune.attest.snp_state import SnpState
 
 if TYPE_CHECKING:
+    from sealtune.attest.platforms.sev_snp.state import SnpState
     from sealtune.attest.policy import AppraisalPolicy
+else:
+    SnpState = SerializeAsAny[InstanceOf[BaseModel]]  # loaded with its kind alone
+
+Hex = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9a-fA-F]{2})+$", max_length=256),
+    AfterValidator(str.lower),
+]
+Any = Literal["any"]
 
 REPORT_DATA_SIZE = 64  # bytes; the size in SGX, TDX and SEV-SNP alike
 NONCE_SIZE = 32
@@ -50,7 +67,7 @@ class Kind(StrEnum):
     """What made the evidence.
 
     `SIMULATED` proves nothing about hardware; `PARTICIPANT` is an organisation's signature, which
-    proves who answers and nothing of what runs there (`sealtune.attest.participant`).
+    proves who answers and nothing of what runs there (`sealtune.attest.platforms.participant`).
     """
 
     SIMULATED = "simulated"

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
+    SerializeAsAny,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -36,10 +38,22 @@ from sealtune.attest.errors import (
     UnknownMeasurementError,
     UnknownSignerError,
 )
-from sealtune.attest.evidence import Claims, Kind
-from sealtune.attest.snp_policy import Any, Hex, SnpPolicy
+from sealtune.attest.evidence import Any, Claims, Hex, Kind
 from sealtune.errors import AttestationError, MalformedManifestError
 from sealtune.job.printable import printable
+
+
+def _snp_policy(value: object) -> object:
+    from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+
+    return SnpPolicy.model_validate(value)
+
+
+if TYPE_CHECKING:
+    from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+else:
+    # loaded where a policy has such a part, and only there
+    SnpPolicy = Annotated[SerializeAsAny[BaseModel], PlainValidator(_snp_policy)]
 
 Feature = Literal["smt", "dynamic-platform", "cached-keys", "cxl", "tio"]
 INTEL_STATUSES = (

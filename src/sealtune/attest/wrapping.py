@@ -29,8 +29,8 @@ from collections.abc import Mapping
 
 from sealtune.attest.errors import MalformedEvidenceError
 from sealtune.attest.evidence import MAGIC, Kind
-from sealtune.attest.sev_snp import REPORT_SIZE
-from sealtune.attest.snp_certificates import from_table
+from sealtune.attest.platforms.sev_snp.certificates import from_table
+from sealtune.attest.platforms.sev_snp.report import REPORT_SIZE
 from sealtune.job.printable import printable
 
 MAX_DEPTH = 6  # wrappings inside each other; MAA's SEV-SNP request has four

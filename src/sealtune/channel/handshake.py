@@ -44,6 +44,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealtune import frames
+from sealtune.attest.appraise import verify_party
 from sealtune.attest.errors import NonceReusedError
 from sealtune.attest.evidence import (
     DOMAIN,
@@ -58,7 +59,6 @@ from sealtune.attest.evidence import (
     report_data,
 )
 from sealtune.attest.policy import AppraisalPolicy
-from sealtune.attest.verify import verify_party
 from sealtune.channel.hpke import ENCAPSULATED, PUBLIC_SIZE, TAG, KeyPair, seal_key
 from sealtune.channel.sealed import SealedSession
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sealtune.attest import AppraisalPolicy, load_policy, simulated_policy
+from sealtune.attest import AppraisalPolicy
+from sealtune.attest.files import load_policy
 from sealtune.attest.measure import own_measurement
+from sealtune.attest.platforms.simulated import simulated_policy
 from sealtune.attest.policy import parse_policy
 from sealtune.attest.strength import check_strength
 from sealtune.errors import DigestMismatchError

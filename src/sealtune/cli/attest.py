@@ -32,6 +32,9 @@ COMMAND_DOMAIN = "sealtune/attest/command/v1"
 _MACHINES = tuple(kind for kind in Kind if kind is not Kind.PARTICIPANT)
 
 
+_MARKS = {True: ("  found    ", "green"), False: ("  MISSING  ", "red"), None: ("  ?        ", "")}
+
+
 def _machine(word: str) -> Kind:
     if word not in _MACHINES:
         raise typer.BadParameter(f"{word!r} is not one of {', '.join(_MACHINES)}")
@@ -113,7 +116,7 @@ def verify(
     Example: sealtune attest verify quote.bin --kind tdx --collateral collateral.json --policy
     policy.json --at 2025-07-01
     """
-    from sealtune.attest.verify import load_policy
+    from sealtune.attest.files import load_policy
 
     when = _time(at)
     bound = _bound(kind, nonce, report_data)
@@ -150,7 +153,6 @@ def collect(
     Example: sealtune attest collect --kind tdx --nonce "$NONCE" --out evidence.bin
     """
     from sealtune.attest.errors import AttesterUnavailableError
-    from sealtune.cli.attest_needs import print_needs
     from sealtune.job.storage import write_atomic
 
     data = challenge_data(kind, _nonce(nonce))
@@ -158,7 +160,7 @@ def collect(
     try:
         evidence = _make(kind, data, sent)
     except AttesterUnavailableError:
-        print_needs(kind)
+        _print_needs(kind)
         raise
     write_atomic(out, evidence.encode())
     typer.echo(f"wrote {out}: {kind} evidence, {len(evidence.data)} bytes")
@@ -169,18 +171,28 @@ def collect(
         )
 
 
+def _print_needs(kind: Kind) -> None:
+    """List on stderr what is there and what is not."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from sealtune.attest.platforms import platform
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text(f"{kind} evidence needs:", "bold"))
+    for need in platform(kind).needs():
+        text = need.what if need.there else f"{need.what}: {need.remedy}"
+        console.print(Text.assemble(_MARKS[need.there], text))
+
+
 def _make(kind: Kind, data: bytes, collateral: bytes) -> Evidence:
+    from sealtune.attest.measure import own_measurement
+    from sealtune.attest.platforms import platform
+    from sealtune.attest.platforms.nvidia_gpu.gpu import GpuCollector
+
     if kind is Kind.NVIDIA_GPU:
-        from sealtune.attest.collect import GpuCollector
-
         return Evidence(kind, GpuCollector().collect(data), collateral)
-    if kind is Kind.SIMULATED:
-        from sealtune.attest.simulated import SimulatedAttester
-
-        return SimulatedAttester().collect(data)
-    from sealtune.attest.collect import attester_for
-
-    return attester_for(kind, collateral=collateral).collect(data)
+    return platform(kind).attester(own_measurement(), collateral=collateral).collect(data)
 
 
 # ---- policy -------------------------------------------------------------------------------------

@@ -10,17 +10,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sealtune.attest.certs import sha384
-from sealtune.attest.dcap import SGX_DEBUG, TD_UNTRUSTED, td_measurement, td_registers
 from sealtune.attest.evidence import MAX_EVIDENCE, Evidence, Kind
-from sealtune.attest.nvidia import MAX_GPUS, parse_report
-from sealtune.attest.quote import parse_quote
-from sealtune.attest.sev_snp import REPORT_SIZE, TCB_AT
-from sealtune.attest.sev_snp import parse_report as parse_snp_report
-from sealtune.attest.simulated import BODY, DEBUG
-from sealtune.attest.snp_policy import SnpPolicy
-from sealtune.attest.snp_state import TCB_PARTS
-from sealtune.attest.verify import load_evidence
+from sealtune.attest.files import load_evidence
+from sealtune.attest.platforms.certs import sha384
+from sealtune.attest.platforms.intel.dcap import (
+    SGX_DEBUG,
+    TD_UNTRUSTED,
+    td_measurement,
+    td_registers,
+)
+from sealtune.attest.platforms.intel.quote import parse_quote
+from sealtune.attest.platforms.nvidia_gpu.report import MAX_GPUS, parse_report
+from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+from sealtune.attest.platforms.sev_snp.report import REPORT_SIZE, TCB_AT
+from sealtune.attest.platforms.sev_snp.report import parse_report as parse_snp_report
+from sealtune.attest.platforms.sev_snp.state import TCB_PARTS
+from sealtune.attest.platforms.simulated import BODY, DEBUG
 from sealtune.errors import AttestationError
 
 Rows = list[tuple[str, str]]

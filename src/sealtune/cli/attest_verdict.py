@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sealtune.attest.evidence import Claims, Kind
+from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+from sealtune.attest.platforms.sev_snp.state import TCB_PARTS
 from sealtune.attest.policy import STATUSES, AppraisalPolicy, Feature, KindPolicy
-from sealtune.attest.snp_policy import SnpPolicy
-from sealtune.attest.snp_state import TCB_PARTS
 from sealtune.errors import AttestationError
 
 
@@ -49,7 +49,7 @@ def judge(
     bound: bytes | None,
 ) -> Verdict:
     """Appraise ``file``; see `sealtune.attest.appraise` for the arguments."""
-    from sealtune.attest import appraise
+    from sealtune.attest.files import appraise
     from sealtune.cli.attest_stated import stated
 
     try:
@@ -129,7 +129,7 @@ def show(verdict: Verdict, file: Path, policy: AppraisalPolicy | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from sealtune.attest.verify import claims_table
+    from sealtune.attest.files import claims_table
 
     # Soft wrap: digests stay whole, so they can be copied.
     console = Console(highlight=False, soft_wrap=True)

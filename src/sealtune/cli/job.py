@@ -83,7 +83,7 @@ def build(
     """
     from rich.console import Console
 
-    from sealtune.attest import load_policy
+    from sealtune.attest.files import load_policy
     from sealtune.cli.signing import propose, read_participants
     from sealtune.errors import StorageError
     from sealtune.job.load import check_files, load_job

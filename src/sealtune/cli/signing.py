@@ -59,8 +59,8 @@ def propose(
     Raises:
         WeakEvidenceError: the policy accepts code that nobody named.
     """
-    from sealtune.attest import simulated_policy
     from sealtune.attest.measure import own_measurement
+    from sealtune.attest.platforms.simulated import simulated_policy
     from sealtune.attest.strength import check_strength
 
     accepted = policy or simulated_policy()

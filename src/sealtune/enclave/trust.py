@@ -14,22 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from sealtune.attest import (
-    AppraisalPolicy,
-    Attester,
-    Claims,
-    SimulatedAttester,
-    SimulatedVerifier,
-    Verifier,
-)
+from sealtune.attest import AppraisalPolicy, Attester, Claims, Verifier
 from sealtune.attest.measure import own_measurement
-from sealtune.attest.participant import (
+from sealtune.attest.platforms.participant import (
     ParticipantAttester,
     ParticipantVerifier,
     participant_policy,
 )
+from sealtune.attest.platforms.simulated import SimulatedAttester, SimulatedVerifier, load_key
 from sealtune.attest.policy import parse_policy
-from sealtune.attest.simulated import load_key
 from sealtune.attest.strength import check_strength
 from sealtune.enclave.events import Emit
 from sealtune.errors import DigestMismatchError, UnknownKeyError

@@ -27,14 +27,6 @@ from datetime import datetime
 
 from cryptography import x509
 
-from sealtune.attest.certs import (
-    extension,
-    load_pem_chain,
-    reading,
-    sha384,
-    verify_chain,
-    verify_p384,
-)
 from sealtune.attest.errors import (
     BadChainError,
     MalformedEvidenceError,
@@ -45,8 +37,16 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
+from sealtune.attest.platforms.certs import (
+    extension,
+    load_pem_chain,
+    reading,
+    sha384,
+    verify_chain,
+    verify_p384,
+)
+from sealtune.attest.platforms.nvidia_gpu.rim import RIM_ROOTS, Rim, load_rim
 from sealtune.attest.policy import AppraisalPolicy
-from sealtune.attest.rim import RIM_ROOTS, Rim, load_rim
 from sealtune.job.printable import printable
 
 # SHA-256 of "NVIDIA Device Identity CA".

@@ -15,14 +15,12 @@ Trust domain: every enclave, and whoever appraises one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 
@@ -33,7 +31,8 @@ from sealtune.attest.errors import (
     TcbOutOfDateError,
     UnknownSignerError,
 )
-from sealtune.attest.snp_state import (
+from sealtune.attest.evidence import Any, Hex
+from sealtune.attest.platforms.sev_snp.state import (
     TCB_PARTS,
     GuestBit,
     PlatformBit,
@@ -43,12 +42,6 @@ from sealtune.attest.snp_state import (
 )
 from sealtune.errors import AttestationError
 
-Hex = Annotated[
-    str,
-    StringConstraints(pattern=r"^([0-9a-fA-F]{2})+$", max_length=256),
-    AfterValidator(str.lower),
-]
-Any = Literal["any"]
 Version = Annotated[int, Field(ge=0, le=255)]
 
 

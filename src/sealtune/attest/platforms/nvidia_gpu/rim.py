@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from xml.parsers import expat
 
-from sealtune.attest.certs import load_der, verify_chain, verify_p384
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
     MalformedEvidenceError,
     OversizeEvidenceError,
 )
+from sealtune.attest.platforms.certs import load_der, verify_chain, verify_p384
 
 # SHA-256 of "NVIDIA CoRIM signing Root CA".
 RIM_ROOTS = frozenset(

@@ -9,7 +9,7 @@ endorsements are PEM: the VCEK or VLEK, then AMD's intermediate (ASK or ASVK), t
 which must be one of those pinned here.
 
 AMD gives no verdict on a platform's firmware, so the policy states the smallest versions that are
-accepted (`sealtune.attest.snp_policy`).
+accepted (`sealtune.attest.platforms.sev_snp.policy`).
 
 Trust domain: every enclave, and whoever appraises one.
 """
@@ -23,14 +23,6 @@ from datetime import datetime
 
 from cryptography import x509
 
-from sealtune.attest.certs import (
-    common_name,
-    extension,
-    issued_chain,
-    load_pem_bundle,
-    verify_chain,
-    verify_p384,
-)
 from sealtune.attest.errors import (
     BadChainError,
     BadSignatureError,
@@ -43,8 +35,15 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
-from sealtune.attest.policy import AppraisalPolicy
-from sealtune.attest.snp_state import (
+from sealtune.attest.platforms.certs import (
+    common_name,
+    extension,
+    issued_chain,
+    load_pem_bundle,
+    verify_chain,
+    verify_p384,
+)
+from sealtune.attest.platforms.sev_snp.state import (
     TCB_PARTS,
     GuestBit,
     PlatformBit,
@@ -54,6 +53,7 @@ from sealtune.attest.snp_state import (
     guest_bits,
     platform_bits,
 )
+from sealtune.attest.policy import AppraisalPolicy
 from sealtune.job.printable import printable
 
 # SHA-256 of the root certificates "ARK-Milan", "ARK-Genoa", "ARK-Turin" as AMD's KDS serves them.

@@ -17,10 +17,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sealtune.attest.certs import load_pem_chain, sha384, verify_chain
 from sealtune.attest.errors import (
     AttesterUnavailableError,
     BadChainError,
@@ -36,8 +36,9 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.evidence import MAX_PART, Claims, Evidence, Kind
+from sealtune.attest.platforms.certs import load_pem_chain, sha384, verify_chain
+from sealtune.attest.platforms.intel.quote import TD15_BODY, Quote, parse_quote
 from sealtune.attest.policy import INTEL_STATUSES, AppraisalPolicy, KindPolicy
-from sealtune.attest.quote import TD15_BODY, Quote, parse_quote
 from sealtune.errors import AttestationError
 from sealtune.job.printable import printable
 
@@ -154,6 +155,17 @@ class DcapVerifier:
                 raise
             raise MalformedEvidenceError("dcap-qvl could not cope with this quote") from error
         return verified
+
+
+def only(kind: Kind, collateral: Sequence[bytes]) -> bytes | None:
+    """The one file of collateral that a kind of Intel's takes, or None.
+
+    Raises:
+        MissingCollateralError: several.
+    """
+    if len(collateral) > 1:
+        raise MissingCollateralError(f"{kind} takes one file of collateral")
+    return collateral[0] if collateral else None
 
 
 def _check_attributes(quote: Quote) -> None:

@@ -20,6 +20,7 @@ import os
 import secrets
 import stat
 import struct
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from sealtune.attest.errors import (
 )
 from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
 from sealtune.attest.measure import own_measurement
+from sealtune.attest.platforms.base import GpuEvidence, Platform
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.job.storage import home
 
@@ -95,6 +97,29 @@ def _create_key(path: Path) -> None:
             os.link(temporary, path)
     finally:
         temporary.unlink()
+
+
+class Simulated(Platform):
+    """No TEE at all."""
+
+    kind = Kind.SIMULATED
+
+    def attester(
+        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
+    ) -> SimulatedAttester:
+        """See `Platform`."""
+        return SimulatedAttester(measurement=program)
+
+    def verifier(self, collateral: Sequence[bytes] = ()) -> SimulatedVerifier:
+        """See `Platform`."""
+        return SimulatedVerifier(tuple(collateral) or None)
+
+    def sealing_key(self) -> bytes:
+        """See `Platform`: stands in for a TEE's, derived from the development key.
+
+        Whoever can read that file, which lies outside every run folder, can open what is sealed.
+        """
+        return self.derive(load_key().private_bytes_raw())
 
 
 class SimulatedAttester:

@@ -1,7 +1,7 @@
 """The layout of Intel DCAP quotes (SGX version 3, TDX versions 4 and 5), parsed strictly.
 
 Source: Intel SGX ECDSA QuoteLib reference, Intel TDX DCAP quoting library API. Only the layout is
-known here; signatures and TCB are `sealtune.attest.dcap`'s business. Every length must add up and
+known here; signatures and TCB are the business of `dcap` beside it. Every length must add up and
 nothing may follow, because `dcap-qvl` ignores what follows a quote. All integers little-endian.
 
     header 48 | v5: body type u16, body size u32 | body | auth size u32 | auth

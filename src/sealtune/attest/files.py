@@ -1,127 +1,28 @@
-"""Appraisal as a whole: the right verifier for each kind, the GPU with it, and files of people.
-
-    appraiser = Appraiser({Kind.TDX: [collateral_json]})
-    claims = appraiser.verify(evidence, report_data=..., policy=..., at=...)
+"""Evidence and policies in files, and claims for people to read.
 
     claims = appraise(Path("quote.bin"), Kind.TDX, [Path("collateral.json")], policy, at)
 
-Trust domain: every enclave, and whoever appraises one.
+Trust domain: whoever appraises an enclave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from sealtune.attest.dcap import DcapVerifier
-from sealtune.attest.errors import (
-    GpuEvidenceError,
-    MalformedEvidenceError,
-    MissingCollateralError,
-    OversizeEvidenceError,
-)
-from sealtune.attest.evidence import (
-    MAGIC,
-    MAX_EVIDENCE,
-    MAX_PART,
-    Claims,
-    Evidence,
-    Kind,
-    Verifier,
-)
-from sealtune.attest.nvidia import NvidiaVerifier, reported_nonce
+from sealtune.attest.appraise import Appraiser
+from sealtune.attest.errors import MalformedEvidenceError, OversizeEvidenceError
+from sealtune.attest.evidence import MAGIC, MAX_EVIDENCE, MAX_PART, Claims, Evidence, Kind
+from sealtune.attest.platforms.intel.quote import parse_quote, trim_padding
+from sealtune.attest.platforms.nvidia_gpu.report import reported_nonce
+from sealtune.attest.platforms.sev_snp.report import parse_report
+from sealtune.attest.platforms.simulated import BODY
 from sealtune.attest.policy import AppraisalPolicy
-from sealtune.attest.quote import parse_quote, trim_padding
-from sealtune.attest.sev_snp import SnpVerifier, parse_report
-from sealtune.attest.simulated import BODY, SimulatedVerifier
-from sealtune.attest.snp_certificates import from_file
 from sealtune.attest.wrapping import unwrap
 from sealtune.errors import ConfigError, Problem
-
-
-class Appraiser:
-    """A verifier of every kind of evidence.
-
-    Args:
-        collateral: vendor data by kind, used instead of what comes with evidence: Intel's JSON for
-            SGX and TDX; certificates (PEM or DER) for SEV-SNP; manifests for GPUs.
-        simulated_keys: development keys that count; default: the one of this machine and user.
-    """
-
-    def __init__(
-        self,
-        collateral: Mapping[Kind, Sequence[bytes]] | None = None,
-        *,
-        simulated_keys: tuple[bytes, ...] | None = None,
-    ) -> None:
-        self._collateral = dict(collateral or {})
-        self._simulated_keys = simulated_keys
-
-    def verify(
-        self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
-    ) -> Claims:
-        """See `sealtune.attest.evidence.Verifier`."""
-        policy.for_kind(evidence.kind)  # refuse before anything is parsed
-        verifier = self._verifier(evidence.kind)
-        return verifier.verify(evidence, report_data=report_data, policy=policy, at=at)
-
-    def _verifier(self, kind: Kind) -> Verifier:
-        given = self._collateral.get(kind, ())
-        if kind in (Kind.SGX, Kind.TDX):
-            if len(given) > 1:
-                raise MissingCollateralError(f"{kind} takes one file of collateral")
-            return DcapVerifier(kind, given[0] if given else None)
-        if kind is Kind.SEV_SNP:
-            return SnpVerifier(b"".join(from_file(raw) for raw in given) or None)
-        if kind is Kind.NVIDIA_GPU:
-            return NvidiaVerifier(given)
-        if kind is Kind.PARTICIPANT:
-            raise MalformedEvidenceError("a participant's signature is no evidence of a machine")
-        return SimulatedVerifier(self._simulated_keys)
-
-
-def verify_party(
-    verifier: Verifier,
-    evidence: Evidence,
-    *,
-    report_data: bytes,
-    gpu_nonce: bytes,
-    policy: AppraisalPolicy,
-    at: datetime,
-) -> Claims:
-    """Appraise an enclave and, where it has shown any, its GPUs.
-
-    Args:
-        verifier: for every kind that may come.
-        evidence: of the enclave, with that of its GPUs inside.
-        report_data: 64 bytes, made with the digest of the GPU evidence.
-        gpu_nonce: 32 bytes that the GPU evidence must be over.
-        policy: what is accepted.
-        at: the time for which the appraisal is to hold.
-
-    Returns:
-        The enclave's claims, with the GPUs' in ``gpu``.
-
-    Raises:
-        GpuEvidenceError: the policy asks for a GPU and none was shown.
-        AttestationError: what else was refused, of the enclave or its GPUs.
-    """
-    if policy.gpu_required and not evidence.gpu:
-        raise GpuEvidenceError("the policy asks for an attested GPU and none was shown")
-    policy = policy.model_copy(update={"gpu_required": False})  # its presence is settled
-    claims = verifier.verify(evidence, report_data=report_data, policy=policy, at=at)
-    if not evidence.gpu:
-        return claims
-    inner = Evidence(Kind.NVIDIA_GPU, evidence.gpu)
-    first = verifier.verify(inner, report_data=gpu_nonce, policy=policy, at=at)
-    gpus = (first.model_copy(update={"gpu": ()}), *first.gpu)
-    return claims.model_copy(update={"gpu": gpus})
-
-
-# ---- files --------------------------------------------------------------------------------------
 
 
 def appraise(
@@ -132,7 +33,6 @@ def appraise(
     at: datetime,
     *,
     report_data: bytes | None = None,
-    simulated_keys: tuple[bytes, ...] | None = None,
 ) -> Claims:
     """Appraise evidence in a file.
 
@@ -146,14 +46,13 @@ def appraise(
         at: the time for which the appraisal is to hold.
         report_data: what the evidence must be over (for GPUs: the nonce). Left out, the evidence
             proves what runs somewhere, but not that it answers anybody's challenge.
-        simulated_keys: development keys that count; default: the one of this machine and user.
 
     Raises:
         AttestationError: one of the classes in `sealtune.attest.errors`.
     """
     evidence = load_evidence(_read(evidence_file, MAX_EVIDENCE), kind)
     given = [_read(path, MAX_PART) for path in collateral]
-    appraiser = Appraiser({kind: given}, simulated_keys=simulated_keys)
+    appraiser = Appraiser({kind: given})
     policy.for_kind(kind)
     expected = stated_report_data(evidence) if report_data is None else report_data
     return appraiser.verify(evidence, report_data=expected, policy=policy, at=at)

@@ -1,0 +1,113 @@
+"""What every kind of TEE has to offer: evidence, its verifier, a sealing key, and what it needs.
+
+Trust domain: every enclave.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from sealtune.attest.errors import AttesterUnavailableError
+from sealtune.attest.evidence import Attester, Kind, Verifier
+
+MACHINE = Path("/")
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a machine must have.
+
+    Attributes:
+        what: its name.
+        there: whether it was found; None: that cannot be seen from here.
+        remedy: what to do where it was not.
+    """
+
+    what: str
+    there: bool | None
+    remedy: str
+
+
+class GpuEvidence(Protocol):
+    """Collects evidence of a machine's GPUs."""
+
+    def collect(self, nonce: bytes) -> bytes:
+        """Evidence over 32 bytes."""
+
+
+class Platform(ABC):
+    """One kind of TEE, on this machine or, for its verifier, on another.
+
+    Args:
+        root: of the file system with the machine's devices; a test brings its own.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, root: Path = MACHINE) -> None:
+        self.root = root
+
+    def needs(self) -> list[Need]:
+        """What evidence of this kind needs, and whether it is here."""
+        return []
+
+    def missing(self, *, sealing: bool = False) -> list[str]:
+        """What this machine lacks, each with its remedy; nothing where evidence can be made.
+
+        Args:
+            sealing: whether files are to be sealed, too.
+        """
+        needs = [*self.needs(), *(self.sealing_needs() if sealing else ())]
+        return [f"{need.what}: {need.remedy}" for need in needs if need.there is False]
+
+    def sealing_needs(self) -> list[Need]:
+        """What a sealing key needs beyond that."""
+        return []
+
+    @abstractmethod
+    def attester(
+        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
+    ) -> Attester:
+        """Makes evidence of this process.
+
+        Args:
+            program: digest of its code, 48 bytes; hardware measures for itself.
+            collateral: vendor data to send along.
+            gpu: collector of GPU evidence, or nothing.
+
+        Raises:
+            AttesterUnavailableError: such evidence is not made here.
+        """
+
+    @abstractmethod
+    def verifier(self, collateral: Sequence[bytes] = ()) -> Verifier:
+        """Appraises evidence of this kind, wherever it was made.
+
+        Args:
+            collateral: used instead of what comes with evidence: Intel's JSON for SGX and TDX;
+                certificates (PEM or DER) for SEV-SNP; manifests for GPUs; raw development keys for
+                simulated evidence.
+
+        Raises:
+            MissingCollateralError: more of it than this kind can use, or of another form.
+        """
+
+    def sealing_key(self) -> bytes:
+        """32 bytes that only this code on this machine can get again.
+
+        Raises:
+            AttesterUnavailableError: there is none; the message says why.
+        """
+        raise AttesterUnavailableError(f"{self.kind} has no key to seal files with")
+
+    def derive(self, secret: bytes) -> bytes:
+        """The sealing key from a secret that the hardware gave, which is used for nothing else."""
+        info = f"sealtune/{self.kind}/sealing/v1".encode()
+        return HKDF(SHA384(), 32, salt=None, info=info).derive(secret)

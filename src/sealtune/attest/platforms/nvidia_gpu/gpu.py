@@ -1,0 +1,124 @@
+"""NVIDIA GPUs in confidential-computing mode, through NVML.
+
+Source: NVML API "Confidential Computing". Tested against a fake NVML only.
+
+Trust domain: every enclave with a GPU.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sealtune.attest.errors import AttesterUnavailableError
+from sealtune.attest.evidence import NONCE_SIZE, Kind
+from sealtune.attest.platforms.base import GpuEvidence, Need, Platform
+from sealtune.attest.platforms.device import there
+from sealtune.attest.platforms.nvidia_gpu.report import NvidiaVerifier
+
+
+class NvidiaGpu(Platform):
+    """The GPUs of this machine."""
+
+    kind = Kind.NVIDIA_GPU
+
+    def needs(self) -> list[Need]:
+        """See `Platform`."""
+        return [
+            there(self.root, "dev/nvidiactl", "install NVIDIA's driver"),
+            there(
+                self.root,
+                "dev/nvidia0",
+                "this machine has no NVIDIA GPU, or the guest does not see it",
+            ),
+            Need(
+                "package nvidia-ml-py",
+                importlib.util.find_spec("pynvml") is not None,
+                "pip install nvidia-ml-py",
+            ),
+            Need(
+                "confidential computing switched on (H100 or H200)",
+                None,
+                "nvidia-smi conf-compute -f tells",
+            ),
+        ]
+
+    def attester(
+        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
+    ) -> NoReturn:
+        """See `Platform`: always raises; `GpuCollector` adds a GPU to an enclave's evidence."""
+        raise AttesterUnavailableError(
+            f"{self.kind} evidence is not made by an enclave of its own",
+            hint="a GPU comes in addition to sgx, tdx or sev-snp",
+        )
+
+    def verifier(self, collateral: Sequence[bytes] = ()) -> NvidiaVerifier:
+        """See `Platform`."""
+        return NvidiaVerifier(collateral)
+
+
+class GpuCollector:
+    """Collects reports of all GPUs of this machine.
+
+    Args:
+        nvml: the ``pynvml`` module, or something that looks like it.
+    """
+
+    def __init__(self, nvml: Any | None = None) -> None:
+        self._nvml = nvml
+
+    def collect(self, nonce: bytes) -> bytes:
+        """Evidence over 32 bytes, in NVIDIA's JSON form.
+
+        Raises:
+            AttesterUnavailableError: no NVML, no GPU, or none in confidential-computing mode.
+        """
+        if len(nonce) != NONCE_SIZE:
+            raise AttesterUnavailableError(f"a GPU nonce has {NONCE_SIZE} bytes, not {len(nonce)}")
+        nvml = self._nvml or _pynvml()
+        try:
+            nvml.nvmlInit()
+            try:
+                handles = [
+                    nvml.nvmlDeviceGetHandleByIndex(index)
+                    for index in range(nvml.nvmlDeviceGetCount())
+                ]
+                entries = [_gpu_entry(nvml, handle, nonce) for handle in handles]
+            finally:
+                nvml.nvmlShutdown()
+        except nvml.NVMLError as error:
+            raise AttesterUnavailableError(
+                f"NVML gives no attestation report: {error}",
+                hint="the GPU must support confidential computing and have it switched on",
+            ) from error
+        if not entries:
+            raise AttesterUnavailableError("this machine has no NVIDIA GPU")
+        return json.dumps(entries, separators=(",", ":")).encode()
+
+
+def _pynvml() -> Any:
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError as error:
+        raise AttesterUnavailableError(
+            "GPU evidence needs the package nvidia-ml-py", hint="pip install nvidia-ml-py"
+        ) from error
+
+
+def _gpu_entry(nvml: Any, handle: Any, nonce: bytes) -> dict[str, str]:
+    report = nvml.nvmlDeviceGetConfComputeGpuAttestationReport(handle, nonce)
+    chain = nvml.nvmlDeviceGetConfComputeGpuCertificate(handle)
+    architecture = nvml.nvmlDeviceGetArchitecture(handle)
+    hopper = architecture == nvml.NVML_DEVICE_ARCH_HOPPER
+    raw = bytes(report.attestationReport[: report.attestationReportSize])
+    pem = bytes(chain.attestationCertChain[: chain.attestationCertChainSize])
+    return {
+        "arch": "HOPPER" if hopper else f"ARCHITECTURE {architecture}",
+        "certificate": base64.b64encode(pem).decode(),
+        "evidence": base64.b64encode(raw).decode(),
+        "nonce": nonce.hex(),
+    }

@@ -1,0 +1,4 @@
+"""AMD SEV-SNP guests.
+
+Trust domain: every enclave, and whoever appraises one.
+"""
