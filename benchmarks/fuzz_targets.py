@@ -5,7 +5,6 @@ Every parser that takes bytes from another trust domain stands in `make_targets`
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import socket
@@ -120,11 +119,6 @@ def _open(data: bytes) -> None:
     SealedSession(SECRET, mode="open", **CONTEXT).open_later(data)
 
 
-def _open_stream(data: bytes) -> None:
-    session = SealedSession(SECRET, mode="open", **CONTEXT)
-    session.open_stream(io.BytesIO(data), io.BytesIO(), 1)
-
-
 def _parties() -> tuple[ServerHandshake, ClientHandshake]:
     attester = SimulatedAttester(KEY, measurement=CODE)
     verifier = SimulatedVerifier((KEY.public_key().public_bytes_raw(),))
@@ -168,7 +162,6 @@ def _channel(folder: Path) -> list[Target]:
     checkpoint = state.path.read_bytes()
     return [
         Target("sealed message", _open, raw(*sealed), sealed, 10_000),
-        Target("sealed stream", _open_stream, raw(*sealed), sealed, 4_000),
         Target("sealed key", lambda d: pair.open(d, **bound), raw(box), (box,), 2_000),
         Target(
             "checkpoint",

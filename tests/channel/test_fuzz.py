@@ -7,7 +7,6 @@ times per parser (`SEALTUNE_FUZZ` sets another number).
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import random
 import tracemalloc
@@ -45,11 +44,6 @@ def open_sealed(data: bytes) -> None:
     SealedSession(SECRET, mode="open", **CONTEXT).open_later(data)
 
 
-def open_sealed_stream(data: bytes) -> None:
-    session = SealedSession(SECRET, mode="open", **CONTEXT)
-    session.open_stream(io.BytesIO(data), io.BytesIO(), 1)
-
-
 def take_challenge(data: bytes) -> None:
     parties.client().on_challenge(data)
 
@@ -72,7 +66,6 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], list[bytes], int]] = {
     "evidence": (Evidence.decode, [EVIDENCE], COUNT),
     "sealed header": (Header.unpack, [sealed(0)], COUNT),
     "sealed message": (open_sealed, [sealed(0), sealed(10), sealed(9000)], COUNT),
-    "sealed stream": (open_sealed_stream, [sealed(0), sealed(9000)], COUNT // 5),
     "is_challenge": (is_challenge, MESSAGES, COUNT // 5),
     "client hello": (take_hello, [HELLO], COUNT // 5),
     "challenge": (take_challenge, [CHALLENGE], COUNT // 50),  # makes keys where it succeeds

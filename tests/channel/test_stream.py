@@ -1,34 +1,29 @@
-"""The sealed format's own rules: sizes and bounds, and the order of chunks within a stream."""
+"""The sealed format's own rules: sizes and bounds, and the order of chunks within a message."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sealtune.channel import stream
-from sealtune.channel.stream import (
-    HEADER_SIZE,
-    MIN_CHUNK,
-    TAG,
-    ChunkOpener,
-    ChunkSealer,
-    Header,
-    plain_size,
-    sealed_size,
-)
+from sealtune.channel.stream import HEADER_SIZE, MIN_CHUNK, TAG, Header, sealed_size
 from sealtune.errors import SealError
 
 SECRET = bytes(range(32))
 HEADER = Header(b"b" * 48, 3, 7, b"p" * 48, b"s" * 32, MIN_CHUNK)
 
 
-def sealed(sealer: ChunkSealer, plain: bytes, *, last: bool) -> bytes:
-    out = bytearray(len(plain) + TAG)
-    assert sealer.seal_into(plain, out, last=last) == len(out)
-    return bytes(out)
+def sealed(plain: bytes) -> bytes:
+    return stream.seal(SECRET, HEADER, memoryview(plain))[0]
+
+
+def unsealed(message: bytes) -> bytes:
+    return stream.unseal(SECRET, HEADER, memoryview(message))[0]
 
 
 def test_the_sizes_of_the_format() -> None:
@@ -98,80 +93,55 @@ def test_a_header_cut_short() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
-@pytest.mark.parametrize("kind", [ChunkSealer, ChunkOpener])
-def test_a_secret_of_another_size(kind: type[ChunkSealer | ChunkOpener], size: int) -> None:
+@pytest.mark.parametrize("work", [stream.seal, stream.unseal])
+def test_a_secret_of_another_size(work: Callable[..., object], size: int) -> None:
     with pytest.raises(SealError, match="32 bytes, not"):
-        kind(bytes(size), HEADER)
+        work(bytes(size), HEADER, memoryview(bytes(HEADER_SIZE + TAG)))
 
 
 def test_no_chunk_follows_the_last_one() -> None:
-    sealer, opener = ChunkSealer(SECRET, HEADER), ChunkOpener(SECRET, HEADER)
-    first, last = sealed(sealer, bytes(MIN_CHUNK), last=False), sealed(sealer, b"end", last=True)
-    with pytest.raises(SealError, match="follows the last one"):
-        sealer.seal_into(b"more", bytearray(4 + TAG), last=True)
-    opener.open_into(first, bytearray(MIN_CHUNK), last=False)
-    opener.open_into(last, bytearray(3), last=True)
-    assert opener.digest == sealer.digest
-    # What a sender with the key would go on with: chunk 2 of this stream.
-    longer = ChunkSealer(SECRET, HEADER)
-    for _ in range(2):
-        sealed(longer, bytes(MIN_CHUNK), last=False)
-    more = sealed(longer, b"more", last=True)
-    with pytest.raises(SealError, match="follows the last one"):
-        opener.open_into(more, bytearray(4), last=True)
-    assert opener.digest == sealer.digest
+    """What a sender with the key could go on with: the next chunk of the same message."""
+    short, longer = sealed(bytes(MIN_CHUNK) + b"end"), sealed(bytes(2 * MIN_CHUNK) + b"more")
+    assert unsealed(short) == bytes(MIN_CHUNK) + b"end"
+    with pytest.raises(SealError, match="chunk 1"):
+        unsealed(short + longer[HEADER_SIZE + 2 * (MIN_CHUNK + TAG) :])
+    full = sealed(bytes(MIN_CHUNK))
+    with pytest.raises(SealError, match="chunk 0"):
+        unsealed(full + longer[HEADER_SIZE + MIN_CHUNK + TAG :])
 
 
-@pytest.mark.parametrize(
-    ("size", "last"), [(MIN_CHUNK + 1, False), (MIN_CHUNK + 1, True), (MIN_CHUNK - 1, False)]
-)
-def test_a_chunk_of_another_size(size: int, last: bool) -> None:
-    with pytest.raises(SealError, match=f"chunk of {size} bytes"):
-        ChunkSealer(SECRET, HEADER).seal_into(bytes(size), bytearray(size + TAG), last=last)
-    with pytest.raises(SealError, match=f"chunk of {size} bytes"):
-        ChunkOpener(SECRET, HEADER).open_into(bytes(size + TAG), bytearray(size), last=last)
-
-
-@pytest.mark.parametrize("size", [0, TAG - 1])
+@pytest.mark.parametrize("size", [0, TAG - 1, MIN_CHUNK + TAG + 1, MIN_CHUNK + 2 * TAG - 1])
 def test_a_chunk_without_a_whole_tag(size: int) -> None:
+    message = HEADER.pack() + sealed(bytes(2 * MIN_CHUNK))[HEADER_SIZE:][:size]
     with pytest.raises(SealError, match="cut short inside a chunk"):
-        ChunkOpener(SECRET, HEADER).open_into(bytes(size), bytearray(), last=True)
+        unsealed(message)
 
 
-def test_the_digest_is_of_a_whole_message() -> None:
-    sealer = ChunkSealer(SECRET, HEADER)
-    with pytest.raises(SealError, match="after its last chunk"):
-        _ = sealer.digest
-    sealed(sealer, bytes(MIN_CHUNK), last=False)
-    with pytest.raises(SealError, match="after its last chunk"):
-        _ = sealer.digest
-    sealed(sealer, b"", last=True)
-    assert len(sealer.digest) == 48
+def test_a_message_has_one_form() -> None:
+    """A full chunk and an empty last one would say the same as the full chunk alone."""
+    info = b"sealtune/stream/v1" + HEADER.pack()
+    key = stream.HKDF(stream.SHA384(), 32, salt=HEADER.salt, info=info).derive(SECRET)
+    boxes = [
+        AESGCM(key).encrypt(bytes(10) + bytes([number, number]), plain, None)
+        for number, plain in enumerate((bytes(MIN_CHUNK), b""))
+    ]
+    with pytest.raises(SealError, match="cut short"):
+        unsealed(HEADER.pack() + b"".join(boxes))
 
 
 def test_the_digest_covers_every_chunk() -> None:
     """One header, and messages that differ in a single byte of any chunk: no two digests alike."""
-    plain = bytes(MIN_CHUNK)
-    found = set()
-    for first, second in ((plain, b""), (plain[1:] + b"x", b""), (plain, b"x"), (plain, b"y")):
-        sealer = ChunkSealer(SECRET, HEADER)
-        boxes = [sealed(sealer, first, last=False), sealed(sealer, second, last=True)]
-        tags = b"".join(box[-TAG:] for box in boxes)
-        assert sealer.digest == hashlib.sha384(HEADER.pack() + tags).digest()
-        found.add(sealer.digest)
-    assert len(found) == 4
+    zeros, digests = bytes(MIN_CHUNK), set()
+    for plain in (zeros, zeros[1:] + b"x", zeros + b"x", zeros + b"y"):
+        message, digest = stream.seal(SECRET, HEADER, memoryview(plain))
+        starts = range(HEADER_SIZE, len(message), MIN_CHUNK + TAG)
+        tags = b"".join(message[start:][: MIN_CHUNK + TAG][-TAG:] for start in starts)
+        assert digest == hashlib.sha384(HEADER.pack() + tags).digest()
+        assert stream.unseal(SECRET, HEADER, memoryview(message)) == (plain, digest)
+        digests.add(digest)
+    assert len(digests) == 4
 
 
 @pytest.mark.parametrize("plain", [0, 1, MIN_CHUNK - 1, MIN_CHUNK, MIN_CHUNK + 1, 3 * MIN_CHUNK])
-def test_sizes_go_there_and_back(plain: int) -> None:
-    assert plain_size(sealed_size(plain, MIN_CHUNK), MIN_CHUNK) == plain
-
-
-@pytest.mark.parametrize(
-    "size",
-    [0, HEADER_SIZE, HEADER_SIZE + TAG - 1]
-    + [HEADER_SIZE + MIN_CHUNK + TAG + more for more in (1, TAG - 1, TAG)],
-)
-def test_sizes_that_no_message_has(size: int) -> None:
-    with pytest.raises(SealError, match=f"{size} bytes is cut short"):
-        plain_size(size, MIN_CHUNK)
+def test_sizes_of_messages(plain: int) -> None:
+    assert len(sealed(bytes(plain))) == sealed_size(plain, MIN_CHUNK)

@@ -12,9 +12,6 @@ a new handshake.
 Causes of `SealError`: bits flipped, cut short, something appended, replayed, reordered, a message
 left out, another job, sender, receiver or round.
 
-In memory: `seal`, `open` (or `seal_into`, `open_into` for buffers of the caller). Larger than
-memory: `seal_chunks`, `open_chunks`, `seal_stream`, `open_stream`, with two chunks in memory.
-
 Trust domain: every enclave.
 """
 
@@ -22,39 +19,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 from sealtune.attest.evidence import length_prefixed
+from sealtune.channel import stream
 from sealtune.channel.stream import (
     DEFAULT_CHUNK,
     DIGEST_SIZE,
-    HEADER_SIZE,
     SALT_SIZE,
     SECRET_SIZE,
-    TAG,
     Buffer,
-    ChunkOpener,
-    ChunkSealer,
     Header,
-    plain_size,
-    sealed_size,
 )
 from sealtune.errors import SealError
-
-
-class Source(Protocol):
-    """Where bytes come from: an open file, a socket file, `io.BytesIO`."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill the start of ``buffer``; 0 at the end."""
-
-
-class Sink(Protocol):
-    """Where bytes go to."""
-
-    def write(self, data: memoryview, /) -> object:
-        """Write all of ``data``."""
 
 
 class SealedSession:
@@ -99,31 +76,17 @@ class SealedSession:
         self.previous = previous  # digest of the last message
         self.round = round  # round of the last message
 
-    # ---- whole messages -------------------------------------------------------------------
-
     def seal(self, plaintext: Buffer, round: int) -> bytes:
         """Seal one message of a round."""
-        plain = _flat(plaintext)
-        out = bytearray(sealed_size(len(plain), self._chunk_size))
-        self.seal_into(plain, out, round)
-        return bytes(out)
-
-    def seal_into(self, plaintext: Buffer, out: bytearray | memoryview, round: int) -> int:
-        """Seal one message into a buffer of exactly `sealed_size` bytes (no allocation)."""
-        plain, target = _flat(plaintext), memoryview(out)
-        size = self._chunk_size
-        if len(target) != sealed_size(len(plain), size):
-            raise SealError(f"output buffer has {len(target)} bytes, not sealed_size(...)")
-        sealer = self._sealer(round)
-        target[:HEADER_SIZE] = sealer.header.pack()
-        start, end = 0, HEADER_SIZE
-        while not sealer.finished:
-            part = plain[start : start + size]
-            start += len(part)
-            box = target[end : end + len(part) + TAG]
-            end += sealer.seal_into(part, box, last=start == len(plain))
-        self._commit(sealer)
-        return end
+        if self._mode != "seal":
+            raise SealError(f"this session only opens messages ({self._names})")
+        if round < self.round:
+            raise SealError(f"round {round} comes after round {self.round}")
+        salt = secrets.token_bytes(SALT_SIZE)
+        header = Header(self._binding, self.sequence, round, self.previous, salt, self._chunk_size)
+        sealed, digest = stream.seal(self._secret, header, _flat(plaintext))
+        self._advance(header, digest)
+        return sealed
 
     def open(self, message: Buffer, round: int) -> bytes:
         """Open the next message, which must be of this round.
@@ -133,9 +96,9 @@ class SealedSession:
         """
         sealed = _flat(message)
         header = self._admit(sealed, round)
-        out = bytearray(plain_size(len(sealed), header.chunk_size))
-        self._open_into(header, sealed, memoryview(out))
-        return bytes(out)
+        plain, digest = stream.unseal(self._secret, header, sealed)
+        self._advance(header, digest)
+        return plain
 
     def open_later(self, message: Buffer) -> tuple[int, bytes]:
         """Open the next message, of any round that is not before the last one.
@@ -143,81 +106,8 @@ class SealedSession:
         Returns:
             The round, and the plaintext.
         """
-        round_ = Header.unpack(_flat(message)).round
+        round_ = message_round(message)
         return round_, self.open(message, round_)
-
-    def open_into(self, message: Buffer, out: bytearray | memoryview, round: int) -> int:
-        """Open into a buffer of the exact size of the plaintext; undefined after an error."""
-        sealed, target = _flat(message), memoryview(out)
-        header = self._admit(sealed, round)
-        if len(target) != plain_size(len(sealed), header.chunk_size):
-            raise SealError(f"output buffer has {len(target)} bytes, the message another number")
-        return self._open_into(header, sealed, target)
-
-    def _open_into(self, header: Header, sealed: memoryview, out: memoryview) -> int:
-        opener = ChunkOpener(self._secret, header)
-        step = header.chunk_size + TAG
-        start, end = HEADER_SIZE, 0
-        while not opener.finished:
-            box = sealed[start : start + step]
-            start += len(box)
-            target = out[end : end + len(box) - TAG]
-            end += opener.open_into(box, target, last=start == len(sealed))
-        self._commit(opener)
-        return end
-
-    # ---- streams --------------------------------------------------------------------------
-
-    def seal_chunks(self, source: Source, round: int) -> Iterator[memoryview]:
-        """Seal everything that ``source`` holds as one message.
-
-        Yields:
-            The header, then each sealed chunk; a view is valid until the next one is asked for.
-        """
-        sealer = self._sealer(round)
-        yield memoryview(sealer.header.pack())
-        box = memoryview(bytearray(self._chunk_size + TAG))
-        for plain, last in _with_last(source, self._chunk_size):
-            written = sealer.seal_into(plain, box[: len(plain) + TAG], last=last)
-            yield box[:written]
-        self._commit(sealer)
-
-    def open_chunks(self, source: Source, round: int) -> Iterator[memoryview]:
-        """Open one message that fills ``source`` to its end.
-
-        Every chunk that comes out is genuine, but only the end of the iteration shows that none is
-        missing: act on nothing before it. A view is valid until the next one is asked for.
-
-        Raises:
-            SealError: see the module's list.
-        """
-        head = memoryview(bytearray(HEADER_SIZE))
-        header = self._admit(head[: _fill(source, head)], round)
-        opener = ChunkOpener(self._secret, header)
-        plain = memoryview(bytearray(header.chunk_size))
-        for box, last in _with_last(source, header.chunk_size + TAG):
-            written = opener.open_into(box, plain[: max(0, len(box) - TAG)], last=last)
-            yield plain[:written]
-        self._commit(opener)
-
-    def seal_stream(self, source: Source, sink: Sink, round: int) -> int:
-        """`seal_chunks` into a sink; returns the number of bytes written."""
-        return _drain(self.seal_chunks(source, round), sink)
-
-    def open_stream(self, source: Source, sink: Sink, round: int) -> int:
-        """`open_chunks` into a sink, which must be thrown away if this raises."""
-        return _drain(self.open_chunks(source, round), sink)
-
-    # ---- the chain ------------------------------------------------------------------------
-
-    def _sealer(self, round_: int) -> ChunkSealer:
-        if self._mode != "seal":
-            raise SealError(f"this session only opens messages ({self._names})")
-        if round_ < self.round:
-            raise SealError(f"round {round_} comes after round {self.round}")
-        salt = secrets.token_bytes(SALT_SIZE)
-        header = Header(self._binding, self.sequence, round_, self.previous, salt, self._chunk_size)
-        return ChunkSealer(self._secret, header)
 
     def _admit(self, sealed: memoryview, round_: int) -> Header:
         """Refuse what is not the next message. The header proves itself when the chunks open."""
@@ -243,13 +133,8 @@ class SealedSession:
             raise SealError(f"round {header.round} comes after round {self.round}")
         return header
 
-    def _commit(self, chunks: ChunkSealer | ChunkOpener) -> None:
-        # Two iterators over one session: only the one that ends first counts.
-        if chunks.header.sequence != self.sequence or chunks.header.previous != self.previous:
-            raise SealError("the session moved on while this message was being worked on")
-        self.previous = chunks.digest
-        self.sequence += 1
-        self.round = chunks.header.round
+    def _advance(self, header: Header, digest: bytes) -> None:
+        self.sequence, self.previous, self.round = header.sequence + 1, digest, header.round
 
 
 def message_round(message: Buffer) -> int:
@@ -260,34 +145,3 @@ def message_round(message: Buffer) -> int:
 def _flat(data: Buffer) -> memoryview:
     view = memoryview(data)
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
-
-
-def _fill(source: Source, buffer: memoryview) -> int:
-    """Read until ``buffer`` is full or the source ends; sources may return less than asked."""
-    done = 0
-    while done < len(buffer):
-        got = source.readinto(buffer[done:])
-        if not got:
-            break
-        done += got
-    return done
-
-
-def _with_last(source: Source, size: int) -> Iterator[tuple[memoryview, bool]]:
-    """Pieces of ``size`` bytes and whether each is the last; always at least one (maybe empty)."""
-    here, ahead = memoryview(bytearray(size)), memoryview(bytearray(size))
-    have = _fill(source, here)
-    while True:
-        more = _fill(source, ahead) if have == size else 0
-        yield here[:have], more == 0
-        if more == 0:
-            return
-        here, ahead, have = ahead, here, more
-
-
-def _drain(chunks: Iterator[memoryview], sink: Sink) -> int:
-    total = 0
-    for chunk in chunks:
-        sink.write(chunk)
-        total += len(chunk)
-    return total

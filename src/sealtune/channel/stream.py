@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -107,89 +109,42 @@ class Header:
         return cls(binding, sequence, round_, previous, salt, chunk)
 
 
-class _Chunks:
-    """State common to both directions: key, counter, running digest of header and tags."""
+def seal(secret: bytes, header: Header, plain: memoryview) -> tuple[bytes, bytes]:
+    """Encrypt a message.
 
-    def __init__(self, secret: bytes, header: Header) -> None:
-        if len(secret) != SECRET_SIZE:
-            raise SealError(f"a stream secret has {SECRET_SIZE} bytes, not {len(secret)}")
-        packed = header.pack()
-        info = b"sealtune/stream/v1" + packed
-        key = HKDF(SHA384(), 32, salt=header.salt, info=info).derive(secret)
-        self.header = header
-        self.finished = False
-        self._cipher = AESGCM(key)
-        self._count = 0
-        self._digest = hashlib.sha384(packed)
+    Args:
+        secret: 32 bytes.
+        plain: a flat view of bytes.
 
-    @property
-    def digest(self) -> bytes:
-        """48 bytes that identify the whole message: header and all tags."""
-        if not self.finished:
-            raise SealError("the digest of a stream exists only after its last chunk")
-        return self._digest.digest()
-
-    def _nonce(self, plain: int, last: bool) -> bytes:
-        if self.finished:
-            raise SealError("a chunk follows the last one")
-        if plain > self.header.chunk_size or (plain < self.header.chunk_size and not last):
-            raise SealError(f"chunk of {plain} bytes in a stream of {self.header.chunk_size}")
-        return _NONCE.pack(self._count, last)
-
-    def _advance(self, tag: Buffer, last: bool) -> None:
-        self._digest.update(tag)
-        self._count += 1
-        self.finished = last
+    Returns:
+        The sealed message, and 48 bytes that identify it: SHA-384 of header and all tags.
+    """
+    message = BytesIO(bytes(sealed_size(len(plain), header.chunk_size)))
+    message.write(header.pack())
+    boxes = _boxes(header, message.getbuffer())
+    _each(_cipher(secret, header).encrypt_into, _pieces(plain, header.chunk_size), boxes)
+    digest = _digest(header, boxes)
+    del boxes  # without a view of it left, the buffer is given away uncopied
+    return message.getvalue(), digest
 
 
-class ChunkSealer(_Chunks):
-    """Encrypts one stream, chunk by chunk, into buffers of the caller."""
+def unseal(secret: bytes, header: Header, sealed: memoryview) -> tuple[bytes, bytes]:
+    """Decrypt a message that starts with ``header``.
 
-    def seal_into(self, plain: Buffer, out: bytearray | memoryview, *, last: bool) -> int:
-        """Encrypt one chunk.
+    Returns:
+        The plaintext, and the message's digest as in ``seal``.
 
-        Args:
-            plain: exactly `chunk_size` bytes, fewer only in the last chunk.
-            out: exactly ``len(plain) + TAG`` writable bytes.
-            last: whether this chunk ends the stream.
-
-        Returns:
-            Number of bytes written.
-        """
-        nonce = self._nonce(len(plain), last)
-        written = self._cipher.encrypt_into(nonce, plain, None, out)
-        self._advance(memoryview(out)[written - TAG : written], last)
-        return written
-
-
-class ChunkOpener(_Chunks):
-    """Decrypts one stream, chunk by chunk, into buffers of the caller."""
-
-    def open_into(self, sealed: Buffer, out: bytearray | memoryview, *, last: bool) -> int:
-        """Decrypt one chunk.
-
-        Args:
-            sealed: the chunk with its tag.
-            out: exactly ``len(sealed) - TAG`` writable bytes; undefined after an error.
-            last: whether the stream ends here.
-
-        Returns:
-            Number of bytes written.
-
-        Raises:
-            SealError: altered, out of place, or not the end of the stream.
-        """
-        if len(sealed) < TAG:
-            raise SealError("sealed message is cut short inside a chunk")
-        nonce = self._nonce(len(sealed) - TAG, last)
-        try:
-            written = self._cipher.decrypt_into(nonce, sealed, None, out)
-        except InvalidTag as error:
-            raise SealError(
-                f"chunk {self._count} of the sealed message was altered, moved or cut off"
-            ) from error
-        self._advance(memoryview(sealed)[-TAG:], last)
-        return written
+    Raises:
+        SealError: altered, out of place, cut off, or something appended.
+    """
+    boxes = _boxes(header, sealed)
+    if len(boxes[-1]) < TAG + (len(boxes) > 1):  # an empty chunk stands alone
+        raise SealError("sealed message is cut short inside a chunk")
+    plain = BytesIO(bytes(sum(len(box) - TAG for box in boxes)))
+    chunks = _pieces(plain.getbuffer(), header.chunk_size)
+    _each(_cipher(secret, header).decrypt_into, boxes, chunks)
+    del chunks
+    return plain.getvalue(), _digest(header, boxes)
 
 
 def sealed_size(plain: int, chunk_size: int = DEFAULT_CHUNK) -> int:
@@ -197,15 +152,31 @@ def sealed_size(plain: int, chunk_size: int = DEFAULT_CHUNK) -> int:
     return HEADER_SIZE + plain + TAG * max(1, -(-plain // chunk_size))
 
 
-def plain_size(sealed: int, chunk_size: int) -> int:
-    """Bytes of plaintext in a sealed message of ``sealed`` bytes.
+def _cipher(secret: bytes, header: Header) -> AESGCM:
+    if len(secret) != SECRET_SIZE:
+        raise SealError(f"a stream secret has {SECRET_SIZE} bytes, not {len(secret)}")
+    info = b"sealtune/stream/v1" + header.pack()
+    return AESGCM(HKDF(SHA384(), 32, salt=header.salt, info=info).derive(secret))
 
-    Raises:
-        SealError: no message has that size.
-    """
-    body = sealed - HEADER_SIZE
-    chunks = max(1, -(-body // (chunk_size + TAG)))
-    plain = body - TAG * chunks
-    if plain < 0 or sealed_size(plain, chunk_size) != sealed:
-        raise SealError(f"sealed message of {sealed} bytes is cut short")
-    return plain
+
+def _pieces(data: memoryview, size: int) -> list[memoryview]:
+    return [data[start : start + size] for start in range(0, max(1, len(data)), size)]
+
+
+def _each(work: Callable[..., int], sources: list[memoryview], targets: list[memoryview]) -> None:
+    """Encrypt or decrypt each piece, in its place, into the buffer for it."""
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        try:
+            work(_NONCE.pack(number, number == len(sources) - 1), source, None, target)
+        except InvalidTag as error:
+            raise SealError(
+                f"chunk {number} of the sealed message was altered, moved or cut off"
+            ) from error
+
+
+def _boxes(header: Header, sealed: memoryview) -> list[memoryview]:
+    return _pieces(sealed[HEADER_SIZE:], header.chunk_size + TAG)
+
+
+def _digest(header: Header, boxes: list[memoryview]) -> bytes:
+    return hashlib.sha384(header.pack() + b"".join(box[-TAG:] for box in boxes)).digest()
