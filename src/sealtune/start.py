@@ -1,14 +1,14 @@
 """Starts one of sealtune's programs with nothing foreign on the way.
 
-    python -I -B start.py PROGRAM [ARGUMENT...]        PROGRAM such as sealtune.enclave.client
+    python -I -B start.py PROGRAM [ARGUMENT...]        PROGRAM such as site-enclave
 
 ``-I`` leaves out the current folder, the user's packages and every ``PYTHON...`` variable. Here,
 the package sealtune is taken from the folder of this file and from nowhere else; its modules are
 compiled from their sources, so neither a stale or planted ``.pyc`` nor an extension module decides
-what runs; and a program finds the rooms of its own trust domain only, which for enclaves and data
-owners are those that the code digest covers.
+what runs; and a program finds exactly the files of its list, ``programs/PROGRAM.txt``, which are
+those that its code digest covers (``sealtune.attest.measure``).
 
-Trust domain: every program; measured with the enclaves.
+Trust domain: every program.
 """
 
 from __future__ import annotations
@@ -19,17 +19,45 @@ import sys
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
-FILES = ("__init__.py", "errors.py", "frames.py", "memory.py", "start.py")
-_ENCLAVE = ("attest", "channel", "data", "enclave", "job", "model", "offload", "plan", "tuning")
-# what a program may load, by the room that it is in
-ROOMS = {
-    "enclave": _ENCLAVE,
-    "owner": (*_ENCLAVE, "owner"),
-    "accelerator": ("accelerator", "offload"),
-    "federation": ("federation",),
-}
+
+
+class Program(NamedTuple):
+    """What ``programs/NAME.txt`` says; paths are relative to the package's folder.
+
+    Attributes:
+        main: the file that is run.
+        at_start: what importing it loads, itself and this file included.
+        on_demand: what functions may load later.
+    """
+
+    main: str
+    at_start: tuple[str, ...]
+    on_demand: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        """The main's name for ``import``."""
+        return ".".join(("sealtune", *Path(self.main).with_suffix("").parts))
+
+
+def list_file(name: str, root: Path = ROOT) -> Path:
+    """Where the list of a program is."""
+    return root / "programs" / f"{name}.txt"
+
+
+def read_program(name: str, root: Path = ROOT) -> Program:
+    """Read a program's list: sections ``[main]``, ``[at start]``, ``[on demand]``."""
+    sections: dict[str, list[str]] = {}
+    for line in list_file(name, root).read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            lines = sections[line] = []
+        elif line:
+            lines.append(line)
+    (main,) = sections["[main]"]
+    return Program(main, tuple(sections["[at start]"]), tuple(sections["[on demand]"]))
 
 
 class SourceOnly(SourceFileLoader):
@@ -42,46 +70,46 @@ class SourceOnly(SourceFileLoader):
         return code
 
 
-def finder_for(rooms: tuple[str, ...]) -> type[FileFinder]:
-    """A path hook for the folders of sealtune: sources of ``rooms`` are found, all else is not."""
+def finder_for(name: str, files: frozenset[str]) -> type[FileFinder]:
+    """A path hook for the folders of sealtune: the sources ``files`` are found, all else is not."""
 
     class Finder(FileFinder):
-        """Finds sources; refuses rooms of other programs by finding nothing in them."""
+        """Finds sources."""
 
         def __init__(self, folder: str) -> None:
-            inside = Path(folder)
-            if not inside.is_relative_to(ROOT):
+            if not Path(folder).is_relative_to(ROOT):
                 raise ImportError("not a folder of sealtune")
-            parts = inside.relative_to(ROOT).parts
-            allowed = not parts or parts[0] in rooms
-            super().__init__(folder, *([(SourceOnly, [".py"])] if allowed else []))
+            super().__init__(folder, (SourceOnly, [".py"]))
 
         def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
             """Where the module is.
 
             Raises:
-                ImportError: in a file that the code digest does not cover: Python prefers a folder
-                    ``frames/`` to ``frames.py``, and follows links out of the package.
+                ImportError: in a file that is not on the list, as one of another program, or one
+                    that would be taken in place of one on it: Python prefers a folder ``frames/``
+                    to ``frames.py``, and follows links out of the package.
             """
             spec = super().find_spec(fullname, target)
             if spec is not None and spec.origin is not None and not _belongs(Path(spec.origin)):
-                message = f"{spec.origin!r} is no source file of this program"
+                message = f"{spec.origin!r} is no source file of the program {name} (make pins)"
                 raise ImportError(message, name=fullname)
             return spec
 
     def _belongs(path: Path) -> bool:
-        parts = path.relative_to(ROOT).parts
-        known = path.name in FILES if len(parts) == 1 else parts[0] in rooms
-        return known and path.parent.resolve() == path.parent
+        return path.relative_to(ROOT).as_posix() in files and path.parent.resolve() == path.parent
 
     return Finder
 
 
-def main(arguments: list[str]) -> None:
-    """Become the program."""
-    program, *rest = arguments
-    room = program.split(".")[1]
-    sys.path_hooks.insert(0, finder_for(ROOMS[room]))
+def enter(name: str) -> str:
+    """Let this process find the sources of one program and no others.
+
+    Returns:
+        the module that is its main.
+    """
+    program = read_program(name)
+    files = frozenset(program.at_start + program.on_demand)
+    sys.path_hooks.insert(0, finder_for(name, files))
     sys.path_importer_cache.clear()
     package = importlib.util.spec_from_file_location(
         "sealtune",
@@ -94,8 +122,16 @@ def main(arguments: list[str]) -> None:
     module = importlib.util.module_from_spec(package)
     sys.modules["sealtune"] = module
     package.loader.exec_module(module)
-    sys.argv = [program, *rest]
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
+    module.program = name  # type: ignore[attr-defined]
+    return program.module
+
+
+def main(arguments: list[str]) -> None:
+    """Become the program."""
+    name, *rest = arguments
+    module = enter(name)
+    sys.argv = [module, *rest]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A digest of sealtune's own source: the "measurement" of a simulated enclave.
+"""A digest of a program's own source: the "measurement" of a simulated enclave.
 
-It covers the installed files of the rooms that an enclave or a data owner's program can load, so
-that a party that runs changed code is seen. It is self-reported: without hardware nothing stops a
-liar (`simulated` evidence is marked not confidential everywhere).
+It covers exactly the files that the program may load, so that a party that runs changed code is
+seen. It is self-reported: without hardware nothing stops a liar (`simulated` evidence is marked not
+confidential everywhere).
 
 Trust domain: every enclave.
 """
@@ -13,37 +13,28 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-import sealtune
 from sealtune.attest.evidence import length_prefixed
-from sealtune.start import FILES, ROOMS
+from sealtune.start import ROOT, list_file, read_program
+
+MEASURED = ("aggregator", "owner-site", "site-enclave", "split-server")
 
 
-def enclave_sources(root: Path | None = None) -> list[Path]:
-    """The Python files that an enclave or a data owner's program can load (``sealtune.start``).
+def program_digest(name: str, root: Path = ROOT) -> bytes:
+    """SHA-384 over the names and contents of a program's files and of its list (48 bytes).
 
-    Returns:
-        sorted by their path below ``root``.
+    Args:
+        name: such as ``aggregator``.
+        root: the package's folder.
     """
-    base = root or Path(sealtune.__file__).parent
-    files = [base / name for name in FILES]
-    for room in ROOMS["owner"]:
-        files += (base / room).rglob("*.py")
-    return sorted(
-        (path for path in files if path.is_file()), key=lambda p: p.relative_to(base).as_posix()
-    )
-
-
-def measure_sources(root: Path | None = None) -> bytes:
-    """SHA-384 over names and contents of the enclave's source files (48 bytes)."""
-    base = root or Path(sealtune.__file__).parent
-    digest = hashlib.sha384(b"sealtune/sources/v1")
-    for path in enclave_sources(base):
-        name = path.relative_to(base).as_posix().encode()
-        digest.update(length_prefixed(name, path.read_bytes()))
+    program = read_program(name, root)
+    digest = hashlib.sha384(b"sealtune/program/v1")
+    for path in (list_file(name, root), *(root / f for f in program.at_start + program.on_demand)):
+        label = path.relative_to(root).as_posix().encode()
+        digest.update(length_prefixed(label, path.read_bytes()))
     return digest.digest()
 
 
 @cache
 def own_measurement() -> bytes:
-    """`measure_sources` of this installation, read once per process."""
-    return measure_sources()
+    """One digest of the programs that enclaves and data owners run, read once per process."""
+    return hashlib.sha384(b"".join(map(program_digest, MEASURED))).digest()
