@@ -110,7 +110,7 @@ def start_accelerator(plan: SlicePlan, folder: Path) -> tuple[subprocess.Popen[s
     config = {"job": str(folder / "job.json"), "accelerator": address}
     (folder / "config.json").write_text(json.dumps(config))
     process = subprocess.Popen(
-        program("sealtune.accelerator", str(folder / "config.json")),
+        program("accelerator", str(folder / "config.json")),
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -55,7 +55,7 @@ class Processes:
         self._sockets = sockets
         self._common = {"job": str(job_file), "run_dir": str(run_dir)}
 
-    def start(self, role: str, module: str, site: str | None = None, **config: Any) -> Process:
+    def start(self, role: str, program: str, site: str | None = None, **config: Any) -> Process:
         """Start one."""
         config |= {
             **self._common,
@@ -66,7 +66,7 @@ class Processes:
         path = self._sockets / f"{role}-{site}.json"
         path.write_text(json.dumps(config))
         popen = subprocess.Popen(
-            environment.program(module, str(path)),
+            environment.program(program, str(path)),
             stdout=subprocess.PIPE,
             text=True,
             env=environment.variables({"OMP_NUM_THREADS": "1"}),
@@ -116,11 +116,9 @@ class Machine(Processes):
     def __init__(self, run_dir: Path, sockets: Path, job_file: Path) -> None:
         super().__init__(run_dir, sockets, job_file)
         where = {"accelerator": f"unix:{sockets}/accelerator"}
-        self.accelerator = self.start("accelerator", "sealtune.accelerator", **where)
-        self.server = self.start("server", "sealtune.enclave.aggregator", **where)
-        self.clients = {
-            site: self.start("client", "sealtune.enclave.client", site, **where) for site in SITES
-        }
+        self.accelerator = self.start("accelerator", "accelerator", **where)
+        self.server = self.start("server", "aggregator", **where)
+        self.clients = {site: self.start("client", "site-enclave", site, **where) for site in SITES}
 
     @property
     def all(self) -> list[Process]:

@@ -31,16 +31,14 @@ class SplitMachine(Processes):
         self._keys = keys
         self.run_dir = run_dir
         self.job_file = job_file
-        self.server = self.start("server", "sealtune.enclave.split_trainer")
+        self.server = self.start("server", "split-server")
         self.clients = {}
         for site in SITES:
             self.start_site(site)
 
     def start_site(self, site: str) -> None:
         """A fresh process of a data owner."""
-        self.clients[site] = self.start(
-            "client", "sealtune.owner.site", site, key=str(self._keys[site])
-        )
+        self.clients[site] = self.start("client", "owner-site", site, key=str(self._keys[site]))
 
 
 @pytest.fixture

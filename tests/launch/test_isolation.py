@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import sealtune
-from sealtune import start
-from sealtune.attest.measure import measure_sources
+from sealtune.attest.measure import program_digest
 from sealtune.launch.environment import program, variables
+from sealtune.start import list_file, read_program
 
 PROBE = "sealtune.enclave.probe"
 
@@ -34,12 +34,21 @@ def package(tmp_path: Path) -> Path:
         "    for name in sys.argv[1:]:\n"
         "        print(importlib.import_module(name).__file__)\n"
     )
+    lines = list_file("site-enclave", root).read_text().splitlines()
+    more = ["enclave/linked.py", "enclave/probe.py"]
+    lines[lines.index("[main]") + 1] = "enclave/probe.py"
+    list_file("probe", root).write_text("\n".join([*lines, *more, ""]))
+    (root / "enclave" / "linked.py").write_text("")
     return root
+
+
+def digest_of(root: Path) -> bytes:
+    return program_digest("probe", root)
 
 
 def isolated(root: Path, *names: str, **options: object) -> subprocess.CompletedProcess[str]:
     """The probe, started as a run starts its programs, in the copy."""
-    command = [sys.executable, "-I", "-B", "-u", str(root / "start.py"), PROBE, *names]
+    command = [sys.executable, "-I", "-B", "-u", str(root / "start.py"), "probe", *names]
     return _run(command, options)
 
 
@@ -127,8 +136,7 @@ def test_a_planted_extension_module(package: Path) -> None:
 @pytest.mark.parametrize("where", ["frames", "linked", "errors"])
 def test_a_folder_that_hides_a_measured_file(package: Path, tmp_path: Path, where: str) -> None:
     """Python prefers it to the file; the digest does not see it."""
-    (package / "enclave" / "linked.py").write_text("")
-    before = measure_sources(package)
+    before = digest_of(package)
     away = tmp_path / "away"
     away.mkdir()
     if where == "linked":
@@ -139,26 +147,26 @@ def test_a_folder_that_hides_a_measured_file(package: Path, tmp_path: Path, wher
         folder.mkdir()
         name = f"sealtune.{where}"
     mark = evil(folder, "__init__")
-    assert measure_sources(package) == before
+    assert digest_of(package) == before
     done = isolated(package, name)
     assert not mark.exists()
-    assert "is no source file of this program" in done.stderr
+    assert "is no source file of the program" in done.stderr
     ordinary(package, name)
     assert mark.exists()
 
 
 def test_a_room_that_is_a_link_out_of_the_package(package: Path, tmp_path: Path) -> None:
     """Python's usual finder must not take over there: it reads bytecode and extensions."""
-    before = measure_sources(package)
+    before = digest_of(package)
     away = tmp_path / "away"
     shutil.move(package / "channel", away)
     (package / "channel").symlink_to(away)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     (away / f"stream{suffix}").write_bytes(b"\x7fELF and the rest")
-    assert measure_sources(package) == before
+    assert digest_of(package) == before
     done = isolated(package, "sealtune.channel.stream")
     assert done.returncode != 0
-    assert "is no source file of this program" in done.stderr
+    assert "is no source file of the program" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["launch.child", "cli.main", "federation.relay", "owner.site"])
@@ -166,38 +174,47 @@ def test_an_enclave_finds_no_code_of_other_programs(package: Path, name: str) ->
     done = isolated(package, f"sealtune.{name}")
     assert done.returncode == 1
     first = package / name.split(".", maxsplit=1)[0] / "__init__.py"
-    assert f"{str(first)!r} is no source file of this program" in done.stderr
+    assert f"{str(first)!r} is no source file of the program" in done.stderr
 
 
 def test_real_programs_start(tmp_path: Path) -> None:
-    modules = (
-        "sealtune.enclave.client", "sealtune.enclave.aggregator", "sealtune.owner.site",
-        "sealtune.enclave.split_trainer", "sealtune.accelerator", "sealtune.federation.node",
-        "sealtune.federation.relay",
+    names = (
+        "accelerator", "aggregator", "node", "owner-site", "relay", "site-enclave", "split-server",
     )  # fmt: skip
-    for module in modules:
-        done = _run(program(module, str(tmp_path / "none.json")), {})
+    for name in names:
+        done = _run(program(name, str(tmp_path / "none.json")), {})
         assert done.returncode != 0
-        assert "none.json" in done.stdout + done.stderr, (module, done.stderr)
+        assert "none.json" in done.stdout + done.stderr, (name, done.stderr)
         assert "ModuleNotFoundError" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["start.py", "owner/site.py", "enclave/client.py", "frames.py"])
-def test_the_code_digest_covers_what_programs_load(package: Path, name: str) -> None:
-    before = measure_sources(package)
-    with (package / name).open("a") as file:
-        file.write("# changed\n")
-    assert measure_sources(package) != before
+def test_the_code_digest_covers_each_file_of_the_list(package: Path) -> None:
+    listed = read_program("probe", package)
+    digests = {digest_of(package)}
+    files = ("programs/probe.txt", *listed.at_start, *listed.on_demand)
+    for name in files:
+        with (package / name).open("a") as file:
+            file.write("\n")
+        digests.add(digest_of(package))
+    assert "start.py" in files
+    assert len(digests) == 1 + len(files)
 
 
-def test_a_program_loads_what_is_measured_and_nothing_else(package: Path) -> None:
-    for room, rooms in start.ROOMS.items():
-        if room in ("enclave", "owner"):
-            assert set(rooms) <= set(start.ROOMS["owner"])
-    (package / "owner" / "more.py").write_text("")
-    (package / "launch" / "more.py").write_text("")
-    measured = measure_sources(package)
-    (package / "launch" / "more.py").write_text("x = 1\n")
-    assert measure_sources(package) == measured
-    (package / "owner" / "more.py").write_text("x = 1\n")
-    assert measure_sources(package) != measured
+def test_the_code_digest_covers_nothing_else(package: Path) -> None:
+    """A file that is on no list does not matter, because the program does not find it."""
+    before = digest_of(package)
+    for name in ("enclave/more.py", "launch/child.py", "demo/icd10.py", "report/page.py"):
+        with (package / name).open("a") as file:
+            file.write("x = 1\n")
+        done = isolated(package, f"sealtune.{name.removesuffix('.py').replace('/', '.')}")
+        assert "is no source file of the program" in done.stderr
+    assert digest_of(package) == before
+
+
+def test_a_file_put_on_the_list_changes_the_digest(package: Path) -> None:
+    (package / "enclave" / "more.py").write_text("x = 1\n")
+    before = digest_of(package)
+    with list_file("probe", package).open("a") as file:
+        file.write("enclave/more.py\n")
+    assert isolated(package, "sealtune.enclave.more").returncode == 0
+    assert digest_of(package) != before

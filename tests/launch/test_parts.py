@@ -112,7 +112,7 @@ def test_the_engine_gets_its_own_files_and_listens_to_this_machine(tmp_path: Pat
     node = flower.node("a", tmp_path / "a.sock", tmp_path / "spool")
     contents = []
     for command, module in ((relay, "relay"), (node, "node")):
-        assert command == program(f"sealtune.federation.{module}", command[-1])
+        assert command == program(module, command[-1])
         contents.append(json.loads(Path(command[-1]).read_bytes()))
     assert contents[0]["host"] == "127.0.0.1"
     assert set(contents[0]["sites"]) == {"a", "b"}

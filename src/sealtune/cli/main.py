@@ -28,6 +28,7 @@ from sealtune.cli.plan import plan
 from sealtune.cli.predict import predict
 from sealtune.cli.report import report
 from sealtune.cli.run import run
+from sealtune.cli.tcb import tcb
 from sealtune.cli.validate import validate
 
 # before torch is loaded: threads that spin while they wait take the cores from other processes
@@ -73,6 +74,7 @@ app.command("predict")(predict)
 app.command("merge")(merge)
 app.command("report")(report)
 app.command("clean")(clean)
+app.command("tcb")(tcb)
 app.add_typer(keys, name="keys")
 app.add_typer(job, name="job")
 app.add_typer(attest, name="attest")

@@ -63,7 +63,7 @@ def ask_enclave(
 @contextmanager
 def _enclave(config: Path, log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = environment.program("sealtune.enclave.split_trainer", str(config))
+    command = environment.program("split-server", str(config))
     variables = environment.variables({"OMP_WAIT_POLICY": "PASSIVE"})
     inbox: Inbox = SimpleQueue()
     child = Child.start("server", command, variables, log, inbox, events=True)

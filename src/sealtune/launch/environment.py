@@ -40,7 +40,7 @@ def program(name: str, *arguments: str) -> list[str]:
     """The command of one of sealtune's programs, isolated (``sealtune.start``).
 
     Args:
-        name: its module, such as ``sealtune.enclave.client``.
+        name: such as ``site-enclave``.
     """
     return [sys.executable, "-I", "-B", "-u", start.__file__, name, *arguments]
 

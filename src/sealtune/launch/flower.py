@@ -61,7 +61,7 @@ class Flower:
         }
         return self._program("node", f"node-{site}", content)
 
-    def _program(self, module: str, name: str, content: dict[str, Any]) -> list[str]:
+    def _program(self, kind: str, name: str, content: dict[str, Any]) -> list[str]:
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps(content), encoding="utf-8")
-        return program(f"sealtune.federation.{module}", str(path))
+        return program(kind, str(path))

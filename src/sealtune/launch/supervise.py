@@ -47,11 +47,11 @@ _RELAY = "flower:relay"
 class Programs:
     """Commands of our own processes; each is given the path of its CONFIG.json. For tests."""
 
-    aggregator: Sequence[str] = tuple(program("sealtune.enclave.aggregator"))
-    client: Sequence[str] = tuple(program("sealtune.enclave.client"))
-    accelerator: Sequence[str] = tuple(program("sealtune.accelerator"))
-    split_trainer: Sequence[str] = tuple(program("sealtune.enclave.split_trainer"))
-    split_site: Sequence[str] = tuple(program("sealtune.owner.site"))
+    aggregator: Sequence[str] = tuple(program("aggregator"))
+    client: Sequence[str] = tuple(program("site-enclave"))
+    accelerator: Sequence[str] = tuple(program("accelerator"))
+    split_trainer: Sequence[str] = tuple(program("split-server"))
+    split_site: Sequence[str] = tuple(program("owner-site"))
 
 
 def run(

@@ -30,9 +30,8 @@ MAINS = {
 def reach(main: str, root: Path = ROOT) -> Program:
     """What the program with this main may load."""
     at_start = _closure({"start.py", main}, root, later=False)
-    return Program(
-        main, tuple(sorted(at_start)), tuple(sorted(_closure(at_start, root, later=True) - at_start))
-    )
+    on_demand = _closure(at_start, root, later=True) - at_start
+    return Program(main, tuple(sorted(at_start)), tuple(sorted(on_demand)))
 
 
 def pin(root: Path = ROOT) -> list[str]:

@@ -1,0 +1,89 @@
+"""How much code has to be believed for each program: modules, lines, packages of others.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+
+from sealtune import start
+from sealtune.errors import SealtuneError
+from sealtune.start import ROOT, Program, read_program
+
+# run as a program is: what its main loads, by file
+_PROBE = """
+import json, runpy, sys
+enter = runpy.run_path(sys.argv[1])["enter"]
+__import__(enter(sys.argv[2]))
+print(json.dumps({name: getattr(m, "__file__", None) for name, m in sys.modules.items()}))
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many modules of sealtune, and lines of them."""
+
+    modules: int
+    lines: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a program consists of.
+
+    Attributes:
+        at_start: sealtune's own, loaded with the main.
+        on_demand: sealtune's own, that functions may load.
+        distributions: names of others' packages that the main loads; Python's library apart.
+    """
+
+    at_start: Size
+    on_demand: Size
+    distributions: tuple[str, ...]
+
+
+def facts(name: str) -> Facts:
+    """Count one program, and start it far enough to see which packages it loads.
+
+    Raises:
+        SealtuneError: its main cannot be imported.
+    """
+    program: Program = read_program(name)
+    return Facts(
+        _size(program.at_start), _size(program.on_demand), tuple(distributions(loaded(name)))
+    )
+
+
+def loaded(name: str) -> dict[str, str | None]:
+    """Each module that importing a program's main loads, with its file.
+
+    Raises:
+        SealtuneError: the main cannot be imported.
+    """
+    command = [sys.executable, "-I", "-B", "-c", _PROBE, start.__file__, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise SealtuneError(
+            f"the program {name} does not start: {''.join(last)}",
+            hint="after a change of imports, `sealtune tcb --pin` writes the lists anew",
+        )
+    modules: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    return modules
+
+
+def distributions(modules: Iterable[str]) -> list[str]:
+    """The installed packages that these modules are of, sealtune and Python's library apart."""
+    known = metadata.packages_distributions()
+    tops = {module.partition(".")[0] for module in modules} - {"sealtune"}
+    return sorted({name for top in tops for name in known.get(top, ())}, key=str.lower)
+
+
+def _size(files: tuple[str, ...]) -> Size:
+    return Size(len(files), sum((ROOT / file).read_bytes().count(b"\n") for file in files))
