@@ -8,7 +8,7 @@ NUMERIC := tests/offload tests/accelerator tests/model tests/baseline tests/encl
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 BASIC := ATEN_CPU_CAPABILITY=default
 
-.PHONY: demo demo-split test test-processors check lint pins clean help
+.PHONY: demo demo-split test test-processors check lint pins docs clean help
 
 help:
 	@echo "make demo    three hospitals fine-tune a real model together; writes runs/icd10/report.html"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-processors   the numeric tests with the instruction sets of other processors"
 	@echo "make check   lint, types, import rule, both kinds of tests (what CI runs)"
 	@echo "make pins    write anew which files each program may load (src/sealtune/programs)"
+	@echo "make docs    the tables of docs/job-file.md, from the settings' own texts"
 	@echo "make clean   remove the virtual environment and the demo's files"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -53,6 +54,9 @@ lint: $(STAMP)
 
 pins: $(STAMP)
 	$(BIN)/sealtune tcb --pin
+
+docs: $(STAMP)
+	$(BIN)/python -m sealtune.job.reference docs/job-file.md
 
 check: lint test test-processors
 

@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
+from sealtune.job.describe import describe, sections
 from sealtune.job.load import load_job
+from sealtune.job.reference import with_tables
 from sealtune.job.spec import Job, Section
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
-def documented() -> dict[str, dict[str, str]]:
-    """Section -> key -> the text of its column "default"."""
+def models(model: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Section, or table in a section, and its model."""
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield f"{prefix}{name}", kind
+                yield from models(kind, f"{prefix}{name}.")
+
+
+def test_the_reference_is_what_the_models_say() -> None:
     text = (ROOT / "docs" / "job-file.md").read_text()
-    sections = re.split(r"^## `\[([\w.]+)\]`.*$", text, flags=re.MULTILINE)[1:]
-    return {
-        name: {row[0]: row[2] for row in ROW.findall(body)}
-        for name, body in zip(sections[::2], sections[1::2], strict=True)
-    }
+    assert with_tables(text) == text, "run: make docs"
 
 
-def models() -> dict[str, Any]:
-    """Section, or table in a section, -> its model."""
-    found: dict[str, Any] = {}
-
-    def look(prefix: str, model: Any) -> None:
-        for name, field in model.model_fields.items():
-            kinds = [field.annotation, *get_args(field.annotation)]
-            for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, Section):
-                    found[f"{prefix}{name}"] = kind
-                    look(f"{prefix}{name}.", kind)
-
-    look("", Job)
-    return found
+def test_every_key_stands_in_it() -> None:
+    assert sections() == {name: tuple(model.model_fields) for name, model in models()}
 
 
-def test_every_section_and_key_is_documented_in_order() -> None:
-    expected = {name: list(model.model_fields) for name, model in models().items()}
-    assert {name: list(keys) for name, keys in documented().items()} == expected
+def test_a_changed_text_or_bound_is_noticed() -> None:
+    text = (ROOT / "docs" / "job-file.md").read_text()
+    for old, new in (("Rows in a step.", "Rows."), ("from 1 to 1024", "from 1 to 512")):
+        assert with_tables(text.replace(old, new)) == text
+    with pytest.raises(SystemExit, match="network"):
+        with_tables(text.replace("## `[network]`", "## Network"))
 
 
-@pytest.mark.parametrize("section", list(models()))
-def test_defaults_are_the_documented_ones(section: str) -> None:
-    for key, field in models()[section].model_fields.items():
-        said = documented()[section][key]
-        if field.is_required():
-            assert said == "required", f"{section}.{key}"
-        elif field.default is None:
-            assert not said.startswith("`"), f"{section}.{key}: {said}"
-        else:
-            value = list(field.default) if isinstance(field.default, tuple) else field.default
-            assert said == f"`{json.dumps(value)}`", f"{section}.{key}"
+def test_only_tables_are_called_sections() -> None:
+    for name, model in models():
+        for key in model.model_fields:
+            words = describe([*name.split("."), key])
+            assert ("a section" in words) == (f"{name}.{key}" in dict(models())), (name, key)
 
 
 @pytest.mark.parametrize("block", range(3))

@@ -1,6 +1,6 @@
 """Say in plain words what a key of the job file may hold, from the models' own JSON schema.
 
-Trust domain: every process; settings only.
+Trust domain: operator; no enclave loads it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def _schema() -> dict[str, Any]:
 
 def sections() -> dict[str, tuple[str, ...]]:
     """Section name -> its keys, in the order of the models; a table in a section has an entry."""
-    found: dict[str, tuple[str, ...]] = {}
+    names: dict[str, tuple[str, ...]] = {}
 
     def look(name: str, node: Mapping[str, Any]) -> None:
         keys = _keys(node)
-        found[name] = tuple(keys)
+        names[name] = tuple(keys)
         for key, inner in keys.items():
             if _keys(inner):
                 look(f"{name}.{key}", inner)
 
     for name, node in _schema()["properties"].items():
         look(name, node)
-    return found
+    return names
 
 
 def _keys(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,21 +49,24 @@ def describe(path: Sequence[str | int]) -> str:
 
     Returns an empty string for a path that the models do not know.
     """
+    node = field(path)
+    return "" if node is None else _words(node)
+
+
+def field(path: Sequence[str | int]) -> dict[str, Any] | None:
+    """The JSON schema of the key at ``path``: its description, default, examples and bounds."""
     if path[0] == "tuning" and len(path) > 1 and path[1] not in sections()["tuning"]:
         path = ("tuning", "lora", *path[1:])  # written in its short form
-    node = _schema()
+    node: dict[str, Any] | None = _schema()
     for part in path:
-        found = _step(node, part)
-        if found is None:
-            return ""
-        node = found
-    return _words(node)
+        node = None if node is None else _step(node, part)
+    return node
 
 
 def _deref(node: Mapping[str, Any]) -> dict[str, Any]:
     if "$ref" in node:
-        found: dict[str, Any] = _schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-        return found
+        definition: dict[str, Any] = _schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return definition
     return dict(node)
 
 
@@ -91,6 +94,7 @@ def _words(node: Mapping[str, Any]) -> str:
     kinds: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "integer": lambda n: "a whole number" + _bounds(n),
         "number": lambda n: "a number" + _bounds(n),
+        "boolean": lambda _: "true or false",
         "string": _string_words,
         "array": _array_words,
     }

@@ -3,7 +3,7 @@
     job = load_job(Path("job.toml"))   # typed settings, paths made absolute
     check_files(job)                   # do the files that it names exist?
 
-Trust domain: every process; reads the job file only.
+Trust domain: operator and data owners; no enclave loads it.
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _syntax_problem(text: str, message: str) -> Problem:
-    found = re.search(r"\(at line (\d+), column (\d+)\)", message)
+    place = re.search(r"\(at line (\d+), column (\d+)\)", message)
     lines = text.splitlines() or [""]
-    number = min(int(found[1]) if found else len(lines), len(lines))
+    number = min(int(place[1]) if place else len(lines), len(lines))
     what = re.sub(r"\s*\(at .*\)$", "", message)
     what = what[:1].lower() + what[1:]
-    column = f", column {found[2]}" if found else ""
+    column = f", column {place[2]}" if place else ""
     shown = lines[number - 1].strip()
     if len(shown) > 80:
         shown = shown[:77] + "..."
@@ -161,7 +161,7 @@ def _section(kind: type[_S], raw: object) -> _S | None:
 
 
 def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
-    found: dict[_Path, list[str]] = {}
+    messages: dict[_Path, list[str]] = {}
     rules: list[Problem] = []
     for fault in error.errors(include_url=False):
         if fault["type"] == "rule":
@@ -179,11 +179,11 @@ def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
             message = _missing(path)
         else:
             message = f"is {_shown(_value(raw, path))}; it should be {describe(path)}"
-        if message not in found.setdefault(path, []):
-            found[path].append(message)
+        if message not in messages.setdefault(path, []):
+            messages[path].append(message)
     # A list or table with a faulty member is reported by the member alone.
-    leaves = [p for p in found if not any(q != p and q[: len(p)] == p for q in found)]
-    return [Problem(_dotted(p), m) for p in leaves for m in found[p]] + rules
+    leaves = [p for p in messages if not any(q != p and q[: len(p)] == p for q in messages)]
+    return [Problem(_dotted(p), m) for p in leaves for m in messages[p]] + rules
 
 
 def _real_path(loc: Iterable[str | int], raw: Any, kind: str) -> _Path:
@@ -233,23 +233,23 @@ def _missing(path: _Path) -> str:
 
 
 def _unknown_key(path: _Path) -> str:
-    known = sections()
+    tables = sections()
     name = str(path[-1])
     home = ".".join(map(str, path[:-1]))
     if not home:
-        near = difflib.get_close_matches(name, known, n=1)
-        homes = [s for s, keys in known.items() if name in keys]
+        near = difflib.get_close_matches(name, tables, n=1)
+        homes = [s for s, keys in tables.items() if name in keys]
         if near:
             return f"unknown section; did you mean [{near[0]}]?"
         if homes:
             return f"unknown section; the key '{name}' belongs into [{homes[0]}]"
-        return f"unknown section; there are {', '.join(f'[{s}]' for s in known)}"
-    homes = [s for s, keys in known.items() if name in keys]
+        return f"unknown section; there are {', '.join(f'[{s}]' for s in tables)}"
+    homes = [s for s, keys in tables.items() if name in keys]
     if homes:
         return f"unknown key here; it belongs into [{homes[0]}]"
-    here = known.get(home, ())
+    here = tables.get(home, ())
     if home == "tuning":
-        here += known["tuning.lora"]
+        here += tables["tuning.lora"]
     near = difflib.get_close_matches(name, here, n=1)
     if near:
         return f"unknown key; did you mean '{near[0]}'?"

@@ -2,7 +2,8 @@
 
 Rules that join two sections are in ``cross_problems``, so that the loader can report them beside
 the faults of single keys. Numbers are strict: ``rounds = "3"`` and ``rounds = true`` are errors.
-``docs/job-file.md`` explains every key to users.
+The text below a key is the only one: the file that ``sealtune init`` writes and the tables of
+``docs/job-file.md`` follow from it, as what is said of a wrong value follows from the types.
 
 Trust domain: every process; settings only.
 """
@@ -31,56 +32,66 @@ from sealtune.job.template import parse_template
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 NonEmpty = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
-BlockIndex = Annotated[int, Field(ge=0, strict=True)]
+Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None
+Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Probed = Annotated[float | None, Field(gt=0, strict=True)]
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class JobSpec(Section):
-    """``[job]``: what this run is called, how it tunes, and how long it goes on.
+    """``[job]``: what this run is called, how it tunes, and how long it goes on."""
 
-    ``federated-lora``: each site tunes in its own enclave, a server enclave averages. ``split``:
-    the first blocks run at the sites, one large server enclave tunes the rest on all sites' data.
-    """
-
-    name: Name
+    name: Name = Field(examples=["my-job"])
+    """Name of the run; its results are in `runs/<name>/`."""
     method: Literal["federated-lora", "split"] = "federated-lora"
+    """`federated-lora`: an enclave at each site tunes, a server enclave averages. `split`: the
+    first blocks run at the sites, without a TEE; one large server enclave tunes the rest."""
     seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
+    """Fixes how rows are dealt out and drawn, first values and order; never keys or pads."""
     rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
+    """How often sites train and the server averages; in a split job, tests and checkpoints."""
 
 
 class ModelSpec(Section):
-    """``[model]``: the public backbone and the task it learns.
+    """``[model]``: the public backbone and the task it learns."""
 
-    ``path`` is a folder with a Hugging Face model, or a hub id. Tasks: ``classification`` puts a
-    trained head on the last token; ``label-words`` compares the logits of the labels' first tokens;
-    ``causal-lm`` continues text.
-    """
-
-    path: str = Field(min_length=1)
-    revision: str | None = None
+    path: str = Field(min_length=1, examples=["./demo/model"])
+    """Folder with a Hugging Face model (it is there, or starts with `.`, `/`, `~`); or a hub id."""
+    revision: str | None = Field(default=None, examples=["main"])
+    """Branch, tag or commit of a hub id; without it, the hub's default branch."""
     task: Literal["classification", "label-words", "causal-lm"] = "classification"
+    """Train a head on the last token, compare the labels' first tokens, or continue text."""
 
 
 class DataSpec(Section):
-    """``[data]``: files, columns and the prompt template.
+    """``[data]``: files, columns and the prompt template."""
 
-    ``train`` and ``test`` are one pooled file each (then ``[sites] partition`` deals it out), or a
-    table ``site name = file``. ``template`` names columns in braces. ``labels`` fixes the classes
-    and their order; left out, they are the sorted labels of the training files.
-    """
-
-    train: Path | dict[str, Path]
-    test: Path | dict[str, Path]
+    train: Path | dict[str, Path] = Field(
+        examples=["demo/data/icd10/train.jsonl", {"north": "a.csv", "south": "b.csv"}]
+    )
+    """Training rows: one pooled file, or one for each site (`.jsonl`, `.csv`, `.tsv`, `.parquet`,
+    `hf:owner/name:split`, `hf:owner/name:configuration:split`)."""
+    test: Path | dict[str, Path] = Field(examples=["demo/data/icd10/test.jsonl"])
+    """Test rows; a table exactly if `train` is one."""
     template: str = "{text}"
+    """The prompt, with names of columns in braces; `{{` and `}}` are single braces."""
     label: str = Field(default="label", min_length=1)
-    labels: tuple[NonEmpty, ...] | None = Field(default=None, min_length=2)
-    max_tokens: int = Field(default=64, ge=2, le=8192, strict=True)
-    max_test_rows: int | None = Field(default=None, ge=1, strict=True)
+    """Column with the class: text or whole numbers."""
+    labels: tuple[NonEmpty, ...] | None = Field(
+        default=None, min_length=2, examples=[["no", "yes"]]
+    )
+    """The classes and their order; without it, the sorted labels of the training files."""
+    max_tokens: int = Field(default=64, ge=2, le=8192, strict=True, examples=[32])
+    """Longer texts are cut to this many tokens, and counted."""
+    max_test_rows: int | None = Field(default=None, ge=1, strict=True, examples=[420])
+    """Test rows of all sites together, each class in proportion; without it, all rows."""
 
     @field_validator("template")
     @classmethod
@@ -97,9 +108,14 @@ class DataSpec(Section):
 class SitesSpec(Section):
     """``[sites]``: who takes part, and how a pooled file is dealt out among them."""
 
-    names: tuple[Name, ...] = Field(min_length=1, max_length=64)
-    partition: Literal["dirichlet", "label", "file"] = "file"
-    alpha: float = Field(default=0.5, gt=0, le=1000, strict=True)
+    names: tuple[Name, ...] = Field(
+        min_length=1, max_length=64, examples=[["north", "south", "west"]]
+    )
+    """Who takes part, each name once."""
+    partition: Literal["dirichlet", "label", "file"] = Field(default="file", examples=["dirichlet"])
+    """How a pooled file is dealt out: by random shares of each class, or whole classes in turn."""
+    alpha: float = Field(default=0.5, gt=0, le=1000, strict=True, examples=[0.3])
+    """For `dirichlet`: 0.1 makes sites very different, 100 nearly alike."""
 
     @field_validator("names")
     @classmethod
@@ -111,19 +127,28 @@ class LoraSpec(Section):
     """``[tuning.lora]``: the adapter, in PEFT's words."""
 
     rank: int = Field(default=8, ge=1, le=1024, strict=True)
+    """Rank of the adapter's matrices."""
     alpha: float = Field(default=16, gt=0, strict=True)
+    """The adapter is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1, strict=True)
+    """Dropout before the adapter while training."""
     targets: ModuleNames | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    layers: tuple[BlockIndex, ...] | None = Field(default=None, min_length=1)
+    """Linear layers that get an adapter, by the end of their name."""
+    layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
+    """Only these blocks get adapters, in a split job behind the cut; without it, all."""
 
 
 class SpfSpec(Section):
     """``[tuning.spf]``: whole attention heads, a share of each block's (``tuning/spf``)."""
 
     qkv: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the heads (and key/value heads) whose query, key and value rows are tuned."""
     dense: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the heads whose columns of the attention's output projection are tuned."""
     select: Literal["l1-largest", "l1-smallest", "random", "gradient", "activation"] = "l1-largest"
-    layers: tuple[BlockIndex, ...] | None = Field(default=None, min_length=1)
+    """What ranks heads: their weights' L1 norm, the seed, or four batches' gradients or outputs."""
+    layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
+    """Only these blocks are tuned; without it, all behind the cut."""
 
     @model_validator(mode="after")
     def _tunes_something(self) -> Self:
@@ -140,7 +165,9 @@ class TuningSpec(Section):
     """
 
     lora: LoraSpec | None = None
+    """Low-rank adapters; without `lora` and `spf`, there is `lora` with its defaults."""
     spf: SpfSpec | None = None
+    """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
 
     @model_validator(mode="before")
     @classmethod
@@ -162,31 +189,29 @@ class TuningSpec(Section):
 
 
 class ProtectionSpec(Section):
-    """``[protection]``: what the accelerator may see.
-
-    ``adapter+data``: nothing but ring-masked codes. ``adapter``: it may see the owner's data (the
-    accelerator is the owner's own machine); blocks below the first adapter run there in the plain.
-    ``insecure-none``: codes without masks, for comparison only.
-
-    ``integrity_bits``: a lying accelerator is missed with probability at most 2^-bits per step.
-    """
+    """``[protection]``: what the accelerator may see, and what shows that an enclave is one."""
 
     protect: Literal["adapter+data", "adapter", "insecure-none"] = "adapter+data"
+    """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
     integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
+    """A wrong product of the accelerator is missed with probability at most 2^-bits per step."""
     attestation: Literal["simulated"] = "simulated"
+    """Evidence of the enclaves; `simulated` protects nothing, and results say so."""
 
 
 class TrainSpec(Section):
-    """``[train]``: optimisation; in a federated job, between two aggregations.
-
-    ``steps_per_round = "epoch"`` is one pass over the examples in each round.
-    """
+    """``[train]``: optimisation; in a federated job, between two aggregations."""
 
     steps_per_round: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch"] = "epoch"
+    """Optimizer steps in each round, of each site or the server; or one pass over the examples."""
     batch_size: int = Field(default=16, ge=1, strict=True)
+    """Rows in a step."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
+    """Of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0, strict=True)
+    """Of AdamW."""
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
+    """Rows evaluated at once."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
@@ -202,55 +227,63 @@ class TrainSpec(Section):
 
 
 class SplitSpec(Section):
-    """``[split]``: where a split job cuts the model, and how the server enclave computes.
+    """``[split]``: where a split job cuts the model, and how the server enclave computes."""
 
-    ``cut`` is the number of blocks that run at the sites, or the share of all blocks.
-    ``activations`` is how cut activations travel and are kept. ``compute`` is the type of the
-    server's frozen weights; ``checkpointing`` recomputes activations in the backward pass.
-    """
-
-    cut: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)]
+    cut: Annotated[int, Field(ge=1, strict=True)] | Share = Field(examples=[0.5])
+    """Blocks that run at the sites, or their share of all blocks."""
     activations: Literal["bf16", "int8", "fp32"] = "bf16"
+    """How cut activations travel and are kept: 2, 1 or 4 bytes a value."""
     compute: Literal["fp32", "bf16"] = "fp32"
+    """Type of the frozen weights in the server enclave; what is tuned is float32."""
     checkpointing: bool = Field(default=False, strict=True)
+    """Compute activations anew in the backward pass: less memory, more time."""
 
 
 class EquipmentSpec(Section):
     """``[equipment]``: what there is to compute with. For ``sealtune advise`` only; nothing else
-    reads it and no manifest holds it.
-
-    Speeds and memory that are left out are probed on the machine that asks. ``*_tflops`` are
-    10^12 fp32 operations a second that matrix products really reach, ``accelerator_tops`` the same
-    for int8.
-    """
+    reads it and no manifest holds it."""
 
     client_tee: bool = Field(default=True, strict=True)
-    client_tee_memory_gib: float | None = Field(default=None, gt=0, strict=True)
-    client_tee_tflops: float | None = Field(default=None, gt=0, strict=True)
-    accelerator_tops: float | None = Field(default=None, gt=0, strict=True)
-    accelerator_gbit: float | None = Field(default=None, gt=0, strict=True)
-    owner_memory_gib: float | None = Field(default=None, gt=0, strict=True)
-    owner_tflops: float | None = Field(default=None, gt=0, strict=True)
-    server_tee_memory_gib: float | None = Field(default=None, gt=0, strict=True)
-    server_tee_tflops: float | None = Field(default=None, gt=0, strict=True)
+    """Whether every site has a TEE; without one, Method 1 is out."""
+    client_tee_memory_gib: Probed = None
+    """Memory of a site's TEE, in GiB."""
+    client_tee_tflops: Probed = None
+    """10^12 fp32 operations a second that its matrix products really reach."""
+    accelerator_tops: Probed = None
+    """10^12 int8 operations a second of a site's accelerator, in products."""
+    accelerator_gbit: Probed = None
+    """Link between TEE and accelerator, in Gbit/s; without it, memory that both share."""
+    owner_memory_gib: Probed = None
+    """Memory of a data owner's machine, for its client TEE and accelerator or the first blocks."""
+    owner_tflops: Probed = None
+    """As `client_tee_tflops`, of the data owner's machine."""
+    server_tee_memory_gib: Probed = None
+    """Memory of the server TEE, in GiB."""
+    server_tee_tflops: Probed = None
+    """As `client_tee_tflops`, of the server TEE."""
     uplink_mbit: float = Field(default=100.0, gt=0, strict=True)
+    """From each site to the server, in Mbit/s."""
     downlink_mbit: float = Field(default=100.0, gt=0, strict=True)
+    """From the server to each site, in Mbit/s."""
     one_machine: bool = Field(default=False, strict=True)
+    """All sites compute on one machine, in turn, as in a trial run."""
     client_tee_cost: float = Field(default=0.0, ge=0, strict=True)
+    """Of one site's TEE in an hour, in any currency."""
     accelerator_cost: float = Field(default=0.0, ge=0, strict=True)
+    """Of one site's accelerator in an hour."""
     server_tee_cost: float = Field(default=0.0, ge=0, strict=True)
+    """Of the server TEE in an hour."""
     max_hours: float | None = Field(default=None, gt=0, strict=True)
+    """Ways that take longer are out."""
 
 
 class NetworkSpec(Section):
-    """``[network]``: patience and quorum.
+    """``[network]``: patience and quorum."""
 
-    ``min_sites`` is how many updates a round needs (default: all sites); ``deadline`` is how many
-    seconds a site may take for one message.
-    """
-
-    min_sites: int | None = Field(default=None, ge=1, strict=True)
+    min_sites: int | None = Field(default=None, ge=1, strict=True, examples=[2])
+    """Sites whose updates a round needs, or whose samples a split job needs; without it, all."""
     deadline: float = Field(default=1800.0, gt=0, strict=True)
+    """Seconds that a site may take for one message; one that takes longer is reported as late."""
 
 
 class Job(Section):
