@@ -334,7 +334,8 @@ def _masked(
         moved = counted.bytes
         with tempfile.TemporaryDirectory() as name:
             fingerprint = Fingerprint(
-                base_model=job.model.path, base_model_digest="0" * 64, job_id="0" * 96,
+                tuning=("lora",), base_model=job.model.path, base_model_digest="0" * 64,
+                job_id="0" * 96,
                 task=job.model.task, labels=labels, template=job.data.template,
                 max_tokens=job.data.max_tokens, seed=1, rounds=1, versions={},
             )  # fmt: skip

@@ -62,7 +62,7 @@ from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Classification
 from sealtune.model.training import evaluate, local_round, make_optimizer
 from sealtune.tuning.apply import apply_tuning
-from sealtune.tuning.lora import initialise
+from sealtune.tuning.head import fresh_head
 from sealtune.tuning.spf.ranking import Calibrate
 
 CUT = 24  # of 30 blocks
@@ -181,8 +181,7 @@ def tuned_top(top: Any, method: Method, seed: int, calibrate: Calibrate | None =
         return apply_tuning(
             top, tuning, "classification", seed, first_block=CUT, calibrate=calibrate
         )
-    getattr(top, HEAD).requires_grad_(True)
-    initialise(top, seed)
+    fresh_head(top, seed)
     _, blocks = find_blocks(top)
     for block in blocks[CUT:]:
         for name in MATRICES:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from sealtune.enclave.update_bound import LARGEST_STEP, UpdateBound, first_value
+from sealtune.enclave.update_bound import LARGEST_STEP, UpdateBound
 from sealtune.errors import UpdateBoundError
-from sealtune.job.spec import LoraSpec, ModelSpec, TrainSpec
+from sealtune.job.spec import LoraSpec, ModelSpec, TrainSpec, TuningSpec
 from sealtune.model.load import load_model
 from sealtune.model.trainable import trainable_state
-from sealtune.tuning.lora import apply_lora
+from sealtune.tuning.apply import apply_tuning, first_values
 
 NAME = "base_model.model.layers.0.q_proj.lora_A.weight"
+FIRST = {NAME: 0.5}
 
 
 def trained(spec: TrainSpec, start: float, gradients: Sequence[float]) -> list[float]:
@@ -47,7 +48,7 @@ def test_no_gradients_take_adamw_beyond_the_bound(
     end = trained(spec, start, growing(steps, ratio))[-1]
     before = {NAME: np.full((1, 4), start, np.float32)}
     update = {NAME: np.full((1, 4), end, np.float32)}
-    UpdateBound(spec, 30).check(update, before)
+    UpdateBound(spec, 30, FIRST).check(update, before)
 
 
 def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
@@ -60,8 +61,8 @@ def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_beyond_the_bound_is_refused(factor: float, first: bool) -> None:
     spec = TrainSpec(learning_rate=1e-3, steps_per_round=4)
-    bound = UpdateBound(spec, 30)
-    start = first_value(NAME, (2, 4)) if first else 0.25
+    bound = UpdateBound(spec, 30, FIRST)
+    start = FIRST[NAME] if first else 0.25
     before = None if first else {NAME: np.full((2, 4), start, np.float32)}
     inside = np.full((2, 4), start + bound.move * 0.99, np.float32)
     bound.check({NAME: inside}, before)
@@ -71,12 +72,18 @@ def test_beyond_the_bound_is_refused(factor: float, first: bool) -> None:
         bound.check({NAME: outside}, before)
 
 
-def test_first_values_are_within_theirs(llama: Path) -> None:
+def test_first_values_are_within_those_of_the_plan(llama: Path) -> None:
+    """What the aggregator reads in the signed plan holds of what every site draws."""
     spec = ModelSpec(path=str(llama))
+    tuning = TuningSpec(lora=LoraSpec(rank=4))
     for seed in range(20):
-        model = apply_lora(load_model(spec, 3), LoraSpec(rank=4), "classification", seed)
-        for name, tensor in trainable_state(model).items():
-            assert float(tensor.abs().max()) <= first_value(name, tuple(tensor.shape)), name
+        model = apply_tuning(load_model(spec, 3), tuning, "classification", seed)
+        bounds = first_values(model, tuning)
+        state = trainable_state(model)
+        assert bounds.keys() == state.keys()
+        for name, tensor in state.items():
+            assert float(tensor.abs().max()) <= bounds[name], name
+            assert ".lora_B." in name or bounds[name] < 20 * float(tensor.abs().max())
 
 
 def test_a_head_that_starts_far_out_is_still_inside() -> None:

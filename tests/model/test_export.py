@@ -24,8 +24,11 @@ from tests.model.test_training import run
 from tests.model.tiny import LABELS, make_llama, make_texts
 
 
-def fingerprint(folder: Path, task: str = "classification") -> Fingerprint:
+def fingerprint(
+    folder: Path, task: str = "classification", tuning: tuple[str, ...] = ("lora",)
+) -> Fingerprint:
     return Fingerprint(
+        tuning=tuning,
         base_model=str(folder),
         base_model_digest=model_digest(spec(folder)),
         job_id="ab" * 48,
@@ -136,6 +139,30 @@ def test_cut_file_is_refused(written: Path) -> None:
     file = written / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(AdapterMismatchError, match="damaged"):
+        load_adapter(written)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("init_lora_weights", "pissa"),  # would take a part out of the base model's weights
+        ("modules_to_save", ["score", "embed_tokens"]),
+        ("use_dora", True),
+        ("peft_type", "IA3"),
+        ("unheard_of", 1),
+    ],
+)
+def test_settings_that_no_job_makes_are_refused(written: Path, key: str, value: Any) -> None:
+    file = written / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(AdapterMismatchError, match=f"sets {key}, which no job does"):
+        load_adapter(written)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "7", '"r"', "{", '{"target_modules": 3}'])
+def test_settings_that_are_none_are_refused(written: Path, text: str) -> None:
+    (written / "adapter_config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"adapter_config\.json"):
         load_adapter(written)
 
 

@@ -8,17 +8,18 @@ import torch
 from peft import get_peft_model_state_dict
 
 from sealtune.errors import AdapterMismatchError, TargetModulesError
-from sealtune.job.spec import LoraSpec
+from sealtune.job.spec import LoraSpec, TuningSpec
 from sealtune.model.load import load_model
 from sealtune.model.trainable import load_trainable_state, trainable_state
-from sealtune.tuning.lora import apply_lora
+from sealtune.tuning.apply import apply_tuning
 from tests.model.test_load import spec
 
 
 def adapted(folder: Path, *, task: str = "classification", seed: int = 0, **tuning: Any) -> Any:
     meta = bool(tuning.pop("meta", False))
     model = load_model(spec(folder, task), 3, meta=meta)
-    return apply_lora(model, LoraSpec.model_validate(tuning), task, seed)
+    lora = LoraSpec.model_validate(tuning)
+    return apply_tuning(model, TuningSpec(lora=lora), task, seed)
 
 
 def test_names_are_those_of_a_peft_file(llama: Path) -> None:

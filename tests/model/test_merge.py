@@ -13,10 +13,12 @@ from sealtune.errors import AdapterMismatchError, StorageError
 from sealtune.job.spec import LoraSpec, SpfSpec, TuningSpec
 from sealtune.model.compare import compare_logits
 from sealtune.model.load import load_model, quiet
-from sealtune.tuning import merge as module
 from sealtune.tuning.adapter import load_adapter, save_adapter
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.merge import merge_adapter
+from sealtune.tuning.registry import sections
+from sealtune.tuning.spf.apply import remove_spf
+from sealtune.tuning.spf.tuner import Spf
 from tests.float64 import as_near_as, distance, in_float64
 from tests.model.test_export import fingerprint
 from tests.model.test_load import spec
@@ -38,7 +40,7 @@ def make_adapter(base: Path, folder: Path, task: str, tuning: TuningSpec) -> Pat
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
-    save_adapter(folder, model, fingerprint(base, task))
+    save_adapter(folder, model, fingerprint(base, task, tuple(sections(tuning))))
     return folder
 
 
@@ -83,7 +85,7 @@ def test_a_merge_that_went_wrong_leaves_nothing(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = make_adapter(llama, tmp_path / "adapter", "causal-lm", TuningSpec(spf=SPF))
-    monkeypatch.setattr(module, "merge_spf", lambda model: None)
+    monkeypatch.setattr(Spf, "merge", lambda _, model: remove_spf(model))
     with pytest.raises(AdapterMismatchError, match="otherwise than the live one"):
         merge_adapter(adapter, tmp_path / "merged", say=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -27,7 +27,7 @@ from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
 from sealtune.plan.masked import make_plan
-from sealtune.tuning.lora import apply_lora
+from sealtune.tuning.apply import apply_tuning
 from tests.model.tiny import make_gpt2, make_llama
 
 STEPS = 50
@@ -45,7 +45,7 @@ def make_job(model: Path, **sections: Any) -> Job:
 
 
 def lora(job: Job) -> Any:
-    model = apply_lora(load_model(job.model, None), job.tuning.lora, job.model.task, 1)
+    model = apply_tuning(load_model(job.model, None), job.tuning, job.model.task, 1)
     generator = torch.Generator().manual_seed(2)
     for name, tensor in trainable_state(model).items():
         if ".lora_B." in name:

@@ -51,7 +51,7 @@ class Aggregator(ServerProgram):
         self._epoch = resolved.manifest.epoch
         self._questions_per_row = 1 if resolved.labels else resolved.job.data.max_tokens
         self._bounds = {
-            site: UpdateBound(resolved.job.train, data.train_rows)
+            site: UpdateBound(resolved.job.train, data.train_rows, resolved.plan.first_values)
             for site, data in resolved.manifest.data.items()
         }
         self._state = state

@@ -35,11 +35,13 @@ from sealtune.model.training import (
     local_round,
     make_optimizer,
 )
-from sealtune.tuning.adapter import WEIGHTS, adapter_files, fingerprint_of
-from sealtune.tuning.apply import apply_tuning
-from sealtune.tuning.spf import chosen_heads
-from sealtune.tuning.spf.files import SPF_CONFIG, SPF_WEIGHTS, install_spf, parse_spf_config
-from sealtune.tuning.spf.tuner import has_spf
+from sealtune.tuning.adapter import (
+    adapter_files,
+    fingerprint_of,
+    install_adapter,
+    require_same_state,
+)
+from sealtune.tuning.apply import apply_tuning, tuning_choices
 
 EVERYBODY = "all"  # whose samples are trained on, as a part of the seed
 CALIBRATION = 4  # batches that SPF's selectors look at
@@ -90,12 +92,12 @@ class TopTrainer:
         self._train = [sample for site in sites for sample in self._store.samples(site, "train")]
         self._tests = {site: self._store.samples(site, "test") for site in sites}
         state = _open_state(saved) if saved else None
-        self._model, self._task = self._tuned(None if state is None else state.heads)
+        self._model, self._task = self._tuned(None if state is None else state.choices)
         self._optimizer = make_optimizer(self._model, self._job.train)
         if state is not None:
             load_trainable_state(self._model, state.tensors("model/"))
             self._load_optimizer(state)
-        if has_spf(self._model):
+        if self.heads:
             config = self._model.config
             shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
             self._emit(
@@ -108,7 +110,10 @@ class TopTrainer:
     @property
     def heads(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
         """The heads that SPF chose; empty without SPF."""
-        return chosen_heads(self._model) if has_spf(self._model) else {}
+        heads: Mapping[str, Mapping[str, tuple[int, ...]]] = tuning_choices(
+            self._model, self._job.tuning
+        ).get("spf", {})
+        return heads
 
     def train(self, round_: int) -> RoundResult:
         """One round of steps on batches of all sites' samples.
@@ -147,15 +152,15 @@ class TopTrainer:
         }
 
     def save(self) -> bytes:
-        """All that is needed to go on: heads, tuned tensors, optimizer."""
+        """All that is needed to go on: what tuners chose, tuned tensors, optimizer."""
         tensors = {f"model/{n}": t.contiguous() for n, t in trainable_state(self._model).items()}
         for name, parameter in trainable_parameters(self._model).items():
             moments = self._optimizer.state.get(parameter, {})
             for key in _MOMENTS:
                 if key in moments:
                     tensors[f"{key}/{name}"] = torch.as_tensor(moments[key]).contiguous()
-        text = json.dumps(self.heads).encode()
-        return frames.encode(Frame("top", {"heads": len(text)}, text + save(tensors)))
+        text = json.dumps(tuning_choices(self._model, self._job.tuning)).encode()
+        return frames.encode(Frame("top", {"choices": len(text)}, text + save(tensors)))
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, read back and compared with the live top.
@@ -166,7 +171,9 @@ class TopTrainer:
         name = self._resolved.manifest.model.name  # its place here is nobody's business
         fingerprint = fingerprint_of(self._resolved).model_copy(update={"base_model": name})
         files = adapter_files(self._model, fingerprint)
-        fresh, task = self._reloaded(files)
+        fresh, task = self._top()
+        fresh = install_adapter(fresh, files, fingerprint.tuning, "the export")
+        require_same_state(self._model, fresh)
         samples = next((s for s in (*self._tests.values(), self._train) if s), self._train)
         batch = self._task.collate(samples[:_CHECKED])
         self._model.eval()
@@ -192,7 +199,7 @@ class TopTrainer:
                 answers[i] = row
         return answers
 
-    def _tuned(self, heads: Any) -> tuple[Any, CutTask]:
+    def _tuned(self, choices: Mapping[str, Any] | None) -> tuple[Any, CutTask]:
         model, task = self._top()
 
         def calibrate() -> Iterator[Tensor]:
@@ -211,7 +218,7 @@ class TopTrainer:
             self._job.job.seed,
             first_block=self._resolved.cut,
             calibrate=calibrate,
-            heads=heads,
+            choices=choices,
         )
         if self._resolved.split.checkpointing:
             model.activation_checkpointing_enable()
@@ -229,18 +236,6 @@ class TopTrainer:
         )
         return model, CutTask(self._inner, CutEntry(model, cut), self._store.read)
 
-    def _reloaded(self, files: Mapping[str, bytes]) -> tuple[Any, CutTask]:
-        model, task = self._top()
-        if WEIGHTS in files:
-            lora = self._job.tuning.model_copy(update={"spf": None})
-            job, cut = self._job, self._resolved.cut
-            model = apply_tuning(model, lora, job.model.task, job.job.seed, first_block=cut)
-            load_trainable_state(model, load(files[WEIGHTS]))
-        if SPF_WEIGHTS in files:
-            config = parse_spf_config(files[SPF_CONFIG], SPF_CONFIG)
-            install_spf(model, config, files[SPF_WEIGHTS], SPF_WEIGHTS)
-        return model.eval(), task
-
     def _load_optimizer(self, state: _State) -> None:
         for name, parameter in trainable_parameters(self._model).items():
             moments = {key: state.tensors(f"{key}/").get(name) for key in _MOMENTS}
@@ -251,8 +246,8 @@ class TopTrainer:
 class _State:
     """What ``save`` wrote, taken apart."""
 
-    def __init__(self, heads: Any, tensors: dict[str, Tensor]) -> None:
-        self.heads = heads
+    def __init__(self, choices: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.choices = choices
         self._tensors = tensors
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
@@ -267,9 +262,8 @@ class _State:
 def _open_state(saved: bytes) -> _State:
     try:
         frame = frames.decode(saved, max_body=len(saved))
-        size = int(frame.meta["heads"])
-        heads = json.loads(bytes(frame.body[:size]))
-        return _State(heads or None, load(bytes(frame.body[size:])))
+        size = int(frame.meta["choices"])
+        return _State(json.loads(bytes(frame.body[:size])), load(bytes(frame.body[size:])))
     except (FrameError, KeyError, ValueError, SafetensorError, AdapterMismatchError) as error:
         raise StorageError(
             "the checkpoint holds no state of a split job", hint="start the run anew"

@@ -25,7 +25,6 @@ from sealtune.job.spec import TrainSpec
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # torch's defaults, with which every site trains
 LARGEST_STEP = (1 - _BETA_1) / math.sqrt((1 - _BETA_2) * (1 - _BETA_1**2 / _BETA_2))
-_HEAD_START = 0.02 * 9  # a head starts normal with deviation 0.02; float32 draws end below 9
 _ULP = 2.0**-23  # what rounding to float32 may add in one step, relative
 _SLACK = 1.01
 
@@ -38,9 +37,12 @@ class UpdateBound:
     Args:
         train: the job's settings.
         rows: the site's signed number of training rows.
+        first_values: largest magnitude in each tensor as sites draw it at the start of a job
+            (``SlicePlan.first_values``).
     """
 
-    def __init__(self, train: TrainSpec, rows: int) -> None:
+    def __init__(self, train: TrainSpec, rows: int, first_values: Mapping[str, float]) -> None:
+        self._first_values = first_values
         steps = train.steps(rows)
         keep = abs(1 - train.learning_rate * train.weight_decay)  # at most 1: see TrainSpec
         self._kept = keep**steps
@@ -60,7 +62,7 @@ class UpdateBound:
         """
         for name, tensor in update.items():
             if before is None:
-                start = first_value(name, tensor.shape) * (1 + _ULP)
+                start = self._first_values[name] * (1 + _ULP)
                 moved, limit = np.abs(tensor), np.full(1, start + self.move)
             else:
                 moved = np.abs(tensor - before[name])
@@ -71,12 +73,3 @@ class UpdateBound:
                     f"by at most {float(limit.max()):.3g}",
                     hint="its training diverged, or it sends something else than it trained",
                 )
-
-
-def first_value(name: str, shape: tuple[int, ...]) -> float:
-    """Largest magnitude in the tensor ``name`` as sites draw it at the start of a job."""
-    if ".lora_B." in name:
-        return 0.0
-    if ".lora_A." in name:
-        return 1 / math.sqrt(shape[1])
-    return _HEAD_START

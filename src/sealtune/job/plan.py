@@ -1,4 +1,4 @@
-"""The slice plan: which module runs where, and why. Making one is in ``sealtune.plan.masked``.
+"""The slice plan: which module runs where, and why. Making one is in ``sealtune.plan``.
 
 The plan is public, part of the job id, and the only thing that decides placement.
 """
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Placement = Literal["enclave", "masked", "plain", "owner"]
 Role = Literal["embedding", "block", "linear", "other"]
+Magnitude = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, lt=2**31)]  # RFC 8785 holds no integer beyond 2^53
 
 
@@ -81,6 +82,8 @@ class SlicePlan(_Frozen):
         modules: placement of each module that holds parameters or computes.
         groups: the linear layers that are called on the accelerator.
         trainable: PEFT state-dict name -> shape of every trainable tensor.
+        first_values: the same names -> largest magnitude that the tensor can have at the start;
+            empty in a split job, whose server draws them itself.
         backbone: the int8 weights.
     """
 
@@ -92,6 +95,7 @@ class SlicePlan(_Frozen):
     modules: tuple[ModulePlan, ...]
     groups: tuple[LinearGroup, ...]
     trainable: dict[str, tuple[Size, ...]]
+    first_values: dict[str, Magnitude] = {}
     backbone: Backbone
 
     @property

@@ -183,7 +183,7 @@ class TuningSpec(Section):
             rest["lora"] = short
         elif short:
             raise ValueError("has keys of LoRA beside a table lora: move them into [tuning.lora]")
-        if rest.get("lora") is None and rest.get("spf") is None:
+        if all(rest.get(name) is None for name in cls.model_fields):
             rest["lora"] = {}
         return rest
 

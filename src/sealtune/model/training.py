@@ -184,16 +184,23 @@ def _only_the_adapter_moves(model: nn.Module) -> Iterator[None]:
     for name, (tensor, version, address) in frozen.items():
         if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:
             raise ModelError(f"the frozen tensor {name} was changed by training")
-    after = trainable_state(model)
-    still = [n for n, t in after.items() if torch.equal(t, before[n])]
-    # A's gradient is zero as long as B is, so one single step from the start leaves A alone
-    stuck = [name for name in still if ".lora_A." not in name]
+    after = trainable_parameters(model)
+    stuck = [n for n, p in after.items() if torch.equal(p, before[n]) and not _waits(p)]
     if stuck or not after:
         raise ModelError(
             f"{len(stuck)} of {len(after)} trainable tensors did not move, such as "
             f"{stuck[0] if stuck else '(none at all)'}",
             hint="raise train.learning_rate, or check that these layers take part in the model",
         )
+
+
+def _waits(parameter: nn.Parameter) -> bool:
+    """Whether a tensor is one factor of a product whose other factor is still zero.
+
+    So is LoRA's A in the first step: it takes part, is not zero itself, and has a gradient of zero.
+    """
+    gradient = parameter.grad
+    return gradient is not None and not gradient.any() and bool(parameter.detach().any())
 
 
 def _frozen(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -32,7 +32,7 @@ from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import canonical_name
 from sealtune.plan.backbone import prepare_backbone
-from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.apply import apply_tuning, first_values
 
 __all__ = ["LinearGroup", "ModulePlan", "SlicePlan", "make_plan"]
 
@@ -71,8 +71,8 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
     count = len(blocks)
-    peft_model = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
-    calls, tainted = _watch(peft_model, blocks_name, count)
+    tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
+    calls, tainted = _watch(tuned, blocks_name, count)
     protect = job.protection.protect
     prefix = tainted if protect == "adapter" and _starts_with_embedding(model, blocks) else 0
     calls = [c for c in calls if block_index(c.name, blocks_name) >= prefix]
@@ -81,7 +81,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     embedding = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
     modules = [
         _place(canonical_name(name), module, protect, prefix, blocks_name, embedding, linear)
-        for name, module in peft_model.named_modules()
+        for name, module in tuned.named_modules()
         if is_listed(name, module, blocks_name, prefix)
     ]
     return SlicePlan(
@@ -91,7 +91,8 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
         prefix_blocks=prefix,
         modules=tuple(modules),
         groups=tuple(groups),
-        trainable={k: tuple(v.shape) for k, v in sorted(trainable_state(peft_model).items())},
+        trainable={k: tuple(v.shape) for k, v in trainable_state(tuned).items()},
+        first_values=first_values(tuned, job.tuning),
         backbone=prepare_backbone(job.model, _all_linear(model, blocks_name))
         if backbone
         else Backbone(path="", tensors={}),

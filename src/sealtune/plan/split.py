@@ -75,7 +75,7 @@ def make_split_plan(job: Job, num_labels: int | None) -> SlicePlan:
         prefix_blocks=0,
         modules=tuple(modules),
         groups=(),
-        trainable={k: tuple(v.shape) for k, v in sorted(trainable_state(tuned).items())},
+        trainable={k: tuple(v.shape) for k, v in trainable_state(tuned).items()},
         backbone=Backbone(path="", tensors={}),
     )
 

@@ -1,10 +1,10 @@
-"""Write an adapter so that plain ``peft`` loads it anywhere, and read it back strictly.
+"""What an adapter folder holds: write it so that plain ``peft`` loads it, read it back strictly.
 
     adapter_model.safetensors   LoRA: tensors under PEFT's names
     adapter_config.json         PEFT's settings
-    spf_model.safetensors       SPF: deltas of the chosen heads (sealtune.tuning.spf)
+    spf_model.safetensors       SPF: deltas of the chosen heads (``sealtune.tuning.spf``)
     spf_config.json             its settings and heads
-    sealtune.json               fingerprint: which base model, job, labels, prompt, versions
+    sealtune.json               fingerprint: which tuners, base model, job, labels, prompt, versions
 
 A folder appears whole or not at all. A split job's has LoRA, SPF or both, every other LoRA alone.
 Loading LoRA with plain peft (then SPF with ``load_spf``)::
@@ -23,16 +23,13 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
 from sealtune import __version__
 from sealtune.errors import AdapterMismatchError, ModelError
@@ -41,20 +38,12 @@ from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.files import model_digest
-from sealtune.model.load import HEAD, load_model, load_tokenizer, quiet
+from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import Batch, Task, make_task
-from sealtune.model.trainable import ADAPTER, load_trainable_state, trainable_state, write_tensors
-from sealtune.tuning.spf.files import (
-    SPF_CONFIG,
-    SPF_WEIGHTS,
-    load_spf,
-    read_spf_config,
-    spf_files,
-)
-from sealtune.tuning.spf.tuner import has_spf
+from sealtune.model.trainable import trainable_state
+from sealtune.tuning.registry import LORA_CONFIG, TUNERS, registered, sections
 
-WEIGHTS, CONFIG, FINGERPRINT = "adapter_model.safetensors", "adapter_config.json", "sealtune.json"
-FILES = {WEIGHTS, CONFIG, FINGERPRINT, SPF_WEIGHTS, SPF_CONFIG}
+FINGERPRINT = "sealtune.json"
 
 
 class Fingerprint(BaseModel):
@@ -62,6 +51,7 @@ class Fingerprint(BaseModel):
 
     Attributes:
         format: of this file.
+        tuning: names of the tuners that the files are of, in the order in which they are applied.
         base_model: folder or hub id that the job named.
         base_model_digest: ``model_digest`` of it.
         job_id: SHA-384 (hex) of the job; empty for an adapter made outside one.
@@ -76,7 +66,8 @@ class Fingerprint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
+    tuning: tuple[str, ...] = Field(min_length=1)
     base_model: str
     base_model_digest: str
     job_id: str
@@ -93,6 +84,7 @@ def fingerprint_of(resolved: Resolved) -> Fingerprint:
     """The fingerprint of what a job's enclaves have tuned."""
     job = resolved.job
     return Fingerprint(
+        tuning=tuple(sections(job.tuning)),
         base_model=job.model.path,
         base_model_digest=resolved.model_digest,
         job_id=resolved.job_id,
@@ -129,19 +121,39 @@ def save_adapter(folder: Path, model: Any, fingerprint: Fingerprint) -> None:
 
 
 def adapter_files(model: Any, fingerprint: Fingerprint) -> dict[str, bytes]:
-    """Contents of the files by name: LoRA in PEFT's format, SPF in its own, the fingerprint.
+    """Contents of the files by name: each tuner's, and the fingerprint.
 
     Raises:
         AdapterMismatchError: a tensor is not finite.
     """
     files = {FINGERPRINT: _fingerprint_file(fingerprint)}
-    if hasattr(model, "peft_config"):
-        trained = {n: t for n, t in trainable_state(model).items() if ".spf." not in n}
-        files[WEIGHTS] = write_tensors(trained)
-        files[CONFIG] = _config_file(_peft_config(model, fingerprint))
-    if has_spf(model):
-        files |= spf_files(model)
+    for name in fingerprint.tuning:
+        files |= registered(name).load().write(model, fingerprint.base_model)
     return files
+
+
+def install_adapter(
+    model: Any, files: Mapping[str, bytes], tuning: Sequence[str], source: str
+) -> Any:
+    """Put every tuner's files on the model that they were made for, still trainable.
+
+    Args:
+        tuning: names of the tuners, in their order.
+        source: where the files are from, for messages.
+
+    Raises:
+        ModelError: a file is damaged, or of another model (``AdapterMismatchError``).
+    """
+    for name in tuning:
+        model = registered(name).load().install(model, files, source)
+    return model.eval()
+
+
+def require_same_state(live: nn.Module, reloaded: nn.Module) -> None:
+    """Raise AdapterMismatchError unless all that was trained came back bit for bit."""
+    own, written = trainable_state(live), trainable_state(reloaded)
+    if own.keys() != written.keys() or not all(torch.equal(own[n], written[n]) for n in own):
+        raise AdapterMismatchError("the written adapter differs from the live one")
 
 
 def own_copy(files: Mapping[str, bytes], resolved: Resolved) -> dict[str, bytes]:
@@ -153,22 +165,22 @@ def own_copy(files: Mapping[str, bytes], resolved: Resolved) -> dict[str, bytes]
     """
     try:
         theirs = Fingerprint.model_validate_json(files.get(FINGERPRINT, b""))
-        config = json.loads(files[CONFIG]) if CONFIG in files else None
+        config = json.loads(files[LORA_CONFIG]) if LORA_CONFIG in files else None
         if config is not None and not isinstance(config, dict):
             raise ValueError("no object")
     except (ValidationError, ValueError) as error:
         raise ModelError("the adapter's fingerprint or settings are damaged") from error
     own = fingerprint_of(resolved)
-    for what in ("job_id", "base_model_digest", "task", "labels"):
+    for what in ("job_id", "base_model_digest", "tuning", "task", "labels"):
         if getattr(theirs, what) != getattr(own, what):
             raise AdapterMismatchError(
                 f"the adapter that came is of another job: its {what} differs"
             )
-    mine = theirs.model_copy(update={"base_model": own.base_model})
-    result = {**files, FINGERPRINT: _fingerprint_file(mine)}
+    here = theirs.model_copy(update={"base_model": own.base_model})
+    result = {**files, FINGERPRINT: _fingerprint_file(here)}
     if config is not None:
         config["base_model_name_or_path"] = own.base_model
-        result[CONFIG] = _config_file(config)
+        result[LORA_CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
     return result
 
 
@@ -179,7 +191,8 @@ def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
         StorageError: no space or no permission; an adapter that was there stays as it was.
         ModelError: a name that no such file has.
     """
-    odd = sorted(files.keys() - FILES)
+    known = {FINGERPRINT, *(name for entry in TUNERS.values() for name in entry.files)}
+    odd = sorted(files.keys() - known)
     if odd:
         raise ModelError(f"{odd[0][:80]!r} is no file of an adapter")
     _replace_folder(folder, files)
@@ -188,7 +201,7 @@ def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
 def load_adapter(
     folder: Path, *, base: str | None = None, revision: str | None = None
 ) -> LoadedAdapter:
-    """Put a written adapter on the original base model, with plain peft.
+    """Put a written adapter on the original base model, ready to answer.
 
     Args:
         folder: what ``save_adapter`` wrote.
@@ -199,23 +212,9 @@ def load_adapter(
         AdapterMismatchError: another base model, or tensors missing, unknown or of another shape.
         ModelError: the folder holds no adapter, or the base model cannot be loaded.
     """
-    fingerprint = read_fingerprint(folder)
-    spec = ModelSpec(path=base or fingerprint.base_model, revision=revision, task=fingerprint.task)
-    if model_digest(spec) != fingerprint.base_model_digest:
-        raise AdapterMismatchError(
-            f"the adapter in {folder} was made for another base model than {spec.path}",
-            hint=f"it belongs to {fingerprint.base_model} with digest "
-            f"{fingerprint.base_model_digest[:16]}…",
-        )
-    model = _with_adapter(load_model(spec, len(fingerprint.labels) or None), folder)
-    task = make_task(
-        fingerprint.task,
-        load_tokenizer(spec),
-        max_tokens=fingerprint.max_tokens,
-        template=fingerprint.template,
-        labels=fingerprint.labels,
-    )
-    return LoadedAdapter(model, task, fingerprint)
+    loaded = _load(folder, base, revision)
+    loaded.model.requires_grad_(False)
+    return loaded
 
 
 def read_fingerprint(folder: Path) -> Fingerprint:
@@ -224,17 +223,7 @@ def read_fingerprint(folder: Path) -> Fingerprint:
     Raises:
         ModelError: no adapter of sealtune's is there.
     """
-    spf_alone = (folder / SPF_CONFIG).is_file() and not (folder / CONFIG).is_file()
-    for name in (FINGERPRINT, *((SPF_WEIGHTS,) if spf_alone else (CONFIG, WEIGHTS))):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder} holds no {name}, so it is not an adapter of sealtune's",
-                hint="give the folder adapter/ of a run",
-            )
-    try:
-        return Fingerprint.model_validate_json((folder / FINGERPRINT).read_bytes())
-    except (ValidationError, OSError) as error:
-        raise ModelError(f"{folder / FINGERPRINT} is damaged") from error
+    return _read_folder(folder)[0]
 
 
 def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
@@ -251,86 +240,71 @@ def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
     Raises:
         AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.
     """
-    loaded = load_adapter(folder)
-    written, own = trainable_state_of_file(folder), trainable_state(live)
-    different = [n for n, t in own.items() if n not in written or not torch.equal(written[n], t)]
-    if different or written.keys() != own.keys():
-        raise AdapterMismatchError(f"the written adapter differs from the live one: {folder}")
+    loaded = _load(folder)
+    require_same_state(live, loaded.model)
     with torch.no_grad():
         expected, got = (loaded.task.logits(model, batch) for model in (live, loaded.model))
     return compare_logits(expected, got)
 
 
-def trainable_state_of_file(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a written adapter.
+def _load(folder: Path, base: str | None = None, revision: str | None = None) -> LoadedAdapter:
+    """``load_adapter``, still trainable."""
+    fingerprint, files = _read_folder(folder)
+    spec = ModelSpec(path=base or fingerprint.base_model, revision=revision, task=fingerprint.task)
+    if model_digest(spec) != fingerprint.base_model_digest:
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was made for another base model than {spec.path}",
+            hint=f"it belongs to {fingerprint.base_model} with digest "
+            f"{fingerprint.base_model_digest[:16]}…",
+        )
+    task = make_task(
+        fingerprint.task,
+        load_tokenizer(spec),
+        max_tokens=fingerprint.max_tokens,
+        template=fingerprint.template,
+        labels=fingerprint.labels,
+    )
+    model = load_model(spec, len(fingerprint.labels) or None)
+    return LoadedAdapter(
+        install_adapter(model, files, fingerprint.tuning, str(folder)), task, fingerprint
+    )
 
-    Raises:
-        AdapterMismatchError: damaged.
-    """
+
+def _read_folder(folder: Path) -> tuple[Fingerprint, dict[str, bytes]]:
+    """The fingerprint and the tuners' files: those that it names, and no other tuner's."""
     try:
-        return cast(dict[str, Tensor], load_file(folder / WEIGHTS))
-    except (SafetensorError, OSError) as error:
-        raise AdapterMismatchError(f"{folder / WEIGHTS} is damaged or cut short") from error
+        fingerprint = Fingerprint.model_validate_json(_read(folder, FINGERPRINT))
+    except ValidationError as error:
+        raise ModelError(
+            f"{folder / FINGERPRINT} is damaged, or of another version of sealtune"
+        ) from error
+    named = {name for tuner in fingerprint.tuning for name in registered(tuner).files}
+    for entry in TUNERS.values():
+        for name in entry.files:
+            if name not in named and (folder / name).exists():
+                raise AdapterMismatchError(
+                    f"{folder} holds {name}, of which {FINGERPRINT} knows nothing",
+                    hint="files of two adapters were mixed: get the folder again",
+                )
+    return fingerprint, {name: _read(folder, name) for name in sorted(named)}
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} holds no {name}, so it is not an adapter of sealtune's",
+            hint="give the folder adapter/ of a run",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{folder / name} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from error
 
 
 def _fingerprint_file(fingerprint: Fingerprint) -> bytes:
     return fingerprint.model_dump_json(indent=2).encode() + b"\n"
-
-
-def _config_file(config: Mapping[str, Any]) -> bytes:
-    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def _peft_config(model: Any, fingerprint: Fingerprint) -> dict[str, Any]:
-    config: dict[str, Any] = model.peft_config[ADAPTER].to_dict()
-    config["inference_mode"] = True
-    config["base_model_name_or_path"] = fingerprint.base_model
-    config["revision"] = None
-    config["target_modules"] = sorted(config["target_modules"])
-    if config.get("modules_to_save"):
-        config["modules_to_save"] = [HEAD]
-    return {key: _plain(value) for key, value in config.items()}
-
-
-def _plain(value: Any) -> Any:
-    """JSON-able form of a configuration value."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
-
-
-def _with_adapter(base: Any, folder: Path) -> Any:
-    """Plain ``PeftModel.from_pretrained``, every tensor compared with the file; then SPF."""
-    model = _with_lora(base, folder) if (folder / CONFIG).is_file() else base
-    if (folder / SPF_CONFIG).is_file():
-        odd = sorted(set(read_spf_config(folder).config.modules_to_save) - {HEAD})
-        if odd:
-            raise AdapterMismatchError(f"{folder} would replace {odd[0]} whole, which no job does")
-        load_spf(model, folder)
-    model.requires_grad_(False)
-    return model.eval()
-
-
-def _with_lora(base: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
-    state = trainable_state_of_file(folder)
-    try:
-        with quiet():
-            model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
-    except Exception as error:  # peft raises many classes for a config or file that does not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise AdapterMismatchError(
-            f"peft cannot put the adapter in {folder} on its base model: {reason}"
-        ) from error
-    load_trainable_state(model, state)  # strict where peft only warns
-    return model
 
 
 def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:

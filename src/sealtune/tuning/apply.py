@@ -1,4 +1,4 @@
-"""Make a frozen model trainable as a job says: LoRA, SPF, or both, and the task's head.
+"""Make a frozen model trainable as a job says: every tuner that it names, and the task's head.
 
 Trust domain: client enclave (federated), server enclave (split).
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sealtune.errors import ConfigError, Problem
+from torch import nn
+
+from sealtune.errors import ConfigError, ModelError, Problem
 from sealtune.job.spec import TuningSpec
-from sealtune.model.load import HEAD
-from sealtune.tuning.lora import apply_lora, initialise
-from sealtune.tuning.spf import SPFConfig, apply_spf
-from sealtune.tuning.spf.ranking import Calibrate
+from sealtune.model.trainable import trainable_state
+from sealtune.tuning.head import head_first_value
+from sealtune.tuning.registry import registered, sections
+from sealtune.tuning.tuner import Calibrate, Context
 
 
 def apply_tuning(
@@ -24,9 +26,9 @@ def apply_tuning(
     *,
     first_block: int = 0,
     calibrate: Calibrate | None = None,
-    heads: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+    choices: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Put LoRA and SPF on ``model``, with the first values that follow from the seed.
+    """Put what ``tuning`` names on ``model``, with the first values that follow from the seed.
 
     Args:
         model: a frozen decoder, or the top of one.
@@ -34,45 +36,68 @@ def apply_tuning(
         task: ``classification`` also trains the head.
         seed: the job's seed.
         first_block: blocks before it are left alone: they run elsewhere.
-        calibrate: for SPF's selectors that look at data.
-        heads: SPF's heads, if they have been chosen before.
+        calibrate: for tuners that look at data.
+        choices: what ``tuning_choices`` returned, to tune the same again.
 
     Returns:
-        A PeftModel where there is LoRA, otherwise ``model`` itself.
+        ``model``, or what the tuners have wrapped around it, such as a PeftModel.
 
     Raises:
         ConfigError: blocks named in ``tuning`` run elsewhere.
-        TargetModulesError, UnsupportedModelError, ModelError: see ``apply_lora``, ``apply_spf``.
+        TargetModulesError, UnsupportedModelError, ModelError: see the tuners' ``apply``.
     """
     _refuse_early(tuning, first_block)
-    every = tuple(range(first_block, int(model.config.num_hidden_layers)))
-    lora, spf = tuning.lora, tuning.spf
-    if lora is not None:
-        if first_block and lora.layers is None:
-            lora = lora.model_copy(update={"layers": every})
-        model = apply_lora(model, lora, task, seed)
-    if spf is not None:
-        alone = lora is None and task == "classification"
-        if spf.layers is None:
-            spf = spf.model_copy(update={"layers": every})
-        head = (HEAD,) if alone else ()
-        config = SPFConfig(**spf.model_dump(), seed=seed, modules_to_save=head)
-        if alone:
-            getattr(model, HEAD).requires_grad_(True)
-            initialise(model, seed)
-        apply_spf(model, config, calibrate=calibrate, heads=heads)
+    behind_cut = tuple(range(first_block, int(model.config.num_hidden_layers)))
+    for place, (name, settings) in enumerate(sections(tuning).items()):
+        context = Context(
+            task=task,
+            seed=seed,
+            head=task == "classification" and place == 0,
+            layers=_layers(settings) or (behind_cut if first_block else None),
+            calibrate=calibrate,
+            choices=(choices or {}).get(name),
+        )
+        model = registered(name).load().apply(model, settings, context)
     return model
+
+
+def tuning_choices(model: nn.Module, tuning: TuningSpec) -> dict[str, Any]:
+    """Tuner -> what it chose by looking at data, JSON-able; without those that chose nothing."""
+    every = {name: registered(name).load().choices(model) for name in sections(tuning)}
+    return {name: chosen for name, chosen in every.items() if chosen is not None}
+
+
+def first_values(model: nn.Module, tuning: TuningSpec) -> dict[str, float]:
+    """Trainable tensor -> largest magnitude that it has when ``tuning`` was just applied.
+
+    Raises:
+        ModelError: a tensor that no tuner knows.
+    """
+    tuners = [registered(name).load() for name in sections(tuning)]
+    bounds: dict[str, float] = {}
+    for name, tensor in trainable_state(model).items():
+        shape = tuple(tensor.shape)
+        stated = [t.first_value(name, shape) for t in tuners] + [head_first_value(name)]
+        bound = next((value for value in stated if value is not None), None)
+        if bound is None:
+            raise ModelError(f"no tuner says how {name} begins, so no update of it can be checked")
+        bounds[name] = bound
+    return bounds
 
 
 def early_layers(tuning: TuningSpec, first_block: int) -> dict[str, list[int]]:
     """Key of a section -> the blocks before ``first_block`` that it names, if there are any."""
-    named = {"lora": tuning.lora, "spf": tuning.spf}
     early = {
-        f"tuning.{name}.layers": [n for n in part.layers if n < first_block]
-        for name, part in named.items()
-        if part is not None and part.layers is not None
+        f"tuning.{name}.layers": [n for n in _layers(settings) or () if n < first_block]
+        for name, settings in sections(tuning).items()
     }
     return {key: blocks for key, blocks in early.items() if blocks}
+
+
+def _layers(settings: Any) -> tuple[int, ...] | None:
+    """The blocks that a section names; not every tuner works on blocks."""
+    layers = getattr(settings, "layers", None)
+    return None if layers is None else tuple(sorted(set(layers)))
 
 
 def _refuse_early(tuning: TuningSpec, first_block: int) -> None:

@@ -1,83 +1,152 @@
-"""Put LoRA on a frozen model through ``peft``, and take its tensors out and in by name.
+"""LoRA through ``peft``: plain PEFT loads its files anywhere.
 
 The initial values depend on the job's seed and each tensor's name alone, so every site starts from
 the same adapter without a message.
 
-Trust domain: client enclave.
+Trust domain: client enclave (federated), server enclave (split); whoever received the adapter.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import math
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sealtune.errors import TargetModulesError
+from sealtune.errors import AdapterMismatchError, ModelError, TargetModulesError
 from sealtune.job.spec import LoraSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
-from sealtune.model.trainable import trainable_state
+from sealtune.model.trainable import (
+    ADAPTER,
+    load_trainable_state,
+    trainable_state,
+    write_tensors,
+)
+from sealtune.tuning.head import draw_head, is_head
+from sealtune.tuning.registry import LORA_CONFIG, LORA_WEIGHTS
+from sealtune.tuning.tuner import Context, Tuner
+
+# the keys of PEFT's settings that ``apply`` decides; a file that sets another is refused
+_DECIDED = (
+    "fan_in_fan_out", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
+    "modules_to_save", "r", "target_modules", "task_type",
+)  # fmt: skip
+_ELSEWHERE = ("base_model_name_or_path", "inference_mode", "peft_version")  # of the file alone
 
 
-def apply_lora(model: Any, lora: LoraSpec, task: str, seed: int) -> Any:
-    """Wrap ``model`` in a PeftModel whose LoRA matrices (and head) are trainable, in float32.
+class Lora(Tuner):
+    """``W x + (alpha / r) B A x`` in place of ``W x``: A [r, K] and B [N, r] are trained."""
 
-    Args:
-        model: a Hugging Face decoder from ``load_model``; on ``meta`` nothing is initialised.
-        task: the job's task; ``classification`` also trains the head.
-        seed: the job's seed.
+    name = "lora"
 
-    Raises:
-        TargetModulesError: a target matches nothing, or something that is not a linear layer.
-    """
-    from peft import LoraConfig, get_peft_model
+    def apply(self, model: Any, settings: LoraSpec, context: Context) -> Any:
+        """Wrap ``model`` in a PeftModel whose LoRA matrices (and head) are trainable, in float32.
 
-    blocks_name, blocks = find_blocks(model)
-    targets = _targets(model, lora, f"{blocks_name}.")
-    _check_layers(lora, len(blocks))
-    layers = None if lora.layers is None else sorted(set(lora.layers))
-    transposed = any(
-        isinstance(m, Conv1D) for n, m in model.named_modules() if n.split(".")[-1] in targets
-    )
-    config = LoraConfig(
-        task_type="SEQ_CLS" if task == "classification" else "CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        layers_to_transform=layers,
-        layers_pattern=None if layers is None else blocks_name.split(".")[-1],
-        modules_to_save=[HEAD] if task == "classification" else None,
-        fan_in_fan_out=transposed,
-    )
+        Raises:
+            TargetModulesError: a target matches nothing, or something that is not a linear layer.
+        """
+        from peft import LoraConfig
+
+        blocks_name, blocks = find_blocks(model)
+        targets = _targets(model, settings, f"{blocks_name}.")
+        layers = context.layers
+        if layers and layers[-1] >= len(blocks):
+            raise TargetModulesError(
+                f"tuning.lora.layers names block {layers[-1]}, but the model has blocks 0 to "
+                f"{len(blocks) - 1}"
+            )
+        transposed = any(
+            isinstance(m, Conv1D) for n, m in model.named_modules() if n.split(".")[-1] in targets
+        )
+        config = LoraConfig(
+            task_type="SEQ_CLS" if context.task == "classification" else "CAUSAL_LM",
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets,
+            layers_to_transform=None if layers is None else list(layers),
+            layers_pattern=None if layers is None else blocks_name.split(".")[-1],
+            modules_to_save=[HEAD] if context.head else None,
+            fan_in_fan_out=transposed,
+        )
+        model = _wrapped(model, config)
+        for name, tensor in trainable_state(model).items():
+            _draw(name, tensor, context.seed)
+        return model
+
+    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
+        """B starts at zero, A as in the LoRA paper's code."""
+        if ".lora_B." in name:
+            return 0.0
+        return _bound(shape) if ".lora_A." in name else None
+
+    def write(self, model: Any, base_model: str) -> dict[str, bytes]:
+        """PEFT's two files."""
+        settings = _plain_settings(model.peft_config[ADAPTER])
+        settings |= {"base_model_name_or_path": base_model, "inference_mode": True}
+        own = {
+            name: tensor
+            for name, tensor in trainable_state(model).items()
+            if ".lora_" in name or (settings["modules_to_save"] and is_head(name))
+        }
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        return {LORA_WEIGHTS: write_tensors(own), LORA_CONFIG: text.encode()}
+
+    def install(self, model: Any, files: Mapping[str, bytes], source: str) -> Any:
+        """What PEFT does with its files, every tensor compared."""
+        config = _read_config(files[LORA_CONFIG], f"{source}: {LORA_CONFIG}")
+        try:
+            written: dict[str, Tensor] = load(files[LORA_WEIGHTS])
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise AdapterMismatchError(
+                f"{source}: {LORA_WEIGHTS} is damaged or cut short"
+            ) from error
+        try:
+            model = _wrapped(model, config)
+        except Exception as error:  # peft raises many classes for settings that do not fit
+            raise AdapterMismatchError(
+                f"peft cannot put the adapter in {source} on its base model: {_first_line(error)}"
+            ) from error
+        load_trainable_state(model, written, source)  # strict where peft only warns
+        return model
+
+    def merge(self, model: Any) -> Any:
+        """PEFT's own merge."""
+        with quiet():
+            return model.merge_and_unload(safe_merge=True)
+
+
+def _wrapped(model: Any, config: Any) -> Any:
+    from peft import get_peft_model
+
     with quiet():
-        peft_model = get_peft_model(model, config)
-    initialise(peft_model, seed)
-    return peft_model
+        return get_peft_model(model, config)
 
 
-def initialise(model: nn.Module, seed: int) -> None:
-    """Give every trainable tensor its first value, unless it is on ``meta``."""
-    for name, parameter in trainable_state(model).items():
-        if not parameter.is_meta:
-            _initialise(name, parameter, seed)
-
-
-def _initialise(name: str, parameter: Tensor, seed: int) -> None:
-    """B starts at zero, A uniform as in the LoRA paper's code, the head small and normal."""
-    source = generator("lora", seed, name)
+def _draw(name: str, tensor: Tensor, seed: int) -> None:
+    """A tensor's first value; on ``meta`` there is nothing to fill."""
     if ".lora_B." in name:
-        parameter.zero_()
-    elif ".lora_A." in name:
-        bound = 1 / math.sqrt(parameter.shape[1])
-        parameter.copy_(torch.rand(parameter.shape, generator=source).mul_(2 * bound).sub_(bound))
-    else:
-        parameter.copy_(torch.randn(parameter.shape, generator=source).mul_(0.02))
+        tensor.zero_()
+    elif ".lora_A." not in name:
+        draw_head(name, tensor, seed)
+    elif not tensor.is_meta:
+        bound, source = _bound(tuple(tensor.shape)), generator("lora", seed, name)
+        tensor.copy_(torch.rand(tensor.shape, generator=source).mul_(2 * bound).sub_(bound))
+
+
+def _bound(shape: tuple[int, ...]) -> float:
+    """Of A [r, K]: uniform within ``1 / sqrt(K)``."""
+    return 1 / math.sqrt(shape[1])
 
 
 def _targets(model: Any, lora: LoraSpec, prefix: str) -> list[str]:
@@ -107,9 +176,49 @@ def _targets(model: Any, lora: LoraSpec, prefix: str) -> list[str]:
     return sorted(set(lora.targets))
 
 
-def _check_layers(lora: LoraSpec, blocks: int) -> None:
-    wrong = [i for i in lora.layers or () if i >= blocks]
-    if wrong:
-        raise TargetModulesError(
-            f"tuning.lora.layers names block {wrong[0]}, but the model has blocks 0 to {blocks - 1}"
-        )
+def _plain_settings(config: Any) -> dict[str, Any]:
+    """PEFT's settings as they stand in a file, wherever the model was."""
+    settings = {key: _plain(value) for key, value in config.to_dict().items()}
+    saved = [HEAD] if settings.get("modules_to_save") else None  # peft adds names of its own
+    targets = sorted(settings["target_modules"])
+    return settings | {"revision": None, "target_modules": targets, "modules_to_save": saved}
+
+
+def _read_config(data: bytes, source: str) -> Any:
+    """The settings in a file, which must be such as ``apply`` makes.
+
+    PEFT knows many more, and some of them change the base model's weights.
+    """
+    from peft import LoraConfig
+
+    try:
+        written = json.loads(data)
+        config = LoraConfig(**{key: written[key] for key in _DECIDED if key in written})
+        expected = _plain_settings(config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{source} is damaged: {_first_line(error)}") from error
+    odd = sorted(
+        key
+        for key, value in written.items()
+        if value != expected.get(key) and key not in _ELSEWHERE
+    )
+    if odd:
+        raise AdapterMismatchError(f"{source} sets {odd[0][:40]}, which no job does")
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able form of a configuration value."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -9,20 +9,25 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sealtune.errors import StorageError
+from sealtune.errors import ModelError, StorageError
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
 from sealtune.model.load import load_model, quiet
-from sealtune.tuning.adapter import FINGERPRINT, LoadedAdapter, load_adapter
-from sealtune.tuning.spf.tuner import has_spf, merge_spf
+from sealtune.tuning.adapter import (
+    FINGERPRINT,
+    LoadedAdapter,
+    load_adapter,
+    read_fingerprint,
+)
+from sealtune.tuning.registry import registered
 
 # Texts that a merged model is compared on: words, digits, other scripts, a long one.
 _PROBES = ("a", "The patient was admitted with 38.5 °C.", "Übermäßige Müdigkeit", "1234567890 " * 8)
@@ -55,17 +60,19 @@ def merge_adapter(
     """Write base model and adapter as one model, float32, with its tokenizer.
 
     Args:
-        folder: the adapter: LoRA, SPF, or both.
+        folder: the adapter.
         out: folder to make; it must not be there.
         base: folder or hub id of the base model; default: the one in the fingerprint.
         say: told what is going on.
 
     Raises:
         AdapterMismatchError: another base model, or the written model answers otherwise.
+        ModelError: a tuner of the adapter cannot be merged.
         StorageError: ``out`` is there, or cannot be written; nothing is left behind.
     """
     if out.exists():
         raise StorageError(f"{out} is already there", hint="choose another folder")
+    _refuse_apart(read_fingerprint(folder).tuning)
     say("loading base model and adapter")
     loaded = load_adapter(folder, base=base)
     batch = loaded.task.collate([_Probe(text) for text in _PROBES])
@@ -91,14 +98,20 @@ def merge_adapter(
     return Merged(check, f"AutoModelFor{head}")
 
 
+def _refuse_apart(tuning: Sequence[str]) -> None:
+    for name in tuning:
+        if reason := registered(name).load().stays_apart:
+            raise ModelError(
+                f"an adapter of {name} cannot be merged: {reason}",
+                hint="use base model and adapter side by side, as `sealtune predict` does",
+            )
+
+
 def _merged(loaded: LoadedAdapter) -> Any:
-    """The plain model with everything in its weights."""
+    """The plain model with everything in its weights; what was put on last comes off first."""
     model = loaded.model
-    if has_spf(model):
-        merge_spf(model)
-    if hasattr(model, "merge_and_unload"):
-        with quiet():
-            model = model.merge_and_unload(safe_merge=True)
+    for name in reversed(loaded.fingerprint.tuning):
+        model = registered(name).load().merge(model)
     return model.requires_grad_(False).eval()
 
 

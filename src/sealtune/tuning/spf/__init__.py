@@ -18,9 +18,9 @@ With LoRA, call ``peft.get_peft_model`` first and ``apply_spf`` on what it retur
 Trust domain: server enclave (Method 2); nothing of sealtune's is needed to use it.
 """
 
+from sealtune.tuning.spf.apply import apply_spf, chosen_heads, merge_spf
 from sealtune.tuning.spf.config import SPFConfig
 from sealtune.tuning.spf.files import load_spf, read_spf_config, save_spf
-from sealtune.tuning.spf.tuner import apply_spf, chosen_heads, merge_spf
 
 __all__ = [
     "SPFConfig",

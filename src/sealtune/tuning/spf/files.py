@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.storage import write_atomic
 from sealtune.model.trainable import copy_tensors, write_tensors
-from sealtune.tuning.spf.config import SPFConfig
-from sealtune.tuning.spf.tuner import (
+from sealtune.tuning.registry import SPF_CONFIG, SPF_WEIGHTS
+from sealtune.tuning.spf.apply import (
     apply_spf,
     check_counts,
     chosen_heads,
@@ -31,8 +31,8 @@ from sealtune.tuning.spf.tuner import (
     spf_config,
     spf_state,
 )
+from sealtune.tuning.spf.config import SPFConfig
 
-SPF_WEIGHTS, SPF_CONFIG = "spf_model.safetensors", "spf_config.json"
 M = TypeVar("M", bound=nn.Module)
 
 

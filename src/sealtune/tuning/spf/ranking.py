@@ -17,8 +17,7 @@ from sealtune.errors import ModelError
 from sealtune.model.seeds import generator
 from sealtune.tuning.spf.config import SPFConfig, count_of
 from sealtune.tuning.spf.heads import HeadGroup, Part, weight_of
-
-Calibrate = Callable[[], Tensor | Iterable[Tensor]]
+from sealtune.tuning.tuner import Calibrate
 
 
 def choose(
