@@ -83,7 +83,7 @@ def test_no_client_tee_leaves_method_2(job: Job, shape: Shape) -> None:
 def test_small_memory_is_named_with_what_is_needed(job: Job, shape: Shape) -> None:
     advice = advise(job, shape, client_tee_memory_gib=0.2)
     (reason,) = find(advice, "federated-lora", "adapter+data").ruled_out
-    assert reason.startswith("client TEE of 0.20 GiB cannot hold 0.")
+    assert reason.startswith("client TEE of 205 MiB cannot hold 4")
     # a server that holds late tops and no early ones
     tops = [find(advice, "split", cut=cut).memory_mib["server_enclave"] for cut in (1, 2, 3)]
     assert tops == sorted(tops, reverse=True)
@@ -93,14 +93,14 @@ def test_small_memory_is_named_with_what_is_needed(job: Job, shape: Shape) -> No
     assert not find(advice, "split", cut=2).ruled_out
     advice = advise(job, shape, owner_memory_gib=0.01, client_tee=False)
     assert advice.best is None
-    assert "data owner's machine of 0.01 GiB cannot hold" in advice.reason
+    assert "data owner's machine of 10.2 MiB cannot hold" in advice.reason
 
 
 def test_a_slow_uplink_is_named_with_its_hours(job: Job, shape: Shape) -> None:
     advice = advise(job, shape, uplink_mbit=0.01, max_hours=5)
     (reason,) = find(advice, "split", cut=2).ruled_out
     assert reason.startswith("uplink of 0.01 Mbit/s needs ")
-    assert reason.endswith(" h; max_hours allows 5 h")
+    assert reason.endswith(" min; max_hours allows 5 h 00 min")
 
 
 def test_the_wish_for_protection_is_kept(llama: Path, shape: Shape) -> None:

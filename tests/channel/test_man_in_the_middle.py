@@ -355,7 +355,7 @@ class Silent:
 def program(alice: Owner, events: list[str]) -> SiteProgram:
     trust = Trust(alice.attester, parties.verifier(), parties.simulated_policy(parties.CODE))
 
-    def emit(event: str, **fields: Any) -> None:
+    def emit(event: object, **fields: Any) -> None:
         events.append(event)
 
     return SiteProgram(parties.JOB, alice.site, trust, Silent(), emit)

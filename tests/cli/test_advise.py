@@ -57,7 +57,7 @@ def advice(path: Path, *words: str, code: int = 0) -> dict[str, Any]:
 def test_table(folder: Path) -> None:
     result = run("advise", job(folder), "--no-probe")
     assert result.exit_code == 0, result.output
-    for words in ("plain PEFT", "Method 1, adapter+data *", "Method 2, cut 3", "GiB"):
+    for words in ("plain PEFT", "Method 1, adapter+data *", "Method 2, cut 3", "MiB"):
         assert words in result.output
     assert "Take: " in result.output
     assert "out: plain PEFT: protects nothing" in result.output
@@ -93,12 +93,12 @@ def test_stated_equipment_decides(folder: Path) -> None:
     small = job(folder, "[equipment]\nclient_tee = false\nserver_tee_memory_gib = 0.1\n")
     found = advice(small, code=1)
     assert found["recommended"] is None
-    assert "server TEE of 0.10 GiB cannot hold" in found["reason"]
+    assert "server TEE of 102 MiB cannot hold" in found["reason"]
     shown = run("advise", job(folder, "[equipment]\nclient_tee = false\nmax_hours = 0.001\n"),
                 "--no-probe")  # fmt: skip
     assert "Advice: nothing fits" in shown.output
     assert shown.exit_code == 1
-    assert "max_hours allows 4 s" in shown.output
+    assert "max_hours allows 3.6 s" in shown.output
     assert not re.search(r"[0-9] h\b", shown.output)  # times of seconds, all in one unit
 
 

@@ -19,6 +19,7 @@ from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
 from sealtune.errors import SealtuneError
+from sealtune.job.events import Event, make
 from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.job.spec import (
     DataSpec,
@@ -90,9 +91,9 @@ class Federation:
     def emitter(self, role: str) -> Emit:
         """Keeps the events of one process."""
 
-        def emit(event: str, **fields: Any) -> None:
-            json.dumps(fields, allow_nan=False)
-            self.events.append({"event": event, "role": role, **fields})
+        def emit(event: Event | str, **fields: Any) -> None:
+            stated = (make(event, **fields) if isinstance(event, str) else event).fields()
+            self.events.append({"role": role, **json.loads(json.dumps(stated, allow_nan=False))})
 
         return emit
 

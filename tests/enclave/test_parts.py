@@ -249,9 +249,10 @@ PROGRAM = """
 import os, sys
 from sealtune.enclave.events import run_program
 from sealtune.errors import IntegrityError
+from sealtune.job.events import Step
 def work(emit):
     print("a library's chatter")
-    emit("step", loss=float("nan"))
+    emit(Step(round=1, step=1, of=1, loss=float("nan")))
     {body}
 sys.exit(run_program(work))
 """

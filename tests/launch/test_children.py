@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from sealtune.errors import (
     ProcessDiedError,
     SealtuneError,
 )
+from sealtune.job.events import Error, Event, Network, Ready
 from sealtune.launch import Interrupted
-from sealtune.launch.child import Child, Event, Exit, Inbox, Interrupt, parse_event
+from sealtune.launch.child import Child, Exit, Inbox, Interrupt
 from sealtune.launch.failure import Death, cause, revive
 from sealtune.launch.processes import Processes
 
@@ -45,14 +46,14 @@ def test_events_text_and_exit_code(tmp_path: Path) -> None:
     inbox: Inbox = queue.SimpleQueue()
     code = (
         "import sys\n"
-        'print(\'{"event": "ready"}\')\n'
+        'print(\'{"event": "ready", "role": "forged", "time": 0}\')\n'
         "print('by the way')\n"
         "print('[1]')\n"
         "print('trouble', file=sys.stderr)\n"
         "sys.exit(3)"
     )
     child = start(code, tmp_path / "log", inbox)
-    assert items(inbox) == [Event("x", {"event": "ready"}), Exit("x", 3)]
+    assert items(inbox) == [Ready(role="x", time=0), Exit("x", 3)]
     child.join(5)
     assert sorted(child.tail().splitlines()) == ["[1]", "by the way", "trouble"]
 
@@ -71,10 +72,10 @@ def test_what_a_dead_process_started_ends_with_it(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys\n"
         "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        'print(\'{"event": "pid", "pid": %d}\' % p.pid)'
+        'print(\'{"event": "memory", "peak_mib": %d}\' % p.pid)'
     )
     start(code, tmp_path / "log", inbox)
-    pid = items(inbox)[0].fields["pid"]
+    pid = int(items(inbox)[0].peak_mib)
     eventually(lambda: gone(pid))
 
 
@@ -111,19 +112,8 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("line", [b"", b"hello", b"[]", b'{"a": 1}', b'{"event": 1}', b"[" * 9999])
-def test_lines_that_are_no_events(line: bytes) -> None:
-    assert parse_event(line) is None
-
-
-def test_an_event_nested_too_deep_is_no_event() -> None:
-    """The reader of a child's output goes on, however deep Python itself can go."""
-    for depth in range(100, 2000, 100):
-        parse_event(b'{"event": "x", "a": ' + b"[" * depth + b"]" * depth + b"}")
-
-
 def death(role: str, code: int, error: str = "") -> Death:
-    said = {"error": error, "message": "m", "hint": "h"} if error else None
+    said = Error(error=error, code=code, message="m", hint="h") if error else None
     return Death(role, code, said, Path("/logs/x.log"), "one\ntwo")
 
 
@@ -165,7 +155,7 @@ def test_who_says_why_comes_before_who_does_not() -> None:
     ],
 )
 def test_errors_of_other_processes(said: dict[str, Any], kind: type, exit_code: int) -> None:
-    error = revive("client:a", {**said, "message": "what", "hint": "do"})
+    error = revive("client:a", Error(**said, message="what", hint="do"))
     assert type(error) is kind
     assert error.exit_code == exit_code
     assert str(error) == "client:a: what\n  → do"
@@ -173,7 +163,7 @@ def test_errors_of_other_processes(said: dict[str, Any], kind: type, exit_code: 
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Processes:
-    return Processes(tmp_path, lambda role, event: None, lambda: None)
+    return Processes(tmp_path, lambda event: None, lambda: None)
 
 
 def python(code: str) -> list[str]:
@@ -210,8 +200,8 @@ def test_a_process_that_says_why_it_fails(processes: Processes) -> None:
 
 
 def test_some_processes_are_started_again(tmp_path: Path) -> None:
-    seen: list[Mapping[str, Any]] = []
-    processes = Processes(tmp_path, lambda role, event: seen.append(event), lambda: None)
+    seen: list[Event] = []
+    processes = Processes(tmp_path, seen.append, lambda: None)
     marker = tmp_path / "marker"
     code = f"import pathlib, time\np = pathlib.Path({str(marker)!r})\n"
     code += "n = p.exists()\np.touch()\ntime.sleep(60 if n else 0)"
@@ -219,9 +209,8 @@ def test_some_processes_are_started_again(tmp_path: Path) -> None:
     processes.start("flower:node:a", python(code), {}, again=True)
     first = processes.children["flower:node:a"].process.pid
     processes.until(lambda: processes.children["flower:node:a"].process.pid != first)
-    assert seen == [
-        {"event": "network", "state": "node:a ended (code 0), starting it again", "attempt": 1}
-    ]
+    again = "node:a ended (code 0), starting it again"
+    assert seen == [Network(role="flower", state=again, attempt=1)]
     processes.stop_all()
 
 
@@ -241,10 +230,10 @@ def test_an_interrupt_stops_the_waiting(processes: Processes) -> None:
 
 def test_ours_may_say_goodbye(tmp_path: Path) -> None:
     seen: list[str] = []
-    processes = Processes(tmp_path, lambda role, event: seen.append(event["event"]), lambda: None)
+    processes = Processes(tmp_path, lambda event: seen.append(event.event), lambda: None)
     code = (
         "import signal, sys, time\n"
-        'def leave(*_):\n    print(\'{"event": "memory"}\', flush=True)\n    sys.exit(0)\n'
+        'def leave(*_):\n    print(\'{"event": "done"}\', flush=True)\n    sys.exit(0)\n'
         "signal.signal(signal.SIGTERM, leave)\n"
         'print(\'{"event": "ready"}\', flush=True)\n'
         "time.sleep(60)"
@@ -252,7 +241,7 @@ def test_ours_may_say_goodbye(tmp_path: Path) -> None:
     processes.start("client:a", python(code), {}, events=True)
     processes.until(lambda: "client:a" in processes.ready)
     processes.stop_all()
-    assert seen == ["ready", "memory"]
+    assert seen == ["ready", "done"]
 
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07\u202eevil\r\n  9 s  round 3 of 3: 3 of 3 sites\x9b31m"
@@ -260,14 +249,16 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07\u202eevil\r\n  9 s  round 3 of 3: 3 of 3 site
 
 def test_what_others_say_cannot_steer_the_terminal(tmp_path: Path) -> None:
     inbox: Inbox = queue.SimpleQueue()
-    said = {"event": "error", "message": HOSTILE, "sites": {HOSTILE: [{"reason": HOSTILE}]}}
+    said = {"event": "round", "round": 1, "sites": {HOSTILE: {"reason": HOSTILE}}}
+    wrong = {"event": "error", "message": HOSTILE}
     log = tmp_path / "log"
     log.write_text("before\n")
-    child = start(f"print({json.dumps(said)!r})\nimport sys; sys.exit({HOSTILE!r})", log, inbox)
-    (event, _) = items(inbox)
+    lines = f"print({json.dumps(said)!r})\nprint({json.dumps(wrong)!r})"
+    child = start(f"{lines}\nimport sys; sys.exit({HOSTILE!r})", log, inbox)
+    (event, error, _) = items(inbox)
     child.join(5)
     died = Death("accelerator", 1, None, log, child.tail())
-    shown = [str(revive("accelerator", event.fields)), json.dumps(dict(event.fields))]
+    shown = [str(revive("accelerator", error)), json.dumps(event.fields())]
     shown.append(str(cause([died])))
     for text in shown:
         assert not {c for c in text if not c.isprintable()} - {"\n"}, text

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sealtune.errors import FederationError, PortInUseError, StorageError
+from sealtune.job.events import Done, Ready
 from sealtune.launch import collect_adapter, prepare
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.environment import program, variables, versions
@@ -229,8 +230,8 @@ def test_adapters_that_differ_are_not_passed_on(tmp_path: Path) -> None:
 
 def test_metrics_are_lines_with_time_and_role(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "m")
-    log.append("server", {"event": "ready"})
-    log.append("client:a", {"event": "step", "role": "forged", "time": 0})
+    log.append(Ready(role="server"))
+    log.append(Done(role="client:a", time=0))
     log.close()
     first, second = map(json.loads, (tmp_path / "m").read_text().splitlines())
     assert (first["event"], first["role"]) == ("ready", "server")
@@ -242,7 +243,7 @@ def test_metrics_are_lines_with_time_and_role(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_so() -> None:
     log = MetricsLog(Path("/dev/full"))
     with pytest.raises(StorageError, match="disk is full"):
-        log.append("server", {"event": "ready"})
+        log.append(Ready(role="server"))
     os.close(log._descriptor)
 
 

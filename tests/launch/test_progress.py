@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sealtune.job.events import Event, make
 from sealtune.launch.display import Display
-from sealtune.launch.progress import Progress, duration, size
+from sealtune.launch.progress import Progress
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -26,12 +27,17 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 
 def feed(progress: Progress, role: str, event: str, **fields: Any) -> None:
-    progress.apply({"role": role, "event": event, "time": fields.pop("time", 0.0), **fields})
+    progress.apply(make(event, role=role, **{"time": 0.0, **fields}))
 
 
 @pytest.fixture
 def progress() -> Progress:
     return Progress.begin(("a", "b"), 4)
+
+
+@pytest.fixture
+def split() -> Progress:
+    return Progress.begin(("a", "b"), 4, server_trains=True)
 
 
 def test_a_site_at_work(progress: Progress) -> None:
@@ -53,7 +59,7 @@ def test_a_round_is_summed_up(progress: Progress) -> None:
     feed(progress, "server", "round", round=1, sites=sites, seconds=61.0)
     assert progress.notices == [
         "before training: 2 of 2 sites, loss 1.250, accuracy 50.0%, 3 s",
-        "round 1 of 4: 2 of 2 sites, loss 1.250, accuracy 50.0%, 61 s",
+        "round 1 of 4: 2 of 2 sites, loss 1.250, accuracy 50.0%, 1 min 01 s",
     ]
     assert (progress.sites["a"].bytes_up, progress.sites["a"].bytes_down) == (4096, 2048)
 
@@ -100,27 +106,26 @@ def uploads(progress: Progress, sites: tuple[str, ...] = ("a", "b")) -> None:
             feed(progress, "server", "upload", site=site, chunk=chunk, of=2, bytes=sent)
 
 
-def test_sites_of_a_split_job_upload(progress: Progress) -> None:
-    a, b = progress.sites.values()
-    feed(progress, "client:a", "phase", round=0, phase="upload", of=2)
+def test_sites_of_a_split_job_upload(split: Progress) -> None:
+    a, b = split.sites.values()
+    feed(split, "client:a", "phase", round=0, phase="upload", of=2)
     assert (a.doing, a.step, a.of) == ("uploading", 0, 2)
-    feed(progress, "server", "upload", site="a", chunk=1, of=2, bytes=2048)
-    feed(progress, "client:a", "phase", round=0, phase="upload", of=2)
+    feed(split, "server", "upload", site="a", chunk=1, of=2, bytes=2048)
+    feed(split, "client:a", "phase", round=0, phase="upload", of=2)
     assert (a.doing, a.step, a.of, a.bytes_up) == ("uploading", 1, 2, 2048)
-    assert progress.top is not None
-    assert progress.top.doing == "collecting samples"
-    feed(progress, "server", "upload", site="a", chunk=2, of=2, bytes=3072)
+    assert split.server.doing == "collecting samples"
+    feed(split, "server", "upload", site="a", chunk=2, of=2, bytes=3072)
     assert (a.doing, a.of, b.doing) == ("all samples sent", 0, "loading the model")
-    uploads(progress, ("b",))
-    assert progress.top.doing == "loading the later blocks"
+    uploads(split, ("b",))
+    assert split.server.doing == "loading the later blocks"
     heads = {"model.layers.4.self_attn": {"query": [0, 1], "dense": [3]}}
-    feed(progress, "server", "heads", heads=heads)
-    assert progress.notices == ["3 attention heads chosen to be tuned"]
+    feed(split, "server", "heads", heads=heads)
+    assert split.notices == ["3 attention heads chosen to be tuned"]
     entries = {site: entry(bytes_up=3072, train_loss=None) for site in "ab"}
-    feed(progress, "server", "round", round=0, sites=entries, seconds=9.0)
+    feed(split, "server", "round", round=0, sites=entries, seconds=9.0)
     assert (a.bytes_up, b.bytes_up) == (3072, 3072)  # counted once
-    assert progress.notices[-1] == "before training: 2 of 2 sites, accuracy 30.0%, 9 s"
-    feed(progress, "server", "final", round=4, sites={"a": entry(bytes_up=100)})
+    assert split.notices[-1] == "before training: 2 of 2 sites, accuracy 30.0%, 9 s"
+    feed(split, "server", "final", round=4, sites={"a": entry(bytes_up=100)})
     assert a.bytes_up == 3172
 
 
@@ -138,23 +143,22 @@ def train_split(progress: Progress) -> None:
             feed(progress, "server", "round", round=1, sites=entries, seconds=20.0, train_loss=1.5)
 
 
-def test_the_server_enclave_of_a_split_job_trains(progress: Progress) -> None:
-    train_split(progress)
-    top = progress.top
-    assert top is not None
+def test_the_server_enclave_of_a_split_job_trains(split: Progress) -> None:
+    train_split(split)
+    top = split.server
     assert (top.doing, top.step, top.of, top.loss) == ("training", 5, 10, 1.25)
     assert top.accuracy == pytest.approx(0.4)
-    assert [site.accuracy for site in progress.sites.values()] == [0.3, 0.5]
-    assert progress.notices[-1] == "round 1 of 4: 2 of 2 sites, loss 1.500, accuracy 40.0%, 20 s"
-    assert progress.seconds_left(130.0) == pytest.approx(50.0)
-    feed(progress, "server", "exported", difference=0.0, agreement=1.0)
-    assert progress.notices[-1] == "adapter exported and read back, the same answers in 100.0%"
+    assert [site.accuracy for site in split.sites.values()] == [0.3, 0.5]
+    assert split.notices[-1] == "round 1 of 4: 2 of 2 sites, loss 1.500, accuracy 40.0%, 20 s"
+    assert split.seconds_left(130.0) == pytest.approx(50.0)
+    feed(split, "server", "exported", difference=0.0, agreement=1.0)
+    assert split.notices[-1] == "adapter exported and read back, the same answers in 100.0%"
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_picture_of_a_split_job(progress: Progress, width: int) -> None:
-    train_split(progress)
-    drawn = picture(Console(width=width), progress)
+def test_the_picture_of_a_split_job(split: Progress, width: int) -> None:
+    train_split(split)
+    drawn = picture(Console(width=width), split)
     assert max(map(len, drawn.splitlines())) <= width
     row = next(line for line in drawn.splitlines() if line.startswith("server enclave"))
     for words in ("training", "5/10", "1.250", "40.0%"):
@@ -166,27 +170,27 @@ def test_the_picture_of_a_split_job(progress: Progress, width: int) -> None:
 
 
 def test_a_split_job_has_no_accelerator_from_the_start() -> None:
-    drawn = picture(Console(width=100), Progress.begin(("a",), 2, split=True))
+    drawn = picture(Console(width=100), Progress.begin(("a",), 2, server_trains=True))
     assert "accelerator" not in drawn
     assert "accelerator" in picture(Console(width=100), Progress.begin(("a",), 2))
 
 
-def test_plain_lines_say_where_the_server_enclave_is(progress: Progress) -> None:
+def test_plain_lines_say_where_the_server_enclave_is(split: Progress) -> None:
     def line() -> str:
         out = io.StringIO()
-        progress.notices.clear()
-        with Display(Console(file=out, width=200), progress, "x"):
+        split.notices.clear()
+        with Display(Console(file=out, width=200), split, "x"):
             pass
         return out.getvalue().split("  ")[-1].strip()
 
-    feed(progress, "client:a", "phase", round=0, phase="upload", of=2)
-    feed(progress, "server", "upload", site="a", chunk=1, of=2, bytes=9)
+    feed(split, "client:a", "phase", round=0, phase="upload", of=2)
+    feed(split, "server", "upload", site="a", chunk=1, of=2, bytes=9)
     assert line() == "server enclave: collecting samples | a: uploading 1/2 | b: loading the model"
-    train_split(progress)
+    train_split(split)
     said = "round 2 of 4, server enclave: training 5/10 loss 1.250 accuracy 40.0%"
     assert line().startswith(said)
-    feed(progress, "server", "round", round=4, sites={}, seconds=1.0)
-    feed(progress, "server", "final", round=4, sites={})
+    feed(split, "server", "round", round=4, sites={}, seconds=1.0)
+    feed(split, "server", "final", round=4, sites={})
     assert line().startswith("server enclave: finishing | a: all samples sent")
 
 
@@ -199,22 +203,19 @@ def test_a_signature_is_not_called_evidence(progress: Progress) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        {},
-        {"role": "client:zz", "event": "step"},
-        {"role": "client:a", "event": "step", "step": "x", "loss": None},
-        {"role": "server", "event": "round", "sites": [1]},
-        {"role": "server", "event": "round", "round": True, "sites": {"a": 1, "b": {}}},
-        {"role": "accelerator", "event": "offload", "calls": "many"},
-        {"role": "flower", "event": "exchange", "sites": "a"},
-        {"role": "server", "event": "upload", "site": ["a"], "chunk": None, "of": "x"},
-        {"role": "server", "event": "upload", "site": "a", "bytes": "x"},
-        {"role": "server", "event": "heads", "heads": {"a": [1], "b": {"query": 3}}},
-        {"role": "server", "event": "phase", "phase": 1, "round": "x"},
-        {"role": "server", "event": "exported", "agreement": "x"},
-        {"role": "server", "event": "round", "train_loss": "x"},
+        make("step", role="client:zz", round=1, step=1, of=2),
+        make("phase", role="client:a", round=1, phase="unheard of"),
+        make("round", role="server", round=9, sites={"zz": {}, "a": {}}),
+        make("round", role="server", round=1, train_loss=None),
+        make("upload", role="server", site="zz", chunk=1, of=1, bytes=1),
+        make("heads", role="server", heads={"a": {}}),
+        make("exported", role="server"),
+        make("transfer", role="flower", site="zz", outcome="absent"),
+        make("exchange", role="flower", sites=["zz"], bytes=1),
+        make("start", role="nobody"),
     ],
 )
-def test_strange_events_do_no_harm(progress: Progress, event: dict[str, Any]) -> None:
+def test_strange_events_do_no_harm(progress: Progress, event: Event) -> None:
     progress.apply(event)
     Display(Console(file=io.StringIO()), progress, "x").update()
 
@@ -230,7 +231,7 @@ def test_the_picture_fits_eighty_columns(progress: Progress) -> None:
     feed(progress, "client:a", "phase", round=2, phase="train", of=10, time=1.0)
     feed(progress, "client:a", "step", round=2, step=3, of=10, loss=1.5)
     feed(progress, "accelerator", "offload", calls=1234, bytes_in=2**30, bytes_out=2**20)
-    for width, more in ((80, ""), (120, "2.0 KiB / 4.0 KiB")):
+    for width, more in ((80, ""), (120, "2.00 KiB / 4.00 KiB")):
         drawn = picture(Console(width=width), progress)
         assert max(map(len, drawn.splitlines())) <= width
         for words in ("icd10", "round 2 of 4", "training", "3/10", "1.500", "1,234 calls", more):
@@ -256,24 +257,3 @@ def test_plain_lines_without_a_terminal(progress: Progress) -> None:
     lines = out.getvalue().splitlines()
     assert sum("round 1 of 4" in line for line in lines) == 1
     assert "\x1b" not in out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (5 << 20, "5.0 MiB"),
-        (1 << 50, "1024.0 TiB"),
-    ],
-)
-def test_sizes(count: int, text: str) -> None:
-    assert size(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(-1, "0 s"), (59.4, "59 s"), (61, "1:01 min"), (3720, "1:02 h")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

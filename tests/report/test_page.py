@@ -74,7 +74,7 @@ def test_every_section_and_figure_is_there(page: str) -> None:
     text = " ".join("".join(Tags(page).text).replace("\u00a0", " ").split())
     for heading in ("Result", "Who saw what", "Curves", "Sites", "Cost", "Rounds", "Trust chain"):
         assert heading in text
-    for figure in ("4.9 %", "68.1 %", "5.7 %", "55.6 %", "44.4 MB", "21.4 GB", "8 min 40 s"):
+    for figure in ("4.9 %", "68.1 %", "5.7 %", "55.6 %", "42.3 MiB", "19.9 GiB", "8 min 40 s"):
         assert figure in text
     assert "sealtune run examples/icd10.toml --runs runs-again" in text
     assert sample.PLAN_DIGEST in text

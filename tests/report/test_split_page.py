@@ -42,8 +42,8 @@ def test_what_is_said(page: str) -> None:
         "SPF 50 % of QKV and 25 % of dense + LoRA of SmolLM2-135M-Instruct",
         "split after block 4 of 6",
         "1.05 × the bare activations",
-        "40.0 kB",  # north's uploads
-        "in the server enclave 16.5 s",
+        "39.1 KiB",  # north's uploads
+        "in the server enclave 16 s",
         "4 of 8 (50 %)",  # query heads in two blocks
         "block 4, query heads: 0, 3 (2 of 4)",
         "at the data owner",

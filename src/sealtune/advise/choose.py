@@ -12,6 +12,7 @@ from typing import Literal
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.estimate import Option
 from sealtune.job.spec import Job
+from sealtune.job.units import duration, size
 from sealtune.tuning.apply import early_layers
 
 Wish = Literal["time", "cost"]
@@ -72,7 +73,7 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     ):
         needed = option.memory_mib[part] / 1024
         if needed > there:
-            found.append(f"{words} of {gib(there)} GiB cannot hold {gib(needed)} GiB")
+            found.append(f"{words} of {size(there * 2**30)} cannot hold {size(needed * 2**30)}")
     if spec.max_hours is not None and option.hours > spec.max_hours:
         found.append(_too_long(option, equipment))
     return tuple(found)
@@ -139,15 +140,3 @@ def _none(judged: Sequence[Option]) -> str:
 
 def _figure(option: Option, prefer: Wish) -> str:
     return f"cost {option.cost:.3g}" if prefer == "cost" else duration(option.hours * 3600)
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
-
-
-def gib(value: float) -> str:
-    """GiB of memory, for people."""
-    return f"{value:.2f}" if value < 10 else f"{value:.0f}"

@@ -24,7 +24,6 @@ ACCURACY = (
     "processor time; steps of causal-lm took 40 % longer "
     "(docs/advise.md). Times assume machines that do nothing else."
 )
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 class Prefer(StrEnum):
@@ -122,19 +121,20 @@ def show(advice: Advice, counts: Counts, equipment: Equipment, console: Console)
     """Print the table, the choice, and what it rests on."""
     from rich.table import Table
 
-    from sealtune.advise.choose import duration, gib
+    from sealtune.job.units import duration, size
 
     priced = any(option.cost for option in advice.options)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("GiB of memory, bytes\nof all sites", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("memory; bytes\nof all sites", no_wrap=True)
     heads = ["site\nTEE", "server\nTEE", "owner", "sent\nup", "down", "to/from\naccel.", "time"]
     for head in [*heads, *(["cost"] if priced else [])]:
         table.add_column(head, justify="right", no_wrap=True)
     for option in advice.options:
         places = ("client_enclave", "server_enclave", "owner_machine")
         memory = [option.memory_mib[place] for place in places]
-        cells = [gib(mib / 1024) if mib else "-" for mib in memory]
-        cells += [_size(option.bytes[link]) for link in ("uplink", "downlink", "accelerator")]
+        cells = [size(mib * 2**20) if mib else "-" for mib in memory]
+        sent = [option.bytes[link] for link in ("uplink", "downlink", "accelerator")]
+        cells += [size(count) if count else "-" for count in sent]
         cells += [duration(option.hours * 3600), *([f"{option.cost:.2f}"] if priced else [])]
         chosen = advice.best is not None and option.name == advice.best.name
         style = "bold green" if chosen else "dim" if option.ruled_out else ""
@@ -171,12 +171,3 @@ def _basis(counts: Counts, equipment: Equipment) -> str:
     speeds = ", ".join(f"{n} {values[n]:g} ({equipment.sources[n]})" for n in shown)
     part = "" if counts.counted == counts.rows else f", {counts.counted:,} of them tokenised"
     return f"data: {counts.rows:,} rows{part}. equipment: {speeds}"
-
-
-def _size(count: float) -> str:
-    if not count:
-        return "-"
-    for unit, name in _UNITS:
-        if count >= unit:
-            return f"{count / unit:.3g} {name}" if count < 1000 * unit else f"{count / 1e12:.3g} TB"
-    return f"{count:.0f} B"

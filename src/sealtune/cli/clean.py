@@ -29,6 +29,7 @@ def clean(
     Example: `sealtune clean runs/NAME`
     """
     from sealtune.errors import ConfigError, Problem, StorageError
+    from sealtune.job.units import size
     from sealtune.launch.folder import remove_activations
     from sealtune.report import read_run
 
@@ -42,5 +43,5 @@ def clean(
             f"the run in {run_dir} has not finished: it needs its activations to go on",
             hint="`sealtune run JOB.toml --resume` goes on; --unfinished removes them all the same",
         )
-    count, size = remove_activations(run_dir)
-    typer.echo(f"removed {count} files of sealed activations, {size / 1e6:.1f} MB, from {run_dir}")
+    count, freed = remove_activations(run_dir)
+    typer.echo(f"removed {count} files of sealed activations, {size(freed)}, from {run_dir}")

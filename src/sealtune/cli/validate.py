@@ -51,7 +51,7 @@ def validate(
 
 def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> None:
     """Steps and time, since a run of too few looks broken and one of too many never ends."""
-    from sealtune.advise.choose import duration
+    from sealtune.job.units import duration
 
     rows = {name: len(data.train) for name, data in sites.items()}
     rounds = job.job.rounds

@@ -1,7 +1,6 @@
 """What an enclave process tells its operator: JSON lines on stdout, and its exit code.
 
-Only what is named here leaves the enclave this way: progress, counts, losses, timings. Never a
-text, a tensor or a key.
+Only what ``sealtune.job.events`` has a field for leaves the enclave this way.
 
 Trust domain: every enclave.
 """
@@ -9,7 +8,6 @@ Trust domain: every enclave.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
@@ -20,13 +18,14 @@ from types import FrameType
 from typing import Any, Protocol
 
 from sealtune.errors import SealtuneError
+from sealtune.job.events import Done, Error, Event, Memory, make
 from sealtune.memory import peak_mib
 
 
 class Emit(Protocol):
-    """Sends one event."""
+    """Sends one event; by its name and fields as long as not every emitter builds it."""
 
-    def __call__(self, event: str, **fields: Any) -> None: ...
+    def __call__(self, event: Event | str, **fields: Any) -> None: ...
 
 
 class EventLines:
@@ -36,24 +35,14 @@ class EventLines:
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
-    def __call__(self, event: str, **fields: Any) -> None:
-        """Send one event; numbers that JSON cannot hold become null."""
-        line = json.dumps(plain({"event": event, **fields}), allow_nan=False) + "\n"
+    def __call__(self, event: Event | str, **fields: Any) -> None:
+        """Send one event."""
+        stated = make(event, **fields) if isinstance(event, str) else event
+        line = json.dumps(stated.fields(), allow_nan=False) + "\n"
         with self._lock:
             rest = line.encode()
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
-
-
-def plain(value: Any) -> Any:
-    """``value`` with NaN and infinities replaced by None."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
 
 
 class Stop(BaseException):
@@ -78,35 +67,20 @@ def run_program(work: Callable[[EventLines], None]) -> int:
         return 1  # nobody listens any more
     except SealtuneError as error:
         code = error.exit_code
-        report(events, error)
+        events(Error.of(error))
     except Exception as error:
         code = 1
         # the text of an unforeseen error might quote data, so only its place is shown
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
         print("".join(traceback.format_list(frames)), file=sys.stderr, flush=True)
-        events(
-            "error",
-            code=1,
-            error=type(error).__name__,
-            message=f"unforeseen {type(error).__name__} at {place}",
-            hint="this is a fault in sealtune: please report it with the log",
-        )
-    events("memory", peak_mib=peak_mib())
+        message = f"unforeseen {type(error).__name__} at {place}"
+        hint = "this is a fault in sealtune: please report it with the log"
+        events(Error(code=1, error=type(error).__name__, message=message, hint=hint))
+    events(Memory(peak_mib=peak_mib()))
     if code == 0:
-        events("done")
+        events(Done())
     return code
-
-
-def report(emit: Emit, error: SealtuneError) -> None:
-    """Send an error event."""
-    emit(
-        "error",
-        code=error.exit_code,
-        error=type(error).__name__,
-        message=error.message,
-        hint=error.hint,
-    )
 
 
 def _stop_on_signals() -> None:

@@ -14,9 +14,10 @@ from queue import SimpleQueue
 from sealtune.errors import ProcessDiedError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.federation.transport import Outcome
+from sealtune.job.events import Error, Ready
 from sealtune.job.scratch import make_scratch, remove_scratch, sweep
 from sealtune.launch import environment
-from sealtune.launch.child import Child, Event, Exit, Failure, Inbox
+from sealtune.launch.child import Child, Exit, Failure, Inbox
 from sealtune.launch.failure import revive
 
 _END = 20.0  # seconds that the enclave gets to end by itself
@@ -81,11 +82,10 @@ def _until_ready(inbox: Inbox, log: Path) -> None:
     while not isinstance(item := inbox.get(), Exit):
         if isinstance(item, Failure):
             raise item.error
-        event = item.fields if isinstance(item, Event) else {}
-        if event.get("event") == "ready":
+        if isinstance(item, Ready):
             return
-        if event.get("event") == "error":
-            raise revive("server", event)
+        if isinstance(item, Error):
+            raise revive("server", item)
     raise ProcessDiedError(
         f"the server enclave ended with exit code {item.code}", hint=f"its log is {log}"
     )

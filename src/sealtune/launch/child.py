@@ -6,7 +6,6 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -18,20 +17,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from sealtune.job.events import Event, parse
 from sealtune.job.printable import printable
 
 _LEASH = Path(__file__).with_name("leash.py")
 _MAX_LINE = 1 << 20  # bytes of one event; what is longer is no event of ours
-_MAX_TEXT = 2000  # characters of one line of a text
 _TAIL = 4096  # bytes of a log looked at for its last lines
-
-
-@dataclass(frozen=True)
-class Event:
-    """A JSON line that a process of the run printed."""
-
-    role: str
-    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -152,12 +143,12 @@ class Child:
         try:
             with stream, self.log.open("ab") as log:
                 while line := stream.readline(_MAX_LINE):
-                    event = parse_event(line)
+                    event = parse(line)
                     if event is None:
                         log.write(line)
                         log.flush()
                     else:
-                        self.inbox.put(Event(self.role, event))
+                        self.inbox.put(event.model_copy(update={"role": self.role}))
         except OSError as error:
             self.inbox.put(Failure(error))
 
@@ -172,29 +163,3 @@ class Child:
         if reader is not None:
             reader.join(2)  # its last words come before its end
         self.inbox.put(Exit(self.role, code))
-
-
-def parse_event(line: bytes) -> dict[str, Any] | None:
-    """The event on a line, or None if it is no event.
-
-    Whatever a process says, or passes on of what others told it, is made harmless here: terminal,
-    log and report get no escape sequence and no line that looks like one of the launcher's own.
-    """
-    try:
-        event = json.loads(line)
-        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-            return None
-        found: dict[str, Any] = _harmless(event)
-    except (ValueError, RecursionError):
-        return None
-    return found
-
-
-def _harmless(value: Any) -> Any:
-    if isinstance(value, str):
-        return "\n    ".join(printable(part, _MAX_TEXT) for part in value.split("\n"))
-    if isinstance(value, dict):
-        return {_harmless(key): _harmless(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_harmless(item) for item in value]
-    return value

@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sealtune.launch.progress import Progress, Site, duration, size
+from sealtune.job.units import duration, size
+from sealtune.launch.progress import Progress, Worker
 
 _PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
 _WIDE = 100  # columns; a narrower terminal is spared the bar and the traffic
@@ -69,21 +70,21 @@ class Display:
             self._next_line = now + _PLAIN_EVERY
 
     def _say(self, line: str) -> None:
-        stamp = duration(time.monotonic() - self._start).rjust(9)
+        stamp = duration(time.monotonic() - self._start).rjust(11)
         self._console.print(Text(f"{stamp}  {line}"), soft_wrap=True)
 
     def _line(self) -> str:
         """Where things stand, in one line; once the server enclave trains, where it is."""
         progress = self._progress
         sites = [_short(name, site) for name, site in progress.sites.items()]
-        if progress.top is None:
+        if not progress.server_trains:
             return " | ".join(sites)
+        server = progress.server
         if progress.training_since is None or progress.rounds_done >= progress.rounds:
-            return " | ".join([f"server enclave: {progress.top.doing}", *sites])
-        line = f"round {_round(progress)} of {progress.rounds}, "
-        line += _short("server enclave", progress.top)
-        if progress.top.accuracy is not None:
-            line += f" accuracy {progress.top.accuracy:.1%}"
+            return " | ".join([f"server enclave: {server.doing}", *sites])
+        line = f"round {_round(progress)} of {progress.rounds}, {_short('server enclave', server)}"
+        if server.accuracy is not None:
+            line += f" accuracy {server.accuracy:.1%}"
         left = progress.seconds_left(time.time())
         return line if left is None else f"{line}, about {duration(left)} left"
 
@@ -106,7 +107,8 @@ class Display:
     def _table(self) -> Table:
         wide = self._console.width >= _WIDE
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("site" if self._progress.top is None else "", "what it does", "step"):
+        first = "" if self._progress.server_trains else "site"
+        for heading in (first, "what it does", "step"):
             table.add_column(heading, no_wrap=True)
         if wide:
             table.add_column("", width=16)
@@ -114,12 +116,12 @@ class Display:
             table.add_column(heading, justify="right", no_wrap=True)
         for name, site in self._progress.sites.items():
             table.add_row(*self._row(name, site, wide))
-        if self._progress.top is not None:
-            row = self._row("server enclave", self._progress.top, wide)
+        if self._progress.server_trains:
+            row = self._row("server enclave", self._progress.server, wide)
             table.add_row(*row[: len(row) - wide])  # its traffic is that of the sites
         return table
 
-    def _row(self, name: str, site: Site, wide: bool) -> list[RenderableType]:
+    def _row(self, name: str, site: Worker, wide: bool) -> list[RenderableType]:
         doing = Text(site.doing)
         if site.note:
             doing = Text(site.note, style="yellow", overflow="ellipsis")
@@ -136,10 +138,11 @@ class Display:
     def _others(self) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         progress = self._progress
-        if progress.top is None:
-            rows = [("server enclave", progress.server), ("accelerator", progress.accelerator)]
-        else:  # the server enclave stands in the table, and there is no accelerator
+        if progress.server_trains:  # it stands in the table, and there is no accelerator
             rows = [("last result", progress.last_round)] if progress.last_round else []
+        else:
+            rows = [("server enclave", progress.server.doing)]
+            rows.append(("accelerator", progress.accelerator))
         for name, text in (*rows, ("network (Flower)", progress.network)):
             table.add_row(Text(name, style="dim"), Text(text))
         return table
@@ -150,7 +153,7 @@ def _round(progress: Progress) -> int:
     return min(progress.rounds_done + 1, progress.rounds)
 
 
-def _short(name: str, site: Site) -> str:
+def _short(name: str, site: Worker) -> str:
     text = f"{name}: {site.doing}"
     if site.of:
         text += f" {site.step}/{site.of}"

@@ -9,13 +9,13 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sealtune import errors
 from sealtune.errors import FederationError, ProcessDiedError, SealtuneError
+from sealtune.job.events import Error
 
 # A process's own exit code says which branch of the tree its error belongs to, also where the
 # class itself is not known here (those of sealtune.attest).
@@ -48,7 +48,7 @@ class Death:
 
     role: str
     code: int
-    said: Mapping[str, Any] | None
+    said: Error | None
     log: Path
     tail: str = ""
 
@@ -69,7 +69,7 @@ def _rank(death: Death) -> int:
         return 0  # somebody killed it; nothing that failed elsewhere can have done that
     if death.role == "flower:relay":
         return 5  # it fails when the aggregator does
-    if death.said is not None and death.said.get("error") in _CONSEQUENCES:
+    if death.said is not None and death.said.error in _CONSEQUENCES:
         return 4
     if death.role == "accelerator":
         return 1
@@ -90,17 +90,15 @@ def _died(death: Death) -> ProcessDiedError:
     return ProcessDiedError(f"{death.role} {how}", hint=hint)
 
 
-def revive(role: str, said: Mapping[str, Any]) -> SealtuneError:
+def revive(role: str, said: Error) -> SealtuneError:
     """An "error" event as the exception that it was in its process."""
-    named = getattr(errors, str(said.get("error", "")), None)
-    code = said.get("code")
+    named = getattr(errors, said.error, None)
     if isinstance(named, type) and issubclass(named, SealtuneError):
         cls = named
     else:
-        cls = _BRANCHES.get(code if isinstance(code, int) else 0, FederationError)
+        cls = _BRANCHES.get(said.code, FederationError)
     error = cls.__new__(cls)  # some classes take other arguments than a message
-    message, hint = str(said.get("message", "no message")), str(said.get("hint", ""))
-    SealtuneError.__init__(error, f"{role}: {message}", hint=hint)
+    SealtuneError.__init__(error, f"{role}: {said.message or 'no message'}", hint=said.hint)
     return error
 
 

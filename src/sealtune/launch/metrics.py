@@ -10,11 +10,10 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sealtune.errors import StorageError
+from sealtune.job.events import Event
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -43,7 +42,7 @@ def lock(descriptor: int, path: Path) -> None:
 
 
 class MetricsLog:
-    """Appends events with the time and the role that they came from; one run at a time has it.
+    """Appends events with the time; one run at a time has it.
 
     Args:
         path: the file; made if it is not there.
@@ -64,10 +63,10 @@ class MetricsLog:
             os.close(self._descriptor)
             raise
 
-    def append(self, role: str, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one event and return it with its time and role."""
-        stamped = {**event, "time": round(time.time(), 3), "role": role}
-        line = json.dumps(stamped, separators=(",", ":")).encode() + b"\n"
+    def append(self, event: Event) -> Event:
+        """Write one event and return it with its time."""
+        stamped = event.model_copy(update={"time": round(time.time(), 3)})
+        line = json.dumps(stamped.fields(), separators=(",", ":")).encode() + b"\n"
         try:
             written = os.write(self._descriptor, line)
             if written < len(line):  # the disk filled up within this line: say so

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from sealtune.job.events import Bye, Done, Error, Event, Network, Ready
 from sealtune.launch import environment
-from sealtune.launch.child import Child, Event, Exit, Failure, Inbox, Interrupt, Item
+from sealtune.launch.child import Child, Exit, Failure, Inbox, Interrupt, Item
 from sealtune.launch.failure import Death, cause
 
 _TICK = 0.1  # seconds; how often waiting code looks whether it may go on
@@ -57,7 +57,7 @@ class Processes:
 
     Attributes:
         logs: folder of their logs.
-        on_event: called with each event's role and fields.
+        on_event: called with each event and its role.
         on_tick: called at least ten times a second while waiting.
         inbox: where threads and signal handlers put what happened.
         children: role -> the process, also when it has ended.
@@ -68,7 +68,7 @@ class Processes:
     """
 
     logs: Path
-    on_event: Callable[[str, Mapping[str, Any]], None]
+    on_event: Callable[[Event], None]
     on_tick: Callable[[], None]
     inbox: Inbox = field(default_factory=queue.SimpleQueue)
     children: dict[str, Child] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Processes:
     done: set[str] = field(default_factory=set)
     finishing: bool = False
     settled: bool = False
-    _said: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _said: dict[str, Error] = field(default_factory=dict)
     _restarts: dict[str, _Restart] = field(default_factory=dict)
 
     def log(self, role: str) -> Path:
@@ -153,7 +153,7 @@ class Processes:
             if isinstance(item, Interrupt):
                 break
             if isinstance(item, Event):
-                self.on_event(item.role, item.fields)
+                self.on_event(item)
             self.on_tick()
         for child in self.children.values():
             child.kill()
@@ -161,7 +161,7 @@ class Processes:
             child.join(_GRACE)
         while (item := self._next(0)) is not None:
             if isinstance(item, Event):
-                self.on_event(item.role, item.fields)
+                self.on_event(item)
 
     def _next(self, timeout: float) -> Item | None:
         try:
@@ -182,14 +182,13 @@ class Processes:
             raise cause([death, *self._other_deaths()])
 
     def _heard(self, item: Event) -> None:
-        kind = item.fields["event"]
-        if kind == "ready":
+        if isinstance(item, Ready):
             self.ready.add(item.role)
-        elif kind in ("done", "bye"):
+        elif isinstance(item, Done | Bye):
             self.done.add(item.role)
-        elif kind == "error":
-            self._said[item.role] = item.fields
-        self.on_event(item.role, item.fields)
+        elif isinstance(item, Error):
+            self._said[item.role] = item
+        self.on_event(item)
 
     def _gone(self, item: Exit) -> Death | None:
         """Take note of an end; returns it if it should not have been."""
@@ -235,8 +234,7 @@ class Processes:
         restart.due = now + _REJOIN[min(restart.attempts, len(_REJOIN) - 1)]
         restart.attempts += 1
         state = f"{role.removeprefix('flower:')} ended (code {code}), starting it again"
-        fields = {"event": "network", "state": state, "attempt": restart.attempts}
-        self.on_event("flower", fields)
+        self.on_event(Network(role="flower", state=state, attempt=restart.attempts))
         return None
 
     def _start_again(self) -> None:

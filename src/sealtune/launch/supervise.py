@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from sealtune.errors import SealtuneError
+from sealtune.job.events import Bye, End, Error, Event, Memory, Ready, Start
 from sealtune.job.scratch import make_scratch, remove_scratch, sweep
 from sealtune.job.storage import private_files
 from sealtune.launch.child import Inbox, Interrupt
@@ -41,6 +42,8 @@ from sealtune.launch.threads import cores, thread_settings
 _LEAVE = 3.0  # seconds that client enclaves get to end by themselves after a good run
 _FINISH = 15.0  # seconds that they, and then the accelerator, get to end when asked
 _RELAY = "flower:relay"
+_FLOWER = "flower"
+_LAUNCHER = "launcher"
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,10 @@ def run(
         check_port(port)
     start = time.monotonic()
     with private_files(), _temporary_folder() as temp, _metrics(run_dir) as metrics:
-        metrics.append("launcher", {**_start_event(job, resume), **(facts or {})})
+        metrics.append(_start_event(job, resume, facts or {}))
         outcome = "failed"
         try:
-            progress = Progress.begin(job.sites, job.rounds, split=job.split)
+            progress = Progress.begin(job.sites, job.rounds, server_trains=job.split)
             with Display(console or Console(), progress, job.name) as display:
                 _Run(job, run_dir, temp, metrics, progress, display, keys or {}).work(
                     programs or Programs(), port, resume=resume
@@ -111,35 +114,28 @@ def run(
         finally:
             seconds = round(time.monotonic() - start, 3)
             with contextlib.suppress(SealtuneError):  # an earlier error is the one to tell
-                end = {"event": "end", "outcome": outcome, "seconds": seconds}
-                metrics.append("launcher", end)
+                metrics.append(End(role=_LAUNCHER, outcome=outcome, seconds=seconds))
 
 
 def _record_failure(metrics: MetricsLog, error: SealtuneError) -> None:
     """The first cause goes last among the errors on record."""
-    event = {
-        "event": "error",
-        "code": error.exit_code,
-        "error": type(error).__name__,
-        "message": error.message,
-        "hint": error.hint,
-    }
     with contextlib.suppress(SealtuneError):
-        metrics.append("launcher", event)
+        metrics.append(Error.of(error).model_copy(update={"role": _LAUNCHER}))
 
 
-def _start_event(job: JobFacts, resume: bool) -> dict[str, Any]:
-    return {
-        "event": "start",
-        "versions": versions(),
-        "seed": job.seed,
-        "job_id": job.job_id,
-        "plan_digest": job.plan_digest,
-        "protect": job.protect,
-        "sites": list(job.sites),
-        "rounds": job.rounds,
-        "resume": resume,
-    }
+def _start_event(job: JobFacts, resume: bool, facts: Mapping[str, Any]) -> Start:
+    return Start(
+        role=_LAUNCHER,
+        versions=versions(),
+        seed=job.seed,
+        job_id=job.job_id,
+        plan_digest=job.plan_digest,
+        protect=job.protect,
+        sites=job.sites,
+        rounds=job.rounds,
+        resume=resume,
+        **facts,
+    )
 
 
 @contextlib.contextmanager
@@ -238,12 +234,12 @@ class _Run:
             if role.startswith("flower:")
         )
 
-    def _record(self, role: str, event: Mapping[str, Any]) -> None:
-        if role == _RELAY:
-            role = "flower"
-            if event["event"] in ("ready", "bye"):
+    def _record(self, event: Event) -> None:
+        if event.role == _RELAY:
+            if isinstance(event, Ready | Bye):
                 return
-        self._progress.apply(self._metrics.append(role, event))
+            event = event.model_copy(update={"role": _FLOWER})
+        self._progress.apply(self._metrics.append(event))
 
     def _start_ours(self, programs: Programs, resume: bool) -> None:
         server = {"role": "server", "site": None, "resume": resume}
@@ -317,7 +313,7 @@ class _Run:
         if not self._job.split:
             processes.stop(["accelerator"])
             processes.until(lambda: "accelerator" in processes.ended, _FINISH)
-        self._record("flower", {"event": "memory", "peak_mib": round(self._memory.mib, 1)})
+        self._record(Memory(role=_FLOWER, peak_mib=round(self._memory.mib, 1)))
 
     @property
     def _work_socket(self) -> Path:

@@ -83,5 +83,5 @@ class SplitClient:
         carry(program.deliver)
 
 
-def _silent(event: str, **fields: Any) -> None:
+def _silent(event: object, **fields: Any) -> None:
     """Nobody follows the progress of a question."""

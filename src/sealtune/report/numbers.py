@@ -5,8 +5,9 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
+
+from sealtune.job import units
 
 NONE = "–"
 NBSP = "\u00a0"
@@ -43,44 +44,18 @@ def times(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in decimal units with three figures: 48_100_000 -> ``48.1 MB``."""
-    if value is None:
-        return NONE
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= 0.9995 * scale:
-            return f"{three(value / scale)}{NBSP}{unit}"
-    return f"{value:.0f}{NBSP}B"
+    """Bytes: 48_100_000 -> ``45.9 MiB``."""
+    return NONE if value is None else units.size(value).replace(" ", NBSP)
 
 
 def mib(value: float | None) -> str:
-    """MiB of memory; above 1024 as GiB."""
-    if value is None:
-        return NONE
-    if value >= 1024:
-        return f"{three(value / 1024)}{NBSP}GiB"
-    return f"{value:.0f}{NBSP}MiB"
+    """MiB of memory."""
+    return NONE if value is None else size(value * 2**20)
 
 
 def duration(seconds: float | None) -> str:
-    """0.42 -> ``0.42 s``; 252 -> ``4 min 12 s``; 7500 -> ``2 h 05 min``."""
-    if seconds is None:
-        return NONE
-    if seconds < 59.95:
-        return f"{three(seconds)}{NBSP}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}{NBSP}min{NBSP}{rest:02d}{NBSP}s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours}{NBSP}h{NBSP}{minutes:02d}{NBSP}min"
-
-
-def three(value: float) -> str:
-    """Three significant figures, without an exponent: 1.23, 12.3, 123, 1,234."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    rounded = float(f"{value:.3g}")  # first: 0.9996 is 1.00, not 1.000
-    digits = min(3, max(0, 2 - math.floor(math.log10(abs(rounded)))))
-    return f"{rounded:,.{digits}f}"
+    """252 -> ``4 min 12 s``."""
+    return NONE if seconds is None else units.duration(seconds).replace(" ", NBSP)
 
 
 def moment(unix: float | None) -> str:
