@@ -66,6 +66,7 @@ def report(
     platform: int = 1,
     flags: int = 0,
     zero: int = 0,
+    report_data: bytes = bytes(range(64, 128)),
     measurement: bytes = MEASUREMENT,
     host_data: bytes = HOST_DATA,
     id_key: bytes = ID_KEY,
@@ -84,7 +85,7 @@ def report(
     struct.pack_into("<QII", raw, 0x40, platform, flags, zero)
     for at, field in (
         (0x38, current),
-        (0x50, bytes(range(64, 128))),
+        (0x50, report_data),
         (0x90, measurement),
         (0xC0, host_data),
         (0xE0, id_key),

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from sealtune.attest.platforms.certs import digest
 
 START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-END = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+END = datetime.datetime(2049, 1, 1, tzinfo=datetime.UTC)
 
 
 class Authority:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from sealtune.attest import Claims, Evidence, Kind
+from sealtune.attest.platforms.certs import digest
 from sealtune.attest.platforms.intel.dcap import DcapVerifier
 from tests.attest.authority import END, START, common_name
 from tests.attest.public import SERVER, day, policy
@@ -107,7 +110,7 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
 
 
 ROOT = certificate("Intel SGX Root CA", "Intel SGX Root CA", ca=True)
-ROOT_DER = ROOT.public_bytes(serialization.Encoding.DER)
+ROOTS = {digest(ROOT)}
 PLATFORM_CA = certificate("Intel SGX PCK Platform CA", "Intel SGX Root CA", ca=True)
 TCB_SIGNER = certificate("Intel SGX TCB Signing", "Intel SGX Root CA")
 PCK = "Intel SGX PCK Certificate"
@@ -124,19 +127,19 @@ def pck(**change: Any) -> x509.Certificate:
     return certificate(PCK, "Intel SGX PCK Platform CA", more=extension, serial=PCK_SERIAL)
 
 
-def revocations(issuer: str, *serials: int) -> bytes:
+def revocations(issuer: str, *serials: int, issued: str = ISSUED, expires: str = EXPIRES) -> bytes:
     """A revocation list in DER."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(common_name(issuer))
-        .last_update(day("2025-06-01"))
-        .next_update(day("2025-07-01"))
+        .last_update(datetime.fromisoformat(issued))
+        .next_update(datetime.fromisoformat(expires))
         .add_extension(x509.CRLNumber(1), critical=False)
     )
     for serial in serials:
         revoked = x509.RevokedCertificateBuilder().serial_number(serial)
         builder = builder.add_revoked_certificate(
-            revoked.revocation_date(day("2025-06-01")).build()
+            revoked.revocation_date(datetime.fromisoformat(issued)).build()
         )
     crl = builder.sign(key(issuer), hashes.SHA256())
     return crl.public_bytes(serialization.Encoding.DER)
@@ -158,12 +161,14 @@ class Tables:
     evaluation: int = 17
     qe_status: str = "UpToDate"
     revoked: tuple[int, ...] = ()
+    issued: str = ISSUED
+    expires: str = EXPIRES
     change: dict[str, Any] = field(default_factory=dict)
 
     def _dated(self, **more: Any) -> dict[str, Any]:
         return {
-            "issueDate": ISSUED,
-            "nextUpdate": EXPIRES,
+            "issueDate": self.issued,
+            "nextUpdate": self.expires,
             "tcbEvaluationDataNumber": self.evaluation,
             **more,
         }
@@ -217,12 +222,13 @@ class Tables:
         """As `QuoteCollateralV3` JSON."""
         tcb, qe = self._tcb_info(), self._qe_identity()
         signer = "Intel SGX TCB Signing"
+        dates = {"issued": self.issued, "expires": self.expires}
         chain_of_signer = chain(TCB_SIGNER, ROOT).decode()
         return json.dumps(
             {
                 "pck_crl_issuer_chain": chain(PLATFORM_CA, ROOT).decode(),
-                "root_ca_crl": revocations("Intel SGX Root CA").hex(),
-                "pck_crl": revocations("Intel SGX PCK Platform CA", *self.revoked).hex(),
+                "root_ca_crl": revocations("Intel SGX Root CA", **dates).hex(),
+                "pck_crl": revocations("Intel SGX PCK Platform CA", *self.revoked, **dates).hex(),
                 "tcb_info_issuer_chain": chain_of_signer,
                 "tcb_info": tcb,
                 "tcb_info_signature": raw_signature(signer, tcb.encode()).hex(),
@@ -326,12 +332,12 @@ def verify(
     at: str = AT,
     report_data: bytes = REPORT_DATA,
     collateral: bytes | None = None,
-    root: bytes | None = ROOT_DER,
+    roots: Collection[bytes] = frozenset(ROOTS),
     **settings: Any,
 ) -> Claims:
     """Appraise under the made-up root; ``settings`` are of the policy."""
     sent = (tables or Tables(kind)).encode() if collateral is None else collateral
-    return DcapVerifier(kind, root=root).verify(
+    return DcapVerifier(kind, roots=roots).verify(
         Evidence(kind, raw, sent),
         report_data=report_data,
         policy=policy(kind, **{"allow": SERVER, **settings}),

@@ -27,7 +27,7 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.platforms.intel import dcap
-from sealtune.attest.platforms.intel.dcap import DcapVerifier, td_measurement
+from sealtune.attest.platforms.intel.dcap import INTEL_ROOTS, DcapVerifier, td_measurement
 from sealtune.attest.platforms.intel.quote import parse_quote
 from sealtune.attest.policy import INTEL_STATUSES
 from sealtune.errors import AttestationError
@@ -249,7 +249,7 @@ def test_features_of_the_machine(feature: str) -> None:
 
 def test_made_up_root_counts_for_the_test_alone() -> None:
     with pytest.raises(BadChainError, match="pinned root"):
-        verify(TD, root=None)
+        verify(TD, roots=INTEL_ROOTS)
 
 
 def test_revoked_platform_certificate() -> None:
@@ -305,7 +305,7 @@ def test_refused(change: dict[str, Any], error: type[Exception]) -> None:
 
 
 def test_collateral_beside_the_evidence_replaces_what_came_with_it() -> None:
-    verifier = DcapVerifier(Kind.TDX, Tables(status="OutOfDate").encode(), root=intel.ROOT_DER)
+    verifier = DcapVerifier(Kind.TDX, Tables(status="OutOfDate").encode(), roots=intel.ROOTS)
     with pytest.raises(TcbOutOfDateError):
         verifier.verify(
             Evidence(Kind.TDX, TD, Tables().encode()),
@@ -338,7 +338,7 @@ def test_kinds() -> None:
         (Kind.TDX, TD, Kind.SGX),
     ):
         with pytest.raises(MalformedEvidenceError, match="was expected"):
-            DcapVerifier(kind, root=intel.ROOT_DER).verify(
+            DcapVerifier(kind, roots=intel.ROOTS).verify(
                 Evidence(sent, raw, Tables(kind).encode()),
                 report_data=intel.REPORT_DATA,
                 policy=policy(kind, allow=SERVER),

@@ -92,6 +92,8 @@ def test_statuses_that_no_policy_can_name(status: str) -> None:
         (Kind.NVIDIA_GPU, {"min_firmware": {"driver": "1"}}, "min_firmware of driver and vbios"),
         (Kind.PARTICIPANT, {"signers": ("aa",), "min_svn": 1}, "min_svn has no meaning"),
         (Kind.SIMULATED, {"td_modules": ()}, "td_modules has no meaning"),
+        (Kind.SIMULATED, {"insecure_test_root": "ab" * 32}, "insecure_test_root has no meaning"),
+        (Kind.NVIDIA_GPU, {"insecure_test_root": "ab" * 32}, "insecure_test_root has no meaning"),
     ],
 )
 def test_requirements_that_nothing_would_enforce(
@@ -197,3 +199,9 @@ def test_unnamed_kind() -> None:
     policy = AppraisalPolicy(kinds={})
     with pytest.raises(KindNotAllowedError, match="accepted: nothing"):
         policy.for_kind(Kind.SGX)
+
+
+@pytest.mark.parametrize("root", ["", "ab" * 31, "ab" * 33, "any", "zz" * 32])
+def test_a_test_root_is_named_by_its_digest(root: str) -> None:
+    with pytest.raises(ValidationError, match="insecure_test_root"):
+        KindPolicy(measurements=("aa",), insecure_test_root=root)

@@ -164,7 +164,7 @@ def test_parts_that_must_be_there_once() -> None:
 
 
 def test_time_and_roots() -> None:
-    for when in ("2023-12-31", "2030-01-02"):
+    for when in ("2023-12-31", "2049-01-02"):
         with pytest.raises(StaleCollateralError):
             load(GOOD, when)
     with pytest.raises(BadChainError, match="pinned root"):

@@ -14,6 +14,8 @@ TDX = KindPolicy(measurements=CODE)
 SIMULATED = KindPolicy(measurements=CODE, tcb_statuses=("Simulated",))
 GPU = kind_policy(Kind.NVIDIA_GPU)
 
+TRIAL = KindPolicy(measurements=CODE, insecure_test_root="ab" * 32)
+
 
 @pytest.mark.parametrize(
     "kinds",
@@ -21,6 +23,7 @@ GPU = kind_policy(Kind.NVIDIA_GPU)
         {Kind.TDX: TDX},
         {Kind.SIMULATED: SIMULATED},
         {Kind.TDX: TDX, Kind.SEV_SNP: kind_policy(Kind.SEV_SNP, measurements=CODE)},
+        {Kind.TDX: TRIAL, Kind.SIMULATED: SIMULATED},
         {Kind.TDX: TDX, Kind.NVIDIA_GPU: GPU},  # told by NVIDIA's reference values
         {Kind.TDX: TDX, Kind.NVIDIA_GPU: kind_policy(Kind.NVIDIA_GPU, measurements=CODE)},
     ],
@@ -40,6 +43,8 @@ def test_accepted(kinds: dict[Kind, KindPolicy]) -> None:
             "nvidia-gpu evidence of any code",
         ),
         ({Kind.TDX: TDX, Kind.SIMULATED: SIMULATED}, "simulated evidence beside tdx"),
+        ({Kind.TDX: TDX, Kind.SGX: TRIAL}, "sgx under a test root evidence beside tdx"),
+        ({Kind.TDX: TRIAL, Kind.NVIDIA_GPU: GPU}, "tdx under a test root evidence beside nvidia"),
     ],
 )
 def test_refused(kinds: dict[Kind, KindPolicy], said: str) -> None:

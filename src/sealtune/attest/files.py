@@ -125,9 +125,7 @@ def claims_table(claims: Claims, *, report_data_checked: bool) -> list[tuple[str
         ("kind", str(claims.kind)),
         (
             "confidential",
-            "yes"
-            if claims.confidential
-            else "NO: simulated, its operator can read everything inside",
+            "yes" if claims.confidential else _why_not(claims.kind),
         ),
         ("measurement", claims.measurement),
         ("signer", claims.signer or "-"),
@@ -145,6 +143,12 @@ def claims_table(claims: Claims, *, report_data_checked: bool) -> list[tuple[str
         inner = claims_table(gpu, report_data_checked=report_data_checked)
         rows += [(f"GPU {number} {name}", value) for name, value in inner]
     return rows
+
+
+def _why_not(kind: Kind) -> str:
+    if kind is Kind.SIMULATED:
+        return "NO: simulated, its operator can read everything inside"
+    return "NO: under an INSECURE TEST ROOT, whose owner can forge everything here"
 
 
 def _read(path: Path, limit: int) -> bytes:

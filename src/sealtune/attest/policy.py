@@ -12,7 +12,7 @@ Trust domain: every enclave, and whoever appraises one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
@@ -108,6 +108,9 @@ class KindPolicy(_Strict):
             old ones stay valid, so both are needed where `measurements` is "any".
         allow: properties of machine or guest that are refused unless named here.
         snp: what only SEV-SNP has; needed there.
+        insecure_test_root: SHA-256 of a root certificate in DER that takes the place of the
+            vendor's, for trials: whoever has its key can forge everything. Claims under it are not
+            confidential.
     """
 
     measurements: tuple[Hex, ...] | Any
@@ -129,6 +132,9 @@ class KindPolicy(_Strict):
     ] = Field(default_factory=dict)
     allow: tuple[Feature, ...] = ()
     snp: SnpPolicy | None = None
+    insecure_test_root: Annotated[Hex, StringConstraints(min_length=64, max_length=64)] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -140,6 +146,16 @@ class KindPolicy(_Strict):
             if not _numbers(name, version):
                 raise ValueError(f"min_firmware: {version} is no version of a {name}")
         return self
+
+    @property
+    def confidential(self) -> bool:
+        """Whether hardware stands behind what is accepted, of a kind that has any."""
+        return self.insecure_test_root is None
+
+    def roots(self, vendor: Collection[bytes]) -> Collection[bytes]:
+        """SHA-256 digests of the accepted roots: the vendor's, or the test root alone."""
+        root = self.insecure_test_root
+        return vendor if root is None else {bytes.fromhex(root)}
 
     def check(self, claims: Claims) -> None:
         """Hold verified claims against this policy.
@@ -243,11 +259,12 @@ class KindPolicy(_Strict):
             yield 'nvidia-gpu with measurements "any" needs min_firmware of driver and vbios'
 
 
+_TEST_ROOT = "insecure_test_root"
 # Requirements that only some kinds have.
 _HAS: Mapping[Kind, frozenset[str]] = {
-    Kind.SGX: frozenset({"signers", "min_svn", "product_ids", "min_tcb_evaluation"}),
-    Kind.TDX: frozenset({"td_modules", "min_tcb_evaluation"}),
-    Kind.SEV_SNP: frozenset({"signers", "min_svn", "snp"}),
+    Kind.SGX: frozenset({"signers", "min_svn", "product_ids", "min_tcb_evaluation", _TEST_ROOT}),
+    Kind.TDX: frozenset({"td_modules", "min_tcb_evaluation", _TEST_ROOT}),
+    Kind.SEV_SNP: frozenset({"signers", "min_svn", "snp", _TEST_ROOT}),
     Kind.NVIDIA_GPU: frozenset({"min_firmware"}),
     Kind.SIMULATED: frozenset({"signers", "min_svn"}),
     Kind.PARTICIPANT: frozenset({"signers"}),

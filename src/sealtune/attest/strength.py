@@ -20,12 +20,17 @@ def check_strength(policy: AppraisalPolicy) -> None:
             f"the job accepts {', '.join(open_kinds)} evidence of any code at all",
             hint='list the measurements that are accepted; "any" is for `sealtune attest verify`',
         )
-    hardware = [str(kind) for kind in policy.kinds if kind is not Kind.SIMULATED]
-    if Kind.SIMULATED in policy.kinds and hardware:
+    trial, real = [], []
+    for kind, accepted in policy.kinds.items():
+        if kind is Kind.SIMULATED or not accepted.confidential:
+            trial.append(str(kind) if accepted.confidential else f"{kind} under a test root")
+        else:
+            real.append(str(kind))
+    if trial and real:
         raise WeakEvidenceError(
-            f"the job accepts simulated evidence beside {', '.join(hardware)}: whoever can forge "
-            "the one needs no hardware",
-            hint="accept simulated evidence alone, for a trial, or not at all",
+            f"the job accepts {', '.join(trial)} evidence beside {', '.join(real)}: whoever can "
+            "forge the one needs no hardware",
+            hint="accept simulated evidence or test roots alone, for a trial, or not at all",
         )
 
 

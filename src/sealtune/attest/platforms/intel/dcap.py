@@ -14,12 +14,14 @@ Trust domain: every enclave, and whoever appraises one.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealtune.attest.errors import (
     AttesterUnavailableError,
@@ -89,18 +91,21 @@ class DcapVerifier:
         kind: which of the two.
         collateral: Intel's tables, lists and chains as JSON (the fields of `QuoteCollateralV3`);
             left out, those that came with the evidence are used. Either way Intel signed them.
-        root: root certificate in DER; Intel's unless a test brings its own.
+        roots: SHA-256 digests of accepted roots; Intel's unless a test brings its own.
     """
 
     def __init__(
-        self, kind: Kind, collateral: bytes | None = None, *, root: bytes | None = None
+        self,
+        kind: Kind,
+        collateral: bytes | None = None,
+        *,
+        roots: Collection[bytes] = INTEL_ROOTS,
     ) -> None:
         if kind not in (Kind.SGX, Kind.TDX):
             raise MalformedEvidenceError(f"{kind} evidence is not a DCAP quote")
         self.kind = kind
         self._collateral = collateral
-        self._root = root
-        self._roots = INTEL_ROOTS if root is None else {hashlib.sha256(root).digest()}
+        self._roots = roots
 
     def verify(
         self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
@@ -113,22 +118,28 @@ class DcapVerifier:
                 f"a {quote.kind} quote in {evidence.kind} evidence, where {self.kind} was expected"
             )
         _check_attributes(quote)
-        verify_chain(load_pem_chain(quote.pck_chain), roots=self._roots, at=at, what="PCK")
-        verified = self._appraise(
-            evidence.data, self._collateral or evidence.endorsements, kind_policy, at
-        )
+        chain = load_pem_chain(quote.pck_chain)
+        verify_chain(chain, roots=kind_policy.roots(self._roots), at=at, what="PCK")
+        collateral = self._collateral or evidence.endorsements
+        verified = self._appraise(evidence.data, collateral, chain[-1], kind_policy, at)
         if quote.report_data != report_data:
             raise WrongReportDataError(
                 f"the {self.kind} quote was made for another nonce, job, role, key or GPU"
             )
         claims = _claims(quote, verified, at)
+        claims = claims.model_copy(update={"confidential": kind_policy.confidential})
         kind_policy.check(claims)
         return claims
 
     def _appraise(
-        self, raw: bytes, collateral: bytes, policy: KindPolicy, at: datetime
+        self,
+        raw: bytes,
+        collateral: bytes,
+        root: x509.Certificate,
+        policy: KindPolicy,
+        at: datetime,
     ) -> dict[str, Any]:
-        """What dcap-qvl has verified about a quote."""
+        """What dcap-qvl has verified about a quote, with all of Intel's data under ``root``."""
         if not collateral:
             raise MissingCollateralError(
                 "a quote without Intel's collateral cannot be appraised",
@@ -144,7 +155,7 @@ class DcapVerifier:
             raise MissingCollateralError("the collateral is not QuoteCollateralV3 JSON") from error
         try:
             explicit = _explicit_policy(library, policy, now)
-            checker = library.QuoteVerifier(self._root)
+            checker = library.QuoteVerifier(root.public_bytes(Encoding.DER))
             claims = checker.verify_with_policy(raw, parsed, now, explicit)
             verified: dict[str, Any] = json.loads(claims.to_json())
         except ValueError as error:

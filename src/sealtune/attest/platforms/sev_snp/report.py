@@ -192,7 +192,7 @@ class SnpVerifier:
         if len(pem) > MAX_PART:
             raise OversizeEvidenceError(f"certificates of {len(pem)} bytes, limit {MAX_PART}")
         chain = _chain(report, load_pem_bundle(pem))
-        verify_chain(chain, roots=self._roots, at=at, what="SEV-SNP")
+        verify_chain(chain, roots=kind_policy.roots(self._roots), at=at, what="SEV-SNP")
         _check_key(report, chain)
         _check_signature(report, chain[0])
         if report.report_data != report_data:
@@ -200,7 +200,12 @@ class SnpVerifier:
                 "the SEV-SNP report was made for another nonce, job, role, key or GPU"
             )
         claims = _claims(report, chain[0], at)
-        claims = claims.model_copy(update={"tcb_status": kind_policy.status(claims)})
+        claims = claims.model_copy(
+            update={
+                "confidential": kind_policy.confidential,
+                "tcb_status": kind_policy.status(claims),
+            }
+        )
         kind_policy.check(claims)
         return claims
 
