@@ -361,13 +361,14 @@ AGGREGATOR = """
 import json, sys
 import numpy as np
 import sealtune.enclave.aggregator
-from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
+from sealtune.methods.federated.adapter import read_adapter, write_adapter
+from sealtune.methods.federated.aggregation import FedAvg
 from sealtune.memory import peak_mib
 shapes = {k: tuple(v) for k, v in json.loads(sys.argv[1]).items()}
 adapter = write_adapter({k: np.ones(v, dtype=np.float32) for k, v in shapes.items()})
-mean = WeightedMean(shapes)
+mean = FedAvg(shapes)
 for _ in range(3):
-    mean.add(read_adapter(bytes(bytearray(adapter)), shapes), 10)
+    mean.add("north", read_adapter(bytes(bytearray(adapter)), shapes), 10)
 write_adapter(mean.result())
 print(peak_mib())
 """

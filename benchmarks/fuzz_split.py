@@ -14,9 +14,9 @@ from fuzz_evidence import KEY, NOW, Target
 from fuzz_mutate import framed, json_or_raw, raw
 from sealtune import frames
 from sealtune.attest import Evidence
-from sealtune.enclave.farewell import Received, farewell
 from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
+from sealtune.methods.split.release import Received, release_parts
 from sealtune.model.activations import pack, unpack
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
 from sealtune.owner.asking import read_answers
@@ -31,7 +31,7 @@ def split_targets() -> list[Target]:
     """All of them."""
     chunks = tuple(_chunk(layout) for layout in (TEXTS, TOKENS))
     packed = pack(torch.ones(3, 8), "int8")
-    parts = tuple(frames.encode(f) for f in farewell({"a": b"x" * 30, "b": b""}, 2))
+    parts = tuple(frames.encode(f) for f in release_parts({"a": b"x" * 30, "b": b""}, 2))
     signature = ParticipantAttester(KEY).collect(BOUND).encode()
     config = (
         b'{"format": 1, "config": {"qkv": 0.25, "dense": 0.25, "select": "random", "seed": 1, '

@@ -29,8 +29,6 @@ from sealtune.attest import (
     simulated_policy,
 )
 from sealtune.channel import ClientHandshake, KeyPair, SealedSession, ServerHandshake, seal_key
-from sealtune.enclave.averaging import read_adapter, write_adapter
-from sealtune.enclave.sealed_state import Checkpoint, SealedState
 from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
 from sealtune.job import dsse
@@ -49,7 +47,10 @@ from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
 from sealtune.job.resolved import read_resolved, write_resolved
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
+from sealtune.methods.federated.adapter import read_adapter, write_adapter
+from sealtune.methods.federated.server import FederatedState
 from sealtune.offload.remote import RemoteAccelerator
+from sealtune.party.checkpoint import Checkpoint, CheckpointFile
 
 JOB_ID = bytes(range(48))
 SECRET = bytes(32)
@@ -157,8 +158,8 @@ def _channel(folder: Path) -> list[Target]:
     pair = KeyPair.generate()
     bound: dict[str, Any] = {"job_id": JOB_ID, "report_data": bytes(64), "purpose": "data-key"}
     box = seal_key(pair.public_bytes, SECRET, **bound)
-    state = SealedState(folder, SECRET, JOB_ID)
-    state.save(Checkpoint(1, b"adapter", ({"event": "round"},)))
+    state = CheckpointFile(folder, SECRET, JOB_ID, FederatedState)
+    state.save(Checkpoint(1, FederatedState(), b"adapter"))
     checkpoint = state.path.read_bytes()
     return [
         Target("sealed message", _open, raw(*sealed), sealed, 10_000),

@@ -39,9 +39,6 @@ from sealtune.cli.signing import throw_away
 from sealtune.data import load_sites
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.own_data import load_own_data
-from sealtune.enclave.sample_store import SampleStore
-from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.split_program import SplitProgram
 from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer
 from sealtune.enclave.trust import owner_trust, simulated_sealing_key, split_server_trust
 from sealtune.job.resolved import Resolved
@@ -57,10 +54,11 @@ from sealtune.job.spec import (
     TrainSpec,
     TuningSpec,
 )
+from sealtune.methods.split.sample_store import SampleStore
+from sealtune.methods.split.server import SplitServer
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.batches import step_batches
 from sealtune.model.cut import CutEntry
-from sealtune.model.cut_chunk import layout_of
 from sealtune.model.cut_task import CutBatch, CutTask
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.partial import load_part
@@ -68,6 +66,7 @@ from sealtune.model.resolve import resolve
 from sealtune.model.tasks import make_task
 from sealtune.model.training import RoundResult, local_round, make_optimizer
 from sealtune.owner.bottom_site import BottomSite
+from sealtune.party.driver import Driver
 from sealtune.tuning.apply import apply_tuning
 
 SITES = ("north", "south", "west")
@@ -136,20 +135,13 @@ class Run:
         self.events = Events()
         self.up = self.down = 0
         job_id, key = bytes.fromhex(self.resolved.job_id), simulated_sealing_key()
-        layout = layout_of(job, len(self.resolved.labels))
-        self.store = SampleStore(folder / "state" / "activations", key, job_id, layout)
         self.losses: list[float] = []
+        enclave = SplitServer(self.resolved, folder / "state", key, self.events, resume=False)
+        self.store = enclave._store
         self.trainer = _Recorded(self.resolved, self.store, self.events, self.losses)
-        self.server = SplitProgram(
-            self.resolved,
-            split_server_trust(self.resolved),
-            self.store,
-            SealedState(folder / "state", key, job_id),
-            self.trainer,
-            layout,
-            self.events,
-            resume=False,
-        )
+        enclave._trainer = self.trainer
+        trust = split_server_trust(self.resolved)
+        self.server = Driver(enclave, self.resolved, trust, self.events)
         self.sites = {}
         for site in SITES:
             data, task = load_own_data(self.resolved, site, self.events)

@@ -19,7 +19,7 @@ def run_folder(folder: Path, *, method: str = "split", outcome: str | None = "ok
     store.mkdir(parents=True)
     (store / "0.sealed").write_bytes(bytes(1000))
     (store / "1.sealed").write_bytes(bytes(500))
-    (folder / "state" / "aggregator.sealed").write_bytes(b"checkpoint")
+    (folder / "state" / "checkpoint.sealed").write_bytes(b"checkpoint")
     (folder / "job.resolved.json").write_text(json.dumps({"job": {"job": {"method": method}}}))
     events = [{"event": "start"}, *([{"event": "end", "outcome": outcome}] if outcome else [])]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
@@ -35,7 +35,7 @@ def test_a_finished_runs_activations_go_and_nothing_else(tmp_path: Path) -> None
     code, said = clean(run_folder(tmp_path / "run"))
     assert (code, "removed 2 files" in said) == (0, True)
     left = sorted(p.relative_to(tmp_path / "run").as_posix() for p in tmp_path.rglob("*.*"))
-    assert left == ["job.resolved.json", "metrics.jsonl", "state/aggregator.sealed"]
+    assert left == ["job.resolved.json", "metrics.jsonl", "state/checkpoint.sealed"]
     assert clean(tmp_path / "run")[0] == 0  # again is no fault
 
 

@@ -11,11 +11,8 @@ from typing import Any
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.cli.signing import throw_away
-from sealtune.enclave.aggregator_program import Aggregator
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.events import Emit
-from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
 from sealtune.errors import SealtuneError
@@ -32,8 +29,10 @@ from sealtune.job.spec import (
     TrainSpec,
     TuningSpec,
 )
+from sealtune.methods.federated.server import FederatedServer
 from sealtune.model.resolve import resolve
 from sealtune.offload.session import OffloadSession
+from sealtune.party.driver import Driver
 from tests.model.tiny import LABELS, make_texts
 
 SITES = ("north", "south")
@@ -116,17 +115,16 @@ class Federation:
         self.sites[site] = SiteProgram(job_id, site, self.trust, worker, emit)
         self.models[site] = worker._model
 
-    def aggregator(self, *, resume: bool = False) -> Aggregator:
+    def aggregator(self, *, resume: bool = False) -> Driver:
         """A fresh server enclave."""
-        state = SealedState(
-            self.run_dir / "state", self.trust.sealing_key, bytes.fromhex(self.resolved.job_id)
-        )
-        emit = self.emitter("server")
-        return Aggregator(self.resolved, self.trust, state, emit, resume=resume)
+        folder, key, emit = self.run_dir / "state", self.trust.sealing_key, self.emitter("server")
+        server = FederatedServer(self.resolved, folder, key, emit, resume=resume)
+        sites = dict.fromkeys(self.resolved.job.sites.names, self.trust)
+        return Driver(server, self.resolved, sites, emit)
 
     def run(
         self,
-        aggregator: ServerProgram,
+        aggregator: Driver,
         *,
         exchanges: int = 100,
         network: Network = lambda site, way, number, body: body,

@@ -10,19 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealtune.cli.signing import propose, throw_away
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.own_data import load_own_data
-from sealtune.enclave.sample_store import SampleStore
-from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.split_program import SplitProgram
-from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import owner_trust, split_server_trust, trust_for
 from sealtune.job.dsse import sign
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant, wrap
 from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.job.spec import Job, JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
-from sealtune.model.cut_chunk import layout_of
+from sealtune.methods.split.server import SplitServer
 from sealtune.model.resolve import resolve
 from sealtune.owner.bottom_site import BottomSite
+from sealtune.party.driver import Driver
 from tests.enclave.flow import Federation, make_job
 
 KEYS = {
@@ -43,7 +40,13 @@ def make_split_job(folder: Path, base: Path, **sections: Any) -> Job:
 
 
 class SplitFederation(Federation):
-    """One run's processes as objects."""
+    """One run's processes as objects.
+
+    Attributes:
+        enclave: what the last server enclave does.
+    """
+
+    enclave: SplitServer
 
     def start_site(self, site: str, key: Ed25519PrivateKey | None = None) -> None:
         """A fresh process of a data owner."""
@@ -55,24 +58,11 @@ class SplitFederation(Federation):
             bytes.fromhex(self.resolved.job_id), site, trust, worker, emit
         )
 
-    def server(self, *, resume: bool = False) -> SplitProgram:
+    def server(self, *, resume: bool = False) -> Driver:
         """A fresh server enclave."""
-        job_id = bytes.fromhex(self.resolved.job_id)
-        emit = self.emitter("server")
-        layout = layout_of(self.resolved.job, len(self.resolved.labels))
-        folder = self.run_dir / "state"
-        key = self.trust.sealing_key
-        store = SampleStore(folder / "activations", key, job_id, layout)
-        return SplitProgram(
-            self.resolved,
-            split_server_trust(self.resolved),
-            store,
-            SealedState(folder, key, job_id),
-            TopTrainer(self.resolved, store, emit),
-            layout,
-            emit,
-            resume=resume,
-        )
+        folder, key, emit = self.run_dir / "state", self.trust.sealing_key, self.emitter("server")
+        self.enclave = SplitServer(self.resolved, folder, key, emit, resume=resume)
+        return Driver(self.enclave, self.resolved, split_server_trust(self.resolved), emit)
 
 
 def resolve_split(job: Job, path: Path, **terms: Any) -> Resolved:

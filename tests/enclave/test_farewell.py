@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.enclave import farewell as module
-from sealtune.enclave.farewell import Received, farewell
 from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame
+from sealtune.methods.split import release as module
+from sealtune.methods.split.release import Received, release_parts
 from sealtune.tuning.adapter import own_copy
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 
@@ -27,7 +27,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_parts_come_together() -> None:
-    parts = farewell(FILES, 3)
+    parts = release_parts(FILES, 3)
     assert [len(part.body) for part in parts] == [10, 10, 7]
     received = Received()
     assert [received.take(part) for part in parts] == [None, None, FILES]
@@ -35,7 +35,7 @@ def test_parts_come_together() -> None:
 
 
 def test_nothing_is_released() -> None:
-    (part,) = farewell({}, 1)
+    (part,) = release_parts({}, 1)
     received = Received()
     assert received.take(part) == {}
     assert received.have == 1
@@ -43,7 +43,7 @@ def test_nothing_is_released() -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_part_out_of_order_changes_nothing() -> None:
-    parts = farewell(FILES, 3)
+    parts = release_parts(FILES, 3)
     received = Received()
     assert received.take(parts[1]) is None
     assert received.have == 0

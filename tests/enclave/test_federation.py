@@ -192,7 +192,7 @@ def test_resume_without_a_checkpoint_starts_anew(llama: Path, tmp_path: Path) ->
 
 def test_a_checkpoint_that_was_altered_is_refused(llama: Path, tmp_path: Path) -> None:
     federation = whole_run(make_job(tmp_path, llama), tmp_path / "run")
-    path = federation.run_dir / "state" / "aggregator.sealed"
+    path = federation.run_dir / "state" / "checkpoint.sealed"
     sealed = bytearray(path.read_bytes())
     sealed[-20] ^= 1
     path.write_bytes(sealed)

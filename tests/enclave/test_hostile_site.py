@@ -95,6 +95,7 @@ def deep(answer: Frame) -> Frame:
         (stating(round=7), "another round"),
         (stating(train_loss=float("nan")), "not a finite number"),
         (stating(seconds=[]), "seconds"),
+        (stating(frozen_unchanged=False), "frozen weights"),
         (deep, "another round|not a count"),
         (lambda answer: replace(answer, body=b"{}"), "safetensors"),
         (lambda answer: replace(answer, kind="metrics"), "answered with 'metrics'"),
@@ -114,16 +115,16 @@ def test_a_bad_update_fails_its_site_alone(
 def test_what_no_check_foresaw_fails_its_site_alone(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sealtune.enclave import aggregator_program
+    from sealtune.methods.federated import server
 
-    real = aggregator_program.read_adapter
+    real = server.read_adapter
 
     def fragile(data: bytes, shapes: Any) -> Any:
         if b"boom" in data:
             raise RecursionError("deep inside a library")
         return real(data, shapes)
 
-    monkeypatch.setattr(aggregator_program, "read_adapter", fragile)
+    monkeypatch.setattr(server, "read_adapter", fragile)
     federation = run(tmp_path / "run", llama, lambda answer: replace(answer, body=b"boom"))
     entry = federation.of("round")[1]["sites"]["south"]
     assert (entry["outcome"], entry["reason"]) == ("failed", "refused: unforeseen RecursionError")

@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import save as torch_save
 
 from sealtune import frames
-from sealtune.enclave.averaging import WeightedMean, read_adapter, write_adapter
 from sealtune.enclave.config import read_config
-from sealtune.enclave.glue import serve
-from sealtune.enclave.round_state import Stage, read_fields, stages
-from sealtune.enclave.sealed_state import Checkpoint, SealedState
 from sealtune.enclave.trust import simulated_sealing_key
 from sealtune.errors import AdapterMismatchError, ConfigError, FrameError, StorageError
 from sealtune.job.manifest import DataIdentity
+from sealtune.methods.federated.adapter import read_adapter, write_adapter
+from sealtune.methods.federated.aggregation import FedAvg
+from sealtune.methods.federated.site_report import read_report
+from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
+from sealtune.party.relay_link import serve
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 
@@ -35,9 +36,9 @@ def test_the_mean_is_exact_and_does_not_depend_on_the_order() -> None:
     updates = [(tensors(i, 10.0 ** (i - 2)), n) for i, n in enumerate([7, 900, 31, 123456])]
     results = set()
     for order in itertools.permutations(updates):
-        mean = WeightedMean(SHAPES)
+        mean = FedAvg(SHAPES)
         for update, weight in order:
-            mean.add(update, weight)
+            mean.add("north", update, weight)
         results.add(write_adapter(mean.result()))
     assert len(results) == 1
     total = sum(n for _, n in updates)
@@ -48,8 +49,8 @@ def test_the_mean_is_exact_and_does_not_depend_on_the_order() -> None:
 
 
 def test_a_single_site_comes_out_as_it_went_in() -> None:
-    mean = WeightedMean(SHAPES)
-    mean.add(tensors(1), 41)
+    mean = FedAvg(SHAPES)
+    mean.add("north", tensors(1), 41)
     assert all(np.array_equal(mean.result()[n], t) for n, t in tensors(1).items())
 
 
@@ -81,27 +82,19 @@ def test_other_number_formats_are_refused(dtype: torch.dtype) -> None:
         read_adapter(data, SHAPES)
 
 
-def test_stages() -> None:
-    assert stages(2, None) == [
-        Stage("evaluate", 0), Stage("train", 1), Stage("train", 2), Stage("release", 2),
-    ]  # fmt: skip
-    assert stages(2, 0) == stages(2, None)[1:]
-    assert stages(2, 1) == [Stage("train", 2), Stage("release", 2)]
-    assert stages(2, 2) == [Stage("release", 2)]
-
-
 SIGNED = DataIdentity(train="01" * 32, train_rows=30, test="02" * 32, test_rows=7)
 GOOD = {
     "round": 1,
     "train_loss": 0.5,
+    "frozen_unchanged": True,
     "seconds": {"enclave": 1, "accelerator": 2.0, "pads": 0},
 }
 
 
 def test_fields_are_checked_and_others_dropped() -> None:
     stated = {**GOOD, "text": "secret", "examples": (1 << 29) - 1}
-    fields = read_fields(Stage("train", 1), stated, SIGNED, 1)
-    assert set(fields) == {"examples", "train_loss", "seconds"}
+    fields = read_report("train", 1, stated, SIGNED, 1)
+    assert set(fields) == {"examples", "train_loss", "frozen_unchanged", "seconds"}
     assert fields["examples"] == SIGNED.train_rows
 
 
@@ -116,12 +109,14 @@ def test_fields_are_checked_and_others_dropped() -> None:
         {"train_loss": None},
         {"seconds": None},
         {"seconds": {"enclave": 1}},
+        {"frozen_unchanged": False},
+        {"frozen_unchanged": None},
+        {"frozen_unchanged": 1},
     ],
 )
 def test_absurd_fields_are_refused(change: dict[str, object]) -> None:
-    stage = Stage("train", 1)
     with pytest.raises(FrameError):
-        read_fields(stage, {**GOOD, **change}, SIGNED, 1)
+        read_report("train", 1, {**GOOD, **change}, SIGNED, 1)
 
 
 def evaluated(**change: object) -> dict[str, object]:
@@ -130,10 +125,10 @@ def evaluated(**change: object) -> dict[str, object]:
 
 
 def test_questions_are_the_signed_rows() -> None:
-    stage = Stage("evaluate", 0)
-    assert read_fields(stage, evaluated(), SIGNED, 1)["total"] == SIGNED.test_rows
-    assert read_fields(stage, evaluated(total=20), SIGNED, 24)["total"] == 20
-    assert read_fields(stage, evaluated(total=24 * 7), SIGNED, 24)["total"] == 24 * 7
+    assert read_report("evaluate", 0, evaluated(), SIGNED, 1)["total"] == SIGNED.test_rows
+    for total in (20, 24 * 7):
+        stated = evaluated(total=total)
+        assert read_report("evaluate", 0, stated, SIGNED, 24)["total"] == total
 
 
 @pytest.mark.parametrize(
@@ -153,31 +148,64 @@ def test_other_questions_than_were_signed_are_refused(
     change: dict[str, object], per_row: int
 ) -> None:
     with pytest.raises(FrameError):
-        read_fields(Stage("evaluate", 0), evaluated(**change), SIGNED, per_row)
+        read_report("evaluate", 0, evaluated(**change), SIGNED, per_row)
+
+
+class Ledger(State):
+    """What some method keeps."""
+
+    spent: dict[str, float]
+
+
+LEDGER = Ledger(spent={"north": 0.5})
+
+
+def checkpoints(folder: Path, key: bytes = bytes(32)) -> CheckpointFile[Ledger]:
+    return CheckpointFile(folder, key, bytes(48), Ledger)
 
 
 def test_checkpoint_goes_in_and_out(tmp_path: Path) -> None:
-    state = SealedState(tmp_path, simulated_sealing_key(), bytes(48))
-    assert state.load() is None
-    history = tuple({"round": r, "x": "y" * 1000} for r in range(2000))  # beyond a frame's meta
+    file = checkpoints(tmp_path, simulated_sealing_key())
+    assert file.load() is None
     for number in (0, 1, 7):
-        state.save(Checkpoint(number, b"adapter" * number, history))
-        assert state.load() == Checkpoint(number, b"adapter" * number, history)
-    assert b"adapter" not in state.path.read_bytes()
+        file.save(Checkpoint(number, LEDGER, b"tensor" * number))
+        assert file.load() == Checkpoint(number, LEDGER, b"tensor" * number)
+    assert b"tensor" not in file.path.read_bytes()
+    assert b"north" not in file.path.read_bytes()
 
 
 def test_checkpoint_opens_with_its_own_key_only(tmp_path: Path) -> None:
-    SealedState(tmp_path, bytes(32), bytes(48)).save(Checkpoint(1, b"x", ()))
+    checkpoints(tmp_path).save(Checkpoint(1, LEDGER))
     with pytest.raises(StorageError, match="does not open"):
-        SealedState(tmp_path, bytes([1]) * 32, bytes(48)).load()
+        checkpoints(tmp_path, bytes([1]) * 32).load()
 
 
 @pytest.mark.parametrize("data", [b"", b"STSS", b"x" * 500])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
-    state = SealedState(tmp_path, bytes(32), bytes(48))
-    state.path.write_bytes(data)
+    file = checkpoints(tmp_path)
+    file.path.write_bytes(data)
     with pytest.raises(StorageError, match="does not open"):
-        state.load()
+        file.load()
+
+
+@pytest.mark.parametrize(
+    ("kind", "meta", "words"),
+    [
+        ("checkpoint", {"format": 1, "round": 3, "adapter": 0}, "format 1, not 2"),
+        ("checkpoint", {"format": 2, "round": 3}, "not this method's"),
+        ("checkpoint", {"format": 2, "round": 3, "state": {"spent": "much"}}, "not this method's"),
+        ("checkpoint", {"format": 2, "state": {"spent": {}, "more": 1}}, "not this method's"),
+        ("samples", {"format": 2}, "format"),
+    ],
+)
+def test_a_checkpoint_of_another_format_is_refused(
+    tmp_path: Path, kind: str, meta: dict[str, object], words: str
+) -> None:
+    file = checkpoints(tmp_path)
+    plain = frames.encode(frames.Frame(kind, meta, b"[]"))
+    file.path.write_bytes(file._session("seal", 3).seal(plain, 3))
+    with pytest.raises(StorageError, match=words):
+        file.load()
 
 
 def test_the_sealing_key_lies_outside_and_is_not_the_development_key_itself(

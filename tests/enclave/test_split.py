@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from sealtune.data import load_sites
-from sealtune.enclave.split_program import SplitProgram
 from sealtune.enclave.top_trainer import EVERYBODY
 from sealtune.errors import SiteLostError, StorageError
 from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
@@ -24,6 +23,7 @@ from sealtune.model.cut_task import Contents, Sample
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import Example, Task, make_task
 from sealtune.model.training import evaluate, local_round, make_optimizer
+from sealtune.party.driver import Driver
 from sealtune.tuning.adapter import load_adapter
 from sealtune.tuning.apply import apply_tuning
 from tests.enclave.flow import SITES
@@ -168,7 +168,7 @@ def test_resume_gives_the_same_bytes(llama: Path, tmp_path: Path) -> None:
     }
 
 
-def _steps(federation: SplitFederation, server: SplitProgram, count: int) -> bool:
+def _steps(federation: SplitFederation, server: Driver, count: int) -> bool:
     """Take ``count`` steps of the server; whether the job is done."""
     for _ in range(count):
         outgoing = server.next()
@@ -260,7 +260,7 @@ def test_a_full_disk_keeps_what_is_there(
     def full(path: Path, data: bytes) -> None:
         raise StorageError(f"cannot write {path}: no space left on device")
 
-    monkeypatch.setattr("sealtune.enclave.sample_store.write_atomic", full)
+    monkeypatch.setattr("sealtune.methods.split.sample_store.write_atomic", full)
     with pytest.raises(StorageError, match="no space left"):
         federation.run(federation.server())
     monkeypatch.undo()
@@ -275,13 +275,13 @@ def test_selectors_look_at_every_sites_samples(llama: Path, tmp_path: Path) -> N
     federation = make_split(make_split_job(tmp_path, llama, tuning=tuning), tmp_path / "run")
     server = federation.server()
     read: list[str] = []
-    honest = server._store.read
+    honest = federation.enclave._store.read
 
     def record(sample: Sample) -> Contents:
         read.append(sample.site)
         return honest(sample)
 
-    server._trainer._store.read = record  # type: ignore[method-assign]
+    federation.enclave._trainer._store.read = record  # type: ignore[method-assign]
     while not federation.of("heads"):
         for site, message in (server.next() or {}).items():
             server.reply(site, federation.sites[site].deliver(message))

@@ -15,9 +15,6 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealtune.channel import ServerHandshake, sealed_size
-from sealtune.enclave import upload
-from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.split_answers import SplitAnswers
 from sealtune.enclave.trust import split_server_trust, trust_for
 from sealtune.errors import (
     AttestationError,
@@ -29,6 +26,8 @@ from sealtune.errors import (
 )
 from sealtune.frames import Frame
 from sealtune.job.spec import ModelSpec, NetworkSpec, SplitSpec
+from sealtune.methods.split import upload
+from sealtune.methods.split.answers import SplitAnswers
 from sealtune.model import cut_chunk
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import layout_of
@@ -36,6 +35,7 @@ from sealtune.model.load import load_tokenizer
 from sealtune.owner.asking import ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 from sealtune.owner.client import SplitClient
+from sealtune.party.driver import Driver
 from sealtune.tuning.adapter import load_adapter
 from sealtune.tuning.answers import continue_text
 from tests.enclave.flow import SITES
@@ -237,7 +237,7 @@ def test_samples_of_another_upload_cannot_be_mixed_in(stored: SplitFederation) -
     path.unlink()
     for later in sorted(path.parent.glob("*.sealed")):
         later.unlink()
-    (stored.run_dir / "state" / "aggregator.sealed").unlink()
+    (stored.run_dir / "state" / "checkpoint.sealed").unlink()
     stored.start_site("north")
     stored.start_site("south")
     server = stored.server(resume=True)
@@ -365,11 +365,12 @@ def test_single_tokens_do_not_end_a_causal_lm_job(llama: Path, tmp_path: Path) -
 
 def test_lengths_cannot_be_read_off_the_disk(stored: SplitFederation) -> None:
     """Records are padded: their sizes tell the number of eights of tokens, no more."""
-    server = stored.server(resume=True)
+    stored.server(resume=True)
+    store = stored.enclave._store
     for site in SITES:
         for part in ("train", "test"):
-            for sample in server._store.samples(site, part):  # type: ignore[arg-type]
-                place = server._store._places[site][sample.number]
+            for sample in store.samples(site, part):  # type: ignore[arg-type]
+                place = store._places[site][sample.number]
                 eights = -(-sample.tokens // 8)
                 assert place.size == sealed_size(eights * 8 * 4 * 64)
 
@@ -461,17 +462,11 @@ def test_another_model_under_the_same_path(tmp_path: Path) -> None:
 
 def ask(federation: SplitFederation, asker: Any, site: str = "north") -> None:
     resolved = federation.resolved
-    state = SealedState(
-        federation.run_dir / "state", federation.trust.sealing_key, bytes.fromhex(resolved.job_id)
-    )
-    layout = layout_of(resolved.job, len(resolved.labels))
-    server = SplitAnswers(
-        resolved, split_server_trust(resolved), state, layout, federation.emitter("server"),
-        site=site,
-    )  # fmt: skip
+    folder, emit = federation.run_dir / "state", federation.emitter("server")
+    server = SplitAnswers(resolved, folder, federation.trust.sealing_key, emit, site=site)
     if asker is not None:
         federation.sites[site]._worker = asker
-    federation.run(server)
+    federation.run(Driver(server, resolved, split_server_trust(resolved), emit))
 
 
 def test_a_model_that_stays_in_answers_through_the_split(llama: Path, tmp_path: Path) -> None:
@@ -598,18 +593,18 @@ def test_bad_questions_are_refused(llama: Path, tmp_path: Path) -> None:
 
 def test_activations_of_the_store_are_the_ones_sent(stored: SplitFederation) -> None:
     """What is read back from the sealed store is what the bottom computed, sample by sample."""
-    server = stored.server(resume=True)
-    resolved = stored.resolved
+    stored.server(resume=True)
+    store, resolved = stored.enclave._store, stored.resolved
     layout = layout_of(resolved.job, len(resolved.labels))
     worker = stored.sites["north"]._worker
-    samples = server._store.samples("north", "train") + server._store.samples("north", "test")
+    samples = store.samples("north", "train") + store.samples("north", "test")
     place = 0
     for part, examples in worker._chunks:  # type: ignore[attr-defined]
         chunk = worker._maker.chunk(part, examples)  # type: ignore[attr-defined]
         for data, label in zip(chunk.activations, chunk.labels, strict=True):
             sample = samples[place]
             assert (sample.number, sample.label) == (place, label)
-            found = server._store.read(sample).activations
+            found = store.read(sample).activations
             assert torch.equal(found, unpack(data, layout.form, layout.width))
             place += 1
     assert place == len(samples) > 30

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sealtune.enclave.update_bound import LARGEST_STEP, UpdateBound
 from sealtune.errors import UpdateBoundError
 from sealtune.job.spec import LoraSpec, ModelSpec, TrainSpec, TuningSpec
+from sealtune.methods.federated.update_bound import LARGEST_STEP, UpdateBound
 from sealtune.model.load import load_model
 from sealtune.model.trainable import trainable_state
 from sealtune.tuning.apply import apply_tuning, first_values

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sealtune.enclave.glue import serve_until_done
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.relay import relay
 from sealtune.federation.transport import Outcome, Transport
 from sealtune.frames import Frame
+from sealtune.party.relay_link import serve_until_done
 from tests.federation.enclaves import Aggregator, order
 
 

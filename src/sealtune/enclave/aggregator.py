@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sealtune.enclave.aggregator_program import Aggregator
 from sealtune.enclave.config import read_config
 from sealtune.enclave.events import EventLines, run_program
-from sealtune.enclave.glue import serve_until_done
-from sealtune.enclave.sealed_state import SealedState
 from sealtune.enclave.trust import trust_for
 from sealtune.job.resolved import read_resolved
+from sealtune.methods.federated.server import FederatedServer
+from sealtune.party.driver import Driver
+from sealtune.party.relay_link import serve_until_done
 
 
 def work(events: EventLines) -> None:
@@ -24,9 +24,11 @@ def work(events: EventLines) -> None:
     config = read_config(Path(sys.argv[1]), "server")
     resolved = read_resolved(config.job)
     trust = trust_for(resolved)
-    state = SealedState(config.run_dir / "state", trust.sealing_key, bytes.fromhex(resolved.job_id))
-    program = Aggregator(resolved, trust, state, events, resume=config.resume)
-    serve_until_done(config.socket, program, events)
+    server = FederatedServer(
+        resolved, config.run_dir / "state", trust.sealing_key, events, resume=config.resume
+    )
+    sites = dict.fromkeys(resolved.job.sites.names, trust)
+    serve_until_done(config.socket, Driver(server, resolved, sites, events), events)
 
 
 if __name__ == "__main__":

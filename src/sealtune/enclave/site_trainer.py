@@ -114,7 +114,7 @@ class SiteTrainer:
             on_step=on_step,
             before_step=self._before_step,
         )
-        return {"train_loss": result.train_loss}
+        return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
 
     def _evaluate(self, round_: int, *, announce: bool) -> dict[str, Any]:
         self._emit("phase", round=round_, phase="evaluate" if announce else "release", of=0)

@@ -13,17 +13,13 @@ from pathlib import Path
 
 from sealtune.enclave.config import read_config
 from sealtune.enclave.events import EventLines, run_program
-from sealtune.enclave.glue import serve_until_done
-from sealtune.enclave.sample_store import SampleStore
-from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.server_program import ServerProgram
-from sealtune.enclave.split_answers import SplitAnswers
-from sealtune.enclave.split_program import SplitProgram
-from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.enclave.trust import simulated_sealing_key, split_server_trust
 from sealtune.job.resolved import read_resolved
-from sealtune.model.cut_chunk import layout_of
+from sealtune.methods.split.answers import SplitAnswers
+from sealtune.methods.split.server import SplitServer
 from sealtune.model.resolve import check_resolved
+from sealtune.party.driver import Driver, Server
+from sealtune.party.relay_link import serve_until_done
 
 
 def work(events: EventLines) -> None:
@@ -32,26 +28,13 @@ def work(events: EventLines) -> None:
     resolved = read_resolved(config.job)
     trust = split_server_trust(resolved)
     check_resolved(resolved)
-    job_id, key = bytes.fromhex(resolved.job_id), simulated_sealing_key()
-    folder = config.run_dir / "state"
-    layout = layout_of(resolved.job, len(resolved.labels))
-    state = SealedState(folder, key, job_id)
-    program: ServerProgram
+    folder, key = config.run_dir / "state", simulated_sealing_key()
+    server: Server
     if config.serve is not None:
-        program = SplitAnswers(resolved, trust, state, layout, events, site=config.serve)
+        server = SplitAnswers(resolved, folder, key, events, site=config.serve)
     else:
-        store = SampleStore(folder / "activations", key, job_id, layout)
-        program = SplitProgram(
-            resolved,
-            trust,
-            store,
-            state,
-            TopTrainer(resolved, store, events),
-            layout,
-            events,
-            resume=config.resume,
-        )
-    serve_until_done(config.socket, program, events)
+        server = SplitServer(resolved, folder, key, events, resume=config.resume)
+    serve_until_done(config.socket, Driver(server, resolved, trust, events), events)
 
 
 if __name__ == "__main__":

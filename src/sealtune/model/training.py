@@ -41,12 +41,18 @@ OnStep = Callable[[StepInfo], None]
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What one site did in one round; ``tokens`` includes padding."""
+    """What one site did in one round; ``tokens`` includes padding.
+
+    ``trained_moved`` and ``frozen_unchanged`` say that every tensor was compared, with what came
+    out.
+    """
 
     train_loss: float
     losses: tuple[float, ...]
     steps: int
     tokens: int
+    trained_moved: bool
+    frozen_unchanged: bool
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def local_round(
     losses: list[float] = []
     tokens = 0
     model.train()
-    with _only_the_adapter_moves(model):
+    with _only_the_adapter_moves(model) as compared:
         for i, chosen in enumerate(batches):
             batch = task.collate([examples[j] for j in chosen])
             if before_step:
@@ -123,7 +129,14 @@ def local_round(
             if on_step:
                 on_step(StepInfo(i + 1, steps, value, batch.tokens))
     optimizer.zero_grad(set_to_none=True)
-    return RoundResult(sum(losses) / len(losses), tuple(losses), steps, tokens)
+    return RoundResult(
+        sum(losses) / len(losses),
+        tuple(losses),
+        steps,
+        tokens,
+        compared.trained_moved,
+        compared.frozen_unchanged,
+    )
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
@@ -172,18 +185,26 @@ def _check_gradients(parameters: Sequence[Tensor], step: int) -> None:
             raise ModelError(f"a gradient is not finite at step {step}", hint=_DIVERGED)
 
 
+@dataclass
+class _Compared:
+    trained_moved: bool = False
+    frozen_unchanged: bool = False
+
+
 @contextmanager
-def _only_the_adapter_moves(model: nn.Module) -> Iterator[None]:
+def _only_the_adapter_moves(model: nn.Module) -> Iterator[_Compared]:
     """Check after the block that every trainable tensor moved and no frozen one was written to.
 
     Training that "succeeds" and leaves a useless adapter is the failure that users notice last.
     """
     before = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
     frozen = {n: (p, p._version, p.data_ptr()) for n, p in _frozen(model)}
-    yield
+    compared = _Compared()
+    yield compared
     for name, (tensor, version, address) in frozen.items():
         if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:
             raise ModelError(f"the frozen tensor {name} was changed by training")
+    compared.frozen_unchanged = True
     after = trainable_parameters(model)
     stuck = [n for n, p in after.items() if torch.equal(p, before[n]) and not _waits(p)]
     if stuck or not after:
@@ -192,6 +213,7 @@ def _only_the_adapter_moves(model: nn.Module) -> Iterator[None]:
             f"{stuck[0] if stuck else '(none at all)'}",
             hint="raise train.learning_rate, or check that these layers take part in the model",
         )
+    compared.trained_moved = True
 
 
 def _waits(parameter: nn.Parameter) -> bool:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sealtune.data.site import Example, SiteData
 from sealtune.enclave.events import Emit
-from sealtune.enclave.farewell import Received
-from sealtune.enclave.upload import upload_head
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
+from sealtune.methods.split.release import Received
+from sealtune.methods.split.upload import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom

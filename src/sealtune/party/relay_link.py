@@ -1,6 +1,6 @@
-"""The server enclave's conversation with the glue, over its Unix socket.
+"""The server enclave's conversation with the network engine's relay, over its Unix socket.
 
-Trust domain: server enclave. The glue is untrusted.
+Trust domain: server enclave. The relay is untrusted.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from sealtune import frames
 from sealtune.enclave.events import Emit
-from sealtune.enclave.server_program import ServerProgram
 from sealtune.enclave.serving import listening
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame
+from sealtune.party.driver import Driver
 
 
-def serve_until_done(path: Path, program: ServerProgram, ready: Emit) -> None:
-    """Listen on ``path`` and answer one glue after another until the program is done.
+def serve_until_done(path: Path, program: Driver, ready: Emit) -> None:
+    """Listen on ``path`` and answer one relay after another until the program is done.
 
     Raises:
-        SealtuneError: the job cannot go on; the glue has been told.
+        SealtuneError: the job cannot go on; the relay has been told.
         StorageError: the socket cannot be made.
     """
     with listening(path) as listener:
@@ -33,20 +33,20 @@ def serve_until_done(path: Path, program: ServerProgram, ready: Emit) -> None:
                 done = serve(sock, program)
 
 
-def serve(sock: socket.socket, program: ServerProgram) -> bool:
-    """Answer one glue connection; whether the job is done.
+def serve(sock: socket.socket, program: Driver) -> bool:
+    """Answer one relay connection; whether the job is done.
 
     Raises:
-        SealtuneError: the job cannot go on; the glue has been told.
+        SealtuneError: the job cannot go on; the relay has been told.
     """
     while True:
         try:
             question = frames.receive(sock, max_body=program.max_message)
         except (EOFError, OSError, FrameError):
-            return False  # the glue went away or talks nonsense: wait for another
+            return False  # the relay went away or talks nonsense: wait for another
         try:
             answer = _answer(question, program)
-        except FrameError as error:  # the glue's fault, not the job's
+        except FrameError as error:  # the relay's fault, not the job's
             answer = Frame("failed", {"message": error.message})
         except SealtuneError as error:
             with contextlib.suppress(OSError):
@@ -55,12 +55,12 @@ def serve(sock: socket.socket, program: ServerProgram) -> bool:
         try:
             frames.send(sock, answer)
         except OSError:
-            return answer.kind == "done"  # the glue hung up: another one may come
+            return answer.kind == "done"  # the relay hung up: another one may come
         if answer.kind == "done":
             return True
 
 
-def _answer(question: Frame, program: ServerProgram) -> Frame:
+def _answer(question: Frame, program: Driver) -> Frame:
     site = question.meta.get("site")
     if question.kind == "reply" and isinstance(site, str):
         program.reply(site, bytes(question.body))
@@ -69,7 +69,7 @@ def _answer(question: Frame, program: ServerProgram) -> Frame:
         program.absent(site, str(question.meta.get("reason", "no reason given")))
         return Frame("ok")
     if question.kind != "next":
-        raise FrameError(f"the glue asked {question.kind[:40]!r}")
+        raise FrameError(f"the relay asked {question.kind[:40]!r}")
     outgoing = program.next()
     if outgoing is None:
         return Frame("done")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sealtune.errors import DataError
 from sealtune.frames import Frame, is_count
 from sealtune.job.manifest import DataIdentity
 from sealtune.job.resolved import Resolved
+from sealtune.methods.split.sample_store import SampleStore
 from sealtune.model import cut_chunk
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
 
@@ -21,23 +21,72 @@ MAX_CHUNKS = 1 << 20
 _LONGEST = 1e9  # seconds
 
 
-@dataclass
-class Upload:
-    """How far a site has come.
+class Uploads:
+    """How far every site has come.
+
+    Args:
+        resolved: the job.
+        store: where samples go.
+        layout: what the job's samples look like.
+        resume: go on with the chunks that are there.
 
     Attributes:
-        of: chunks that it has altogether; None before its first.
-        seconds: that it says to have spent on its blocks.
-        lost_in_a_row: messages to it that came to nothing since the last that did not.
-        have: parts of the farewell that it has.
-        setbacks: times that it did not have more of them than before.
+        of: site -> chunks that it has altogether; None before its first.
+        seconds: site -> what it says to have spent on its blocks.
+
+    Raises:
+        StorageError: a chunk was altered, or is not this job's.
     """
 
-    of: int | None = None
-    have: int = 0
-    setbacks: int = 0
-    seconds: float = 0.0
-    lost_in_a_row: int = 0
+    def __init__(
+        self, resolved: Resolved, store: SampleStore, layout: Layout, *, resume: bool
+    ) -> None:
+        self._resolved = resolved
+        self._store = store
+        self._layout = layout
+        names = resolved.job.sites.names
+        self.of = {site: store.resume(site) if resume else None for site in names}
+        self.seconds = dict.fromkeys(names, 0.0)
+
+    @property
+    def questions(self) -> dict[str, Frame]:
+        """The next chunk of every site that has more."""
+        sent = {site: self._store.chunks(site) for site in self.of}
+        return {
+            site: Frame("upload", {"round": 0, "chunk": sent[site]})
+            for site, of in self.of.items()
+            if of is None or sent[site] < of
+        }
+
+    def check(self, site: str, answer: Frame) -> tuple[Chunk, int, float]:
+        """Check a chunk; see ``read_upload``.
+
+        Raises:
+            DataError: it is not the chunk that was asked for, or not what was signed.
+        """
+        number = self._store.chunks(site)
+        chunk, of, seconds = read_upload(
+            answer, number, self.of[site], self._resolved, self._layout
+        )
+        signed = self._resolved.manifest.data[site]
+        check_progress(chunk, self._store.counts(site), signed, last=number + 1 == of)
+        return chunk, of, seconds
+
+    def take(self, site: str, checked: tuple[Chunk, int, float]) -> None:
+        """Keep a chunk.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        chunk, of, seconds = checked
+        self._store.add(site, chunk, of=of)
+        self.of[site] = of
+        self.seconds[site] += seconds
+
+    def drop(self, site: str) -> None:
+        """Nothing of a site that sends nonsense is trained on."""
+        self._store.drop(site)
+        self.of[site] = None
 
 
 def upload_head(resolved: Resolved) -> dict[str, Any]:

@@ -12,27 +12,26 @@ Trust domain: server enclave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from sealtune.enclave.events import Emit
-from sealtune.enclave.sealed_state import SealedState
-from sealtune.enclave.server_program import ServerProgram
-from sealtune.enclave.site_link import SiteLink
-from sealtune.enclave.split_progress import read_progress
 from sealtune.enclave.top_trainer import TopTrainer
-from sealtune.enclave.trust import Trust
-from sealtune.enclave.upload import upload_head
 from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
+from sealtune.methods.split.server import SplitState
+from sealtune.methods.split.upload import upload_head
 from sealtune.model.activations import unpack
-from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, read_chunk
+from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, layout_of, read_chunk
 from sealtune.model.cut_task import Contents, Sample
+from sealtune.party.checkpoint import CheckpointFile
+from sealtune.party.driver import Ask, Program
+from sealtune.party.outcome import new_outcomes
 
 _MOST = 1024  # texts in one message
 
@@ -66,88 +65,74 @@ class _Asked:
         return self._contents[sample.number]
 
 
-class SplitAnswers(ServerProgram):
+class SplitAnswers:
     """Answers one site, then ends.
 
     Args:
         resolved: the finished job.
-        trust: for each site, own evidence and what is accepted of it.
-        state: where the last checkpoint is.
-        layout: what the job's samples look like.
+        folder: where the last checkpoint is.
+        key: 32 bytes, the enclave's sealing key.
         emit: gets progress events.
         site: who may ask.
 
     Raises:
+        DataError: the job has no such site.
         StorageError: there is no finished training.
     """
 
     def __init__(
-        self,
-        resolved: Resolved,
-        trust: Mapping[str, Trust],
-        state: SealedState,
-        layout: Layout,
-        emit: Emit,
-        *,
-        site: str,
+        self, resolved: Resolved, folder: Path, key: bytes, emit: Emit, *, site: str
     ) -> None:
-        if site not in trust:
-            raise DataError(f"there is no site '{site}'; the job has {', '.join(trust)}")
-        job_id = bytes.fromhex(resolved.job_id)
-        super().__init__(
-            resolved,
-            {site: SiteLink(site, job_id, trust[site], emit)},
-            answer_limit=2 * CHUNK + layout.max_tokens * layout.token_bytes,
-        )
-        checkpoint = state.load()
-        if checkpoint is None or checkpoint.round < resolved.job.job.rounds:
+        names = resolved.job.sites.names
+        if site not in names:
+            raise DataError(f"there is no site '{site}'; the job has {', '.join(names)}")
+        checkpoints = CheckpointFile(folder, key, bytes.fromhex(resolved.job_id), SplitState)
+        saved = checkpoints.load()
+        if saved is None or saved.round < resolved.job.job.rounds:
             raise StorageError(
                 "the run has not finished its training", hint="continue it with --resume"
             )
+        layout = layout_of(resolved.job, len(resolved.labels))
+        self.answer_limit = 2 * CHUNK + layout.max_tokens * layout.token_bytes
         self._site = site
         self._head = upload_head(resolved)
         self._layout = question_layout(layout)
         self._asked_for = _Asked(self._layout)
         self._top = TopTrainer(resolved, self._asked_for, emit)
-        self._top.begin((), read_progress(checkpoint)[1])
-        self._answers = b""
-        self._turn = 0
-        self._enough = False
+        self._top.begin((), saved.tensors)
+        self._answers: bytes | None = b""  # to the last texts; None: the site has enough
 
-    def next(self) -> dict[str, bytes] | None:
-        """See ``ServerProgram``.
+    def program(self) -> Program:
+        """The whole conversation.
 
         Raises:
             SiteLostError: the site is gone, or was refused.
         """
-        self._settle()
-        if self._enough:
-            return None
-        if self._entries[self._site].reason:
-            raise SiteLostError(
-                f"{self._site}: {self._entries[self._site].reason}",
-                hint="ask again; if it stays so, versions of sealtune or the model may differ",
-            )
-        question = Frame("ask", {"round": self._turn}, self._answers)
-        return self._send({self._site: question}, self._turn)
+        outcomes = new_outcomes([self._site])
+        for turn in itertools.count():
+            if self._answers is None:
+                return
+            question = Frame("ask", {"round": turn}, self._answers)
+            yield Ask({self._site: question}, turn, self._answer, self._take, outcomes)
+            if outcomes[self._site].reason:
+                raise SiteLostError(
+                    f"{self._site}: {outcomes[self._site].reason}",
+                    hint="ask again; if it stays so, versions of sealtune or the model may differ",
+                )
 
-    def _read_answer(self, site: str, answer: Frame) -> Callable[[], None]:
-        if answer.kind == "enough":
-            return self._close
-        if answer.kind != "questions":
-            raise ChannelError(f"answered with {answer.kind[:40]!r}")
-        if any(answer.meta.get(key) != value for key, value in self._head.items()):
+    def _answer(self, site: str, message: Frame) -> bytes | None:
+        if message.kind == "enough":
+            return None
+        if message.kind != "questions":
+            raise ChannelError(f"answered with {message.kind[:40]!r}")
+        if any(message.meta.get(key) != value for key, value in self._head.items()):
             raise DataError("the questions were made with another model, cut or form")
-        chunk = read_chunk(answer.meta, memoryview(answer.body), self._layout)
+        chunk = read_chunk(message.meta, memoryview(message.body), self._layout)
         self._layout.check(chunk)
         if len(chunk.lengths) > _MOST:
             raise DataError(f"more than {_MOST} texts in one message")
         scores = self._top.answer(self._asked_for.take(site, chunk))
-        return partial(self._reply, np.asarray(scores, dtype="<f4").tobytes())
+        return np.asarray(scores, dtype="<f4").tobytes()
 
-    def _reply(self, answers: bytes) -> None:
+    def _take(self, _site: str, answers: bytes | None) -> None:
         self._answers = answers
-        self._turn += 1
-
-    def _close(self) -> None:
-        self._enough = True

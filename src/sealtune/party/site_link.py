@@ -1,4 +1,4 @@
-"""The aggregator's channel to one site: handshake when there is none, sealed messages after that.
+"""The server enclave's channel to one site: first the handshake, then sealed messages.
 
 Trust domain: server enclave.
 """

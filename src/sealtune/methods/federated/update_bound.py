@@ -18,17 +18,15 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sealtune.errors import UpdateBoundError
 from sealtune.job.spec import TrainSpec
+from sealtune.methods.federated.adapter import Tensors
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # torch's defaults, with which every site trains
 LARGEST_STEP = (1 - _BETA_1) / math.sqrt((1 - _BETA_2) * (1 - _BETA_1**2 / _BETA_2))
 _ULP = 2.0**-23  # what rounding to float32 may add in one step, relative
 _SLACK = 1.01
-
-Tensors = Mapping[str, NDArray[np.float32]]
 
 
 class UpdateBound:

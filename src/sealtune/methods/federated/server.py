@@ -1,0 +1,157 @@
+"""The aggregator of a federated job: asks the sites round by round, and averages their updates.
+
+    evaluate   the model as it is, before the first round
+    train      round after round: the global adapter goes out, updates come in, their mean is next
+    release    the last adapter, which the sites evaluate and keep
+
+A site that fails loses its channel, and gets another chance in the next stage.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sealtune.enclave.events import Emit
+from sealtune.errors import ChannelError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.methods.federated.adapter import Tensors, adapter_size, read_adapter, write_adapter
+from sealtune.methods.federated.aggregation import AGGREGATIONS, Aggregation
+from sealtune.methods.federated.site_report import StageKind, read_report
+from sealtune.methods.federated.update_bound import UpdateBound
+from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
+from sealtune.party.driver import Ask, Program
+from sealtune.party.outcome import SiteOutcome, new_outcomes, too_few
+
+_SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
+_ANSWERS = {"evaluate": "metrics", "train": "update", "release": "metrics"}
+_DONE = {"evaluate": "the first evaluation", "train": "round {}", "release": "the release"}
+_Answer = tuple[dict[str, Any], Tensors | None]  # what a site reports, and its update
+
+
+class FederatedState(State):
+    """What a federated job keeps besides the global adapter: nothing."""
+
+
+class FederatedServer:
+    """The aggregator of one run.
+
+    Args:
+        resolved: the job.
+        folder: where the checkpoint goes.
+        key: 32 bytes, the enclave's sealing key.
+        emit: gets progress events.
+        resume: go on after the checkpoint, if there is one.
+
+    Raises:
+        StorageError: the checkpoint does not open.
+    """
+
+    def __init__(
+        self, resolved: Resolved, folder: Path, key: bytes, emit: Emit, *, resume: bool
+    ) -> None:
+        self._manifest = resolved.manifest
+        self._sites = resolved.job.sites.names
+        self._rounds = resolved.job.job.rounds
+        self._shapes = resolved.plan.trainable
+        self._questions_per_row = 1 if resolved.labels else resolved.job.data.max_tokens
+        self._bounds = {
+            site: UpdateBound(resolved.job.train, data.train_rows, resolved.plan.first_values)
+            for site, data in self._manifest.data.items()
+        }
+        self._emit = emit
+        self.answer_limit = adapter_size(self._shapes) + _SLACK
+        job_id = bytes.fromhex(resolved.job_id)
+        self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
+        saved = self._checkpoints.load() if resume else None
+        self._round = saved.round if saved else None  # the last finished one
+        # empty before round 1 has ended: every site draws the same adapter from the job's seed
+        self._adapter = saved.tensors if saved else b""
+
+    def program(self) -> Program:
+        """The whole job.
+
+        Raises:
+            SiteLostError: fewer sites answered than the job asks for.
+            StorageError: the checkpoint cannot be written.
+        """
+        if self._round is None:
+            yield from self._stage("evaluate", 0)
+            self._keep(0)
+        for number in range((self._round or 0) + 1, self._rounds + 1):
+            yield from self._stage("train", number)
+            self._keep(number)
+        yield from self._stage("release", self._rounds)
+
+    def _stage(self, kind: StageKind, number: int) -> Program:
+        """Ask all sites to do one thing; what comes out of training is the next adapter."""
+        begun, trains = time.monotonic(), kind == "train"
+        body = b"" if kind == "evaluate" else self._adapter
+        outcomes = new_outcomes(self._sites)
+        updates = AGGREGATIONS["fedavg"](self._shapes)
+        answered = yield Ask(
+            dict.fromkeys(self._sites, Frame(kind, {"round": number}, body)),
+            number,
+            self._checker(kind, number),
+            partial(self._take, outcomes, updates),
+            outcomes,
+            anew=self._ends_epoch(number - trains),
+        )
+        enough = self._manifest.is_cohort(answered) if trains else bool(answered)
+        before = self._adapter
+        if trains and enough:
+            self._adapter = write_adapter(updates.result())
+        event: dict[str, Any] = {
+            "round": number,
+            "sites": {site: outcome.public() for site, outcome in outcomes.items()},
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        if trains and answered:
+            stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
+            event |= {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
+        self._emit("final" if kind == "release" else "round", **event)
+        if not enough:
+            done = f"finished {_DONE[kind].format(number)}"
+            raise too_few(self._manifest, outcomes, answered, done)
+
+    def _ends_epoch(self, number: int) -> bool:
+        """Whether both sides prove themselves anew after training round ``number``."""
+        return number > 0 and number % self._manifest.epoch == 0
+
+    def _checker(self, kind: StageKind, number: int) -> Callable[[str, Frame], _Answer]:
+        """What reads the sites' answers."""
+        trains = kind == "train"
+        before = read_adapter(self._adapter, self._shapes) if trains and self._adapter else None
+
+        def check(site: str, answer: Frame) -> _Answer:
+            if answer.kind != _ANSWERS[kind]:
+                raise ChannelError(f"answered with {answer.kind[:40]!r}, not {_ANSWERS[kind]!r}")
+            signed = self._manifest.data[site]
+            report = read_report(kind, number, answer.meta, signed, self._questions_per_row)
+            if not trains:
+                return report, None
+            update = read_adapter(bytes(answer.body), self._shapes)
+            self._bounds[site].check(update, before)
+            return report, update
+
+        return check
+
+    def _take(
+        self,
+        outcomes: Mapping[str, SiteOutcome],
+        updates: Aggregation,
+        site: str,
+        answer: _Answer,
+    ) -> None:
+        outcomes[site].fields, update = answer
+        if update is not None:
+            updates.add(site, update, self._manifest.data[site].train_rows)
+
+    def _keep(self, number: int) -> None:
+        self._checkpoints.save(Checkpoint(number, FederatedState(), self._adapter))

@@ -1,0 +1,128 @@
+"""What a server enclave needs to go on after a round, encrypted for itself.
+
+    sealed( frame "checkpoint" | format, round, state | tensors )
+
+``state`` is the method's own typed JSON, ``tensors`` one safetensors file. It lies in the run
+folder, where the operator can read, delete or replace it. It opens only with the enclave's sealing
+key and for this job. What a seal cannot show is age: an operator who puts an older checkpoint back
+makes the job repeat rounds.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sealtune import frames
+from sealtune.channel import SealedSession, message_round
+from sealtune.errors import ChannelError, StorageError
+from sealtune.frames import Frame
+from sealtune.job.storage import write_atomic
+
+FORMAT = 2
+_NAME = "checkpoint.sealed"
+
+
+class State(BaseModel):
+    """What a method keeps besides tensors; a subclass says what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[S]):
+    """All that a server enclave has to know to go on after ``round``.
+
+    Attributes:
+        round: the last finished round; 0 after the first evaluation.
+        state: the method's own.
+        tensors: safetensors bytes of everything that is a tensor; empty if nothing is.
+    """
+
+    round: int
+    state: S
+    tensors: bytes = b""
+
+
+class CheckpointFile(Generic[S]):
+    """Reads and writes the checkpoint of one run.
+
+    Args:
+        folder: ``state`` in the run folder.
+        key: 32 bytes, the enclave's sealing key.
+        job_id: 48 bytes; a checkpoint of another job does not open.
+        state: what the method keeps.
+    """
+
+    def __init__(self, folder: Path, key: bytes, job_id: bytes, state: type[S]) -> None:
+        self.path = folder / _NAME
+        self._key = key
+        self._job_id = job_id
+        self._state = state
+
+    def save(self, checkpoint: Checkpoint[S]) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            StorageError: it cannot be written; the one before stays.
+        """
+        state = checkpoint.state.model_dump(mode="json")
+        meta = {"format": FORMAT, "round": checkpoint.round, "state": state}
+        plain = frames.encode(Frame("checkpoint", meta, checkpoint.tensors))
+        session = self._session("seal", checkpoint.round)
+        write_atomic(self.path, session.seal(plain, checkpoint.round))
+
+    def load(self) -> Checkpoint[S] | None:
+        """The checkpoint, or None where there is none yet.
+
+        Raises:
+            StorageError: it cannot be read, was altered, belongs to another job or machine, or is
+                of another format.
+        """
+        try:
+            sealed = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
+        try:
+            number = message_round(sealed)
+            plain = self._session("open", number).open(sealed, number)
+            frame = frames.decode(plain, max_body=len(plain))  # it is our own
+        except ChannelError as error:
+            raise StorageError(
+                f"the checkpoint {self.path} does not open: it was altered, or belongs to another "
+                "job, machine or user",
+                hint="start the run anew, without --resume",
+            ) from error
+        if frame.kind != "checkpoint" or frame.meta.get("format") != FORMAT:
+            raise self._of_another_kind(f"format {frame.meta.get('format')!r}, not {FORMAT}")
+        try:
+            state = self._state.model_validate(frame.meta["state"])
+        except (KeyError, ValidationError) as error:
+            raise self._of_another_kind("a state that is not this method's") from error
+        return Checkpoint(number, state, bytes(frame.body))
+
+    def _of_another_kind(self, what: str) -> StorageError:
+        return StorageError(
+            f"the checkpoint {self.path} has {what}",
+            hint="go on with the version of sealtune that began the run, or start it anew",
+        )
+
+    def _session(self, mode: Any, number: int) -> SealedSession:
+        return SealedSession(
+            self._key,
+            job_id=self._job_id,
+            sender="server",
+            receiver="server:state",
+            mode=mode,
+            sequence=number,
+        )

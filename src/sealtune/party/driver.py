@@ -1,0 +1,193 @@
+"""The round driver: a server enclave's program says what to ask whom, the driver does the rest.
+
+A program is a generator:
+
+    answered = yield Ask({"north": message, "south": message}, round, check, take, outcomes)
+    yield None    # nothing to send: the relay hears that a long piece of work goes on
+
+To the relay, the driver is bytes out, bytes in, one outcome a site:
+
+    next()                what to send to which site, or None when the program has ended
+    reply(site, body)     a site's answer
+    absent(site, reason)  there is none
+
+Every site that ``next`` names is answered for by exactly one of the other two before ``next`` is
+called again. A site without a channel is taken through the handshake before it is asked; one that
+fails loses its channel. Nothing that a site sends fails another site.
+
+Trust domain: server enclave. The relay is untrusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from sealtune.enclave.events import Emit
+from sealtune.enclave.trust import Trust
+from sealtune.errors import FrameError, SealtuneError
+from sealtune.frames import Frame
+from sealtune.job.resolved import Resolved
+from sealtune.party.outcome import Outcomes
+from sealtune.party.site_link import SiteLink
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ask(Generic[T]):
+    """A message to each of some sites, and what is done with the answers as they come.
+
+    Attributes:
+        questions: site -> message.
+        round: that messages and answers are sealed for.
+        check: reads one site's answer and changes nothing; what it raises fails that site alone.
+        take: takes in what ``check`` returned; what it raises ends the job.
+        outcomes: told what becomes of each site; may go on from an earlier Ask.
+        patience: messages in a row that a site may lose before it has failed.
+        anew: both sides prove themselves anew before they go on.
+    """
+
+    questions: Mapping[str, Frame]
+    round: int
+    check: Callable[[str, Frame], T]
+    take: Callable[[str, T], None]
+    outcomes: Outcomes
+    patience: int = 1
+    anew: bool = False
+
+
+Program = Generator[Ask[Any] | None, list[str], None]  # is sent the sites whose answer was taken
+
+
+class Server(Protocol):
+    """What a server enclave does in a job.
+
+    Attributes:
+        answer_limit: bytes that an honest site's opened answer has at most.
+    """
+
+    answer_limit: int
+
+    def program(self) -> Program:
+        """The whole of it."""
+
+
+class Driver:
+    """Channels to all sites, and what is under way with each.
+
+    Args:
+        server: what is done.
+        resolved: the job.
+        trust: for each site, own evidence and what is accepted of it.
+        emit: told when a site has been attested.
+
+    Attributes:
+        deadline: seconds that a site may take for one message.
+        max_message: bytes that an honest site's message has at most.
+    """
+
+    def __init__(
+        self, server: Server, resolved: Resolved, trust: Mapping[str, Trust], emit: Emit
+    ) -> None:
+        job_id = bytes.fromhex(resolved.job_id)
+        self.deadline = resolved.job.network.deadline
+        self.max_message = 2 * server.answer_limit
+        self._limit = server.answer_limit
+        self._program = server.program()
+        self._links = {site: SiteLink(site, job_id, one, emit) for site, one in trust.items()}
+        self._ask: Ask[Any] | None = None
+        self._answered: Any = None  # what the program is sent next: a generator starts with None
+        self._chances: dict[str, int] = {}  # site that the Ask waits for -> messages it may lose
+        self._awaited: set[str] = set()  # sites that have not been answered for
+        self._asked: set[str] = set()  # those of them that hold the question, not a handshake
+
+    def next(self) -> dict[str, bytes] | None:
+        """Messages to send now, or None when the job is done.
+
+        Raises:
+            SealtuneError: the job cannot go on.
+        """
+        # the relay lost track of a site, or was restarted after it asked
+        for site in sorted(self._awaited):
+            self.absent(site, "no outcome was reported")
+        while not self._chances:
+            try:
+                self._ask = self._program.send(self._answered)
+            except StopIteration:
+                return None
+            self._answered = []
+            if self._ask is None:
+                return {}
+            self._chances = dict.fromkeys(self._ask.questions, self._ask.patience)
+            for site in self._ask.questions if self._ask.anew else ():
+                self._links[site].drop()
+        return self._send(self._current)
+
+    def reply(self, site: str, body: bytes) -> None:
+        """Take one site's answer; a bad one fails that site only, in whatever way it is bad.
+
+        Raises:
+            SealtuneError: the answer is good and cannot be taken in.
+        """
+        ask, link, opened = self._turn_of(site), self._links[site], False
+        ask.outcomes[site].bytes_up += len(body)
+        try:
+            if site not in self._asked:
+                link.on_handshake_reply(body)
+                return
+            answer = link.unseal(body, ask.round, max_body=self._limit)
+            opened = True
+            checked = ask.check(site, answer)
+        except Exception as error:  # the last ones are what no check foresaw
+            foreseen = error.message if isinstance(error, SealtuneError) else ""
+            why = foreseen or f"unforeseen {type(error).__name__}"
+            ask.outcomes[site].rejected = opened
+            self._fail(site, f"refused: {why}")
+            return
+        ask.take(site, checked)
+        ask.outcomes[site].succeed()
+        self._answered.append(site)
+        del self._chances[site]
+
+    def absent(self, site: str, reason: str) -> None:
+        """There is no answer from this site."""
+        self._turn_of(site)
+        self._chances[site] -= 1
+        if self._chances[site]:
+            self._links[site].drop()
+        else:
+            self._fail(site, reason, late="deadline" in reason)
+
+    @property
+    def _current(self) -> Ask[Any]:
+        if self._ask is None:
+            raise FrameError("nothing was asked")
+        return self._ask
+
+    def _send(self, ask: Ask[Any]) -> dict[str, bytes]:
+        """Ask every site that is left; those without a channel shake hands first, all together."""
+        strangers = [site for site in self._chances if not self._links[site].open]
+        if strangers:
+            outgoing = {site: self._links[site].handshake_message() for site in strangers}
+        else:
+            questions = {site: ask.questions[site] for site in self._chances}
+            outgoing = {s: self._links[s].seal(q, ask.round) for s, q in questions.items()}
+        self._asked = set() if strangers else set(outgoing)
+        for site, body in outgoing.items():
+            ask.outcomes[site].bytes_down += len(body)
+        self._awaited = set(outgoing)
+        return outgoing
+
+    def _turn_of(self, site: str) -> Ask[Any]:
+        """One outcome for each message: a second answer must not count twice."""
+        if site not in self._awaited:
+            raise FrameError(f"an outcome for {site[:40]!r}, of which nothing was asked")
+        self._awaited.remove(site)
+        return self._current
+
+    def _fail(self, site: str, reason: str, *, late: bool = False) -> None:
+        self._links[site].drop()
+        self._current.outcomes[site].fail(reason, late=late)
+        del self._chances[site]
