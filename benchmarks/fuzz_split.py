@@ -16,10 +16,11 @@ from sealtune import frames
 from sealtune.attest import Evidence
 from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
-from sealtune.methods.split.release import Received, release_parts
+from sealtune.methods.split.release import release_parts
 from sealtune.model.activations import pack, unpack
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
 from sealtune.owner.asking import read_answers
+from sealtune.owner.received import Received
 from sealtune.tuning.spf.files import parse_spf_config
 
 TEXTS = Layout(form="int8", width=8, max_tokens=16, classes=3, vocabulary=100)

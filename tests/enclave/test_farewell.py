@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame
 from sealtune.methods.split import release as module
-from sealtune.methods.split.release import Received, release_parts
+from sealtune.methods.split.release import release_parts
+from sealtune.owner.received import Received
 from sealtune.tuning.adapter import own_copy
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 

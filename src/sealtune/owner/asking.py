@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
-from sealtune.methods.split.upload import upload_head
+from sealtune.methods.split.messages import upload_head
 from sealtune.model.cut_chunk import Chunk, chunk_spans
 from sealtune.model.tasks import Task
 from sealtune.owner.bottom_site import CutMaker
@@ -26,7 +26,7 @@ _BATCH = 64  # texts in one message
 
 
 class Asker(ABC):
-    """Asks until it has every answer; see ``methods.split.answers`` for the messages.
+    """Asks until it has every answer; see ``methods.split.messages``.
 
     Args:
         resolved: the job.

@@ -14,14 +14,14 @@ from sealtune.enclave.events import Emit
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
-from sealtune.methods.split.release import Received
-from sealtune.methods.split.upload import upload_head
+from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
 from sealtune.model.partial import load_part
 from sealtune.model.tasks import Task
+from sealtune.owner.received import Received
 from sealtune.tuning.adapter import own_copy, read_fingerprint, write_adapter
 
 

@@ -1,10 +1,6 @@
 """The server enclave of a finished split job answers one site's texts, of which it sees only cut
 activations.
 
-    server -> site   ask        what the last ones were answered with, if there were any
-    site -> server   questions  activations of texts
-                     enough     no more
-
 For ``causal-lm`` an answer is the next token, and the site asks again with the longer text.
 
 Trust domain: server enclave.
@@ -24,8 +20,8 @@ from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
+from sealtune.methods.split.messages import upload_head
 from sealtune.methods.split.server import SplitState
-from sealtune.methods.split.upload import upload_head
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, layout_of, read_chunk
 from sealtune.model.cut_task import Contents, Sample

@@ -1,20 +1,16 @@
 """The end of a split job: every site is told of it, and gets the adapter if it is released.
 
-    server -> site   finish    part i of n; files and their sizes with each
-    site -> server   received  how many parts in a row it has
-
-Trust domain: server enclave (sending), data owner (receiving; sizes are checked before use).
+Trust domain: server enclave. What a site answers is not trusted to be right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sealtune.errors import ChannelError, FrameError
+from sealtune.errors import ChannelError
 from sealtune.frames import Frame, is_count
+from sealtune.methods.split.messages import PART
 
-PART = 30 << 20  # bytes; one piece of the network engine
-MAX_PARTS = 1 << 16
 _SETBACKS = 3  # times that a site may have no more parts than before
 
 
@@ -75,49 +71,3 @@ class Release:
         """Go on from there."""
         self._setbacks[site] += have <= self._have[site]
         self._have[site] = have
-
-
-class Received:
-    """A site's side: takes the parts in their order."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._announced: tuple[int, dict[str, int]] | None = None
-
-    @property
-    def have(self) -> int:
-        """Parts that are here."""
-        return len(self._parts)
-
-    def take(self, message: Frame) -> dict[str, bytes] | None:
-        """Take one part; a part that is not the next one changes nothing.
-
-        Returns:
-            The files, when this was the last part; none were released if there are none.
-
-        Raises:
-            FrameError: not a part of any farewell, or sizes that do not add up.
-        """
-        part, of, sizes = (message.meta.get(key) for key in ("part", "of", "files"))
-        if not is_count(part) or not is_count(of) or not 0 < of <= MAX_PARTS or part >= of:
-            raise FrameError("the end of the job came in parts that make no sense")
-        if not isinstance(sizes, dict) or not all(is_count(size) for size in sizes.values()):
-            raise FrameError("the server's files have no sizes")
-        if len(message.body) > PART or sum(sizes.values()) > of * PART:
-            raise FrameError("a part of the end, or what it announces, is too large")
-        if self._announced not in (None, (of, sizes)):
-            raise FrameError("the end of the job changed while it came")
-        self._announced = (of, sizes)
-        if part == self.have:
-            self._parts.append(bytes(message.body))
-        if self.have < of:
-            return None
-        body = b"".join(self._parts)
-        if sum(sizes.values()) != len(body):
-            raise FrameError("the sizes of the server's files do not add up")
-        files: dict[str, bytes] = {}
-        start = 0
-        for name, size in sizes.items():
-            files[str(name)] = body[start : start + size]
-            start += size
-        return files

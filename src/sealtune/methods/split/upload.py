@@ -13,6 +13,7 @@ from sealtune.errors import DataError
 from sealtune.frames import Frame, is_count
 from sealtune.job.manifest import DataIdentity
 from sealtune.job.resolved import Resolved
+from sealtune.methods.split.messages import upload_head
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.model import cut_chunk
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
@@ -87,15 +88,6 @@ class Uploads:
         """Nothing of a site that sends nonsense is trained on."""
         self._store.drop(site)
         self.of[site] = None
-
-
-def upload_head(resolved: Resolved) -> dict[str, Any]:
-    """What samples were made with; a site states it with every chunk."""
-    return {
-        "model": resolved.model_digest,
-        "cut": resolved.cut,
-        "form": resolved.split.activations,
-    }
 
 
 def read_upload(
