@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sealtune.advise import costs
 from sealtune.advise.costs import Batch, Work
 from sealtune.advise.counts import count_part
-from sealtune.advise.shape import Group, Shape, read_shape, run_on_meta, structure_only
+from sealtune.advise.operations import Group, run_on_meta
+from sealtune.advise.shape import Shape, read_shape, structure_only
 from sealtune.errors import ModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.model.activations import Form, pack
@@ -33,40 +34,44 @@ def classes_of(task: str) -> int | None:
     return CLASSES if task == "classification" else None
 
 
-def counted_flops(model: Any, rows: int, tokens: int, causal: bool) -> tuple[int, int]:
-    """(forward, backward), counted product by product; attention keeps its scores on ``meta``."""
-    with FlopCounterMode(display=False) as counter:
-        loss = run_on_meta(model, rows, tokens, causal=causal)
-        forward = counter.get_total_flops()
-        loss.backward()
-    return forward, counter.get_total_flops() - forward
-
-
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("first", [0, 1, 3])
-def test_flops_are_those_of_a_step(llama: Path, task: str, first: int) -> None:
-    job = make_job(llama, model={"path": str(llama), "task": task})
+@pytest.mark.parametrize("spf", [False, True])
+def test_blocks_by_themselves_add_up_to_a_step(
+    llama: Path, task: str, first: int, spf: bool
+) -> None:
+    """The very model that a party loads, counted as a whole, product by product."""
+    tuning: dict[str, Any] = {"lora": {}, **({"spf": {"qkv": 0.5}} if spf else {})}
+    split = {"job": {"name": "s", "method": "split"}, "split": {"cut": max(first, 1)}}
+    job = make_job(llama, model={"path": str(llama), "task": task}, tuning=tuning, **split)
     shape = read_shape(job, classes_of(task))
-    part = "top" if first else None
     model = (
         load_part(job.model, classes_of(task), first, "top", meta=True)
-        if part
+        if first
         else load_model(job.model, classes_of(task), meta=True)
     )
     tuned = apply_tuning(model.to("meta"), job.tuning, task, 0, first_block=first)
-    rows, tokens = 2, 16
-    forward, backward = counted_flops(tuned, rows, tokens, task == "causal-lm")
-    ahead = costs.forward_work(shape, Batch(rows * tokens, tokens), first)
+    rows, tokens = 2, 24
+    with FlopCounterMode(display=False) as counter:
+        loss = run_on_meta(tuned, rows, tokens)
+        forward = counter.get_total_flops()
+        loss.backward()
+    batch = Batch(rows * tokens, tokens)
+    ahead = costs.forward_work(shape, batch, first)
     assert ahead.flops == forward
-    mine = costs.linear_flops(shape, first, backward=True)
-    mine += costs.tuned_flops(shape, first, backward=True)
-    mine += costs.attention_flops(shape, tokens, first, products=4)
-    mine += costs.head_flops(shape, backward=True)
-    # the first adapter's input carries no gradient: A's two or three matrices are counted too much
-    job_lora = job.tuning.lora
-    assert job_lora is not None
-    spare = 2 * rows * tokens * 3 * shape.width * job_lora.rank
-    assert backward == rows * tokens * mine - spare
+    # fused attention, as in a run, makes its scores again; the one that was counted kept them
+    again = 2 * rows * tokens * tokens * 64 * (BLOCKS - first)
+    whole = costs.step_work(shape, batch, first)
+    assert whole.flops - forward - again == counter.get_total_flops() - forward
+
+
+def test_blocks_below_the_first_tuned_one_have_no_backward_pass(llama: Path) -> None:
+    shape = read_shape(make_job(llama, tuning={"lora": {"layers": [2]}}), CLASSES)
+    assert [bool(block.backward.fixed) for block in shape.part()] == [False, False, True, True]
+    assert [block.saved > 0 for block in shape.part()] == [False, False, True, True]
+    assert [b for block in shape.part()[:2] for b in block.groups if b.backward] == []
+    whole = costs.step_work(shape, Batch(32, 16))
+    assert whole.flops < costs.step_work(shape, Batch(32, 16), checkpointing=True).flops
 
 
 def test_groups_prefix_and_trainable_are_the_slice_plans(llama: Path) -> None:
@@ -76,7 +81,7 @@ def test_groups_prefix_and_trainable_are_the_slice_plans(llama: Path) -> None:
             shape, plan = read_shape(job, CLASSES), make_plan(job, CLASSES)
             first = shape.first_tuned if protect == "adapter" and shape.prefix_fits else 0
             assert first == plan.prefix_blocks
-            mine = [g for block in shape.blocks[first:] for g in block.groups]
+            mine = [g for block in shape.part(first) for g in block.groups]
             assert mine == [
                 Group(g.in_features, sum(g.out_features), g.backward) for g in plan.groups
             ]
@@ -124,7 +129,7 @@ def test_saved_bytes_are_what_autograd_keeps(llama: Path, shape: Shape) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum()
     real = sum(storage.nbytes() for storage in kept.values())
-    mine = rows * tokens * (sum(b.saved for b in shape.blocks) + shape.saved_outside)
+    mine = rows * tokens * (sum(b.saved for b in shape.part()) + shape.outside.saved)
     assert mine == pytest.approx(real, rel=0.15)
 
 
@@ -146,7 +151,7 @@ def test_upload_bytes_are_those_of_a_packed_chunk(form: Form, with_ids: bool) ->
 
 def test_accelerator_bytes_are_codes_both_ways(shape: Shape) -> None:
     tokens, total = 24, 0
-    for block in shape.blocks:
+    for block in shape.part():
         for group in block.groups:
             once = 4 * tokens * (group.inner + group.outer)
             total += once * (2 if group.backward else 1)

@@ -1,7 +1,7 @@
 """The cost model: floating-point operations, bytes and memory of each piece of each method.
 
 Letters: ``T`` tokens of a step (padding included), ``L`` tokens of a row, ``K x N`` the sizes of a
-frozen linear layer, ``A`` heads x head dimension, ``p`` trainable parameters, ``D`` the width.
+frozen linear layer, ``D`` the width. Operations of fp32 products are counted (``operations``).
 
 Derived where that is possible. What is measured stands below as a constant, with what it is and on
 what it was measured; ``benchmarks/advise.py`` checks all of it on other shapes.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sealtune.advise.shape import Group, Shape
+from sealtune.advise.shape import Shape
 from sealtune.channel import sealed_size
 from sealtune.model.activations import Form, bytes_per_token
 
@@ -42,6 +42,10 @@ LOGIT_BUFFERS = 4
 # units of what autograd keeps. Measured 6 to 8 forward and 13 to 16 backward.
 TRAFFIC_FORWARD = 7.0
 TRAFFIC_BACKWARD = 15.0
+
+# Backward, fused attention makes five products, its scores once more among them; counted are the
+# four of an attention that kept them.
+ATTENTION_BACKWARD = 5 / 4
 
 # Passes over the codes of a masked product, both matrices together, in units of their 4 bytes a
 # value: norm, scale, round, add, copy out and in, check, subtract, range, decode, scale. Measured
@@ -97,96 +101,30 @@ class Work:
         return Work(self.flops * times, self.traffic * times, self.ring * times)
 
 
-# --- floating-point operations --------------------------------------------------------------------
-
-
-def groups_of(shape: Shape, block: int, first: int) -> tuple[Group, ...]:
-    """A block's groups when the blocks below ``first`` run elsewhere.
-
-    The input of the first tuned block carries no gradient, so its first group needs no ``W^T g``.
-    """
-    start = max(first, shape.first_tuned)
-    if block == start and start > shape.first_tuned:
-        flags = [g.backward for g in shape.blocks[shape.first_tuned].groups]
-        own = shape.blocks[block].groups
-        if len(flags) == len(own):
-            return tuple(Group(g.inner, g.outer, flag) for g, flag in zip(own, flags, strict=True))
-    return shape.blocks[block].groups
-
-
-def linear_flops(
-    shape: Shape, first: int = 0, last: int | None = None, *, backward: bool = False
-) -> float:
-    """Frozen linear layers, for one token: ``2 K N`` forward, ``2 K N`` where a gradient flows to
-    the input. There is no gradient of a frozen weight."""
-    total = 0.0
-    for i in range(first, len(shape.blocks) if last is None else last):
-        for group in groups_of(shape, i, first):
-            if not backward or group.backward:
-                total += 2.0 * group.inner * group.outer
-    return total
-
-
-def tuned_flops(
-    shape: Shape, first: int = 0, last: int | None = None, *, backward: bool = False
-) -> float:
-    """Trainable matrices, for one token: ``2 p`` forward; ``4 p`` backward, for the gradients of
-    the weight and of the input."""
-    return (4.0 if backward else 2.0) * sum(b.tuned for b in shape.blocks[first:last])
-
-
-def attention_flops(
-    shape: Shape, length: float, first: int = 0, last: int | None = None, *, products: int = 2
-) -> float:
-    """Attention, for one token: each of ``Q K^T`` and ``P V`` is ``2 L A``.
-
-    Args:
-        products: 2 forward; 5 backward of fused attention, which makes the scores again; 4 backward
-            where they were kept.
-    """
-    count = len(shape.blocks[first:last])
-    return 2.0 * products * length * shape.attention * count
-
-
-def head_flops(shape: Shape, *, backward: bool = False) -> float:
-    """The head, for one token: ``2 D C`` forward, as much for its input, and for its weight.
-
-    ``label-words`` multiplies at the last token alone: nothing to speak of.
-    """
-    if not shape.head_trained and not shape.head_per_token:
-        return 0.0
-    times = 0 if not backward else 2 if shape.head_trained else 1
-    return 2.0 * shape.head * (times if backward else 1)
+# --- plain computation --------------------------------------------------------------------
 
 
 def forward_work(
     shape: Shape, batch: Batch, first: int = 0, last: int | None = None, *, head: bool = True
 ) -> Work:
     """A forward pass of some blocks."""
-    each = linear_flops(shape, first, last) + tuned_flops(shape, first, last)
-    each += attention_flops(shape, batch.length, first, last) + head * head_flops(shape)
-    saved = _saved(shape, first, last) + head * shape.saved_outside
-    return Work(flops=batch.tokens * each, traffic=TRAFFIC_FORWARD * batch.tokens * saved)
+    parts = [*shape.blocks[first:last], *([shape.outside] if head else [])]
+    return Work(
+        flops=batch.tokens * sum(p.forward.fixed + p.forward.each * batch.length for p in parts),
+        traffic=TRAFFIC_FORWARD * batch.tokens * sum(p.saved for p in parts),
+    )
 
 
 def step_work(shape: Shape, batch: Batch, first: int = 0, *, checkpointing: bool = False) -> Work:
     """A training step of the blocks from ``first`` on: forward, backward, and forward once more
     where activations are not kept."""
-    start = max(first, shape.first_tuned)
-    each = linear_flops(shape, first, backward=True) + tuned_flops(shape, first, backward=True)
-    each += attention_flops(shape, batch.length, start, products=5)
-    each += head_flops(shape, backward=True)
-    saved = _saved(shape, first) + shape.saved_outside
-    back = Work(flops=batch.tokens * each, traffic=TRAFFIC_BACKWARD * batch.tokens * saved)
-    ahead = forward_work(shape, batch, first)
-    again = forward_work(shape, batch, start, head=False) if checkpointing else Work()
-    return ahead + again + back
-
-
-def _saved(shape: Shape, first: int = 0, last: int | None = None) -> float:
-    """Bytes for a token; what a block would keep if it were tuned counts for its traffic."""
-    most = max(b.saved for b in shape.blocks)
-    return sum(b.saved or most for b in shape.blocks[first:last])
+    parts, length = [*shape.part(first), shape.outside], ATTENTION_BACKWARD * batch.length
+    back = Work(
+        flops=batch.tokens * sum(p.backward.fixed + p.backward.each * length for p in parts),
+        traffic=TRAFFIC_BACKWARD * batch.tokens * sum(p.saved for p in parts),
+    )
+    again = forward_work(shape, batch, max(first, shape.first_tuned), head=False)
+    return forward_work(shape, batch, first) + back + again * checkpointing
 
 
 # --- masked products (Method 1) -------------------------------------------------------------------
@@ -194,13 +132,12 @@ def _saved(shape: Shape, first: int = 0, last: int | None = None) -> float:
 
 def products(shape: Shape, first: int, *, backward: bool) -> list[tuple[int, int]]:
     """(columns sent, columns returned) of every masked product of a step, from block ``first``."""
-    found = []
-    for i in range(first, len(shape.blocks)):
-        for group in groups_of(shape, i, first):
-            found.append((group.inner, group.outer))
-            if backward and group.backward:
-                found.append((group.outer, group.inner))
-    return found
+    pairs = []
+    for group in (group for block in shape.part(first) for group in block.groups):
+        pairs.append((group.inner, group.outer))
+        if backward and group.backward:
+            pairs.append((group.outer, group.inner))
+    return pairs
 
 
 def accelerator_bytes(shape: Shape, tokens: float, first: int, *, backward: bool) -> float:
@@ -233,10 +170,8 @@ def enclave_work(
     linear, coding, key stream, and the checks: ``bits / 2`` combinations of all rows sent and
     returned (8 int8 operations a value and check) and as many rows through the ring product."""
     whole = step_work(shape, batch, first) if backward else forward_work(shape, batch, first)
-    frozen = linear_flops(shape, first)
-    if backward:
-        frozen += linear_flops(shape, first, backward=True)
     pairs = products(shape, first, backward=backward)
+    frozen = 2.0 * sum(k * n for k, n in pairs)
     checks = (integrity_bits + 1) // 2
     codes = sum(4.0 * batch.tokens * (k + n) for k, n in pairs)
     stream = sum(4.0 * batch.tokens * k * AES_TRAFFIC for k, _ in pairs)
@@ -261,12 +196,12 @@ def activation_memory(
         width: bytes of a value: 4, or 2 for bf16.
         checkpointing: keep each block's input, and all of one block.
     """
-    kept = sum(b.saved for b in shape.blocks[first:])
+    blocks = shape.part(first)
+    kept = sum(block.saved for block in blocks)
     if checkpointing:
-        inputs = 4.0 * shape.width * len(shape.blocks[first:])
-        kept = inputs + max(b.saved for b in shape.blocks)
+        kept = 4.0 * shape.width * len(blocks) + max(block.saved for block in blocks)
     logits = LOGIT_BUFFERS * 4.0 * shape.vocabulary if shape.head_per_token else 0.0
-    return tokens * (HEAP * (kept + shape.saved_outside) * width / 4 + logits)
+    return tokens * (HEAP * (kept + shape.outside.saved) * width / 4 + logits)
 
 
 def tuning_memory(trainable: int) -> float:
@@ -292,8 +227,7 @@ def client_enclave_memory(shape: Shape, tokens: float, first: int) -> float:
     model in fp32: its frozen linear layers are let go of once masked ones stand in their place, but
     the C library keeps those pages. While it starts, the model and its mapped file; at the end as
     much once more, to compare the written adapter."""
-    int8 = float(sum(block.linear for block in shape.blocks[first:]))
-    inside = 4.0 * (shape.whole - sum(b.linear for b in shape.blocks))
+    int8, inside = float(shape.linear(first)), 4.0 * (shape.whole - shape.linear())
     pads = sum(4.0 * tokens * n for _, n in products(shape, first, backward=True))
     running = 4.0 * shape.whole + pads + tuning_memory(shape.trainable())
     running += activation_memory(shape, tokens, first)
@@ -303,7 +237,7 @@ def client_enclave_memory(shape: Shape, tokens: float, first: int) -> float:
 
 def accelerator_memory(shape: Shape, tokens: float, first: int) -> float:
     """Method 1, outside: int8 weights, the digits and products of one call, plain blocks."""
-    int8 = float(sum(block.linear for block in shape.blocks[first:]))
+    int8 = float(shape.linear(first))
     largest = max((5.0 * k + 24.0 * n for k, n in products(shape, first, backward=True)), default=0)
     plain = 4.0 * shape.bottom(first) if first else 0.0
     return RUNTIME_ACCELERATOR + int8 + tokens * largest + plain

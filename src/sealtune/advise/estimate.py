@@ -145,7 +145,7 @@ def _federated(
     job: Job, level: str, shape: Shape, counts: Counts, equipment: Equipment, plan: _Plan
 ) -> Option:
     plain = level == "adapter" and shape.prefix_fits
-    first = min(shape.first_tuned, len(shape.blocks)) if plain else 0
+    first = shape.first_tuned if plain else 0
     bits = job.protection.integrity_bits
     link = equipment.spec.accelerator_gbit
 

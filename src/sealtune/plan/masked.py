@@ -74,7 +74,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
     calls, tainted = _watch(tuned, blocks_name, count)
     protect = job.protection.protect
-    prefix = tainted if protect == "adapter" and _starts_with_embedding(model, blocks) else 0
+    prefix = tainted if protect == "adapter" and starts_with_embedding(model, blocks) else 0
     calls = [c for c in calls if block_index(c.name, blocks_name) >= prefix]
     groups = _groups(calls)
     linear = {c.name for c in calls}
@@ -150,7 +150,7 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call],
     return calls, first_tainted
 
 
-def _starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
+def starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
     """Whether the embedding's output is the first block's input, with nothing in between.
 
     Where something is (GPT-2 adds positions, Gemma scales), a plain prefix that ends after a block
