@@ -31,14 +31,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sealtune.attest.dcap import DcapVerifier
-from sealtune.attest.quote import parse_quote, trim_padding
 
-from sealtune.attest import (
-    AppraisalPolicy,
-    Evidence,
-    Kind,
-    KindPolicy,
+from sealtune.attest import AppraisalPolicy, Evidence, Kind, KindPolicy
+from sealtune.attest.platforms.intel.dcap import DcapVerifier
+from sealtune.attest.platforms.intel.quote import parse_quote, trim_padding
+from sealtune.attest.platforms.simulated import (
     SimulatedAttester,
     SimulatedVerifier,
     simulated_policy,

@@ -18,24 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sealtune.attest.certs import load_pem_bundle
-from sealtune.attest.quote import trim_padding
-from sealtune.attest.rim import load_rim
-from sealtune.attest.snp_certificates import from_file as certificates_from_file
-from sealtune.attest.snp_policy import SnpPolicy
-from sealtune.attest.snp_state import TCB_PARTS
-from sealtune.attest.verify import load_evidence, stated_report_data
 
 from fuzz_mutate import Make, either, json_or_raw, nasty_json, raw
-from sealtune.attest import (
-    AppraisalPolicy,
-    Appraiser,
-    Evidence,
-    Kind,
-    KindPolicy,
-    SimulatedAttester,
-    load_policy,
-)
+from sealtune.attest import AppraisalPolicy, Evidence, Kind, KindPolicy
+from sealtune.attest.appraise import Appraiser
+from sealtune.attest.files import load_evidence, load_policy, stated_report_data
+from sealtune.attest.platforms.certs import load_pem_bundle
+from sealtune.attest.platforms.intel.quote import trim_padding
+from sealtune.attest.platforms.nvidia_gpu.rim import load_rim
+from sealtune.attest.platforms.sev_snp.certificates import from_file as certificates_from_file
+from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
+from sealtune.attest.platforms.sev_snp.state import TCB_PARTS
+from sealtune.attest.platforms.simulated import SimulatedAttester
 from sealtune.cli.attest_stated import stated
 
 FIXTURES = os.environ.get("SEALTUNE_FIXTURES")  # see docs/recorded-evidence.md
@@ -221,7 +215,7 @@ def _any(kind: Kind) -> KindPolicy:
 
 
 POLICY = AppraisalPolicy(kinds={kind: _any(kind) for kind in Kind})
-APPRAISER = Appraiser(simulated_keys=(KEY.public_key().public_bytes_raw(),))
+APPRAISER = Appraiser({Kind.SIMULATED: (KEY.public_key().public_bytes_raw(),)})
 
 
 def _appraise(data: bytes) -> None:

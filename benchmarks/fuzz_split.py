@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sealtune.attest.participant import (
-    ParticipantAttester,
-    ParticipantVerifier,
-    participant_policy,
-)
 
 from fuzz_evidence import KEY, NOW, Target
 from fuzz_mutate import framed, json_or_raw, raw
 from sealtune import frames
 from sealtune.attest import Evidence
+from sealtune.attest.platforms.participant import (
+    ParticipantAttester,
+    ParticipantVerifier,
+    participant_policy,
+)
 from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
 from sealtune.methods.split.release import release_parts

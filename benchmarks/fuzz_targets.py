@@ -23,7 +23,7 @@ from fuzz_split import split_targets
 from sealtune import frames
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.server import Server
-from sealtune.attest import (
+from sealtune.attest.platforms.simulated import (
     SimulatedAttester,
     SimulatedVerifier,
     simulated_policy,
