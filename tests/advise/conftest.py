@@ -1,33 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sealtune.advise.shape import Shape, read_shape
-from sealtune.job.spec import Job
-from tests.model.tiny import make_llama
+from tests.sample_job import make_job
 
 BLOCKS = 4
 CLASSES = 3
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def llama(deep_llama: Path) -> Path:
     """A tiny Llama of four blocks."""
-    return make_llama(tmp_path_factory.mktemp("advise") / "model", blocks=BLOCKS)
-
-
-def make_job(folder: Path | str, **sections: Any) -> Job:
-    """A job on the model in ``folder``; sections replace or add."""
-    value: dict[str, Any] = {
-        "job": {"name": "advise"},
-        "model": {"path": str(folder)},
-        "data": {"train": "-", "test": "-"},
-        "sites": {"names": ["north", "south"], "partition": "label"},
-    }
-    return Job.model_validate({**value, **sections})
+    return deep_llama
 
 
 @pytest.fixture(scope="session")

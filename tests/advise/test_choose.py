@@ -16,7 +16,8 @@ from sealtune.advise.estimate import FEW, MANY, Option, cuts, estimate
 from sealtune.advise.shape import Shape
 from sealtune.job.settings import Settings
 from sealtune.job.spec import EquipmentSpec, Job
-from tests.advise.conftest import BLOCKS, make_job
+from tests.advise.conftest import BLOCKS
+from tests.sample_job import make_job
 
 
 def part(rows: int) -> Part:

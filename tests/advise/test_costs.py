@@ -25,7 +25,8 @@ from sealtune.model.load import load_model
 from sealtune.model.partial import load_part
 from sealtune.model.placement import make_plan
 from sealtune.tuning.apply import apply_tuning
-from tests.advise.conftest import BLOCKS, CLASSES, make_job
+from tests.advise.conftest import BLOCKS, CLASSES
+from tests.sample_job import make_job
 
 TASKS = ("classification", "causal-lm")
 

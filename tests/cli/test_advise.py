@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from sealtune.advise import equipment
 from sealtune.advise.equipment import Speeds
 from sealtune.cli.main import app
-from tests.model.tiny import make_llama, make_texts
+from tests.model.tiny import make_llama
+from tests.sample_job import write_job
 
 OPTION = [
     "name", "way", "protect", "cut", "own", "memory_mib", "bytes", "seconds", "hours", "cost",
@@ -31,19 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("advise")
     make_llama(found / "model", blocks=4)
     (found / "model" / "model.safetensors").unlink()  # no weights are read
-    for name, count in (("train", 120), ("test", 40)):
-        rows = [{"text": t.text, "label": f"class {t.label}"} for t in make_texts(count, 1)]
-        (found / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_job(found, "./model", rows=(120, 40))
     return found
 
 
 def job(folder: Path, extra: str = "") -> Path:
-    path = folder / "job.toml"
-    path.write_text(
-        '[job]\nname = "demo"\n[model]\npath = "./model"\n'
-        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\n'
-        '[sites]\nnames = ["north", "south"]\npartition = "dirichlet"\n' + extra
-    )
+    path = write_job(folder, "./model", rows=(120, 40))
+    path.write_text(path.read_text() + extra)
     return path
 
 
@@ -105,7 +100,7 @@ def test_stated_equipment_decides(folder: Path) -> None:
 def test_split_jobs_and_prefer(folder: Path) -> None:
     split = "[split]\ncut = 2\n[equipment]\nserver_tee_cost = 1\n"
     path = job(folder, split)
-    path.write_text(path.read_text().replace('name = "demo"', 'name = "demo"\nmethod = "split"'))
+    path.write_text(path.read_text().replace('name = "tiny"', 'name = "tiny"\nmethod = "split"'))
     found = advice(path, "--prefer", "cost")
     assert [o["cut"] for o in found["options"] if o["own"]] == [2]
     assert all(o["cost"] > 0 for o in found["options"])

@@ -24,6 +24,7 @@ from sealtune.job.describe import sections
 from sealtune.job.load import load_job
 from sealtune.job.reference import template
 from tests.model.tiny import make_llama
+from tests.sample_job import write_job, write_rows
 
 
 def run(*words: str | Path) -> Result:
@@ -96,16 +97,11 @@ def test_init_names_every_key(tmp_path: Path) -> None:
 
 
 def job_with_data(folder: Path) -> Path:
+    make_llama(folder / "model")
+    path = write_job(folder, "./model")
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
     for name in ("train", "test"):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    make_llama(folder / "model")
-    path = folder / "job.toml"
-    path.write_text(
-        '[job]\nname = "demo"\n[model]\npath = "./model"\n'
-        '[data]\ntrain = "train.jsonl"\ntest = "test.jsonl"\n'
-        '[sites]\nnames = ["north", "south"]\npartition = "dirichlet"\n'
-    )
+        write_rows(folder / f"{name}.jsonl", rows)
     return path
 
 

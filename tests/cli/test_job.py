@@ -22,8 +22,8 @@ from sealtune.job.keys import load_private
 from sealtune.job.load import load_job
 from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
 from sealtune.model.resolve import resolve
-from tests.enclave.flow import write_texts
 from tests.model.tiny import make_llama
+from tests.sample_job import write_texts
 
 JOB = """
 [job]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,10 @@ import pytest
 from sealtune.data import Example, discover_labels, load_site, load_sites
 from sealtune.errors import DataError
 from sealtune.job.spec import Job
+from tests.sample_job import make_job
+from tests.sample_job import write_rows as write
 
 SITES = ["north", "south", "west"]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def rows(count: int, labels: str = "abc") -> list[dict[str, Any]]:
@@ -27,13 +23,8 @@ def rows(count: int, labels: str = "abc") -> list[dict[str, Any]]:
 
 def job(folder: Path, *, data: dict[str, Any] | None = None, **sections: Any) -> Job:
     """A job over train.jsonl and test.jsonl in ``folder``."""
-    content: dict[str, Any] = {
-        "job": {"name": "demo", "seed": 1},
-        "model": {"path": "m"},
-        "data": {"train": folder / "train.jsonl", "test": folder / "test.jsonl", **(data or {})},
-        "sites": {"names": SITES, "partition": "dirichlet", "alpha": 1.0},
-    }
-    return Job.model_validate({**content, **sections})
+    given = {"job": {"seed": 1}, "data": data or {}, "sites": {"names": SITES, "alpha": 1.0}}
+    return make_job("m", folder / "train.jsonl", folder / "test.jsonl", **given | sections)
 
 
 @pytest.fixture

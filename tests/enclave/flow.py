@@ -19,12 +19,8 @@ from sealtune.errors import SealtuneError
 from sealtune.job.events import Event, make
 from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.job.spec import (
-    DataSpec,
     Job,
-    JobSpec,
-    ModelSpec,
     NetworkSpec,
-    ProtectionSpec,
     SitesSpec,
     TrainSpec,
     TuningSpec,
@@ -33,18 +29,11 @@ from sealtune.methods.federated.server import FederatedServer
 from sealtune.model.resolve import resolve
 from sealtune.offload.session import OffloadSession
 from sealtune.party.driver import Driver
-from tests.model.tiny import LABELS, make_texts
+from tests import sample_job
+from tests.sample_job import SITES, write_texts
 
-SITES = ("north", "south")
 # (site, "down" or "up", number of the exchange from 0, body) -> body, or None to lose it
 Network = Callable[[str, str, int, bytes], bytes | None]
-
-
-def write_texts(path: Path, count: int, seed: int) -> Path:
-    """A jsonl file of labelled texts."""
-    rows = ({"text": t.text, "label": LABELS[t.label or 0]} for t in make_texts(count, seed))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def make_spare_job(folder: Path, base: Path) -> Job:
@@ -58,16 +47,13 @@ def make_job(folder: Path, base: Path, **sections: Any) -> Job:
     train = write_texts(folder / "train.jsonl", 60, 1)
     test = write_texts(folder / "test.jsonl", 24, 2)
     values: dict[str, Any] = {
-        "job": JobSpec(name="tiny", seed=3, rounds=2),
-        "model": ModelSpec(path=str(base)),
-        "data": DataSpec(train=train, test=test, max_tokens=24),
-        "sites": SitesSpec(names=SITES, partition="dirichlet", alpha=5.0),
+        "job": {"seed": 3, "rounds": 2},
+        "data": {"max_tokens": 24},
+        "sites": {"alpha": 5.0},
         "tuning": TuningSpec(rank=4),
-        "protection": ProtectionSpec(),
         "train": TrainSpec(steps_per_round=3, batch_size=4, learning_rate=5e-3),
-        "network": NetworkSpec(),
     }
-    return Job(**values | sections)
+    return sample_job.make_job(base, train, test, **values | sections)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
 from tests.model.test_training import run as train
 from tests.model.tiny import LABELS, make_llama, make_texts
+from tests.sample_job import write_job
 
 app = typer.Typer(cls=Commands)
 app.command("evaluate")(evaluate)
@@ -50,26 +51,7 @@ def adapter(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def job_file(llama: Path, tmp_path: Path) -> Path:
-    for name, seed in (("train", 3), ("test", 3)):
-        rows = [{"text": t.text, "label": LABELS[t.label or 0]} for t in make_texts(60, seed)]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(lines)
-    path = tmp_path / "job.toml"
-    path.write_text(f"""
-[job]
-name = "tiny"
-[model]
-path = "{llama}"
-[data]
-train = "train.jsonl"
-test = "test.jsonl"
-max_tokens = 32
-[sites]
-names = ["north", "south"]
-partition = "dirichlet"
-alpha = 5.0
-""")
-    return path
+    return write_job(tmp_path, llama, rows=(60, 60), data={"max_tokens": 32}, sites={"alpha": 5.0})
 
 
 def test_evaluate_prints_a_table(adapter: Path, job_file: Path) -> None:
@@ -82,7 +64,7 @@ def test_evaluate_prints_a_table(adapter: Path, job_file: Path) -> None:
 def test_evaluate_counts_as_training_does(adapter: Path, job_file: Path) -> None:
     result = json.loads(command("evaluate", job_file, "--adapter", adapter, "--json").stdout)
     loaded = load_adapter(adapter)
-    texts = make_texts(60, 3)
+    texts = make_texts(60, 2)
     right = sum(
         t.label == shares.index(max(shares))
         for t, shares in zip(texts, classify(loaded, [t.text for t in texts]), strict=True)

@@ -42,7 +42,7 @@ from tests.float64 import as_near_as, distance, in_float64
 from tests.model.spf.decoders import VOCABULARY, make
 from tests.model.test_load import spec
 from tests.model.test_tasks import task_of
-from tests.model.tiny import LABELS, Text, make_llama, make_texts, make_tokenizer
+from tests.model.tiny import LABELS, Text, make_texts, make_tokenizer
 
 BLOCKS, CUT, CLASSES = 4, 2, 3
 NAMES = (
@@ -534,11 +534,6 @@ SPF = {"spf": {"qkv": 0.5, "dense": 0.5}}
 TUNINGS = {"lora": LORA, "spf": SPF, "both": {**LORA, **SPF}}
 
 
-@pytest.fixture(scope="module")
-def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llama(tmp_path_factory.mktemp("deep") / "model", blocks=BLOCKS)
-
-
 def tuning(name: str, **spf: Any) -> TuningSpec:
     values = TUNINGS[name]
     if spf:
@@ -590,10 +585,10 @@ def round_of(model: Any, task: Task, examples: Any, number: int = 1) -> RoundRes
 @pytest.mark.parametrize("name", TUNINGS)
 @pytest.mark.usefixtures("float64")
 def test_a_top_learns_exactly_what_the_whole_model_learns(
-    trained_on: Path, name: str, task: str
+    deep_llama: Path, name: str, task: str
 ) -> None:
-    whole, its_task, texts = whole_model(trained_on, task, tuning(name), torch.float64)
-    top, cut_task, samples = split_model(trained_on, task, tuning(name), torch.float64)
+    whole, its_task, texts = whole_model(deep_llama, task, tuning(name), torch.float64)
+    top, cut_task, samples = split_model(deep_llama, task, tuning(name), torch.float64)
     start = {n: t.clone() for n, t in trainable_state(whole).items()}
     mine = trainable_state(top)
     assert mine.keys() == start.keys()
@@ -629,28 +624,28 @@ def one_gradient(model: Any, task: Task, examples: Any, start: Any) -> Tensor:
 @pytest.mark.parametrize("task", ["classification", "label-words", "causal-lm"])
 @pytest.mark.parametrize("name", TUNINGS)
 def test_a_top_in_float32_is_as_exact_as_the_whole_model(
-    trained_on: Path, name: str, task: str
+    deep_llama: Path, name: str, task: str
 ) -> None:
     """Before any step: AdamW enlarges what float32 rounds, beyond every bound."""
     source = torch.Generator().manual_seed(4)
-    whole = whole_model(trained_on, task, tuning(name))
+    whole = whole_model(deep_llama, task, tuning(name))
     start = {
         n: t + 0.05 * torch.randn(t.shape, generator=source)
         for n, t in trainable_state(whole[0]).items()
     }
-    found = one_gradient(*split_model(trained_on, task, tuning(name)), start)
+    found = one_gradient(*split_model(deep_llama, task, tuning(name)), start)
     other = one_gradient(*whole, start)
     with in_float64():
-        exact = one_gradient(*whole_model(trained_on, task, tuning(name), torch.float64), start)
+        exact = one_gradient(*whole_model(deep_llama, task, tuning(name), torch.float64), start)
     assert as_near_as(found, other, exact), (distance(found, exact), distance(other, exact))
 
 
 @pytest.mark.parametrize("name", TUNINGS)
-def test_checkpointing_changes_no_loss(trained_on: Path, name: str) -> None:
+def test_checkpointing_changes_no_loss(deep_llama: Path, name: str) -> None:
     """The entry gives the same activations to a block that is computed again."""
     results = []
     for on in (False, True):
-        top, task, samples = split_model(trained_on, "classification", tuning(name))
+        top, task, samples = split_model(deep_llama, "classification", tuning(name))
         if on:
             top.activation_checkpointing_enable()
         results.append((round_of(top, task, samples), trainable_state(top)))
@@ -660,10 +655,10 @@ def test_checkpointing_changes_no_loss(trained_on: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TUNINGS)
-def test_a_bfloat16_top_learns_much_the_same(trained_on: Path, name: str) -> None:
+def test_a_bfloat16_top_learns_much_the_same(deep_llama: Path, name: str) -> None:
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        top, task, samples = split_model(trained_on, "causal-lm", tuning(name), dtype)
+        top, task, samples = split_model(deep_llama, "causal-lm", tuning(name), dtype)
         results.append(round_of(top, task, samples))
         assert {p.dtype for p in top.parameters() if not p.requires_grad} == {dtype}
         assert {t.dtype for t in trainable_state(top).values()} == {torch.float32}
@@ -675,12 +670,12 @@ def test_a_bfloat16_top_learns_much_the_same(trained_on: Path, name: str) -> Non
 
 @pytest.mark.parametrize("select", ["l1-largest", "random", "gradient", "activation"])
 def test_a_top_chooses_the_heads_that_the_whole_model_chooses(
-    trained_on: Path, select: str
+    deep_llama: Path, select: str
 ) -> None:
     found = []
     for make_it in (whole_model, split_model):
         what = tuning("spf", select=select)
-        plain, task, examples = make_it(trained_on, "causal-lm", tuning("lora"))
+        plain, task, examples = make_it(deep_llama, "causal-lm", tuning("lora"))
         batch = task.collate(examples[:6])
         model = plain.unload()  # LoRA off again: the bare model, and a task that fits it
 
@@ -694,16 +689,16 @@ def test_a_top_chooses_the_heads_that_the_whole_model_chooses(
 
 
 @pytest.mark.parametrize("name", TUNINGS)
-def test_only_the_top_is_tuned(trained_on: Path, name: str) -> None:
-    whole, _, _ = whole_model(trained_on, "classification", tuning(name))
+def test_only_the_top_is_tuned(deep_llama: Path, name: str) -> None:
+    whole, _, _ = whole_model(deep_llama, "classification", tuning(name))
     blocks = {n.split(".layers.")[1][0] for n in trainable_state(whole) if ".layers." in n}
     assert blocks == {"2", "3"}
     assert any(n.endswith("score.weight") for n in trainable_state(whole))
 
 
 @pytest.mark.parametrize("key", ["lora", "spf"])
-def test_tuning_blocks_that_run_at_the_sites_is_refused(trained_on: Path, key: str) -> None:
-    top = load_part(spec(trained_on), len(LABELS), CUT, "top")
+def test_tuning_blocks_that_run_at_the_sites_is_refused(deep_llama: Path, key: str) -> None:
+    top = load_part(spec(deep_llama), len(LABELS), CUT, "top")
     what = TuningSpec.model_validate({key: {"layers": [1, 3]}})
     with pytest.raises(ConfigError) as caught:
         apply_tuning(top, what, "classification", 5, first_block=CUT)
@@ -712,8 +707,8 @@ def test_tuning_blocks_that_run_at_the_sites_is_refused(trained_on: Path, key: s
     assert problem.message == "names block 1, but blocks 0 to 1 run at the sites"
 
 
-def test_padding_of_a_batch_is_zero_activations_behind_each_text(trained_on: Path) -> None:
-    _, task, samples = split_model(trained_on, "causal-lm", tuning("spf"))
+def test_padding_of_a_batch_is_zero_activations_behind_each_text(deep_llama: Path) -> None:
+    _, task, samples = split_model(deep_llama, "causal-lm", tuning("spf"))
     chosen = sorted(samples, key=lambda sample: sample.tokens)[:: len(samples) - 1]
     batch: Any = task.collate(chosen)
     short, long = (sample.tokens for sample in chosen)
@@ -729,8 +724,8 @@ def test_padding_of_a_batch_is_zero_activations_behind_each_text(trained_on: Pat
     assert batch.labels is None
 
 
-def test_a_batch_of_classes_shows_no_token(trained_on: Path) -> None:
-    _, task, samples = split_model(trained_on, "classification", tuning("spf"))
+def test_a_batch_of_classes_shows_no_token(deep_llama: Path) -> None:
+    _, task, samples = split_model(deep_llama, "classification", tuning("spf"))
     batch = task.collate(samples[:5])
     assert batch.labels is not None
     assert batch.labels.tolist() == [text.label for text in make_texts(40, 3)[:5]]
