@@ -16,12 +16,21 @@ from __future__ import annotations
 import importlib.util
 import runpy
 import sys
-from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from collections.abc import Sequence
+from importlib.machinery import (
+    BuiltinImporter,
+    FileFinder,
+    FrozenImporter,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
+SECTIONS = ("main", "at start", "on demand", "packages", "closed")
 
 
 class Program(NamedTuple):
@@ -31,11 +40,15 @@ class Program(NamedTuple):
         main: the file that is run.
         at_start: what importing it loads, itself and this file included.
         on_demand: what functions may load later.
+        packages: others' packages that it may load, by their names for ``import``.
+        closed: packages in whose place it gets ``closed.py``.
     """
 
     main: str
     at_start: tuple[str, ...]
     on_demand: tuple[str, ...]
+    packages: tuple[str, ...]
+    closed: tuple[str, ...]
 
     @property
     def module(self) -> str:
@@ -49,15 +62,15 @@ def list_file(name: str, root: Path = ROOT) -> Path:
 
 
 def read_program(name: str, root: Path = ROOT) -> Program:
-    """Read a program's list: sections ``[main]``, ``[at start]``, ``[on demand]``."""
-    sections: dict[str, list[str]] = {}
+    """Read a program's list: each section is a line in brackets and the lines that follow."""
+    sections: dict[str, list[str]] = {f"[{part}]": [] for part in SECTIONS}
     for line in list_file(name, root).read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
-            lines = sections[line] = []
+            lines = sections[line]
         elif line:
             lines.append(line)
-    (main,) = sections["[main]"]
-    return Program(main, tuple(sections["[at start]"]), tuple(sections["[on demand]"]))
+    (main,), *parts = sections.values()
+    return Program(main, *map(tuple, parts))
 
 
 class SourceOnly(SourceFileLoader):
@@ -101,8 +114,38 @@ def finder_for(name: str, files: frozenset[str]) -> type[FileFinder]:
     return Finder
 
 
+def finder_of_packages(program: Program) -> type[PathFinder]:
+    """What finds sealtune, Python's library, and of others' packages those that are listed.
+
+    Of the rest a library learns that it is not installed, and does without.
+    """
+    listed = {"sealtune", *sys.stdlib_module_names, *program.packages}
+
+    class Packages(PathFinder):
+        """Finds by the top of a module's name."""
+
+        @classmethod
+        def find_spec(
+            cls,
+            fullname: str,
+            path: Sequence[str] | None = None,
+            target: ModuleType | None = None,
+        ) -> ModuleSpec | None:
+            """Where the module is; None if it is not of a listed package."""
+            top = fullname.partition(".")[0]
+            if top in program.closed:
+                file = str(ROOT / "closed.py")
+                loader = SourceOnly(fullname, file)
+                return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+            if top in listed or top.startswith("_sysconfigdata_"):  # Python's, and of no fixed name
+                return super().find_spec(fullname, path, target)
+            return None
+
+    return Packages
+
+
 def enter(name: str) -> str:
-    """Let this process find the sources of one program and no others.
+    """Let this process find the sources of one program and the packages on its list, no others.
 
     Returns:
         the module that is its main.
@@ -111,6 +154,8 @@ def enter(name: str) -> str:
     files = frozenset(program.at_start + program.on_demand)
     sys.path_hooks.insert(0, finder_for(name, files))
     sys.path_importer_cache.clear()
+    if program.packages:
+        sys.meta_path[:] = [BuiltinImporter, FrozenImporter, finder_of_packages(program)]
     package = importlib.util.spec_from_file_location(
         "sealtune",
         ROOT / "__init__.py",

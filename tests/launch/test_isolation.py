@@ -35,11 +35,16 @@ def package(tmp_path: Path) -> Path:
         "        print(importlib.import_module(name).__file__)\n"
     )
     lines = list_file("site-enclave", root).read_text().splitlines()
-    more = ["enclave/linked.py", "enclave/probe.py"]
     lines[lines.index("[main]") + 1] = "enclave/probe.py"
-    list_file("probe", root).write_text("\n".join([*lines, *more, ""]))
+    list_file("probe", root).write_text("\n".join(lines))
+    put_on_list(root, "enclave/linked.py", "enclave/probe.py")
     (root / "enclave" / "linked.py").write_text("")
     return root
+
+
+def put_on_list(root: Path, *files: str) -> None:
+    path = list_file("probe", root)
+    path.write_text(path.read_text().replace("[on demand]", "\n".join(("[on demand]", *files))))
 
 
 def digest_of(root: Path) -> bytes:
@@ -214,7 +219,40 @@ def test_the_code_digest_covers_nothing_else(package: Path) -> None:
 def test_a_file_put_on_the_list_changes_the_digest(package: Path) -> None:
     (package / "enclave" / "more.py").write_text("x = 1\n")
     before = digest_of(package)
-    with list_file("probe", package).open("a") as file:
-        file.write("enclave/more.py\n")
+    put_on_list(package, "enclave/more.py")
     assert isolated(package, "sealtune.enclave.more").returncode == 0
     assert digest_of(package) != before
+
+
+def adds(package: Path, text: str) -> str:
+    """A further module of the probe's; returns its name."""
+    (package / "enclave" / "extra.py").write_text(text)
+    put_on_list(package, "enclave/extra.py")
+    return "sealtune.enclave.extra"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "huggingface_hub.hf_hub_download('owner/name', 'config.json')",
+        "huggingface_hub.HfApi().model_info('owner/name')",
+        "transformers.AutoConfig.from_pretrained('owner/name')",
+        "huggingface_hub.utils.httpx.get('https://example.org')",
+        "huggingface_hub.get_session()",
+    ],
+)
+def test_an_enclave_opens_no_connection_through_the_hub(package: Path, call: str) -> None:
+    name = adds(package, f"import huggingface_hub, transformers\n{call}\n")
+    online = {k: v for k, v in variables({}).items() if not k.endswith("_OFFLINE")}
+    done = isolated(package, name, env=online)
+    assert done.returncode == 1
+    assert "in a program that opens no connection of its own" in done.stderr
+
+
+def test_an_enclave_finds_no_package_that_is_not_on_its_list(package: Path) -> None:
+    name = adds(package, "import importlib.util as u; assert u.find_spec('pytest') is None\n")
+    done = isolated(package, name)
+    assert done.returncode == 0, done.stderr
+    done = isolated(package, "pytest")
+    assert "No module named 'pytest'" in done.stderr
+    assert ordinary(package, "pytest").returncode == 0

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from sealtune import start
 from sealtune.errors import SealtuneError
-from sealtune.start import ROOT, Program, read_program
+from sealtune.start import ROOT, read_program
 
 # run as a program is: what its main loads, by file
 _PROBE = """
@@ -54,10 +55,8 @@ def facts(name: str) -> Facts:
     Raises:
         SealtuneError: its main cannot be imported.
     """
-    program: Program = read_program(name)
-    return Facts(
-        _size(program.at_start), _size(program.on_demand), tuple(distributions(loaded(name)))
-    )
+    program = read_program(name)
+    return Facts(_size(program.at_start), _size(program.on_demand), distributions(loaded(name)))
 
 
 def loaded(name: str) -> dict[str, str | None]:
@@ -78,11 +77,12 @@ def loaded(name: str) -> dict[str, str | None]:
     return modules
 
 
-def distributions(modules: Iterable[str]) -> list[str]:
+def distributions(modules: Mapping[str, str | None]) -> tuple[str, ...]:
     """The installed packages that these modules are of, sealtune and Python's library apart."""
-    known = metadata.packages_distributions()
-    tops = {module.partition(".")[0] for module in modules} - {"sealtune"}
-    return sorted({name for top in tops for name in known.get(top, ())}, key=str.lower)
+    own = tuple(name for name, file in modules.items() if file and Path(file).is_relative_to(ROOT))
+    tops = {name.partition(".")[0] for name in modules.keys() - own}
+    installed = metadata.packages_distributions()
+    return tuple(sorted({d for top in tops for d in installed.get(top, ())}, key=str.lower))
 
 
 def _size(files: tuple[str, ...]) -> Size:

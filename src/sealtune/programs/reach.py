@@ -11,10 +11,11 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sealtune.start import ROOT, Program, list_file, read_program
+from sealtune.start import ROOT, SECTIONS, Program, list_file, read_program
 
 MAINS = {
     "accelerator": "accelerator/__main__.py",
@@ -27,18 +28,23 @@ MAINS = {
 }
 
 
-def reach(main: str, root: Path = ROOT) -> Program:
-    """What the program with this main may load."""
-    at_start = _closure({"start.py", main}, root, later=False)
+def reach(name: str, root: Path = ROOT) -> Program:
+    """What a program may load; its packages are those that its list names."""
+    path, main = list_file(name, root), MAINS[name]
+    listed = read_program(name, root) if path.is_file() else Program(main, (), (), (), ())
+    stands_in = {"closed.py"} if listed.closed else set()
+    at_start = _closure({"start.py", main} | stands_in, root, later=False)
     on_demand = _closure(at_start, root, later=True) - at_start
-    return Program(main, tuple(sorted(at_start)), tuple(sorted(on_demand)))
+    return listed._replace(
+        main=main, at_start=tuple(sorted(at_start)), on_demand=tuple(sorted(on_demand))
+    )
 
 
 def pin(root: Path = ROOT) -> list[str]:
-    """Write each list anew; returns the programs whose list changed."""
+    """Write each list anew, but for its packages; returns the programs whose list changed."""
     changed = []
-    for name, main in MAINS.items():
-        path, text = list_file(name, root), _as_text(reach(main, root))
+    for name in MAINS:
+        path, text = list_file(name, root), _as_text(reach(name, root))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             changed.append(name)
@@ -47,18 +53,14 @@ def pin(root: Path = ROOT) -> list[str]:
 
 def differences(name: str, root: Path = ROOT) -> list[str]:
     """Lines by which a program's list is not what follows from the imports, for people."""
-    follows, listed = reach(MAINS[name], root), read_program(name, root)
-    lines = [] if follows.main == listed.main else [f"main is {follows.main}"]
-    for part in ("at_start", "on_demand"):
-        new, old = set(getattr(follows, part)), set(getattr(listed, part))
-        lines += [f"+ {path} ({part})" for path in sorted(new - old)]
-        lines += [f"- {path} ({part})" for path in sorted(old - new)]
-    return lines
+    old, new = (_as_text(read(name, root)).splitlines() for read in (read_program, reach))
+    return [line for line in difflib.unified_diff(old, new, lineterm="", n=0) if line[0] in "+-"]
 
 
 def _as_text(program: Program) -> str:
-    parts = ("[main]", program.main, "", "[at start]", *program.at_start, "", "[on demand]")
-    return "\n".join((*parts, *program.on_demand, ""))
+    parts = ((program.main,), *program[1:])
+    sections = zip(SECTIONS, parts, strict=True)
+    return "\n\n".join("\n".join((f"[{name}]", *lines)) for name, lines in sections) + "\n"
 
 
 def _closure(files: Iterable[str], root: Path, *, later: bool) -> set[str]:
