@@ -456,7 +456,7 @@ def against_run(folder: Path) -> Iterator[Item]:
     from sealtune.advise.equipment import take_stock
     from sealtune.advise.estimate import estimate
     from sealtune.advise.shape import read_shape
-    from sealtune.data import discover_labels
+    from sealtune.data.site import discover_labels
     from sealtune.job.load import load_job
 
     job = load_job(folder / "job.toml")

@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from sealtune.cli.signing import throw_away
-from sealtune.data import load_sites
+from sealtune.data.site import load_sites
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.own_data import load_own_data
 from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer

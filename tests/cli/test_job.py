@@ -423,8 +423,8 @@ def test_a_run_starts_from_a_signed_manifest_only(folder: Path) -> None:
 
 def test_enclaves_hold_data_and_code_against_the_manifest(folder: Path) -> None:
     from sealtune.attest import Kind
-    from sealtune.data import load_site
     from sealtune.data.digest import check_data
+    from sealtune.data.site import load_site
     from sealtune.enclave.trust import trust_for
     from sealtune.errors import DigestMismatchError
 

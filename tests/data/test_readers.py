@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.data import read_rows
 from sealtune.data.hub import parse_address
+from sealtune.data.readers import read_rows
 from sealtune.errors import DataError
 
 Rows = list[dict[str, Any]]

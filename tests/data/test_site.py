@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sealtune.data import Example, discover_labels, load_site, load_sites
+from sealtune.data.site import Example, discover_labels, load_site, load_sites
 from sealtune.errors import DataError
 from sealtune.job.spec import Job
 from tests.sample_job import make_job

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.data import Template
+from sealtune.data.template import Template
 from sealtune.errors import DataError
 
 

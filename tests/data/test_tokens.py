@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sealtune.data import Example, count_tokens
-from sealtune.data.tokens import text_ids
+from sealtune.data.site import Example
+from sealtune.data.tokens import count_tokens, text_ids
 from sealtune.errors import DataError
 
 

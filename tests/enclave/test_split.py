@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from sealtune.data import load_sites
+from sealtune.data.site import load_sites
 from sealtune.enclave.top_trainer import EVERYBODY
 from sealtune.errors import SiteLostError, StorageError
 from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec

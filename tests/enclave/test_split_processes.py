@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sealtune.data import load_sites
+from sealtune.data.site import load_sites
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.trust import owner_trust
 from sealtune.errors import ProcessDiedError, StorageError

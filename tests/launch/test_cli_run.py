@@ -63,7 +63,7 @@ class Stage:
 
     @staticmethod
     def resolve(job: Job) -> SimpleNamespace:
-        from sealtune.data import discover_labels
+        from sealtune.data.site import discover_labels
 
         discover_labels(job)
         return SimpleNamespace(

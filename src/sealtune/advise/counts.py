@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sealtune.advise.costs import Batch
-from sealtune.data import Example, load_sites
+from sealtune.data.site import Example, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.batches import epoch_batches, sorted_batches
 from sealtune.model.load import load_tokenizer

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import sealtune
 from sealtune.baseline.progress import Steps
 from sealtune.baseline.workbench import Workbench, weighted_mean
-from sealtune.data import Example
+from sealtune.data.site import Example
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sealtune.data import Example, SiteData, discover_labels, load_sites
+from sealtune.data.site import Example, SiteData, discover_labels, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model, load_tokenizer

@@ -64,7 +64,7 @@ def advise(
     """
     from sealtune.advise.assess import assess
     from sealtune.advise.choose import choose
-    from sealtune.data import discover_labels
+    from sealtune.data.site import discover_labels
     from sealtune.job.load import check_files, load_job
 
     job = load_job(job_file)

@@ -40,7 +40,7 @@ def plan(
 
         sealtune plan job.toml --json > plan.json
     """
-    from sealtune.data import discover_labels
+    from sealtune.data.site import discover_labels
     from sealtune.job.load import check_files, load_job
     from sealtune.model.placement import make_plan
 

@@ -254,8 +254,8 @@ def _render(texts: list[str], template: str) -> list[str]:
 
 
 def _from_file(path: Path, template: str) -> list[str]:
-    from sealtune.data import read_rows
     from sealtune.data.lines import read_lines
+    from sealtune.data.readers import read_rows
     from sealtune.data.template import Template
 
     if path.suffix.lower() == ".txt":

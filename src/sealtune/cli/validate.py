@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from sealtune.advise.estimate import Option
-    from sealtune.data import SiteData
+    from sealtune.data.site import SiteData
     from sealtune.job.spec import Job
     from sealtune.model.files import ModelFiles
 

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from sealtune.errors import DataError
-from sealtune.job.load import HUB_PREFIX
+from sealtune.job.sources import HUB_PREFIX
 
 _PART = r"[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"({_PART}/{_PART}|{_PART})(?::([\w.-]+))?:([\w.-]+)")

@@ -12,14 +12,17 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sealtune.data.partition import Indices, apportion, partition, subsample
 from sealtune.data.readers import Row, read_rows
 from sealtune.data.template import Template, kind_of
 from sealtune.errors import DataError
 from sealtune.job.spec import Job
+
+if TYPE_CHECKING:
+    from sealtune.data.partition import Indices
 
 SHOWN = 5  # faulty rows named in one message
 
@@ -111,6 +114,8 @@ def load_sites(
 
 def subsample_test(job: Job, labels: Sequence[str]) -> Indices:
     """Which pooled test rows count, under ``data.max_test_rows``: ascending row numbers."""
+    from sealtune.data.partition import subsample
+
     return subsample(labels, job.data.max_test_rows, job.job.seed)
 
 
@@ -123,6 +128,8 @@ def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
     train, test = (read_rows(path, _columns(job)) for path in (train_path, test_path))
     kept = np.arange(len(test), dtype=np.int64)
     if job.data.max_test_rows is not None:
+        from sealtune.data.partition import apportion, subsample
+
         sites = len(job.sites.names)
         share = apportion(np.ones(sites), job.data.max_test_rows)[job.sites.names.index(site)]
         classes = _labels(job, test_path, test) if _needs_labels(job) else [""] * len(test)
@@ -135,6 +142,8 @@ def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
 
 
 def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _Part]:
+    from sealtune.data.partition import partition
+
     columns = _columns(job)
     train, test = read_rows(train_path, columns), read_rows(test_path, columns)
     train_labels = _labels(job, train_path, train)

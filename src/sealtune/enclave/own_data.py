@@ -5,8 +5,8 @@ Trust domain: client enclave (federated), data owner (split).
 
 from __future__ import annotations
 
-from sealtune.data import SiteData, load_site
 from sealtune.data.digest import check_data
+from sealtune.data.site import SiteData, load_site
 from sealtune.enclave.events import Emit
 from sealtune.job.resolved import Resolved
 from sealtune.model.fit import check_tokenizer, fit_texts

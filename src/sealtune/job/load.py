@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.describe import describe, sections
+from sealtune.job.sources import SUFFIXES, is_hub_data
 from sealtune.job.spec import (
     DataSpec,
     Job,
@@ -34,8 +35,6 @@ from sealtune.job.spec import (
     method_problems,
 )
 
-HUB_PREFIX = "hf:"  # a data set of the Hugging Face hub: hf:owner/name:split
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 MAX_JOB_BYTES = 1 << 20
 
 _Path = tuple[str | int, ...]
@@ -56,11 +55,6 @@ def load_job(path: Path) -> Job:
     if job is None:
         raise ConfigError(str(path), problems, hint="docs/job-file.md explains every key")
     return _absolute(job, Path(os.path.abspath(path)).parent)
-
-
-def is_hub_data(path: Path) -> bool:
-    """Whether ``path`` names a data set of the Hugging Face hub instead of a file."""
-    return str(path).startswith(HUB_PREFIX)
 
 
 def check_files(job: Job) -> None:

@@ -5,8 +5,8 @@ Trust domain: data owners' machine, before they sign.
 
 from __future__ import annotations
 
-from sealtune.data import discover_labels, load_sites
 from sealtune.data.digest import identify
+from sealtune.data.site import discover_labels, load_sites
 from sealtune.errors import DigestMismatchError
 from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.settings import Settings

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sealtune.data import Example, TokenCounts, count_tokens
+from sealtune.data.site import Example
+from sealtune.data.tokens import TokenCounts, count_tokens
 from sealtune.errors import DataError, ModelError
 from sealtune.job.spec import Job
 from sealtune.model.tasks import padded

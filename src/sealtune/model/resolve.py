@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sealtune.data import SiteData, TokenCounts, discover_labels, load_sites
 from sealtune.data.digest import identify
+from sealtune.data.site import SiteData, discover_labels, load_sites
+from sealtune.data.tokens import TokenCounts
 from sealtune.errors import DataError, ModelError
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, make_manifest

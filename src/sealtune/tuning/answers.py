@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from sealtune.data import load_sites
+from sealtune.data.site import load_sites
 from sealtune.data.tokens import text_ids
 from sealtune.errors import AdapterMismatchError, DataError
 from sealtune.job.spec import Job
