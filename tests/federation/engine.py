@@ -54,7 +54,7 @@ class Engine:
 
     @property
     def authority(self) -> str:
-        return self.flower.credentials.ca.read_text()
+        return self.flower.credentials.certificate.read_text()
 
     def credentials(self, name: str) -> Credentials:
         return make_credentials(self.folder / name, ("a", "b"))

@@ -150,7 +150,7 @@ def test_a_known_public_key_is_not_enough(engine: Engine) -> None:
 def test_who_is_not_the_relay_is_not_joined(engine: Engine) -> None:
     """The site's program trusts the run's authority only."""
     engine.relay()
-    other = engine.credentials("other").ca.read_text()
+    other = engine.credentials("other").certificate.read_text()
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         Membership(engine.address, other, node_key(engine.flower.credentials.nodes["a"]))
 

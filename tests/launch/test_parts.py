@@ -58,12 +58,12 @@ def test_a_port_in_use_is_named() -> None:
         assert "--port" in caught.value.hint
 
 
-def test_tls_works_with_the_run_authority_and_no_other(tmp_path: Path) -> None:
+def test_tls_works_with_the_relays_own_certificate_and_no_other(tmp_path: Path) -> None:
     ours = make_credentials(tmp_path / "a", ("x",))
     theirs = make_credentials(tmp_path / "b", ("x",))
-    assert _handshake(ours.certificate, ours.key, ours.ca) == "127.0.0.1 ok"
+    assert _handshake(ours.certificate, ours.key, ours.certificate) == "127.0.0.1 ok"
     with pytest.raises(ssl.SSLCertVerificationError):
-        _handshake(theirs.certificate, theirs.key, ours.ca)
+        _handshake(theirs.certificate, theirs.key, ours.certificate)
 
 
 def _handshake(certificate: Path, key: Path, ca: Path) -> str:
@@ -119,7 +119,7 @@ def test_the_engine_gets_its_own_files_and_listens_to_this_machine(tmp_path: Pat
     assert set(contents[0]["sites"]) == {"a", "b"}
     assert contents[1] == {
         "relay": "127.0.0.1:1234",
-        "authority": str(made.ca),
+        "authority": str(made.certificate),
         "key": str(made.nodes["a"]),
         "socket": str(tmp_path / "a.sock"),
         "spool": str(tmp_path / "spool"),

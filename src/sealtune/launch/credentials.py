@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from sealtune.launch.ports import HOST
 
@@ -30,12 +30,11 @@ class Credentials:
     """Files that the network engine's programs take.
 
     Attributes:
-        ca: certificate of this run's own authority.
-        certificate, key: of the relay, for 127.0.0.1 and localhost.
+        certificate, key: of the relay, for 127.0.0.1 and localhost; the certificate is its own
+            authority, and the only one that nodes trust.
         nodes: site -> private key (OpenSSH); the public one has the suffix ``.pub``.
     """
 
-    ca: Path
     certificate: Path
     key: Path
     nodes: dict[str, Path]
@@ -44,96 +43,47 @@ class Credentials:
 def make_credentials(folder: Path, sites: tuple[str, ...]) -> Credentials:
     """Write fresh credentials into ``folder``, readable by this user only."""
     folder.mkdir(mode=0o700)
-    now = datetime.datetime.now(datetime.UTC)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("sealtune run authority")
-    ca = _certificate(ca_name, ca_name, ca_key.public_key(), now, ca=True).sign(
-        ca_key, hashes.SHA256()
-    )
     key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName(
-        [x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")]
-    )
-    certificate = (
-        _certificate(_name("sealtune"), ca_name, key.public_key(), now, ca=False)
-        .add_extension(names, critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
     nodes = {}
     for site in sites:
         node = ec.generate_private_key(ec.SECP384R1())
-        nodes[site] = _private(folder / f"node-{site}", _openssh(node))
+        nodes[site] = _private(
+            folder / f"node-{site}", _pem(node, serialization.PrivateFormat.OpenSSH)
+        )
         public = node.public_key().public_bytes(
             serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
         )
         _private(folder / f"node-{site}.pub", public)
     return Credentials(
-        ca=_private(folder / "ca.pem", ca.public_bytes(pem)),
-        certificate=_private(folder / "tls.pem", certificate.public_bytes(pem)),
-        key=_private(folder / "tls.key", _pkcs8(key)),
+        certificate=_private(folder / "tls.pem", _self_signed(key)),
+        key=_private(folder / "tls.key", _pem(key, serialization.PrivateFormat.PKCS8)),
         nodes=nodes,
     )
 
 
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    now: datetime.datetime,
-    *,
-    ca: bool,
-) -> x509.CertificateBuilder:
-    return (
+def _self_signed(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate for this machine that vouches for itself and for no other."""
+    now, public = datetime.datetime.now(datetime.UTC), key.public_key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sealtune relay")])
+    names = [x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")]
+    certificate = (
         x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + _VALID)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=0 if ca else None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(_usage(ca=ca), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
     )
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _openssh(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
+def _pem(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def _private(path: Path, data: bytes) -> Path:

@@ -54,7 +54,7 @@ class Flower:
         """A site's connection to the relay."""
         content = {
             "relay": f"{HOST}:{self.port}",
-            "authority": str(self.credentials.ca),
+            "authority": str(self.credentials.certificate),
             "key": str(self.credentials.nodes[site]),
             "socket": str(socket),
             "spool": str(spool),
