@@ -12,19 +12,18 @@ import threading
 from collections.abc import Iterable
 from copy import deepcopy
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.app.message.message import make_message
 from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
-from flwr.serverapp import Grid
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from sealtune.errors import FederationError, FrameError
+from sealtune.federation.grid import OneRunGrid
 from sealtune.federation.objects import MAX_OBJECTS, put_together, take_apart
 
 _BEAT = 20.0  # seconds; Flower ends a run whose app was silent for a minute
@@ -35,7 +34,7 @@ def link_state() -> InMemoryLinkState:
     return InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
 
 
-class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
+class LinkGrid(OneRunGrid):
     """A run without an app, and its messages.
 
     Args:
@@ -55,29 +54,14 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
         task = self._run.primary_task_id
         if task is None or state.claim_task(task) is None or not state.activate_task(task):
             raise FederationError("Flower refuses to make a run")
-        TaskIdentity.run_id, TaskIdentity.task_id = run_id, task
-        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        super().__init__(run_id, SUPERLINK_NODE_ID, task)
         self._closed = threading.Event()
         threading.Thread(target=self._beat, args=(task,), daemon=True, name="run").start()
-
-    def set_run(self, run: Run) -> None:
-        """There is one run only."""
 
     @property
     def run(self) -> Run:
         """The run."""
         return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """See ``Grid``."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of the nodes that are online."""
@@ -127,12 +111,6 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
                 replies.append(reply)
         return replies
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Not offered: sealtune polls for itself."""
-        raise NotImplementedError("push and pull instead")
-
     def close(self) -> None:
         """Let the run end."""
         self._closed.set()
@@ -165,20 +143,20 @@ class LinkGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
         Raises:
             FrameError: there are too many, or one is gone.
         """
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         todo = [identity]
         while todo:
             name = todo.pop()
-            if name in found:
+            if name in contents:
                 continue
-            entry = self._state.object_store.store.get(name)
-            if entry is None:
+            stored = self._state.object_store.store.get(name)
+            if stored is None:
                 raise FrameError("its content is gone")
-            found[name] = entry.content
-            if len(found) > MAX_OBJECTS or len(entry.child_object_ids) > MAX_OBJECTS:
+            contents[name] = stored.content
+            if len(contents) > MAX_OBJECTS or len(stored.child_object_ids) > MAX_OBJECTS:
                 raise FrameError(f"a Flower message of more than {MAX_OBJECTS} objects")
-            todo += entry.child_object_ids
-        return found if all(found.values()) else None
+            todo += stored.child_object_ids
+        return contents if all(contents.values()) else None
 
     def _delete(self, head: Message) -> None:
         self._state.object_store.delete(head.metadata.message_id)

@@ -12,14 +12,11 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
-_RUN = 1
-_SERVER = 1  # Flower's id of the SuperLink
+from sealtune.federation.grid import OneRunGrid
 
 
 class LocalNode:
@@ -75,7 +72,7 @@ class LocalNode:
                 self._replies[message.metadata.message_id] = reply
 
 
-class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
+class LocalGrid(OneRunGrid):
     """A ``Grid`` over ``LocalNode``s.
 
     Args:
@@ -93,26 +90,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
         self.spy = spy
         self._where: dict[str, LocalNode] = {}
         self._errors: dict[str, Message] = {}
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _SERVER, 1
-
-    def set_run(self, run: Run) -> None:
-        """There is one run only."""
-
-    @property
-    def run(self) -> Run:
-        """There is one run only, and nothing is known about it."""
-        raise NotImplementedError("the in-memory grid has no run information")
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """See ``Grid``."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+        super().__init__(run=1, node=SUPERLINK_NODE_ID, task=1)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of the nodes that are online."""
@@ -157,12 +135,6 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked here
             if reply is not None:
                 replies.append(reply)
         return replies
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Not offered: sealtune polls for itself."""
-        raise NotImplementedError("push and pull instead")
 
     def close(self) -> None:
         """End the nodes' threads."""
