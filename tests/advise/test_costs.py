@@ -23,7 +23,7 @@ from sealtune.model.batches import epoch_batches
 from sealtune.model.cut_chunk import Chunk
 from sealtune.model.load import load_model
 from sealtune.model.partial import load_part
-from sealtune.model.placement import make_plan
+from sealtune.plan.planner import make_plan
 from sealtune.tuning.apply import apply_tuning
 from tests.advise.conftest import BLOCKS, CLASSES
 from tests.sample_job import make_job

@@ -35,7 +35,7 @@ from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Task
 from sealtune.model.trainable import trainable_state
 from sealtune.model.training import RoundResult, evaluate, local_round
-from sealtune.plan.split import make_split_plan
+from sealtune.plan.planner import make_plan
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.spf import chosen_heads
 from tests.float64 import as_near_as, distance, in_float64
@@ -252,7 +252,7 @@ def test_other_decoders_are_cut_exactly_or_refused_at_once(
         model.save_pretrained(tmp_path)
     where = spec(tmp_path, "causal-lm")
     try:
-        make_split_plan(split_job(where), None)
+        make_plan(split_job(where), None)
         for part in PARTS:
             load_part(where, None, CUT, part)  # type: ignore[arg-type]
     except UnsupportedModelError:

@@ -22,7 +22,7 @@ from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import load_part
 from sealtune.model.tasks import CausalLM, LabelWords, Task
-from sealtune.plan.split import make_split_plan
+from sealtune.plan.planner import make_plan
 from sealtune.tuning.adapter import load_adapter
 from sealtune.tuning.merge import merge_adapter
 from tests.model.families import FAMILIES, make_family
@@ -149,7 +149,7 @@ class Cut(CutTask):
 @pytest.mark.parametrize("name", UNCUT)
 def test_what_cannot_be_cut_is_refused_by_name(folder_of: FolderOf, name: str) -> None:
     with pytest.raises(UnsupportedModelError):
-        make_split_plan(split_job(spec(folder_of(name), "causal-lm")), None)
+        make_plan(split_job(spec(folder_of(name), "causal-lm")), None)
 
 
 # a bias, a cap, a scale; tied; stored transposed; one matrix for query, key and value

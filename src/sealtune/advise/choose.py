@@ -11,6 +11,7 @@ from typing import Literal
 
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.estimate import Option
+from sealtune.job.method import METHODS
 from sealtune.job.spec import Job
 from sealtune.job.units import duration, size
 from sealtune.tuning.apply import early_layers
@@ -64,7 +65,8 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     """Why an option is out of the question; empty if it is not."""
     spec = equipment.spec
     found = _unwanted(option, job)
-    if option.way == "federated-lora" and not spec.client_tee:
+    method = METHODS.get(option.way)
+    if method and "site" in method.attested and not spec.client_tee:
         found.append("needs a TEE at every site, and there is none (client_tee = false)")
     for part, words, there in (
         ("client_enclave", "client TEE", equipment.client_gib),
@@ -84,11 +86,11 @@ def _unwanted(option: Option, job: Job) -> list[str]:
     wish, found = job.protection.protect, []
     if option.way == "plain" and wish != "insecure-none":
         found.append("protects nothing: all data lie in one place")
-    if option.way == "federated-lora":
-        if wish == "adapter+data" and option.protect == "adapter":
-            found.append("shows the data to the accelerator, and protect is 'adapter+data'")
-        if job.tuning.spf is not None:
-            found.append("cannot tune with SPF")
+    if wish == "adapter+data" and option.protect == "adapter":
+        found.append("shows the data to the accelerator, and protect is 'adapter+data'")
+    method = METHODS.get(option.way)
+    if method and "tuning.spf" in method.unused and job.tuning.spf is not None:
+        found.append("cannot tune with SPF")
     for key, early in early_layers(job.tuning, option.cut or 0).items():
         found.append(f"{key} names block {min(early)}, below the cut")
     return found

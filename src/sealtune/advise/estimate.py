@@ -16,6 +16,7 @@ from sealtune.advise.costs import Batch
 from sealtune.advise.counts import Counts, Part
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.shape import Shape
+from sealtune.job.method import method_of
 from sealtune.job.spec import Job, SplitSpec
 from sealtune.model.cut import cut_at
 from sealtune.model.cut_chunk import CHUNK
@@ -60,11 +61,9 @@ class Option:
     @property
     def name(self) -> str:
         """For people."""
-        if self.way == "plain":
-            return "plain PEFT"
-        if self.way == "split":
+        if self.cut is not None:
             return f"Method 2 (split), cut {self.cut}"
-        return f"Method 1, {self.protect}"
+        return f"Method 1, {self.protect}" if self.protect else "plain PEFT"
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,17 @@ def cuts(job: Job, blocks: int) -> list[int]:
     """Cuts to look at: every one of a small model, else about ten, and always the job's own."""
     every = range(1, blocks)
     some = every if blocks <= MANY else {round(i * blocks / (FEW + 1)) for i in range(1, FEW + 1)}
-    own = {cut_at(job.split.cut, blocks)} if job.split else set()
-    return sorted({*some, *own})
+    return sorted({*some, *_own_cut(job, blocks)})
+
+
+def _own_cut(job: Job, blocks: int) -> set[int]:
+    """The job's own cut, if it names one."""
+    return {cut_at(job.split.cut, blocks)} if job.split else set()
 
 
 def _plan(job: Job, counts: Counts) -> _Plan:
     rows = {site: part.rows for site, part in counts.train.items()}
-    if job.job.method == "federated-lora":
+    if not method_of(job.job.method).server_trains:
         site = {name: job.train.steps(count) for name, count in rows.items()}
         return _Plan(job.job.rounds, site, sum(site.values()))
     pooled = job.train.steps(sum(rows.values()))
@@ -255,7 +258,7 @@ def _split(
         way="split",
         protect="",
         cut=cut,
-        own=job.split is not None and cut == cut_at(job.split.cut, len(shape.blocks)),
+        own=cut in _own_cut(job, len(shape.blocks)),
         memory_mib=_memory(server=server, owner=owner),
         bytes=_bytes(up, sum(uploads.values()), len(uploads) * down, 0),
         seconds=seconds,

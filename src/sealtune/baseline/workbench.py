@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sealtune.data.site import Example, SiteData, discover_labels, load_sites
 from sealtune.job.spec import Job
-from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import make_task
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
+from sealtune.plan.planner import first_block
 from sealtune.tuning.apply import apply_tuning
 
 State = Mapping[str, Tensor]
@@ -43,7 +43,6 @@ class Workbench:
         )
         count = len(labels) or None
         base = load_model(job.model, count)
-        first = 0 if job.split is None else cut_at(job.split.cut, base.config.num_hidden_layers)
         self.sites: dict[str, SiteData] = load_sites(job, labels)
 
         def calibrate() -> Tensor:
@@ -55,7 +54,7 @@ class Workbench:
             job.tuning,
             job.model.task,
             job.job.seed,
-            first_block=first,
+            first_block=first_block(job, base.config.num_hidden_layers),
             calibrate=calibrate,
         )
         self.initial = self.state()

@@ -17,6 +17,7 @@ from rich.text import Text
 from sealtune.attest import AppraisalPolicy, Kind
 from sealtune.job.keys import fingerprint, public_from_hex, spaced
 from sealtune.job.manifest import Manifest
+from sealtune.job.method import method_of
 from sealtune.job.printable import printable
 from sealtune.job.spec import TuningSpec
 from sealtune.report import parties, split_parties
@@ -70,18 +71,13 @@ def show_manifest(
 
 
 def _cohort(manifest: Manifest) -> str:
-    if manifest.method == "split":
-        what = "training starts with the samples of"
-    else:
-        what = "every aggregate holds the updates of"
+    what = method_of(manifest.method).cohort
     sites = _count(manifest.settings.quorum, "site")
     return f"{what} at least {sites}, of {_count(manifest.min_cohort, 'organisation')} or more"
 
 
 def _attested(manifest: Manifest) -> str:
-    if manifest.method == "split":  # in between nothing is sent
-        return "before samples are sent, and anew at the end"
-    return f"anew every {_count(manifest.epoch, 'round')}"
+    return method_of(manifest.method).reattested.format(epoch=_count(manifest.epoch, "round"))
 
 
 def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:

@@ -42,7 +42,7 @@ def plan(
     """
     from sealtune.data.site import discover_labels
     from sealtune.job.load import check_files, load_job
-    from sealtune.model.placement import make_plan
+    from sealtune.plan.planner import make_plan
 
     job = load_job(job_file)
     check_files(job)

@@ -51,11 +51,12 @@ def validate(
 
 def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> None:
     """Steps and time, since a run of too few looks broken and one of too many never ends."""
+    from sealtune.job.method import method_of
     from sealtune.job.units import duration
 
     rows = {name: len(data.train) for name, data in sites.items()}
     rounds = job.job.rounds
-    if job.job.method == "split":
+    if method_of(job.job.method).server_trains:
         steps = job.train.steps(sum(rows.values()))
         shown = f"{steps} in the server enclave"
     else:

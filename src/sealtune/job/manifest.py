@@ -40,14 +40,13 @@ from sealtune.errors import (
 from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_from_hex
+from sealtune.job.method import method_of
 from sealtune.job.plan import SlicePlan
 from sealtune.job.printable import printable
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Name
 
 PAYLOAD_TYPE = "application/vnd.sealtune.job+json"
-# what this version's enclaves keep to: a federated site's enclave holds the adapter all along
-RELEASES = {"federated-lora": ("participants",), "split": ("participants", "never")}
 LONGEST = timedelta(days=366)
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -166,7 +165,7 @@ class Manifest(_Strict):
                 raise ValueError(f"two participants have the same {what}")
         if self.settings.quorum > len(sites):
             raise ValueError(f"network.min_sites is {self.settings.quorum} of {len(sites)} sites")
-        least = _least_cohort(self.method, len(self.participants))
+        least = method_of(self.method).least_cohort(len(self.participants))
         if not least <= self.min_cohort <= len(self.participants):
             raise ValueError(
                 f"min_cohort is {self.min_cohort}; with {len(self.participants)} organisations it "
@@ -238,7 +237,7 @@ def make_manifest(
         # as many as sites are needed, where there are so many
         "min_cohort": max(
             min(settings.quorum, len(participants)),
-            _least_cohort(settings.job.method, len(participants)),
+            method_of(settings.job.method).least_cohort(len(participants)),
         ),
         "dp": None,
         "release": release,
@@ -343,17 +342,12 @@ def check_time(manifest: Manifest, at: datetime | None = None) -> None:
 
 def check_terms(manifest: Manifest) -> None:
     """Raise UnsupportedTermsError if it asks for what this version's enclaves do not keep to."""
-    possible = RELEASES[manifest.method]
+    possible = method_of(manifest.method).releases
     if manifest.release not in possible:
         raise UnsupportedTermsError(
             f"the release rule '{manifest.release}' cannot be kept yet in a {manifest.method} job",
             hint=f"possible: {', '.join(possible)}",
         )
-
-
-def _least_cohort(method: str, organisations: int) -> int:
-    """An average of one organisation's updates alone would hand them to the others."""
-    return min(2, organisations) if method == "federated-lora" else 1
 
 
 def _canonical(content: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sealtune.job.describe import describe, field, sections
+from sealtune.job.method import method_of
 from sealtune.job.storage import write_atomic
 
 _HEAD = """\
@@ -30,19 +31,15 @@ _HEAD = """\
 #
 # Relative paths start at this file's folder; ~ is your home folder.
 """
-_LEFT_OUT = {
-    "federated-lora": ("split", "tuning.spf", "equipment"),
-    "split": ("protection.protect", "protection.integrity_bits", "equipment"),
-}
 
 
 def template(method: str) -> str:
     """A job file of ``method`` in which every key stands, explained."""
-    text, tables = _HEAD, sections()
+    text, tables, left_out = _HEAD, sections(), method_of(method).unused
     for name, keys in tables.items():
         paths = [f"{name}.{key}" for key in keys if f"{name}.{key}" not in tables]
-        shown = [path.split(".") for path in paths if path not in _LEFT_OUT[method]]
-        if shown and name not in _LEFT_OUT[method]:
+        shown = [path.split(".") for path in paths if path not in left_out]
+        if shown and name not in left_out:
             text += f"\n[{name}]\n"
             text += _comment(_node(name.split("."))["description"]) if "." in name else ""
             text += "".join(_entry(path, method) for path in shown)

@@ -75,9 +75,7 @@ class Resolved:
         Raises:
             ModelError: the job is of another method.
         """
-        if self.job.split is None:
-            raise ModelError("the job is not split")
-        return self.job.split
+        return self.job.split_settings
 
     @property
     def plan_digest(self) -> str:

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sealtune.errors import Problem
+from sealtune.errors import ConfigError, Problem
 from sealtune.job.template import parse_template
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -304,6 +304,18 @@ class Job(Section):
     def quorum(self) -> int:
         """Number of updates that a round needs."""
         return self.network.min_sites or len(self.sites.names)
+
+    @property
+    def split_settings(self) -> SplitSpec:
+        """``[split]``, for code that runs in no job without it.
+
+        Raises:
+            ConfigError: the job is of another method.
+        """
+        if self.split is None:
+            problem = Problem("split", f"is missing: the job is {self.job.method}")
+            raise ConfigError("the job", [problem])
+        return self.split
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

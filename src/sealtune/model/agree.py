@@ -12,7 +12,7 @@ from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job, ModelSpec
 from sealtune.model.files import model_files
-from sealtune.model.placement import make_plan
+from sealtune.plan.planner import make_plan
 
 
 def identify_model(spec: ModelSpec) -> ModelIdentity:

@@ -177,10 +177,8 @@ def layout_of(job: Job, classes: int) -> Layout:
         classes: how many the job has; 0 for ``causal-lm``.
     """
     config = load_config(job.model)
-    if job.split is None:
-        raise DataError("the job is not split")
     return Layout(
-        form=job.split.activations,
+        form=job.split_settings.activations,
         width=int(config.hidden_size),
         max_tokens=job.data.max_tokens,
         classes=classes,

@@ -32,8 +32,8 @@ from sealtune.model.files import ModelFiles, model_digest, model_files
 from sealtune.model.fit import check_tokenizer, fit_texts
 from sealtune.model.load import load_config, load_tokenizer
 from sealtune.model.partial import check_weights
-from sealtune.model.placement import make_plan
 from sealtune.model.tasks import make_task
+from sealtune.plan.planner import make_plan
 
 
 @dataclass(frozen=True)

@@ -35,16 +35,15 @@ def cut_of(job: Job, blocks: int) -> int:
     Raises:
         ConfigError: the cut is outside the model.
     """
-    if job.split is None:
-        raise UnsupportedModelError("the job has no section [split]")
-    return cut_at(job.split.cut, blocks)
+    return cut_at(job.split_settings.cut, blocks)
 
 
-def make_split_plan(job: Job, num_labels: int | None) -> SlicePlan:
+def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> SlicePlan:
     """Plan a split job's model.
 
     Args:
         num_labels: number of classes, for the classification head; None for other tasks.
+        backbone: without effect: no int8 file is needed.
 
     Raises:
         ConfigError: the cut is outside the model, or tuned blocks run at the sites.

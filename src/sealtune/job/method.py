@@ -1,0 +1,91 @@
+"""What a job's method fixes: which programs run, who proves what, and what may be released.
+
+    method_of(manifest.method).releases
+
+Nothing else asks which method a job is of; each room keeps what is its own under the same names
+(``plan.planner``, ``report.methods``).
+
+Trust domain: every process; public facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to tune a model together.
+
+    Attributes:
+        name: as in ``job.method``.
+        programs: ``server`` and ``site`` -> the program that runs there (``sealtune.programs``).
+        attested: which of them run in a TEE and show evidence; a site that does not signs with its
+            organisation's key.
+        accelerated: whether each site's enclave has an accelerator.
+        server_trains: whether the server trains, on the samples of all sites; otherwise each site
+            does, and the server aggregates.
+        releases: rules of release that its enclaves keep to.
+        least_organisations: whose contributions an aggregate comes from at least, where there are
+            so many.
+        unused: sections and keys of the job file that it does not read.
+        cohort: what the quorum is about, for people.
+        reattested: when both sides prove themselves anew, for people; ``{epoch}`` is filled in.
+    """
+
+    name: str
+    programs: Mapping[str, str]
+    attested: tuple[str, ...]
+    accelerated: bool
+    server_trains: bool
+    releases: tuple[str, ...]
+    least_organisations: int
+    unused: tuple[str, ...]
+    cohort: str
+    reattested: str
+
+    def least_cohort(self, organisations: int) -> int:
+        """Organisations that an aggregate comes from at least, of so many."""
+        return min(self.least_organisations, organisations)
+
+    @property
+    def sites_sign(self) -> bool:
+        """Whether a site proves who it is with its organisation's key."""
+        return "site" not in self.attested
+
+
+METHODS = {
+    one.name: one
+    for one in (
+        Method(
+            name="federated-lora",
+            programs={"server": "aggregator", "site": "site-enclave"},
+            attested=("server", "site"),
+            accelerated=True,
+            server_trains=False,
+            releases=("participants",),  # a site's enclave holds the adapter all along
+            least_organisations=2,  # an average of one's updates would hand them to the others
+            unused=("split", "tuning.spf", "equipment"),
+            cohort="every aggregate holds the updates of",
+            reattested="anew every {epoch}",
+        ),
+        Method(
+            name="split",
+            programs={"server": "split-server", "site": "owner-site"},
+            attested=("server",),
+            accelerated=False,
+            server_trains=True,
+            releases=("participants", "never"),
+            least_organisations=1,
+            unused=("protection.protect", "protection.integrity_bits", "equipment"),
+            cohort="training starts with the samples of",
+            reattested="before samples are sent, and anew at the end",  # in between nothing is sent
+        ),
+    )
+}
+
+
+def method_of(name: str) -> Method:
+    """The method of that name; a job file's is one of them."""
+    return METHODS[name]
