@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -31,12 +32,9 @@ from tests.attest import amd, intel
 from tests.attest.authority import Authority
 from tests.attest.public import SERVER
 
-# VCEK, ASK and ARK in a host's table of certificates
-_NAMES = (
-    "63da758d-e664-4564-adc5-f4b93be8accd",
-    "4ab7b379-bbac-4fe4-a02f-05aef327c782",
-    "c0b406a4-a803-4952-9743-3fb6014cd0ae",
-)
+VCEK = "63da758d-e664-4564-adc5-f4b93be8accd"
+ASK = "4ab7b379-bbac-4fe4-a02f-05aef327c782"
+ARK = "c0b406a4-a803-4952-9743-3fb6014cd0ae"
 _TCB = {"bootloader": 3, "tee": 2, "snp": 8, "microcode": 0x73}  # of `amd.TCB`
 
 
@@ -48,6 +46,10 @@ class SoftwareTee:
         kind: SEV-SNP or TDX.
         code: what the guest was launched with, 48 bytes: SEV-SNP's measurement, TDX's RTMR 2.
         vendor: whose root its certificates lead to (SEV-SNP).
+        provider: what the kernel calls its reports; default: that of the kind.
+        table: certificates that the host keeps; default: all.
+        steps: how far a request counts the generation up; more than one where others interfere.
+        fails: whether the firmware gives no report.
     """
 
     def __init__(
@@ -57,12 +59,21 @@ class SoftwareTee:
         *,
         code: bytes = b"\xaa" * 48,
         vendor: Authority = amd.VENDOR,
+        provider: str = "",
+        table: bytes | None = None,
+        steps: int = 1,
+        fails: bool = False,
     ) -> None:
         self.root = root
         self.kind = kind
         self._code = code
+        self._provider = provider or ("sev_guest" if kind is Kind.SEV_SNP else "tdx_guest")
+        self._steps = steps
+        self._fails = fails
+        self.asked: list[bytes] = []
         self._vendor = vendor
         self._chip, self._chain = amd.certificate(vendor=vendor)
+        self._table = self._certificates() if table is None else table
         self._reports = root / FOLDER
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -137,23 +148,24 @@ class SoftwareTee:
         Pipes order the two sides: a read waits for the report as it would for the firmware. After
         the last one the entry is empty, so that removing it works as on configfs.
         """
-        for pipe in ("outblob", "auxblob"):
+        for pipe in ("auxblob",) if self._fails else ("outblob", "auxblob"):
             os.mkfifo(entry / pipe)
         (entry / "generation").write_text("0\n")
         (entry / "inblob").touch()
         provider = self.root / f"{entry.name}.provider"
-        provider.write_text("sev_guest\n" if self.kind is Kind.SEV_SNP else "tdx_guest\n")
+        provider.write_text(f"{self._provider}\n")
         provider.rename(entry / "provider")
         while len(asked := (entry / "inblob").read_bytes()) < 64:
             if self._stop.wait(0.003):
                 return
-        (entry / "generation").write_text("1\n")
+        self.asked.append(asked)
+        (entry / "generation").write_text(f"{self._steps}\n")
         with (entry / "outblob").open("wb") as pipe_out:
             pipe_out.write(self._report(asked))
         with (entry / "auxblob").open("wb") as pipe_out:
             for name in os.listdir(entry):
                 (entry / name).unlink()
-            pipe_out.write(self._table() if self.kind is Kind.SEV_SNP else b"")
+            pipe_out.write(self._table if self.kind is Kind.SEV_SNP else b"")
 
     def _report(self, report_data: bytes) -> bytes:
         if self.kind is Kind.TDX:
@@ -164,11 +176,16 @@ class SoftwareTee:
             measurement=self._code,
         )  # fmt: skip
 
-    def _table(self) -> bytes:
+    def _certificates(self) -> bytes:
         ders = [one.public_bytes(Encoding.DER) for one in load_pem_chain(self._chain)]
-        offset = 24 * (len(ders) + 1)
-        entries, data = b"", b""
-        for name, der in zip(_NAMES, ders, strict=True):
-            place = struct.pack("<16sII", uuid.UUID(name).bytes_le, offset + len(data), len(der))
-            entries, data = entries + place, data + der
-        return entries + bytes(24) + data
+        return certificate_table(dict(zip((VCEK, ASK, ARK), ders, strict=True)))
+
+
+def certificate_table(bodies: Mapping[str, bytes]) -> bytes:
+    """A host's table of certificates: name -> DER."""
+    offset = 24 * (len(bodies) + 1)
+    entries, data = b"", b""
+    for name, body in bodies.items():
+        entries += struct.pack("<16sII", uuid.UUID(name).bytes_le, offset + len(data), len(body))
+        data += body
+    return entries + bytes(24) + data

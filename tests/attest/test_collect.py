@@ -3,199 +3,121 @@
 from __future__ import annotations
 
 import json
-import struct
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sealtune.attest import Kind
 from sealtune.attest.errors import AttesterUnavailableError
 from sealtune.attest.platforms import platform
-from sealtune.attest.platforms.base import GpuEvidence
-from sealtune.attest.platforms.intel.quote import trim_padding
-from sealtune.attest.platforms.intel.sgx import GramineAttester
-from sealtune.attest.platforms.nvidia_gpu.gpu import GpuCollector
-from sealtune.attest.platforms.sev_snp.certificates import from_table
-from sealtune.attest.platforms.tsm import TsmAttester, TsmFiles
+from sealtune.attest.platforms.device import write_once
+from sealtune.attest.platforms.intel.quote import parse_quote
+from sealtune.attest.platforms.intel.sgx import Sgx
+from sealtune.attest.platforms.nvidia_gpu.gpu import NvidiaGpu
+from sealtune.attest.platforms.tsm import FOLDER
+from tests.attest.software_tee import ARK, ASK, VCEK, SoftwareTee, certificate_table
 
 DATA = bytes(range(64))
-
-
-def tdx_like(report_data: bytes) -> bytes:
-    """Not a quote; ends in zeros as buffers of quoting services do."""
-    return b"quote over " + report_data + bytes(32)
-
-
-class FakeKernel(TsmFiles):
-    """configfs on a plain folder: entries come with files, a write makes a report."""
-
-    def __init__(
-        self,
-        provider: str = "tdx_guest",
-        make_report: Callable[[bytes], bytes] = tdx_like,
-        *,
-        auxiliary: bytes | None = None,
-        intruder: bool = False,
-    ) -> None:
-        self.provider = provider
-        self.make_report = make_report
-        self.auxiliary = auxiliary
-        self.intruder = intruder
-        self.removed: list[Path] = []
-        self.writes: list[bytes] = []
-
-    def make(self, entry: Path) -> None:
-        entry.mkdir()
-        (entry / "provider").write_text(self.provider + "\n")
-        (entry / "generation").write_text("0\n")
-        (entry / "inblob").touch()
-        if self.auxiliary is not None:
-            (entry / "auxblob").write_bytes(self.auxiliary)
-
-    def write(self, path: Path, data: bytes) -> None:
-        super().write(path, data)
-        self.writes.append(data)
-        (path.parent / "outblob").write_bytes(self.make_report(data))
-        steps = 2 if self.intruder else 1
-        generation = int((path.parent / "generation").read_text()) + steps
-        (path.parent / "generation").write_text(f"{generation}\n")
-
-    def remove(self, entry: Path) -> None:
-        self.removed.append(entry)
-        for file in entry.iterdir():
-            file.unlink()
-        entry.rmdir()
-
-
-def guest(
-    root: Path,
-    kernel: TsmFiles | None = None,
-    *,
-    collateral: bytes = b"",
-    gpu: GpuEvidence | None = None,
-    kind: Kind = Kind.TDX,
-) -> TsmAttester:
-    """An attester under a fake kernel."""
-
-    def parts(raw: bytes, table: bytes) -> tuple[bytes, bytes]:
-        return (trim_padding(raw), b"") if kind is Kind.TDX else (raw[:1184], from_table(table))
-
-    return TsmAttester(kind, root, parts, collateral=collateral, gpu=gpu, files=kernel)
+CODE = bytes(48)
+DERS = {name: name.encode() * 3 for name in (ARK, ASK, VCEK)}
 
 
 def test_tdx(tmp_path: Path) -> None:
-    kernel = FakeKernel()
-    attester = guest(tmp_path, kernel, collateral=b"{}")
-    evidence = attester.collect(DATA)
+    with SoftwareTee(tmp_path, Kind.TDX) as guest:
+        attester = platform(Kind.TDX, tmp_path).attester(CODE, collateral=b"{}")
+        evidence = attester.collect(DATA)
     assert evidence.kind is Kind.TDX
-    assert evidence.data.startswith(b"quote over " + DATA)
+    assert parse_quote(evidence.data).report_data == DATA, "the buffer's padding is cut off"
     assert evidence.endorsements == b"{}"
-    assert kernel.writes == [DATA], "one write of 64 bytes"
-    assert list(tmp_path.iterdir()) == [], "no entry is left behind"
+    assert guest.asked == [DATA], "one write of 64 bytes"
+    assert list((tmp_path / FOLDER).iterdir()) == [], "no entry is left behind"
     assert attester.collect_gpu(bytes(32)) == b""
 
 
-def certificate_table(*names: str) -> bytes:
-    bodies = [name.encode() * 3 for name in names]
-    offset = 24 * (len(names) + 1)
-    entries, data = b"", b""
-    for name, body in zip(names, bodies, strict=True):
-        entries += struct.pack("<16sII", uuid.UUID(name).bytes_le, offset + len(data), len(body))
-        data += body
-    return entries + bytes(24) + data
-
-
-VCEK = "63da758d-e664-4564-adc5-f4b93be8accd"
-ASK = "4ab7b379-bbac-4fe4-a02f-05aef327c782"
-ARK = "c0b406a4-a803-4952-9743-3fb6014cd0ae"
-
-
 def test_sev_snp_with_certificates_of_the_host(tmp_path: Path) -> None:
-    kernel = FakeKernel(
-        "sev_guest", lambda data: data * 20, auxiliary=certificate_table(ARK, ASK, VCEK)
-    )
-    evidence = guest(tmp_path, kernel, kind=Kind.SEV_SNP).collect(DATA)
+    with SoftwareTee(tmp_path, Kind.SEV_SNP, table=certificate_table(DERS)):
+        evidence = platform(Kind.SEV_SNP, tmp_path).attester(CODE).collect(DATA)
     assert evidence.kind is Kind.SEV_SNP
     assert len(evidence.data) == 1184
     assert evidence.endorsements.count(b"BEGIN CERTIFICATE") == 3
 
 
 @pytest.mark.parametrize(
-    "auxiliary",
+    "table",
     [
-        None,
         b"",
-        certificate_table(VCEK, ASK),
-        certificate_table(VCEK, ASK, ARK)[:-1],
+        certificate_table({name: DERS[name] for name in (VCEK, ASK)}),
+        certificate_table(DERS)[:-1],
         b"\xff" * 24,
         b"x" * 23,
     ],
 )
-def test_sev_snp_without_usable_certificates(tmp_path: Path, auxiliary: bytes | None) -> None:
-    kernel = FakeKernel("sev_guest", lambda data: data * 20, auxiliary=auxiliary)
-    assert guest(tmp_path, kernel, kind=Kind.SEV_SNP).collect(DATA).endorsements == b""
+def test_sev_snp_without_usable_certificates(tmp_path: Path, table: bytes) -> None:
+    with SoftwareTee(tmp_path, Kind.SEV_SNP, table=table):
+        assert platform(Kind.SEV_SNP, tmp_path).collect(DATA)[1] == b""
 
 
-def test_somebody_else_wrote(tmp_path: Path) -> None:
-    with pytest.raises(AttesterUnavailableError, match="somebody else"):
-        guest(tmp_path, FakeKernel(intruder=True)).collect(DATA)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_kernel_errors(tmp_path: Path) -> None:
-    def fail(_: bytes) -> bytes:
-        raise OSError(16, "Device or resource busy")
-
-    with pytest.raises(AttesterUnavailableError, match="busy"):
-        guest(tmp_path, FakeKernel(make_report=fail)).collect(DATA)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(AttesterUnavailableError, match="'arm_cca_guest' is not known"):
-        guest(tmp_path, FakeKernel("arm_cca_guest")).collect(DATA)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("guest", "said"),
+    [
+        ({"steps": 2}, "somebody else wrote"),
+        ({"fails": True}, "gave no report: No such file"),
+        ({"provider": "arm_cca_guest"}, "'arm_cca_guest' is not known"),
+        ({"provider": "sev_guest"}, "makes sev-snp evidence, not tdx"),
+    ],
+)
+def test_no_report(tmp_path: Path, guest: dict[str, Any], said: str) -> None:
+    with (
+        SoftwareTee(tmp_path, Kind.TDX, **guest),
+        pytest.raises(AttesterUnavailableError, match=said),
+    ):
+        platform(Kind.TDX, tmp_path).collect(DATA)
 
 
 def test_no_such_machine(tmp_path: Path) -> None:
-    missing = tmp_path / "none"
     with pytest.raises(AttesterUnavailableError, match="no TDX or SEV-SNP guest") as caught:
-        guest(missing).collect(DATA)
+        platform(Kind.TDX, tmp_path).collect(DATA)
     assert "Linux 6.7" in caught.value.hint
     with pytest.raises(AttesterUnavailableError, match="does not run in an SGX enclave"):
-        GramineAttester(missing).collect(DATA)
-    with pytest.raises(AttesterUnavailableError, match="not made by an enclave of its own"):
-        platform(Kind.NVIDIA_GPU).attester(bytes(48))
+        Sgx(tmp_path).collect(DATA)
+    with pytest.raises(AttesterUnavailableError, match="nonce has 32 bytes, not 64") as caught:
+        NvidiaGpu(tmp_path).attester(CODE).collect(DATA)
+    assert "never alone" in caught.value.hint
 
 
-def test_a_guest_of_another_kind(tmp_path: Path) -> None:
-    with pytest.raises(AttesterUnavailableError, match="makes sev-snp evidence, not tdx"):
-        guest(tmp_path, FakeKernel("sev_guest")).collect(DATA)
+@pytest.mark.parametrize("kind", [Kind.SGX, Kind.TDX, Kind.SEV_SNP])
+def test_report_data_has_64_bytes(kind: Kind, tmp_path: Path) -> None:
+    with pytest.raises(AttesterUnavailableError, match="not 64"):
+        platform(kind, tmp_path).attester(CODE).collect(b"short")
 
 
-def test_report_data_has_64_bytes(tmp_path: Path) -> None:
-    for attester in (guest(tmp_path), GramineAttester(tmp_path)):
-        with pytest.raises(AttesterUnavailableError, match="not 64"):
-            attester.collect(b"short")
+def gramine(root: Path, attestation: str) -> Path:
+    """Gramine's pseudo files."""
+    files = root / "dev/attestation"
+    files.mkdir(parents=True)
+    (files / "attestation_type").write_text(attestation)
+    return files
 
 
 def test_gramine(tmp_path: Path) -> None:
-    (tmp_path / "attestation_type").write_text("dcap")
-    (tmp_path / "user_report_data").write_bytes(b"")
-    (tmp_path / "quote").write_bytes(b"a quote")
-    evidence = GramineAttester(tmp_path, collateral=b"c").collect(DATA)
-    assert (tmp_path / "user_report_data").read_bytes() == DATA
+    files = gramine(tmp_path, "dcap")
+    (files / "user_report_data").write_bytes(b"")
+    (files / "quote").write_bytes(b"a quote")
+    evidence = Sgx(tmp_path).attester(CODE, collateral=b"c").collect(DATA)
+    assert (files / "user_report_data").read_bytes() == DATA
     assert (evidence.kind, evidence.data, evidence.endorsements) == (Kind.SGX, b"a quote", b"c")
 
 
 def test_gramine_without_dcap(tmp_path: Path) -> None:
-    (tmp_path / "attestation_type").write_text("none")
+    files = gramine(tmp_path, "none")
     with pytest.raises(AttesterUnavailableError, match="'none'") as caught:
-        GramineAttester(tmp_path).collect(DATA)
+        Sgx(tmp_path).collect(DATA)
     assert "remote_attestation" in caught.value.hint
-    (tmp_path / "attestation_type").unlink()
+    (files / "attestation_type").unlink()
     with pytest.raises(AttesterUnavailableError, match="No such file"):
-        GramineAttester(tmp_path).collect(DATA)
+        Sgx(tmp_path).collect(DATA)
 
 
 # ---- GPUs ---------------------------------------------------------------------------------
@@ -245,40 +167,36 @@ class FakeNvml(SimpleNamespace):
 
 def test_gpus(tmp_path: Path) -> None:
     nvml, nonce = FakeNvml(), bytes(range(32))
-    entries = json.loads(GpuCollector(nvml).collect(nonce))
+    entries = json.loads(NvidiaGpu(nvml=nvml).collect(nonce)[0])
     assert len(entries) == 2
     assert set(entries[0]) == {"arch", "certificate", "evidence", "nonce"}
     assert entries[0]["arch"] == "HOPPER"
     assert entries[0]["nonce"] == nonce.hex()
     assert nvml.open == 0
-    attester = guest(tmp_path, gpu=GpuCollector(nvml))
+    attester = Sgx(tmp_path).attester(CODE, gpu=NvidiaGpu(nvml=nvml))
     assert json.loads(attester.collect_gpu(nonce)) == entries
 
 
 def test_gpus_missing() -> None:
     with pytest.raises(AttesterUnavailableError, match="no NVIDIA GPU"):
-        GpuCollector(FakeNvml(0)).collect(bytes(32))
+        NvidiaGpu(nvml=FakeNvml(0)).collect(bytes(32))
     nvml = FakeNvml(fail=True)
     with pytest.raises(AttesterUnavailableError, match="Not Supported"):
-        GpuCollector(nvml).collect(bytes(32))
+        NvidiaGpu(nvml=nvml).collect(bytes(32))
     assert nvml.open == 0
     with pytest.raises(AttesterUnavailableError, match="32 bytes"):
-        GpuCollector(nvml).collect(b"short")
+        NvidiaGpu(nvml=nvml).collect(b"short")
 
 
-def test_file_operations(tmp_path: Path) -> None:
-    """What `TsmFiles` does on configfs, on an ordinary file system; no handle stays open."""
-    files, entry = TsmFiles(), tmp_path / "entry"
-    files.make(entry)
-    blob = entry / "inblob"
+def test_one_write(tmp_path: Path) -> None:
+    """No handle stays open, and nothing is created."""
+    blob = tmp_path / "inblob"
     blob.write_bytes(b"")
     handles = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
-        files.write(blob, b"sixty-four bytes")
+        write_once(blob, b"sixty-four bytes")
     assert len(list(Path("/proc/self/fd").iterdir())) == handles
-    assert files.read(blob) == b"sixty-four bytes"
+    assert blob.read_bytes() == b"sixty-four bytes"
     blob.unlink()
-    files.remove(entry)
-    assert not entry.exists()
     with pytest.raises(FileNotFoundError):
-        files.write(blob, b"x")  # never created
+        write_once(blob, b"x")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +12,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from sealtune.attest import Evidence, Kind, platforms
+from sealtune.attest.platforms.intel.quote import parse_quote
 from sealtune.attest.platforms.simulated import SimulatedAttester
 from sealtune.cli.attest import challenge_data
 from sealtune.cli.main import app
 from tests.attest import amd
 from tests.attest.public import SERVER, needs_fixtures, recorded_file
 from tests.attest.public import policy as appraisal
+from tests.attest.software_tee import SoftwareTee
 
 NONCE = "ab" * 32
 
@@ -321,16 +322,14 @@ def test_collect_says_what_is_missing(kind: str, words: list[str], tmp_path: Pat
 
 def test_collect_with_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command around a machine that can: a fake kernel stands in for it."""
-    from tests.attest.test_collect import FakeKernel, guest
-
-    (tmp_path / "tsm").mkdir()
-    kernel = FakeKernel()
-    machine = SimpleNamespace(attester=lambda *_, **__: guest(tmp_path / "tsm", kernel))
-    monkeypatch.setattr(platforms, "platform", lambda _: machine)
+    find = platforms.platform
+    monkeypatch.setattr(platforms, "platform", lambda kind: find(kind, tmp_path / "guest"))
     out = tmp_path / "evidence"
-    result = run("collect", "--kind", "tdx", "--nonce", NONCE, "--out", out)
+    with SoftwareTee(tmp_path / "guest", Kind.TDX) as guest:
+        result = run("collect", "--kind", "tdx", "--nonce", NONCE, "--out", out)
     assert result.exit_code == 0, result.output
     bound = challenge_data(Kind.TDX, bytes.fromhex(NONCE))
-    assert kernel.writes == [bound]
-    assert Evidence.decode(out.read_bytes()).data.startswith(b"quote over " + bound)
+    assert guest.asked == [bound]
+    quote = parse_quote(Evidence.decode(out.read_bytes()).data)
+    assert quote.report_data == bound
     assert bound.hex() in result.output

@@ -71,6 +71,7 @@ REVOKED = "Revoked"
 # A driver has decimal numbers between its dots, a VBIOS two hex digits.
 _VERSION = {"driver": 10, "vbios": 16}
 Firmware = Literal["driver", "vbios"]
+Sha256 = Annotated[Hex, StringConstraints(min_length=64, max_length=64)]
 Dotted = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,4}(\.[0-9a-f]{1,4}){0,7}$")]
 
 
@@ -126,15 +127,10 @@ class KindPolicy(_Strict):
     platforms: tuple[Hex, ...] | Any = "any"
     min_tcb_evaluation: int = Field(default=0, ge=0, lt=2**32)
     td_modules: tuple[Hex, ...] | Any = "any"
-    min_firmware: Mapping[
-        Firmware,
-        Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,4}(\.[0-9a-f]{1,4}){0,7}$")],
-    ] = Field(default_factory=dict)
+    min_firmware: Mapping[Firmware, Dotted] = Field(default_factory=dict)
     allow: tuple[Feature, ...] = ()
     snp: SnpPolicy | None = None
-    insecure_test_root: Annotated[Hex, StringConstraints(min_length=64, max_length=64)] | None = (
-        None
-    )
+    insecure_test_root: Sha256 | None = None
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -304,6 +300,11 @@ class AppraisalPolicy(_Strict):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    @property
+    def confidential(self) -> bool:
+        """Whether hardware under its vendor's root stands behind everything that is accepted."""
+        return all(kind.confidential and one.confidential for kind, one in self.kinds.items())
 
     def for_kind(self, kind: Kind) -> KindPolicy:
         """The policy of one kind, for a verifier that looks at this kind alone.

@@ -153,15 +153,17 @@ def collect(
     Example: sealtune attest collect --kind tdx --nonce "$NONCE" --out evidence.bin
     """
     from sealtune.attest.errors import AttesterUnavailableError
+    from sealtune.attest.platforms import platform
     from sealtune.job.storage import write_atomic
 
     data = challenge_data(kind, _nonce(nonce))
     sent = collateral.read_bytes() if collateral else b""
     try:
-        evidence = _make(kind, data, sent)
+        made, endorsements = platform(kind).collect(data)
     except AttesterUnavailableError:
         _print_needs(kind)
         raise
+    evidence = Evidence(kind, made, sent or endorsements)
     write_atomic(out, evidence.encode())
     typer.echo(f"wrote {out}: {kind} evidence, {len(evidence.data)} bytes")
     typer.echo(f"{'nonce' if kind is Kind.NVIDIA_GPU else 'report data'} {data.hex()}")
@@ -183,16 +185,6 @@ def _print_needs(kind: Kind) -> None:
     for need in platform(kind).needs():
         text = need.what if need.there else f"{need.what}: {need.remedy}"
         console.print(Text.assemble(_MARKS[need.there], text))
-
-
-def _make(kind: Kind, data: bytes, collateral: bytes) -> Evidence:
-    from sealtune.attest.measure import own_measurement
-    from sealtune.attest.platforms import platform
-    from sealtune.attest.platforms.nvidia_gpu.gpu import GpuCollector
-
-    if kind is Kind.NVIDIA_GPU:
-        return Evidence(kind, GpuCollector().collect(data), collateral)
-    return platform(kind).attester(own_measurement(), collateral=collateral).collect(data)
 
 
 # ---- policy -------------------------------------------------------------------------------------

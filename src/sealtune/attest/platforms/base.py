@@ -9,13 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealtune.attest.errors import AttesterUnavailableError
-from sealtune.attest.evidence import Attester, Kind, Verifier
+from sealtune.attest.evidence import REPORT_DATA_SIZE, Attester, Evidence, Kind, Verifier
 
 MACHINE = Path("/")
 
@@ -33,13 +33,6 @@ class Need:
     what: str
     there: bool | None
     remedy: str
-
-
-class GpuEvidence(Protocol):
-    """Collects evidence of a machine's GPUs."""
-
-    def collect(self, nonce: bytes) -> bytes:
-        """Evidence over 32 bytes."""
 
 
 class Platform(ABC):
@@ -72,19 +65,27 @@ class Platform(ABC):
         return []
 
     @abstractmethod
+    def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
+        """Evidence of this process, and vendor data that came with it.
+
+        Args:
+            challenge: 64 bytes of report data; for a GPU a nonce of 32 bytes.
+
+        Raises:
+            AttesterUnavailableError: the machine lacks something; the message says what.
+        """
+
     def attester(
-        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
+        self, program: bytes, *, collateral: bytes = b"", gpu: Platform | None = None
     ) -> Attester:
         """Makes evidence of this process.
 
         Args:
             program: digest of its code, 48 bytes; hardware measures for itself.
-            collateral: vendor data to send along.
-            gpu: collector of GPU evidence, or nothing.
-
-        Raises:
-            AttesterUnavailableError: such evidence is not made here.
+            collateral: vendor data to send along, instead of what comes with the evidence.
+            gpu: the machine's GPUs, or nothing.
         """
+        return _PlatformAttester(self, collateral, gpu)
 
     @abstractmethod
     def verifier(self, collateral: Sequence[bytes] = ()) -> Verifier:
@@ -111,3 +112,24 @@ class Platform(ABC):
         """The sealing key from a secret that the hardware gave, which is used for nothing else."""
         info = f"sealtune/{self.kind}/sealing/v1".encode()
         return HKDF(SHA384(), 32, salt=None, info=info).derive(secret)
+
+
+class _PlatformAttester:
+    """Evidence of a platform, with that of its GPUs."""
+
+    def __init__(self, platform: Platform, collateral: bytes, gpu: Platform | None) -> None:
+        self.kind = platform.kind
+        self._platform = platform
+        self._collateral = collateral
+        self._gpu = gpu
+
+    def collect(self, report_data: bytes) -> Evidence:
+        """See `sealtune.attest.evidence.Attester`."""
+        if len(report_data) != REPORT_DATA_SIZE:
+            raise AttesterUnavailableError(f"report data of {len(report_data)} bytes, not 64")
+        data, sent = self._platform.collect(report_data)
+        return Evidence(self.kind, data, self._collateral or sent)
+
+    def collect_gpu(self, nonce: bytes) -> bytes:
+        """See `sealtune.attest.evidence.Attester`."""
+        return self._gpu.collect(nonce)[0] if self._gpu else b""

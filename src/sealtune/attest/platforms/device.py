@@ -9,14 +9,8 @@ import os
 from pathlib import Path
 
 from sealtune.attest.errors import AttesterUnavailableError
-from sealtune.attest.evidence import MAX_PART, REPORT_DATA_SIZE
+from sealtune.attest.evidence import MAX_PART
 from sealtune.attest.platforms.base import Need
-
-
-def check_report_data(report_data: bytes) -> None:
-    """Raise AttesterUnavailableError unless there are 64 bytes of it."""
-    if len(report_data) != REPORT_DATA_SIZE:
-        raise AttesterUnavailableError(f"report data of {len(report_data)} bytes, not 64")
 
 
 def write_once(path: Path, data: bytes) -> None:

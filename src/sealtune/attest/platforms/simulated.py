@@ -37,7 +37,7 @@ from sealtune.attest.errors import (
 )
 from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
 from sealtune.attest.measure import own_measurement
-from sealtune.attest.platforms.base import GpuEvidence, Platform
+from sealtune.attest.platforms.base import Platform
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.job.storage import home
 
@@ -104,8 +104,12 @@ class Simulated(Platform):
 
     kind = Kind.SIMULATED
 
+    def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
+        """See `Platform`: of the code installed here."""
+        return SimulatedAttester().collect(challenge).data, b""
+
     def attester(
-        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
+        self, program: bytes, *, collateral: bytes = b"", gpu: Platform | None = None
     ) -> SimulatedAttester:
         """See `Platform`."""
         return SimulatedAttester(measurement=program)

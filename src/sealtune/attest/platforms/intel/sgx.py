@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from sealtune.attest.errors import AttesterUnavailableError
-from sealtune.attest.evidence import Evidence, Kind
-from sealtune.attest.platforms.base import GpuEvidence, Need, Platform
+from sealtune.attest.evidence import Kind
+from sealtune.attest.platforms.base import Need, Platform
 from sealtune.attest.platforms.device import (
-    check_report_data,
     read,
     there,
     unavailable,
@@ -50,11 +48,25 @@ class Sgx(Platform):
             there(self.root, _FOLDER, _IN_GRAMINE),
         ]
 
-    def attester(
-        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
-    ) -> GramineAttester:
+    def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
         """See `Platform`."""
-        return GramineAttester(self.root / _FOLDER, collateral=collateral, gpu=gpu)
+        folder = self.root / _FOLDER
+        if not folder.is_dir():
+            raise AttesterUnavailableError(
+                f"no {folder}: this process does not run in an SGX enclave under Gramine",
+                hint=_IN_GRAMINE,
+            )
+        try:
+            kind = (folder / "attestation_type").read_text().strip()
+            if kind != "dcap":
+                raise AttesterUnavailableError(
+                    f"Gramine was started with remote attestation {kind!r}",
+                    hint='set sgx.remote_attestation = "dcap" in the manifest template',
+                )
+            write_once(folder / "user_report_data", challenge)
+            return trim_padding(read(folder / "quote")), b""
+        except OSError as error:
+            raise unavailable("Gramine gave no quote", error) from error
 
     def verifier(self, collateral: Sequence[bytes] = ()) -> DcapVerifier:
         """See `Platform`."""
@@ -72,47 +84,3 @@ class Sgx(Platform):
                 f"{path} has {len(secret)} bytes, not {_KEY_SIZE}: no key of SGX"
             )
         return self.derive(secret)
-
-
-class GramineAttester:
-    """SGX quotes from inside a Gramine enclave.
-
-    Args:
-        root: Gramine's pseudo files.
-        collateral: Intel's collateral to send along, or nothing.
-        gpu: collector of GPU evidence, or nothing.
-    """
-
-    kind = Kind.SGX
-
-    def __init__(
-        self, root: Path, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
-    ) -> None:
-        self._root = root
-        self._collateral = collateral
-        self._gpu = gpu
-
-    def collect(self, report_data: bytes) -> Evidence:
-        """See `sealtune.attest.evidence.Attester`."""
-        check_report_data(report_data)
-        if not self._root.is_dir():
-            raise AttesterUnavailableError(
-                f"no {self._root}: this process does not run in an SGX enclave under Gramine",
-                hint=_IN_GRAMINE,
-            )
-        try:
-            kind = (self._root / "attestation_type").read_text().strip()
-            if kind != "dcap":
-                raise AttesterUnavailableError(
-                    f"Gramine was started with remote attestation {kind!r}",
-                    hint='set sgx.remote_attestation = "dcap" in the manifest template',
-                )
-            write_once(self._root / "user_report_data", report_data)
-            quote = trim_padding(read(self._root / "quote"))
-        except OSError as error:
-            raise unavailable("Gramine gave no quote", error) from error
-        return Evidence(Kind.SGX, quote, self._collateral)
-
-    def collect_gpu(self, nonce: bytes) -> bytes:
-        """See `sealtune.attest.evidence.Attester`."""
-        return self._gpu.collect(nonce) if self._gpu else b""

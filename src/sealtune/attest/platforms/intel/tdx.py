@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from sealtune.attest.errors import AttesterUnavailableError
 from sealtune.attest.evidence import Kind
-from sealtune.attest.platforms.base import GpuEvidence, Need, Platform
+from sealtune.attest.platforms.base import Need, Platform
 from sealtune.attest.platforms.intel.dcap import DcapVerifier, only
 from sealtune.attest.platforms.intel.quote import trim_padding
-from sealtune.attest.platforms.tsm import FOLDER, TsmAttester, tsm_needs
+from sealtune.attest.platforms.tsm import tsm_needs, tsm_report
 
 _NO_KEY = "TDX gives a guest no key that outlives it"
-_REMEDY = "where files are sealed, use sgx or sev-snp"
+_REMEDY = "where files are sealed, as at the server, use sgx or sev-snp"
 
 
 class Tdx(Platform):
@@ -29,19 +29,12 @@ class Tdx(Platform):
 
     def sealing_needs(self) -> list[Need]:
         """See `Platform`: nothing would help."""
-        return [Need(_NO_KEY, False, _REMEDY)]
+        return [Need("a key to seal files with", False, f"{_NO_KEY}; {_REMEDY}")]
 
-    def attester(
-        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
-    ) -> TsmAttester:
+    def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
         """See `Platform`."""
-        return TsmAttester(
-            self.kind,
-            self.root / FOLDER,
-            lambda quote, _: (trim_padding(quote), b""),
-            collateral=collateral,
-            gpu=gpu,
-        )
+        quote, _ = tsm_report(self.root, self.kind, challenge)
+        return trim_padding(quote), b""
 
     def verifier(self, collateral: Sequence[bytes] = ()) -> DcapVerifier:
         """See `Platform`."""

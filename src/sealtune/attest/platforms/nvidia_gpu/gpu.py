@@ -12,19 +12,29 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 from sealtune.attest.errors import AttesterUnavailableError
 from sealtune.attest.evidence import NONCE_SIZE, Kind
-from sealtune.attest.platforms.base import GpuEvidence, Need, Platform
+from sealtune.attest.platforms.base import MACHINE, Need, Platform
 from sealtune.attest.platforms.device import there
 from sealtune.attest.platforms.nvidia_gpu.report import NvidiaVerifier
 
 
 class NvidiaGpu(Platform):
-    """The GPUs of this machine."""
+    """The GPUs of this machine.
+
+    Args:
+        root: see `Platform`.
+        nvml: the ``pynvml`` module, or something that looks like it.
+    """
 
     kind = Kind.NVIDIA_GPU
+
+    def __init__(self, root: Path = MACHINE, nvml: Any | None = None) -> None:
+        super().__init__(root)
+        self._nvml = nvml
 
     def needs(self) -> list[Need]:
         """See `Platform`."""
@@ -47,38 +57,13 @@ class NvidiaGpu(Platform):
             ),
         ]
 
-    def attester(
-        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
-    ) -> NoReturn:
-        """See `Platform`: always raises; `GpuCollector` adds a GPU to an enclave's evidence."""
-        raise AttesterUnavailableError(
-            f"{self.kind} evidence is not made by an enclave of its own",
-            hint="a GPU comes in addition to sgx, tdx or sev-snp",
-        )
-
-    def verifier(self, collateral: Sequence[bytes] = ()) -> NvidiaVerifier:
-        """See `Platform`."""
-        return NvidiaVerifier(collateral)
-
-
-class GpuCollector:
-    """Collects reports of all GPUs of this machine.
-
-    Args:
-        nvml: the ``pynvml`` module, or something that looks like it.
-    """
-
-    def __init__(self, nvml: Any | None = None) -> None:
-        self._nvml = nvml
-
-    def collect(self, nonce: bytes) -> bytes:
-        """Evidence over 32 bytes, in NVIDIA's JSON form.
-
-        Raises:
-            AttesterUnavailableError: no NVML, no GPU, or none in confidential-computing mode.
-        """
-        if len(nonce) != NONCE_SIZE:
-            raise AttesterUnavailableError(f"a GPU nonce has {NONCE_SIZE} bytes, not {len(nonce)}")
+    def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
+        """See `Platform`: reports of all GPUs, in NVIDIA's JSON form."""
+        if len(challenge) != NONCE_SIZE:
+            raise AttesterUnavailableError(
+                f"a GPU nonce has {NONCE_SIZE} bytes, not {len(challenge)}",
+                hint="a GPU comes in addition to an enclave of sgx, tdx or sev-snp, never alone",
+            )
         nvml = self._nvml or _pynvml()
         try:
             nvml.nvmlInit()
@@ -87,7 +72,7 @@ class GpuCollector:
                     nvml.nvmlDeviceGetHandleByIndex(index)
                     for index in range(nvml.nvmlDeviceGetCount())
                 ]
-                entries = [_gpu_entry(nvml, handle, nonce) for handle in handles]
+                entries = [_gpu_entry(nvml, handle, challenge) for handle in handles]
             finally:
                 nvml.nvmlShutdown()
         except nvml.NVMLError as error:
@@ -97,7 +82,11 @@ class GpuCollector:
             ) from error
         if not entries:
             raise AttesterUnavailableError("this machine has no NVIDIA GPU")
-        return json.dumps(entries, separators=(",", ":")).encode()
+        return json.dumps(entries, separators=(",", ":")).encode(), b""
+
+    def verifier(self, collateral: Sequence[bytes] = ()) -> NvidiaVerifier:
+        """See `Platform`."""
+        return NvidiaVerifier(collateral)
 
 
 def _pynvml() -> Any:

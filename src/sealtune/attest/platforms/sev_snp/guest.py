@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 
 from sealtune.attest.errors import AttesterUnavailableError
 from sealtune.attest.evidence import Kind
-from sealtune.attest.platforms.base import MACHINE, GpuEvidence, Need, Platform
+from sealtune.attest.platforms.base import MACHINE, Need, Platform
 from sealtune.attest.platforms.device import read, unavailable
 from sealtune.attest.platforms.sev_snp.certificates import from_file, from_table
 from sealtune.attest.platforms.sev_snp.report import REPORT_SIZE, SnpVerifier
-from sealtune.attest.platforms.tsm import FOLDER, TsmAttester, tsm_needs
+from sealtune.attest.platforms.tsm import tsm_needs, tsm_report
 
 _DEVICE = "dev/sev-guest"
 # struct snp_guest_request_ioctl: version u8, addresses of request and response, firmware's error
@@ -41,17 +41,10 @@ class SevSnp(Platform):
         """See `Platform`."""
         return tsm_needs(self.root, "an SEV-SNP guest", _DEVICE, "sev_guest")
 
-    def attester(
-        self, program: bytes, *, collateral: bytes = b"", gpu: GpuEvidence | None = None
-    ) -> TsmAttester:
+    def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
         """See `Platform`."""
-        return TsmAttester(
-            self.kind,
-            self.root / FOLDER,
-            lambda report, table: (report[:REPORT_SIZE], from_table(table)),
-            collateral=collateral,
-            gpu=gpu,
-        )
+        report, table = tsm_report(self.root, self.kind, challenge)
+        return report[:REPORT_SIZE], from_table(table)
 
     def verifier(self, collateral: Sequence[bytes] = ()) -> SnpVerifier:
         """See `Platform`."""
