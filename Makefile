@@ -3,8 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# What multiplies and trains, run again as on a processor without AVX-512 and VNNI, and on any other.
-NUMERIC := tests/offload tests/accelerator tests/model tests/baseline tests/enclave
+# Tests whose result hangs on the processor's arithmetic, run again as on a processor without AVX-512
+# and VNNI, and on any other. Not among them: files and formats, hostile peers, and runs in several
+# processes, which compute what the same code computes here. test_processors.py sets instructions itself.
+NUMERIC := tests/offload tests/accelerator tests/baseline tests/tuning \
+  $(addprefix tests/model/,spf/test_equality.py spf/test_selection.py test_activations.py \
+    test_answers.py test_cut.py test_families.py test_lora.py test_merge.py test_tasks.py \
+    test_training.py) \
+  tests/enclave/test_federation.py tests/enclave/test_split.py \
+  --ignore=tests/offload/test_processors.py --ignore=tests/offload/test_wire.py
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 BASIC := ATEN_CPU_CAPABILITY=default
 
