@@ -134,11 +134,13 @@ class ContinueAsker(Asker):
         return len(row) >= self._limits[i] or (self._end is not None and row[-1] == self._end)
 
     def _take(self, answers: NDArray[np.float32]) -> None:
-        for i, found in zip(self._asked, answers, strict=False):  # the first ones were asked
-            token = int(found[0])
-            if not 0 <= token < self._maker.layout.vocabulary:
+        if answers.shape[1] != 1:
+            raise FrameError(f"the server answered with {answers.shape[1]} tokens for each text")
+        for token in answers[:, 0]:
+            if token != int(token) or not 0 <= token < self._maker.layout.vocabulary:
                 raise FrameError(f"the server answered with token {token}")
-            self.rows[i].append(token)
+        for i, token in zip(self._asked, answers[:, 0], strict=False):  # the first ones were asked
+            self.rows[i].append(int(token))
 
 
 def read_answers(data: bytes, rows: int) -> NDArray[np.float32]:
