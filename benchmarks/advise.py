@@ -219,8 +219,8 @@ def _top(
 
     from sealtune.enclave.top_trainer import TopTrainer
     from sealtune.memory import peak_mib
-    from sealtune.model.cut_task import Contents, Sample
     from sealtune.model.load import load_config
+    from sealtune.model.samples import Contents, Sample
 
     del options
     count, length = piece["rows"] * 4, piece["length"]

@@ -1,8 +1,8 @@
 """Cut activations of a demo data set, made once and kept: what the split benchmarks train on.
 
     data = cut_data(CutSpec("icd10", train=2000, test=1000, cut=24, form="bf16"))
-    task = data.task(tokenizer, entry)          # a CutTask
-    local_round(top, task, data.train, ...)
+    task = data.task(tokenizer)
+    local_round(top, task, data.samples(data.train, entry, task), ...)
 
 Files lie below ``cache_folder() / "benchmarks"``, one safetensors file for each form. A file's name
 follows from the model's digest, the data files' digests, cut, form and numbers of rows.
@@ -30,10 +30,10 @@ from sealtune.job.storage import write_atomic
 from sealtune.model.activations import Form, pack, unpack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom, CutEntry
-from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.files import model_digest
 from sealtune.model.load import load_tokenizer
 from sealtune.model.partial import load_part
+from sealtune.model.samples import Contents, Sample, Samples
 from sealtune.model.tasks import Task, make_task
 
 MAX_TOKENS = {
@@ -51,6 +51,7 @@ class Row(NamedTuple):
 
     text: str
     label: int
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,13 @@ class CutData:
         data = self.packed[sample.site][sample.number]
         return Contents(unpack(data, self.spec.form, self.width), None)
 
-    def task(self, tokenizer: Any, entry: CutEntry) -> CutTask:
-        """The classification task on these samples."""
-        return CutTask(_text_task(self.spec, tokenizer, self.labels), entry, self.read)
+    def task(self, tokenizer: Any) -> Task:
+        """The classification task."""
+        return _text_task(self.spec, tokenizer, self.labels)
+
+    def samples(self, samples: Sequence[Sample], entry: CutEntry, task: Task) -> Samples:
+        """Some samples, as they enter a top."""
+        return Samples(samples, self.read, entry, task.pad_id)
 
 
 def benchmark_cache() -> Path:
@@ -189,12 +194,12 @@ def _rows(spec: CutSpec, part: str, labels: Sequence[str], count: int) -> list[R
 
 def _activations(task: Task, bottom: Bottom, rows: Sequence[Row]) -> list[Tensor]:
     """The bottom's output of each row, float32 [T, D], without padding."""
-    lengths = task.lengths(rows)
+    texts = task.encode(rows)
     found: dict[int, Tensor] = {}
-    for chosen in sorted_batches(lengths, 32):
-        batch = task.collate([rows[i] for i in chosen])
+    for chosen in sorted_batches(texts.lengths, 32):
+        batch = texts.batch(chosen)
         hidden = bottom(batch.input_ids, batch.attention_mask)
-        found |= {i: hidden[k, : lengths[i]].clone() for k, i in enumerate(chosen)}
+        found |= {i: hidden[k, : texts.lengths[i]].clone() for k, i in enumerate(chosen)}
     return [found[i] for i in range(len(rows))]
 
 

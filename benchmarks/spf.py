@@ -55,9 +55,9 @@ from cut_data import CutData, CutSpec, benchmark_cache, cut_data, make_cut_data
 from sealtune.job.spec import LoraSpec, ModelSpec, SpfSpec, TrainSpec, TuningSpec
 from sealtune.model.activations import Form, bytes_per_token
 from sealtune.model.cut import CutEntry
-from sealtune.model.cut_task import Contents, CutBatch, CutTask, Sample
 from sealtune.model.load import HEAD, load_tokenizer
 from sealtune.model.partial import load_part
+from sealtune.model.samples import CutBatch
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Classification
 from sealtune.model.training import evaluate, local_round, make_optimizer
@@ -207,12 +207,12 @@ def work(run: Run) -> dict[str, Any]:
     """Train and evaluate: what a worker process does."""
     data, tokenizer = _data(run.data)
     top = load_part(data.spec.model_spec, len(data.labels), CUT, "top")
-    task = data.task(tokenizer, CutEntry(top, CUT))
-    train = data.train[: len(data.train) - run.held]
-    test = data.train[len(train) :] if run.held else data.test
-    model = tuned_top(
-        top, run.method, run.seed, lambda: task.loss(top, task.collate(data.train[:32]))
-    )
+    task, entry = data.task(tokenizer), CutEntry(top, CUT)
+    kept = len(data.train) - run.held
+    train = data.samples(data.train[:kept], entry, task)
+    test = data.samples(data.train[kept:] if run.held else data.test, entry, task)
+    first = range(min(32, kept))
+    model = tuned_top(top, run.method, run.seed, lambda: task.loss(top, train.batch(first)))
     assert run.rate is not None
     spec = TrainSpec(steps_per_round=run.steps, batch_size=run.batch, learning_rate=run.rate)
     start = time.perf_counter()
@@ -363,10 +363,10 @@ class OneStep:
             torch.full((8,), 64),
             torch.randint(21, (8,), generator=source),
             torch.randn(8, 64, width, generator=source),
+            CutEntry(top, CUT),
         )
         names = [str(number) for number in range(21)]
-        inner = Classification(load_tokenizer(spec), 64, "{text}", names)
-        self._task = CutTask(inner, CutEntry(top, CUT), _nothing_to_read)
+        self._task = Classification(load_tokenizer(spec), 64, "{text}", names)
         self.model = tuned_top(top, method, 1)
         self.model.train()
         self.optimizer = make_optimizer(self.model, TrainSpec())
@@ -386,10 +386,6 @@ class OneStep:
             kept: list[Tensor] = list(self.optimizer.state[parameter].values())
             total += sum(t.nbytes for t in (*kept, parameter.grad) if t is not None)
         return total
-
-
-def _nothing_to_read(sample: Sample) -> Contents:
-    raise AssertionError(f"the batch is made already, so {sample} is not read")
 
 
 def measure_steps(compared: Sequence[Method], rounds: int, model: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,12 @@ from sealtune.methods.split.server import SplitServer
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.batches import step_batches
 from sealtune.model.cut import CutEntry
-from sealtune.model.cut_task import CutBatch, CutTask
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.partial import load_part
 from sealtune.model.resolve import resolve
+from sealtune.model.samples import CutBatch, Samples
 from sealtune.model.tasks import make_task
+from sealtune.model.texts import join
 from sealtune.model.training import RoundResult, local_round, make_optimizer
 from sealtune.owner.bottom_site import BottomSite
 from sealtune.party.driver import Driver
@@ -144,8 +145,8 @@ class Run:
         self.server = Driver(enclave, self.resolved, trust, self.events)
         self.sites = {}
         for site in SITES:
-            data, task = load_own_data(self.resolved, site, self.events)
-            worker = BottomSite(self.resolved, site, data, task, folder, self.events)
+            texts, _ = load_own_data(self.resolved, site, self.events)
+            worker = BottomSite(self.resolved, site, texts, folder, self.events)
             trust = owner_trust(self.resolved, site, keys[site])
             self.sites[site] = SiteProgram(job_id, site, trust, worker, self.events)
 
@@ -188,16 +189,16 @@ def traffic(run: Run, job: Job) -> dict[str, Any]:
 def unsplit_losses(run: Run, job: Job, steps: int) -> list[float]:
     """The same steps on the whole model."""
     labels = run.resolved.labels
-    inner = _task(run, job)
+    task = _task(run, job)
     whole = apply_tuning(
         load_model(job.model, len(labels)), job.tuning, job.model.task, job.job.seed,
         first_block=CUT,
     )  # fmt: skip
     sites = load_sites(job, labels)
-    everything = [example for site in SITES for example in sites[site].train]
+    everything = join([task.encode(sites[site].train) for site in SITES])
     train = job.train.model_copy(update={"steps_per_round": steps})
     result = local_round(
-        whole, inner, everything, train, seed=job.job.seed, round=1, site=EVERYBODY,
+        whole, task, everything, train, seed=job.job.seed, round=1, site=EVERYBODY,
         optimizer=make_optimizer(whole, train),
     )  # fmt: skip
     return list(result.losses)
@@ -213,20 +214,19 @@ def _task(run: Run, job: Job) -> Any:
 class Plain:
     """Plain PEFT on the same top blocks: no enclave, no store, batches at hand in memory."""
 
-    def __init__(self, run: Run, job: Job, batches: Sequence[CutBatch]) -> None:
+    def __init__(self, run: Run, job: Job) -> None:
         top = load_part(job.model, len(run.resolved.labels), CUT, "top")
-        self._entry = CutEntry(top, CUT)
+        self.entry = CutEntry(top, CUT)
         self._task = _task(run, job)
         self._model = apply_tuning(
             top, job.tuning, job.model.task, job.job.seed, first_block=CUT
         ).train()
         self._optimizer = make_optimizer(self._model, job.train)
-        self.batches = batches
+        self.batches: Sequence[CutBatch] = ()
 
     def steps(self) -> None:
         """One step for each batch."""
         for batch in self.batches:
-            self._entry.feed(batch.activations)
             loss: Tensor = self._task.loss(self._model, batch)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -239,21 +239,23 @@ def step_ratio(run: Run, job: Job, rounds: int) -> dict[str, Any]:
     steps = 4
     train = job.train.model_copy(update={"steps_per_round": steps})
     top = load_part(job.model, len(run.resolved.labels), CUT, "top")
-    task = CutTask(_task(run, job), CutEntry(top, CUT), run.store.read)
+    task = _task(run, job)
+    data = Samples(samples, run.store.read, CutEntry(top, CUT), task.pad_id)
     enclave = apply_tuning(top, job.tuning, job.model.task, job.job.seed, first_block=CUT)
     optimizer = make_optimizer(enclave, train)
     seconds: dict[str, list[float]] = {"enclave": [], "plain": []}
-    lengths = task.lengths(samples)
     for number in range(1, rounds + 2):  # the first warms up and is dropped
-        chosen = step_batches(lengths, 16, (number - 1) * steps, steps, job.job.seed, EVERYBODY)
-        batches = [task.collate([samples[i] for i in rows]) for rows in chosen]
+        chosen = step_batches(
+            data.lengths, 16, (number - 1) * steps, steps, job.job.seed, EVERYBODY
+        )
+        batches = [data.batch(rows) for rows in chosen]
         if number == 1:
-            plain = Plain(run, job, batches)
-        plain.batches = batches
+            plain = Plain(run, job)
+        plain.batches = [replace(batch, entry=plain.entry) for batch in batches]
         begun = time.perf_counter()
         local_round(
-            enclave, task, samples, train, seed=job.job.seed, round=number, site=EVERYBODY,
-            lengths=lengths, optimizer=optimizer,
+            enclave, task, data, train, seed=job.job.seed, round=number, site=EVERYBODY,
+            optimizer=optimizer,
         )  # fmt: skip
         between = time.perf_counter()
         plain.steps()

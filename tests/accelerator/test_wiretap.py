@@ -68,7 +68,6 @@ def train_one_step(setup: Setup) -> list[Frame]:
     model = Toy().requires_grad_(False)
     with OffloadSession(remote, setup.plan, integrity_bits=40, owner="test") as session:
         session.install(model)
-        session.begin_step(TOKENS, backward=True)
         torch.manual_seed(0)
         canary = torch.randn(INNER).expand(1, TOKENS, INNER).clone().requires_grad_(True)
         model(canary).square().sum().backward()

@@ -52,8 +52,8 @@ class SplitFederation(Federation):
         """A fresh process of a data owner."""
         trust = owner_trust(self.resolved, site, key or KEYS[site])
         emit = self.emitter(f"client:{site}")
-        data, task = load_own_data(self.resolved, site, emit)
-        worker = BottomSite(self.resolved, site, data, task, self.run_dir, emit)
+        texts, _ = load_own_data(self.resolved, site, emit)
+        worker = BottomSite(self.resolved, site, texts, self.run_dir, emit)
         self.sites[site] = SiteProgram(
             bytes.fromhex(self.resolved.job_id), site, trust, worker, emit
         )

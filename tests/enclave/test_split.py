@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from sealtune.errors import SiteLostError, StorageError
 from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token
-from sealtune.model.cut_task import Contents, Sample
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.tasks import Example, Task, make_task
+from sealtune.model.samples import Contents, Sample
+from sealtune.model.tasks import Task, make_task
+from sealtune.model.texts import Texts, join
 from sealtune.model.training import evaluate, local_round, make_optimizer
 from sealtune.party.driver import Driver
 from sealtune.tuning.adapter import load_adapter
@@ -75,7 +75,7 @@ def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str
     labels = federation.resolved.labels
     inner = make_task(task, load_tokenizer(model), max_tokens=24, template="{text}", labels=labels)
     sites = load_sites(job, labels)
-    everything = [example for site in SITES for example in sites[site].train]
+    everything = join([inner.encode(sites[site].train) for site in SITES])
     whole = apply_tuning(
         load_model(model, len(labels) or None), tuning, task, job.job.seed, first_block=1
     )
@@ -85,7 +85,7 @@ def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str
         learn(exact, inner, everything, job)
     steps = [event["loss"] for event in federation.of("step")]
     assert steps == pytest.approx(losses, rel=1e-6, abs=1e-5)  # events have five decimals
-    batch = inner.collate(everything[:8])
+    batch = everything.batch(range(8))
     with torch.no_grad(), in_float64():
         expected = inner.logits(exact.eval(), batch)
     for site in SITES:
@@ -94,13 +94,13 @@ def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str
             mine, theirs = inner.logits(whole.eval(), batch), inner.logits(loaded.model, batch)
         assert as_near_as(theirs, mine, expected)
     for site in SITES:
-        found = evaluate(whole, inner, sites[site].test, batch_size=16)
+        found = evaluate(whole, inner, inner.encode(sites[site].test), batch_size=16)
         entry = federation.of("final")[0]["sites"][site]
         assert (entry["correct"], entry["total"]) == (found.correct, found.total)
         assert entry["loss"] == pytest.approx(found.loss, rel=1e-5)
 
 
-def learn(model: Any, task: Task, examples: Sequence[Example], job: Job) -> list[float]:
+def learn(model: Any, task: Task, texts: Texts, job: Job) -> list[float]:
     """Two rounds of three steps on everybody's examples."""
     optimizer = make_optimizer(model, job.train)
     losses: list[float] = []
@@ -108,7 +108,7 @@ def learn(model: Any, task: Task, examples: Sequence[Example], job: Job) -> list
         losses += local_round(
             model,
             task,
-            examples,
+            texts,
             job.train,
             seed=job.job.seed,
             round=number,
@@ -300,6 +300,7 @@ def test_padding_of_tokenizer_and_model_agree(llama: Path, tmp_path: Path) -> No
     loaded = load_adapter(adapter(federation))
     sites = load_sites(job, federation.resolved.labels)
     for site in SITES:
-        found = evaluate(loaded.model, loaded.task, sites[site].test, batch_size=32)
+        texts = loaded.task.encode(sites[site].test)
+        found = evaluate(loaded.model, loaded.task, texts, batch_size=32)
         entry = federation.of("final")[0]["sites"][site]
         assert entry["loss"] == pytest.approx(found.loss, rel=1e-4)

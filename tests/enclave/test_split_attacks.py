@@ -46,7 +46,7 @@ from tests.enclave.split_flow import (
     make_split_job,
     resolve_split,
 )
-from tests.model.tiny import make_llama, make_tokenizer
+from tests.model.tiny import Text, batch_of, make_llama, make_tokenizer
 
 SPARE = NetworkSpec(min_sites=1)
 
@@ -479,12 +479,12 @@ def test_a_model_that_stays_in_answers_through_the_split(llama: Path, tmp_path: 
     loaded = load_adapter(given.run_dir / "sites" / "north" / "adapter")
     texts = [row["text"] for row in _rows(tmp_path / "test.jsonl")]
     with torch.no_grad():
-        batch = loaded.task.pad([loaded.task.encode(t) for t in texts])
+        batch = batch_of(loaded.task, [Text(t) for t in texts])
         expected = loaded.task.scores(loaded.model, batch).softmax(1)
 
     kept.start_site("north")
     before = len(kept.wire)
-    maker = CutMaker(kept.resolved, loaded.task)
+    maker = CutMaker(kept.resolved, loaded.task.pad_id)
     asker = ClassAsker(kept.resolved, maker, loaded.task, texts)
     ask(kept, asker)
     assert torch.allclose(torch.tensor(asker.shares), expected, atol=1e-4)
@@ -509,7 +509,7 @@ def test_continuations_through_the_split(llama: Path, tmp_path: Path) -> None:
             if ids[-1] == tokenizer.eos_token_id:
                 break
         expected.append(ids)
-    maker = CutMaker(federation.resolved, loaded.task)
+    maker = CutMaker(federation.resolved, loaded.task.pad_id)
     asker = ContinueAsker(federation.resolved, maker, rows, tokens=5, end=tokenizer.eos_token_id)
     ask(federation, asker)
     assert asker.rows == expected
@@ -554,11 +554,11 @@ def test_long_questions_go_in_several_messages(
     loaded = load_adapter(federation.run_dir / "sites" / "north" / "adapter")
     texts = [row["text"] for row in _rows(tmp_path / "test.jsonl")]
     with torch.no_grad():
-        batch = loaded.task.pad([loaded.task.encode(t) for t in texts])
+        batch = batch_of(loaded.task, [Text(t) for t in texts])
         expected = loaded.task.scores(loaded.model, batch).softmax(1)
     before = len(federation.wire)
     asker = ClassAsker(
-        federation.resolved, CutMaker(federation.resolved, loaded.task), loaded.task, texts
+        federation.resolved, CutMaker(federation.resolved, loaded.task.pad_id), loaded.task, texts
     )
     ask(federation, asker)
     assert len(federation.wire) - before > 8

@@ -26,7 +26,7 @@ from tests.model.test_load import spec
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
 from tests.model.test_training import run as train
-from tests.model.tiny import LABELS, make_llama, make_texts
+from tests.model.tiny import LABELS, Text, batch_of, make_llama, make_texts
 from tests.sample_job import write_job
 
 app = typer.Typer(cls=Commands)
@@ -122,7 +122,7 @@ def test_a_merged_model_loads_with_the_lines_that_are_printed(
         exec(code, found)
     texts = [t.text for t in make_texts(5, 1)]
     task = load_adapter(adapter).task
-    shares = task.scores(found["model"].eval(), task.pad([task.encode(t) for t in texts]))
+    shares = task.scores(found["model"].eval(), batch_of(task, [Text(t) for t in texts]))
     expected = classify(load_adapter(adapter), texts)
     assert torch.allclose(shares.softmax(1), torch.tensor(expected), atol=1e-4)
 

@@ -28,11 +28,12 @@ from sealtune.job.spec import (
     TuningSpec,
 )
 from sealtune.model.cut import Bottom, CutEntry, cut_at
-from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import Elsewhere, load_part
+from sealtune.model.samples import Contents, Sample, Samples
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Task
+from sealtune.model.texts import Dataset, Texts
 from sealtune.model.trainable import trainable_state
 from sealtune.model.training import RoundResult, evaluate, local_round
 from sealtune.plan.planner import make_plan
@@ -42,7 +43,7 @@ from tests.float64 import as_near_as, distance, in_float64
 from tests.model.spf.decoders import VOCABULARY, make
 from tests.model.test_load import spec
 from tests.model.test_tasks import task_of
-from tests.model.tiny import LABELS, Text, make_texts, make_tokenizer
+from tests.model.tiny import LABELS, ids_of, make_texts, make_tokenizer
 
 BLOCKS, CUT, CLASSES = 4, 2, 3
 NAMES = (
@@ -547,20 +548,18 @@ def whole_model(
     what: TuningSpec,
     dtype: torch.dtype = torch.float32,
     **more: Any,
-) -> tuple[Any, Task, list[Text]]:
+) -> tuple[Any, Task, Texts]:
     model = load_model(spec(folder, task), len(LABELS)).to(dtype)
-    return (
-        apply_tuning(model, what, task, 5, first_block=CUT, **more),
-        task_of(folder, task),
-        make_texts(40, 3),
-    )
+    its_task = task_of(folder, task)
+    tuned = apply_tuning(model, what, task, 5, first_block=CUT, **more)
+    return tuned, its_task, its_task.encode(make_texts(40, 3))
 
 
 def split_model(
     folder: Path, task: str, what: TuningSpec, dtype: torch.dtype = torch.float32, **more: Any
-) -> tuple[Any, CutTask, list[Sample]]:
+) -> tuple[Any, Task, Samples]:
     """The same with cut activations, which were made text by text."""
-    where, inner, texts = spec(folder, task), task_of(folder, task), make_texts(40, 3)
+    where, its_task, texts = spec(folder, task), task_of(folder, task), make_texts(40, 3)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     bottom = Bottom(load_part(where, len(LABELS), CUT, "bottom").to(wide), CUT)
     model = load_part(where, len(LABELS), CUT, "top", dtype=dtype)
@@ -568,17 +567,18 @@ def split_model(
     sent: list[Contents] = []
     samples: list[Sample] = []
     for number, text in enumerate(texts):
-        ids = torch.tensor([inner.encode(text.text)])
+        ids = torch.tensor([ids_of(its_task, text.text)])
         hidden = bottom(ids, torch.ones_like(ids))[0]
         sent.append(Contents(hidden, ids[0] if task == "causal-lm" else None))
         label = None if task == "causal-lm" else text.label
         samples.append(Sample("a", number, ids.shape[1], label))
-    task_on_cuts = CutTask(inner, CutEntry(model, CUT), lambda sample: sent[sample.number])
-    return model, task_on_cuts, samples
+    entry = CutEntry(model, CUT)
+    data = Samples(samples, lambda sample: sent[sample.number], entry, its_task.pad_id)
+    return model, its_task, data
 
 
-def round_of(model: Any, task: Task, examples: Any, number: int = 1) -> RoundResult:
-    return local_round(model, task, examples, SPEC, seed=7, round=number, site="a")
+def round_of(model: Any, task: Task, data: Dataset, number: int = 1) -> RoundResult:
+    return local_round(model, task, data, SPEC, seed=7, round=number, site="a")
 
 
 @pytest.mark.parametrize("task", ["classification", "label-words", "causal-lm"])
@@ -594,7 +594,7 @@ def test_a_top_learns_exactly_what_the_whole_model_learns(
     assert mine.keys() == start.keys()
     assert all(torch.equal(mine[n], t) for n, t in start.items())
     assert {t.dtype for t in start.values()} == {torch.float64}
-    assert its_task.lengths(texts) == cut_task.lengths(samples)
+    assert list(texts.lengths) == list(samples.lengths)
     expected, got = round_of(whole, its_task, texts), round_of(top, cut_task, samples)
     assert got.tokens == expected.tokens
     assert got.losses == pytest.approx(expected.losses, rel=1e-12)
@@ -614,7 +614,7 @@ def one_gradient(model: Any, task: Task, examples: Any, start: Any) -> Tensor:
     state = trainable_state(model)
     for n, tensor in state.items():
         tensor.copy_(start[n])
-    loss = task.loss(model, task.collate(examples[:20]))
+    loss = task.loss(model, examples.batch(range(20)))
     loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert len(gradients) == len(state)
@@ -676,7 +676,7 @@ def test_a_top_chooses_the_heads_that_the_whole_model_chooses(
     for make_it in (whole_model, split_model):
         what = tuning("spf", select=select)
         plain, task, examples = make_it(deep_llama, "causal-lm", tuning("lora"))
-        batch = task.collate(examples[:6])
+        batch = examples.batch(range(6))
         model = plain.unload()  # LoRA off again: the bare model, and a task that fits it
 
         def calibrate(task: Task = task, model: Any = model, batch: Any = batch) -> Tensor:
@@ -708,10 +708,9 @@ def test_tuning_blocks_that_run_at_the_sites_is_refused(deep_llama: Path, key: s
 
 
 def test_padding_of_a_batch_is_zero_activations_behind_each_text(deep_llama: Path) -> None:
-    _, task, samples = split_model(deep_llama, "causal-lm", tuning("spf"))
-    chosen = sorted(samples, key=lambda sample: sample.tokens)[:: len(samples) - 1]
-    batch: Any = task.collate(chosen)
-    short, long = (sample.tokens for sample in chosen)
+    _, _, samples = split_model(deep_llama, "causal-lm", tuning("spf"))
+    short, long = min(samples.lengths), max(samples.lengths)
+    batch = samples.batch([samples.lengths.index(short), samples.lengths.index(long)])
     assert short < long
     width = batch.input_ids.shape[1]
     assert width % 8 == 0
@@ -725,8 +724,8 @@ def test_padding_of_a_batch_is_zero_activations_behind_each_text(deep_llama: Pat
 
 
 def test_a_batch_of_classes_shows_no_token(deep_llama: Path) -> None:
-    _, task, samples = split_model(deep_llama, "classification", tuning("spf"))
-    batch = task.collate(samples[:5])
+    _, _, samples = split_model(deep_llama, "classification", tuning("spf"))
+    batch = samples.batch(range(5))
     assert batch.labels is not None
     assert batch.labels.tolist() == [text.label for text in make_texts(40, 3)[:5]]
     assert set(batch.input_ids[batch.attention_mask.bool()].tolist()) == {1}

@@ -21,7 +21,7 @@ from tests.model.test_load import spec
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
 from tests.model.test_training import run
-from tests.model.tiny import LABELS, make_llama, make_texts
+from tests.model.tiny import LABELS, batch_of, make_llama, make_texts
 
 
 def fingerprint(
@@ -61,7 +61,7 @@ def test_plain_peft_loads_it_and_gives_the_same_logits(
     with quiet():
         base = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=len(LABELS))
         model = PeftModel.from_pretrained(base, written).eval()
-    batch = task_of(llama).collate(make_texts(5, 0))
+    batch = batch_of(task_of(llama), make_texts(5, 0))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, trained(**inputs).logits)
@@ -83,12 +83,13 @@ def test_loaded_adapter_answers_like_the_live_one(trained: Any, written: Path) -
     loaded = load_adapter(written)
     texts = make_texts(20, 9)
     assert loaded.fingerprint.labels == LABELS
-    live = evaluate(trained, loaded.task, texts, batch_size=8)
-    assert evaluate(loaded.model, loaded.task, texts, batch_size=8) == live
+    data = loaded.task.encode(texts)
+    live = evaluate(trained, loaded.task, data, batch_size=8)
+    assert evaluate(loaded.model, loaded.task, data, batch_size=8) == live
 
 
 def test_reload_check_passes_and_measures(llama: Path, trained: Any, written: Path) -> None:
-    check = check_export(written, trained, task_of(llama).collate(make_texts(8, 0)))
+    check = check_export(written, trained, batch_of(task_of(llama), make_texts(8, 0)))
     assert check.difference < 1e-5
     assert check.agreement == 1
 
@@ -96,7 +97,7 @@ def test_reload_check_passes_and_measures(llama: Path, trained: Any, written: Pa
 def test_reload_check_finds_a_useless_adapter(
     llama: Path, trained: Any, written: Path, tmp_path: Path
 ) -> None:
-    batch = task_of(llama).collate(make_texts(8, 0))
+    batch = batch_of(task_of(llama), make_texts(8, 0))
     changed = adapted(llama)
     load_trainable_state(changed, {n: t * 1.5 for n, t in trainable_state(trained).items()})
     with pytest.raises(AdapterMismatchError, match="differs from the live one"):

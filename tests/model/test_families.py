@@ -5,7 +5,7 @@ Models are float64, so that nothing but a wrong formula can make a difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,21 @@ from transformers import AutoModelForCausalLM
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.spec import LoraSpec, TuningSpec
 from sealtune.model.cut import Bottom, CutEntry
-from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import load_part
+from sealtune.model.samples import Contents, Sample, Samples
 from sealtune.model.tasks import CausalLM, LabelWords, Task
+from sealtune.model.texts import Batch
 from sealtune.plan.planner import make_plan
 from sealtune.tuning.adapter import load_adapter
 from sealtune.tuning.merge import merge_adapter
+from tests.float64 import in_float64
 from tests.model.families import FAMILIES, make_family
 from tests.model.test_cut import CUT, split_job
 from tests.model.test_load import spec
 from tests.model.test_merge import make_adapter, silent
 from tests.model.test_tasks import task_of
-from tests.model.tiny import make_texts
+from tests.model.tiny import Text, batch_of, ids_of, make_texts
 
 UNCUT = ("opt", "gptj", "codegen", "falcon", "bloom", "mpt")
 TOLERANCE = 1e-5  # scores are handed on as float32, and some families keep float32 buffers
@@ -55,7 +57,7 @@ def theirs(folder: Path, task: Task) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, float64 [B, T, V], by transformers alone, with the token ids and lengths."""
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-    batch = task.collate(TEXTS)
+    batch = batch_of(task, TEXTS)
     with torch.no_grad():
         result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     return result.logits, batch.input_ids, batch.lengths
@@ -75,14 +77,14 @@ def expected_loss(folder: Path, task: Task) -> float:
     return float(sum(parts)) / int((lengths - 1).sum())
 
 
-def check(model: Any, folder: Path, wrap: Callable[[Task], Task]) -> None:
+def check(model: Any, folder: Path, batch_of: Callable[[Task, Sequence[Text]], Batch]) -> None:
     """Evaluation, prediction and training loss of both tasks that use the output matrix."""
     words = task_of(folder, "label-words")
     assert isinstance(words, LabelWords)
     expected = expected_scores(folder, words)
     labels = torch.tensor([text.label for text in TEXTS])
-    task = wrap(words)
-    batch = task.collate(TEXTS)
+    task: Task = words
+    batch = batch_of(task, TEXTS)
     with torch.no_grad():
         got, outcome = task.scores(model, batch), task.outcome(model, batch)
     assert float((got - expected).abs().max()) < TOLERANCE
@@ -93,8 +95,8 @@ def check(model: Any, folder: Path, wrap: Callable[[Task], Task]) -> None:
     plain = task_of(folder, "causal-lm", labels=())
     assert isinstance(plain, CausalLM)
     logits, _, lengths = theirs(folder, plain)
-    task = wrap(plain)
-    batch = task.collate(TEXTS)
+    task = plain
+    batch = batch_of(task, TEXTS)
     assert float(task.loss(model, batch)) == pytest.approx(
         expected_loss(folder, plain), rel=TOLERANCE
     )
@@ -107,7 +109,7 @@ def check(model: Any, folder: Path, wrap: Callable[[Task], Task]) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_whole_model(folder_of: FolderOf, name: str) -> None:
     folder = folder_of(name)
-    check(load_model(spec(folder, "causal-lm"), None).double(), folder, lambda task: task)
+    check(load_model(spec(folder, "causal-lm"), None).double(), folder, batch_of)
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES if n not in UNCUT])
@@ -118,32 +120,19 @@ def test_through_a_cut(folder_of: FolderOf, name: str) -> None:
     top = load_part(where, None, CUT, "top", dtype=torch.float64)
     entry = CutEntry(top, CUT)
 
-    def through(task: Task) -> Task:
-        """The task on what the bottom makes of the texts."""
-        known = {}
-        for number, text in enumerate(TEXTS):
-            ids = torch.tensor(task.encode(text.text))
+    def through(task: Task, texts: Sequence[Text]) -> Batch:
+        """What the bottom makes of the texts; activations stay float64."""
+        sent, samples = [], []
+        for number, text in enumerate(texts):
+            ids = torch.tensor(ids_of(task, text.text))
             hidden = bottom(ids[None], torch.ones_like(ids)[None])[0]
-            known[number] = Contents(hidden, ids if task.name == "causal-lm" else None)
-        return Cut(task, entry, lambda sample: known[sample.number])
+            sent.append(Contents(hidden, ids if task.name == "causal-lm" else None))
+            samples.append(Sample("north", number, len(ids), text.label))
+        data = Samples(samples, lambda sample: sent[sample.number], entry, task.pad_id)
+        with in_float64():
+            return data.batch(range(len(samples)))
 
     check(top, folder, through)
-
-
-class Cut(CutTask):
-    """Takes texts, and hands their samples on; activations stay float64."""
-
-    def collate(self, examples: Any) -> Any:
-        samples = [
-            Sample("north", i, len(self._inner.encode(e.text)), e.label)
-            for i, e in enumerate(examples)
-        ]
-        with torch.device("cpu"):
-            torch.set_default_dtype(torch.float64)
-            try:
-                return super().collate(samples)
-            finally:
-                torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", UNCUT)
@@ -162,7 +151,7 @@ def test_merged(folder_of: FolderOf, tmp_path: Path, name: str) -> None:
     task = loaded.task
     assert isinstance(task, LabelWords)
     with torch.no_grad():
-        got = task.scores(loaded.model.double(), task.collate(TEXTS))
+        got = task.scores(loaded.model.double(), batch_of(task, TEXTS))
     expected = expected_scores(tmp_path / "merged", task)
     # merged weights are float32: the product of A and B is rounded into them
     assert float((got - expected).abs().max()) < 1e-4 * float(expected.abs().max())

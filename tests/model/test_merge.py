@@ -22,7 +22,7 @@ from sealtune.tuning.spf.tuner import Spf
 from tests.float64 import as_near_as, distance, in_float64
 from tests.model.test_export import fingerprint
 from tests.model.test_load import spec
-from tests.model.tiny import LABELS, make_texts
+from tests.model.tiny import LABELS, batch_of, make_texts
 
 LORA, SPF = LoraSpec(rank=4), SpfSpec(qkv=0.5, dense=0.5)
 
@@ -61,7 +61,7 @@ def test_the_answers_stay(llama: Path, tmp_path: Path, task: str, tuning: Tuning
     }
     assert done.loader == kinds[task].__name__
     loaded = load_adapter(adapter)
-    batch = loaded.task.collate(make_texts(6, 4))
+    batch = batch_of(loaded.task, make_texts(6, 4))
     kind: Any = AutoModelForSequenceClassification if task == "classification" else None
     with quiet():
         plain = (kind or AutoModelForCausalLM).from_pretrained(tmp_path / "merged")

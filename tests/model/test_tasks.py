@@ -14,7 +14,7 @@ from sealtune.model.batches import epoch_batches, sorted_batches, step_batches
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import Classification, LabelWords, Task, make_task
 from tests.model.test_load import spec
-from tests.model.tiny import LABELS, Text, make_texts, make_tokenizer
+from tests.model.tiny import LABELS, Text, batch_of, ids_of, make_texts, make_tokenizer
 
 
 def task_of(
@@ -37,12 +37,12 @@ def model_of(folder: Path, name: str) -> Any:
 def test_batches_are_padded_right_to_buckets(llama: Path) -> None:
     task = task_of(llama)
     texts = [Text("rash", 2), Text("acute asthma with severe cough of the left type", 1)]
-    batch = task.collate(texts)
+    batch = batch_of(task, texts)
     assert batch.input_ids.shape[1] % 8 == 0
     assert batch.tokens == batch.input_ids.numel()
-    assert batch.lengths.tolist() == task.lengths(texts)
+    assert tuple(batch.lengths.tolist()) == task.encode(texts).lengths
     assert batch.attention_mask.sum(1).tolist() == batch.lengths.tolist()
-    assert batch.input_ids[0, : batch.lengths[0]].tolist() == task.encode("rash")
+    assert batch.input_ids[0, : batch.lengths[0]].tolist() == ids_of(task, "rash")
     assert batch.labels is not None
     assert batch.labels.tolist() == [2, 1]
 
@@ -53,8 +53,8 @@ def test_padding_does_not_change_the_answer(llama: Path) -> None:
         task, model = task_of(llama, name), model_of(llama, name)
         texts = make_texts(6, 0)
         with torch.no_grad():
-            together = task.scores(model, task.collate(texts))
-            alone = torch.cat([task.scores(model, task.collate([text])) for text in texts])
+            together = task.scores(model, batch_of(task, texts))
+            alone = torch.cat([task.scores(model, batch_of(task, [text])) for text in texts])
         assert (together - alone).abs().max() < 1e-12
 
 
@@ -62,7 +62,7 @@ def test_padding_does_not_change_the_answer(llama: Path) -> None:
 def test_loss_and_outcome_agree(llama: Path) -> None:
     for name in ("classification", "label-words", "causal-lm"):
         task, model = task_of(llama, name), model_of(llama, name)
-        batch = task.collate(make_texts(5, 1))
+        batch = batch_of(task, make_texts(5, 1))
         with torch.no_grad():
             outcome = task.outcome(model, batch)
             loss = float(task.loss(model, batch))
@@ -74,7 +74,7 @@ def test_long_text_is_cut_before_the_end_of_the_template(llama: Path) -> None:
     template = "Text: {text}\nAnswer:"
     task = task_of(llama, "label-words", max_tokens=16, template=template)
     cue = task.tokenizer("\nAnswer:", add_special_tokens=False)["input_ids"]
-    ids = task.encode("Text: " + "severe murmur " * 5000 + "\nAnswer:")
+    ids = ids_of(task, "Text: " + "severe murmur " * 5000 + "\nAnswer:")
     assert len(ids) == 16
     assert ids[-len(cue) :] == cue
 
@@ -86,12 +86,12 @@ def test_template_longer_than_a_text_may_be_is_refused(llama: Path) -> None:
 
 def test_empty_text_is_refused(llama: Path) -> None:
     with pytest.raises(DataError, match="no tokens"):
-        task_of(llama).collate([Text("", 0)])
+        batch_of(task_of(llama), [Text("", 0)])
 
 
 def test_text_without_label_is_refused(llama: Path) -> None:
     task, model = task_of(llama), model_of(llama, "classification")
-    batch = task.collate([Text("rash")])
+    batch = batch_of(task, [Text("rash")])
     assert batch.labels is None
     with pytest.raises(DataError, match="without a label"):
         task.loss(model, batch)
@@ -105,7 +105,7 @@ def test_classification_agrees_with_hugging_face_when_a_text_ends_in_the_pad_tok
     assert isinstance(task, Classification)
     texts = [Text("acute rash<end>", 0), Text("cough with severe wheeze of the left", 1)]
     with torch.no_grad():
-        ours = task.scores(model, task.collate(texts))
+        ours = task.scores(model, batch_of(task, texts))
         padded = task.tokenizer([t.text for t in texts], padding=True, return_tensors="pt")
         theirs = model(**padded).logits
     assert (ours - theirs).abs().max() < 1e-12
@@ -115,7 +115,7 @@ def test_classification_agrees_with_hugging_face_when_a_text_ends_in_the_pad_tok
 def test_label_words_score_with_the_language_models_own_logits(llama: Path) -> None:
     task, model = task_of(llama, "label-words"), model_of(llama, "label-words")
     assert isinstance(task, LabelWords)
-    batch = task.collate(make_texts(4, 2))
+    batch = batch_of(task, make_texts(4, 2))
     with torch.no_grad():
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         expected = logits[torch.arange(4), batch.lengths - 1][:, task.words]
@@ -133,15 +133,15 @@ def test_label_words_that_clash_are_named(llama: Path) -> None:
 def test_causal_lm_learns_the_end_token_although_it_is_the_pad_token(llama: Path) -> None:
     task, model = task_of(llama, "causal-lm", labels=()), model_of(llama, "causal-lm")
     texts = [Text("rash"), Text("mild asthma with cough and wheeze")]
-    batch = task.collate(texts)
+    batch = batch_of(task, texts)
     last = batch.input_ids[torch.arange(2), batch.lengths - 1]
     assert last.tolist() == [task.tokenizer.eos_token_id] * 2
     with torch.no_grad():
         total = sum(
             float(
                 functional.cross_entropy(
-                    model(input_ids=torch.tensor([task.encode(t.text)])).logits[0, :-1],
-                    torch.tensor(task.encode(t.text)[1:]),
+                    model(input_ids=torch.tensor([ids_of(task, t.text)])).logits[0, :-1],
+                    torch.tensor(ids_of(task, t.text)[1:]),
                     reduction="sum",
                 )
             )
@@ -166,14 +166,14 @@ def test_a_tokenizer_that_appends_its_end_token_changes_nothing(
     labels = LABELS if name != "causal-lm" else ()
     usual, ending = (task_of(folder, name, labels=labels) for folder in (llama, other))
     for text in ("rash", "acute angina of the left", "severe murmur " * 40):
-        ids = ending.encode(text)
-        assert ids == usual.encode(text)
+        ids = ids_of(ending, text)
+        assert ids == ids_of(usual, text)
         assert ids.count(end) == (name == "causal-lm" and len(ids) < 32)
 
 
 def test_a_text_that_ends_in_the_end_token_ends_in_it_once(llama: Path) -> None:
     task = task_of(llama, "causal-lm", labels=())
-    assert task.encode("rash<end>") == task.encode("rash")
+    assert ids_of(task, "rash<end>") == ids_of(task, "rash")
 
 
 def test_an_epoch_holds_each_example_once() -> None:

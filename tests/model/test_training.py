@@ -21,14 +21,14 @@ def run(
     model: Any, task: Any, *, round: int = 1, spec: TrainSpec = SPEC, **more: Any
 ) -> RoundResult:
     texts = make_texts(60, 3)
-    return local_round(model, task, texts, spec, seed=7, round=round, site="a", **more)
+    return local_round(model, task, task.encode(texts), spec, seed=7, round=round, site="a", **more)
 
 
 @pytest.mark.parametrize("name", ["classification", "label-words", "causal-lm"])
 def test_every_task_learns(llama: Path, name: str) -> None:
     model = adapted(llama, task=name, targets="all-linear", alpha=32)
     task = task_of(llama, name)
-    texts = make_texts(60, 3)
+    texts = task.encode(make_texts(60, 3))
     before = evaluate(model, task, texts, batch_size=16)
     for number in (1, 2, 3, 4):
         run(model, task, round=number)
@@ -63,38 +63,34 @@ def test_resuming_at_a_round_gives_the_same(llama: Path) -> None:
     assert all(torch.equal(t, expected[n]) for n, t in trainable_state(resumed).items())
 
 
-def test_steps_and_pads_are_announced(llama: Path) -> None:
+def test_steps_and_batches_are_announced(llama: Path) -> None:
     model, task = adapted(llama), task_of(llama)
     seen: list[StepInfo] = []
-    pads: list[tuple[int, bool]] = []
-    result = run(
-        model, task, on_step=seen.append, before_step=lambda n, back: pads.append((n, back))
-    )
+    result = run(model, task, on_step=seen.append)
     assert [info.step for info in seen] == list(range(1, 13))
-    assert result.tokens == sum(info.tokens for info in seen) == sum(n for n, _ in pads)
+    assert result.tokens == sum(info.tokens for info in seen)
     assert result.train_loss == pytest.approx(sum(info.loss for info in seen) / 12)
-    assert all(back for _, back in pads)
-    evaluate(
-        model,
-        task,
-        make_texts(9, 0),
-        batch_size=4,
-        before_step=lambda n, back: pads.append((n, back)),
-    )
-    assert [back for _, back in pads[12:]] == [False] * 3
+    batches: list[int] = []
+    texts = task.encode(make_texts(9, 0))
+    evaluate(model, task, texts, batch_size=4, on_batch=batches.append)
+    assert len(batches) == 3
+    assert sum(batches) >= sum(texts.lengths)
 
 
 def test_predictions_come_back_in_the_order_given(llama: Path) -> None:
     model, task = adapted(llama), task_of(llama)
     run(model, task)
     texts = make_texts(21, 5)
-    answers = evaluate(model, task, texts, batch_size=4).predicted
-    alone = [evaluate(model, task, [text], batch_size=1).predicted[0] for text in texts]
+    answers = evaluate(model, task, task.encode(texts), batch_size=4).predicted
+    alone = [
+        evaluate(model, task, task.encode([text]), batch_size=1).predicted[0] for text in texts
+    ]
     assert list(answers) == alone
 
 
 def test_no_test_rows_give_zero(llama: Path) -> None:
-    result = evaluate(adapted(llama), task_of(llama), [], batch_size=4)
+    task = task_of(llama)
+    result = evaluate(adapted(llama), task, task.encode([]), batch_size=4)
     assert (result.correct, result.total, result.loss) == (0, 0, 0.0)
 
 

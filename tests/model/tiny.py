@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sealtune.model.tasks import Task
+from sealtune.model.texts import Batch, Example
+
 LABELS = ("heart", "lung", "skin")
 _WORDS = {
     "heart": "angina infarct valve atrial murmur",
@@ -28,10 +32,22 @@ _COMMON = "acute chronic mild severe of the with unspecified type left right Ans
 
 @dataclass(frozen=True)
 class Text:
-    """An example, as ``sealtune.model.tasks.Example`` wants it."""
+    """An example, as ``sealtune.model.texts.Example`` wants it."""
 
     text: str
     label: int | None = None
+    row: int = 0
+
+
+def batch_of(task: Task, texts: Sequence[Example]) -> Batch:
+    """All of them in one batch."""
+    return task.encode(texts).batch(range(len(texts)))
+
+
+def ids_of(task: Task, text: str) -> list[int]:
+    """Token ids of one text."""
+    ids: list[int] = task.encode([Text(text)]).ids.tolist()
+    return ids
 
 
 def make_texts(count: int, seed: int) -> list[Text]:

@@ -60,7 +60,6 @@ def step(setup: Setup, accelerator: object) -> torch.Tensor:
     model = Toy().requires_grad_(False)
     with setup.session(accelerator) as session:
         session.install(model)
-        session.begin_step(12, backward=True)
         torch.manual_seed(0)
         return gradient(model, torch.randn(3, 4, INNER).requires_grad_(True))
 

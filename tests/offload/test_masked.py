@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from sealtune.errors import IntegrityError, ModelError, OffloadError, PadReuseError
 from sealtune.offload.codes import Budget
 from sealtune.offload.frozen import FrozenGroup
+from sealtune.offload.pads import Pad
+from sealtune.offload.session import OffloadSession
 from tests.offload.layers import GROUPS, INNER, Setup, Toy, make_setup
 
 
@@ -40,7 +43,6 @@ def test_forward_and_gradient_equal_the_unmasked_model(
     model = Toy().requires_grad_(False)
     with setup.session() as session:
         session.install(model)
-        session.begin_step(batch * length, backward=True)
         masked = model(x)
         (gradient,) = torch.autograd.grad(masked.square().mean(), x)
     forward_error, backward_error = relative(masked, out), relative(gradient, expected)
@@ -48,23 +50,107 @@ def test_forward_and_gradient_equal_the_unmasked_model(
     assert backward_error < 2e-4, f"gradient differs by {backward_error:.2e}"
 
 
-def test_a_second_step_needs_new_pads(setup: Setup) -> None:
-    model = Toy().requires_grad_(False)
-    session = setup.session()
+class Recomputed(Toy):
+    """Computes its forward pass again for the backward pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def installed(setup: Setup, model: Toy | None = None) -> tuple[OffloadSession, Toy]:
+    session, model = setup.session(), (model or Toy()).requires_grad_(False)
     session.install(model)
-    session.begin_step(6, backward=False)
-    model(torch.randn(2, 3, INNER))
+    return session, model
+
+
+def made(session: OffloadSession) -> dict[tuple[str, bool], int]:
+    """Pads that wait for a call."""
+    return {
+        (name, way): len(shared.channel._ready[way])
+        for name, shared in session._shared.items()
+        for way in (False, True)
+    }
+
+
+def test_every_forward_pass_has_pads_of_its_own(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its size, with gradients or without: no pad is taken twice, none is left over."""
+    taken: list[int] = []
+    use = Pad.use
+
+    def record(pad: Pad) -> None:
+        taken.append(pad.index)
+        use(pad)
+
+    monkeypatch.setattr(Pad, "use", record)
+    session, model = installed(setup)
+    for rows in (6, 6, 2, 9):
+        x = torch.randn(rows, INNER, requires_grad=True)
+        with torch.no_grad():
+            assert relative(model(x), setup.reference(x)) < 1e-4
+        assert not any(made(session).values())  # and none was made for a backward pass
+        model(x).sum().backward()
+        assert not any(made(session).values())
+    assert len(taken) == len(set(taken)) == 4 * (2 + 2 + 2)
+
+
+def test_recomputation_is_refused(setup: Setup) -> None:
+    """Activation checkpointing would need the forward pads a second time."""
+    _, model = installed(setup, Recomputed())
+    result = model(torch.randn(2, 3, INNER, requires_grad=True))
+    with pytest.raises(PadReuseError, match="forward; refusing to reuse"):
+        result.sum().backward()
+
+
+@pytest.mark.parametrize("rows", [6, 5])
+def test_two_forward_passes_before_a_backward_pass_are_refused(setup: Setup, rows: int) -> None:
+    _, model = installed(setup)
+    first = model(torch.randn(6, INNER, requires_grad=True))
+    second = model(torch.randn(rows, INNER, requires_grad=True))
+    with pytest.raises(OffloadError, match=r"backward; refusing to reuse|covers . rows, not"):
+        (first.sum() + second.sum()).backward()
+
+
+def test_a_pass_whose_pads_are_gone_is_refused(setup: Setup) -> None:
+    """An evaluation between forward and backward pass."""
+    _, model = installed(setup)
+    first = model(torch.randn(6, INNER, requires_grad=True))
+    with torch.no_grad():
+        model(torch.randn(6, INNER))
+    with pytest.raises(PadReuseError, match="backward; refusing to reuse"):
+        first.sum().backward()
+
+
+def test_a_layer_outside_a_pass_finds_no_pad(setup: Setup) -> None:
+    _, model = installed(setup)
     with pytest.raises(PadReuseError, match="refusing to reuse"):
-        model(torch.randn(2, 3, INNER))
+        model.q(torch.randn(2, 3, INNER))
 
 
 def test_a_pad_of_another_size_is_refused(setup: Setup) -> None:
-    model = Toy().requires_grad_(False)
-    session = setup.session()
-    session.install(model)
+    session, model = installed(setup)
     session.begin_step(5, backward=False)
     with pytest.raises(OffloadError, match="covers 5 rows, not 6"):
-        model(torch.randn(2, 3, INNER))
+        model.q(torch.randn(2, 3, INNER))
+
+
+@pytest.mark.parametrize("hang", ["hook", "child"])
+def test_what_hangs_at_a_frozen_layer_is_not_lost(setup: Setup, hang: str) -> None:
+    """A tuner's delta there would vanish with the layer, and nobody would notice."""
+    model = Toy().requires_grad_(False)
+    if hang == "hook":
+        model.o.register_forward_hook(lambda _module, _args, output: 2 * output)
+    else:
+        model.o.add_module("delta", torch.nn.Linear(1, 1))
+    with pytest.raises(ModelError, match="something hangs at o that"):
+        setup.session().install(model)
+
+
+def test_a_pass_without_tokens_is_refused(setup: Setup) -> None:
+    _, model = installed(setup)
+    with pytest.raises(OffloadError, match="without input_ids or inputs_embeds"):
+        model(x=None)
 
 
 def test_layers_of_a_group_must_share_their_input(setup: Setup) -> None:
@@ -93,7 +179,6 @@ def test_a_lying_accelerator_is_caught(setup: Setup, backward: bool, bit: int) -
     model = Toy().requires_grad_(False)
     session = setup.session(Liar())
     session.install(model)
-    session.begin_step(6, backward=True)
     x = torch.randn(2, 3, INNER, requires_grad=True)
     with pytest.raises(IntegrityError, match="backward" if backward else "forward"):
         model(x).sum().backward()
@@ -156,7 +241,6 @@ def test_a_new_step_throws_away_what_the_last_one_left(setup: Setup) -> None:
     session.install(model)
     session.begin_step(5, backward=True)
     model.q(torch.randn(5, INNER))  # and no more: the step was interrupted
-    session.begin_step(6, backward=True)
     x = torch.randn(6, INNER)
     assert relative(model(x), setup.reference(x)) < 1e-4
 
@@ -182,12 +266,7 @@ def test_pads_are_made_for_the_calls_that_will_come(setup: Setup, backward: bool
     )
     session = Setup(plan, setup.reference, setup.engine).session()
     session.begin_step(3, backward=backward)
-    made = {
-        (name, way): len(shared.channel._ready[way])
-        for name, shared in session._shared.items()
-        for way in (False, True)
-    }
-    assert made == {
+    assert made(session) == {
         ("q", False): 1, ("q", True): int(backward), ("o", False): 1, ("o", True): 0
     }  # fmt: skip
 

@@ -38,7 +38,6 @@ def record(folder: Path, protect: str) -> tuple[list[torch.Tensor], torch.Tensor
     model = Toy().requires_grad_(False)
     session = setup.session(tap)
     session.install(model)
-    session.begin_step(TOKENS, backward=True)
     model(x.requires_grad_(True)).square().sum().backward()
     return tap.seen, canary
 

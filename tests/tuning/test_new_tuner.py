@@ -36,7 +36,7 @@ from tests.model.test_export import fingerprint
 from tests.model.test_load import spec
 from tests.model.test_tasks import task_of
 from tests.model.test_training import run
-from tests.model.tiny import LABELS, make_texts
+from tests.model.tiny import LABELS, batch_of, make_texts
 from tests.offload.test_training import make_job, session_for
 
 
@@ -176,13 +176,14 @@ def test_it_is_trained_written_and_read_back(
     bounds = first_values(model, TUNINGS[name])
     assert bounds.keys() == first.keys()
     assert all(float(t.abs().max()) <= bounds[n] for n, t in first.items())
-    before = evaluate(model, tasks, make_texts(60, 3), batch_size=32)
+    texts = tasks.encode(make_texts(60, 3))
+    before = evaluate(model, tasks, texts, batch_size=32)
     for number in (1, 2, 3):
         run(model, tasks, round=number)
-    assert evaluate(model, tasks, make_texts(60, 3), batch_size=32).loss < before.loss
+    assert evaluate(model, tasks, texts, batch_size=32).loss < before.loss
     folder, live = tmp_path / "adapter", model.eval()
     save_adapter(folder, live, fingerprint(llama, task, (name,)))
-    batch = tasks.collate(make_texts(6, 4))
+    batch = batch_of(tasks, make_texts(6, 4))
     assert check_export(folder, live, batch).difference == 0
     loaded = load_adapter(folder)
     assert not any(p.requires_grad for p in loaded.model.parameters())
@@ -229,7 +230,6 @@ def test_it_is_planned_and_masked(
     session = session_for(job, plan)
     session.install(models[0])
     ids = torch.randint(2, 400, (4, 16), generator=torch.Generator().manual_seed(0))
-    session.begin_step(ids.numel(), backward=True)
     gradients = []
     for model in models:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sealtune.advise.costs import Batch
 from sealtune.data.site import Example, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.batches import epoch_batches, sorted_batches
 from sealtune.model.load import load_tokenizer
-from sealtune.model.tasks import make_task, padded
+from sealtune.model.tasks import Task, task_of
+from sealtune.model.texts import padded
 
 SAMPLE = 2000  # texts of a site and part that are really tokenised
 
@@ -81,13 +81,7 @@ def count_data(job: Job, labels: tuple[str, ...]) -> Counts:
     Raises:
         DataError: the files cannot be used.
     """
-    task = make_task(
-        job.model.task,
-        load_tokenizer(job.model),
-        max_tokens=job.data.max_tokens,
-        template=job.data.template,
-        labels=labels,
-    )
+    task = task_of(job, labels, load_tokenizer(job.model))
     train: dict[str, Part] = {}
     test: dict[str, Part] = {}
     counted = rows = 0
@@ -137,7 +131,6 @@ def _padded(lengths: Sequence[int], chosen: Sequence[int]) -> Batch:
     return Batch(len(chosen) * length, length)
 
 
-def _lengths(task: Any, examples: Sequence[Example]) -> list[int]:
+def _lengths(task: Task, examples: Sequence[Example]) -> tuple[int, ...]:
     step = max(1, len(examples) // SAMPLE)  # spread over the file, which may be sorted
-    found: list[int] = task.lengths(examples[::step][:SAMPLE])
-    return found
+    return task.encode(examples[::step][:SAMPLE]).lengths

@@ -24,10 +24,10 @@ from typing import Any, Literal, get_args
 import sealtune
 from sealtune.baseline.progress import Steps
 from sealtune.baseline.workbench import Workbench, weighted_mean
-from sealtune.data.site import Example
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
+from sealtune.model.texts import Texts
 from sealtune.model.training import Evaluation
 
 Kind = Literal["local", "pooled", "plain-federated"]
@@ -108,7 +108,7 @@ def _local(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
 
 
 def _pooled(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
-    everything = [example for data in bench.sites.values() for example in data.train]
+    everything = bench.everything()
     state, curve = bench.initial, []
     for number in range(1, job.job.rounds + 1):
         steps.phase(f"all data, round {number}")
@@ -127,7 +127,7 @@ def _pooled(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
 def _federated(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
     state = bench.initial
     curves: list[list[float]] = [[] for _ in bench.sites]
-    weights = [len(data.train) for data in bench.sites.values()]
+    weights = [len(data.train.lengths) for data in bench.sites.values()]
     for number in range(1, job.job.rounds + 1):
         updates = []
         for place, (site, data) in enumerate(bench.sites.items()):
@@ -146,9 +146,9 @@ def _federated(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
     return _finish(bench, state, _weighted_curve(curves, bench), steps)
 
 
-def _steps(job: Job, examples: Sequence[Example]) -> int:
-    """Steps of a round on ``examples``."""
-    return job.train.steps(len(examples))
+def _steps(job: Job, texts: Texts) -> int:
+    """Steps of a round on ``texts``."""
+    return job.train.steps(len(texts.lengths))
 
 
 def _finish(bench: Workbench, state: Any, curve: list[float], steps: Steps) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _finish(bench: Workbench, state: Any, curve: list[float], steps: Steps) -> d
 
 def _weighted_curve(curves: Sequence[Sequence[float]], bench: Workbench) -> list[float]:
     """Mean training loss by round over sites, weighted by examples as in the run's own curve."""
-    weights = [len(data.train) for data in bench.sites.values()]
+    weights = [len(data.train.lengths) for data in bench.sites.values()]
     return [
         sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
         for losses in zip(*curves, strict=True)

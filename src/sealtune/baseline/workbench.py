@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sealtune.data.site import Example, SiteData, discover_labels, load_sites
+from sealtune.data.site import discover_labels, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.tasks import make_task
+from sealtune.model.tasks import task_of
+from sealtune.model.texts import SiteTexts, Texts, join
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
 from sealtune.plan.planner import first_block
@@ -27,27 +28,25 @@ class Workbench:
     """Model, task and all sites' data of ``job``.
 
     Attributes:
-        sites: each site's examples.
+        sites: each site's texts.
         initial: the adapter that every run starts from.
     """
 
     def __init__(self, job: Job) -> None:
         labels = discover_labels(job)
         self._job = job
-        self._task = make_task(
-            job.model.task,
-            load_tokenizer(job.model),
-            max_tokens=job.data.max_tokens,
-            template=job.data.template,
-            labels=labels,
-        )
+        self._task = task_of(job, labels, load_tokenizer(job.model))
         count = len(labels) or None
         base = load_model(job.model, count)
-        self.sites: dict[str, SiteData] = load_sites(job, labels)
+        self.sites = {
+            site: SiteTexts(self._task.encode(data.train), self._task.encode(data.test))
+            for site, data in load_sites(job, labels).items()
+        }
 
         def calibrate() -> Tensor:
-            chosen = [e for data in self.sites.values() for e in data.train]
-            return self._task.loss(base, self._task.collate(chosen[: job.train.batch_size]))
+            data = self.everything()
+            first = range(min(job.train.batch_size, len(data.lengths)))
+            return self._task.loss(base, data.batch(first))
 
         self._model: Any = apply_tuning(
             base,
@@ -59,6 +58,10 @@ class Workbench:
         )
         self.initial = self.state()
 
+    def everything(self) -> Texts:
+        """All sites' training texts."""
+        return join([data.train for data in self.sites.values()])
+
     def state(self) -> dict[str, Tensor]:
         """A copy of the adapter as it is now."""
         return {name: tensor.clone() for name, tensor in trainable_state(self._model).items()}
@@ -66,19 +69,19 @@ class Workbench:
     def train(
         self,
         state: State,
-        examples: Sequence[Example],
+        data: Texts,
         *,
         round: int,
         site: str,
         steps: int,
         on_step: OnStep,
     ) -> tuple[dict[str, Tensor], RoundResult]:
-        """Train ``state`` on ``examples`` for one round, as a client enclave would."""
+        """Train ``state`` on ``data`` for one round, as a client enclave would."""
         load_trainable_state(self._model, state)
         result = local_round(
             self._model,
             self._task,
-            examples,
+            data,
             self._job.train.model_copy(update={"steps_per_round": steps}),
             seed=self._job.job.seed,
             round=round,

@@ -55,7 +55,6 @@ class SiteTrainer:
         self._folder = run_dir / "sites" / site / "adapter"
         self._emit = emit
         self._data, self._task = load_own_data(resolved, site, emit)
-        self._lengths = self._task.lengths(self._data.train)
         base = load_model(job.model, len(resolved.labels) or None)
         self._model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
         self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}
@@ -89,7 +88,7 @@ class SiteTrainer:
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
     def _train(self, round_: int) -> dict[str, Any]:
-        steps = self._job.train.steps(len(self._data.train))
+        steps = self._job.train.steps(len(self._data.train.lengths))
         self._emit("phase", round=round_, phase="train", of=steps)
 
         def on_step(info: StepInfo) -> None:
@@ -110,35 +109,28 @@ class SiteTrainer:
             seed=self._job.job.seed,
             round=round_,
             site=self._site,
-            lengths=self._lengths,
             on_step=on_step,
-            before_step=self._before_step,
         )
         return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
 
     def _evaluate(self, round_: int, *, announce: bool) -> dict[str, Any]:
         self._emit("phase", round=round_, phase="evaluate" if announce else "release", of=0)
-        found: Evaluation = evaluate(
+        answers: Evaluation = evaluate(
             self._model,
             self._task,
             self._data.test,
             batch_size=self._job.train.eval_batch_size,
-            before_step=self._before_step,
         )
-        fields = {"correct": found.correct, "total": found.total, "loss": found.loss}
+        fields = {"correct": answers.correct, "total": answers.total, "loss": answers.loss}
         self._emit("evaluated", round=round_, **fields)
         return fields
 
     def _release(self) -> None:
         save_adapter(self._folder, self._model, fingerprint_of(self._resolved))
-        batch = self._task.collate((self._data.test or self._data.train)[:_CHECKED])
-        self._model.eval()
-        self._before_step(batch.tokens, False)
-        check = check_export(self._folder, self._model, batch)
+        texts = self._data.test if self._data.test.lengths else self._data.train
+        batch = texts.batch(range(min(_CHECKED, len(texts.lengths))))
+        check = check_export(self._folder, self._model.eval(), batch)
         self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
-
-    def _before_step(self, tokens: int, backward: bool) -> None:
-        self._session.begin_step(tokens, backward=backward)
 
     def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:
         spent = {key: self._session.seconds[key] - before[key] for key in before}

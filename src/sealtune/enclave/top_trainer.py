@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,16 +17,16 @@ from torch import Tensor
 
 from sealtune import frames
 from sealtune.enclave.events import Emit
-from sealtune.enclave.own_data import task_of
 from sealtune.errors import AdapterMismatchError, FrameError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.compare import SAME_LEAST, compare_logits
 from sealtune.model.cut import CutEntry
-from sealtune.model.cut_task import Contents, CutTask, Sample
 from sealtune.model.load import load_tokenizer
 from sealtune.model.partial import load_part
+from sealtune.model.samples import Contents, Sample, Samples
+from sealtune.model.tasks import task_of
 from sealtune.model.trainable import load_trainable_state, trainable_parameters, trainable_state
 from sealtune.model.training import (
     Evaluation,
@@ -49,7 +50,7 @@ _CHECKED = 8  # samples on which an export is compared with the live top
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-class Samples(Protocol):
+class SampleSource(Protocol):
     """Where samples come from."""
 
     def samples(self, site: str, part: Literal["train", "test"], /) -> list[Sample]:
@@ -68,15 +69,12 @@ class TopTrainer:
         emit: gets progress events.
     """
 
-    def __init__(self, resolved: Resolved, store: Samples, emit: Emit) -> None:
+    def __init__(self, resolved: Resolved, store: SampleSource, emit: Emit) -> None:
         self._resolved = resolved
         self._job = resolved.job
         self._store = store
         self._emit = emit
-        self._inner = task_of(resolved, load_tokenizer(resolved.job.model))
-        self._model: Any = None
-        self._train: list[Sample] = []
-        self._tests: dict[str, list[Sample]] = {}
+        self._task = task_of(resolved.job, resolved.labels, load_tokenizer(resolved.job.model))
 
     def begin(self, sites: Sequence[str], saved: bytes = b"") -> None:
         """Load and tune the top for the samples of ``sites``.
@@ -89,10 +87,13 @@ class TopTrainer:
             ModelError: the model cannot be loaded or tuned.
             StorageError: ``saved`` does not fit.
         """
-        self._train = [sample for site in sites for sample in self._store.samples(site, "train")]
-        self._tests = {site: self._store.samples(site, "test") for site in sites}
         state = _open_state(saved) if saved else None
-        self._model, self._task = self._tuned(None if state is None else state.choices)
+        top, self._entry = self._top()
+        self._train = self._data(
+            [sample for site in sites for sample in self._store.samples(site, "train")]
+        )
+        self._tests = {site: self._data(self._store.samples(site, "test")) for site in sites}
+        self._model = self._tuned(top, None if state is None else state.choices)
         self._optimizer = make_optimizer(self._model, self._job.train)
         if state is not None:
             load_trainable_state(self._model, state.tensors("model/"))
@@ -121,7 +122,7 @@ class TopTrainer:
         Raises:
             ModelError: it diverged, or what should move did not.
         """
-        steps = self._job.train.steps(len(self._train))
+        steps = self._job.train.steps(len(self._train.lengths))
         self._emit("phase", round=round_, phase="train", of=steps)
 
         def on_step(info: StepInfo) -> None:
@@ -147,8 +148,8 @@ class TopTrainer:
         self._emit("phase", round=round_, phase="evaluate", of=0)
         size = self._job.train.eval_batch_size
         return {
-            site: evaluate(self._model, self._task, samples, batch_size=size)
-            for site, samples in self._tests.items()
+            site: evaluate(self._model, self._task, data, batch_size=size)
+            for site, data in self._tests.items()
         }
 
     def save(self) -> bytes:
@@ -171,14 +172,15 @@ class TopTrainer:
         name = self._resolved.manifest.model.name  # its place here is nobody's business
         fingerprint = fingerprint_of(self._resolved).model_copy(update={"base_model": name})
         files = adapter_files(self._model, fingerprint)
-        fresh, task = self._top()
+        fresh, entry = self._top()
         fresh = install_adapter(fresh, files, fingerprint.tuning, "the export")
         require_same_state(self._model, fresh)
-        samples = next((s for s in (*self._tests.values(), self._train) if s), self._train)
-        batch = self._task.collate(samples[:_CHECKED])
+        data = next((data for data in self._tests.values() if data.lengths), self._train)
+        batch = data.batch(range(min(_CHECKED, len(data.lengths))))
         self._model.eval()
         with torch.no_grad():
-            expected, got = self._task.logits(self._model, batch), task.logits(fresh, batch)
+            expected = self._task.logits(self._model, batch)
+            got = self._task.logits(fresh, replace(batch, entry=entry))
         check = compare_logits(expected, got, least=SAME_LEAST)
         self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
         return files
@@ -187,32 +189,32 @@ class TopTrainer:
         """Probabilities of every class for each sample; for ``causal-lm`` the next token's id."""
         self._model.eval()
         answers: list[list[float]] = [[] for _ in samples]
-        size = self._job.train.eval_batch_size
-        for chosen in sorted_batches([sample.tokens for sample in samples], size):
-            batch = self._task.collate([samples[i] for i in chosen])
+        data = self._data(samples)
+        for chosen in sorted_batches(data.lengths, self._job.train.eval_batch_size):
+            batch = data.batch(chosen)
             with torch.no_grad():
                 if self._task.labels:
-                    found = self._task.scores(self._model, batch).softmax(1)
+                    rows = self._task.scores(self._model, batch).softmax(1)  # [B, C]
                 else:
-                    found = self._task.next_tokens(self._model, batch)[:, None]
-            for i, row in zip(chosen, found.tolist(), strict=True):
+                    rows = self._task.next_tokens(self._model, batch)[:, None]  # [B, 1]
+            for i, row in zip(chosen, rows.tolist(), strict=True):
                 answers[i] = row
         return answers
 
-    def _tuned(self, choices: Mapping[str, Any] | None) -> tuple[Any, CutTask]:
-        model, task = self._top()
+    def _data(self, samples: Sequence[Sample]) -> Samples:
+        return Samples(samples, self._store.read, self._entry, self._task.pad_id)
 
+    def _tuned(self, top: Any, choices: Mapping[str, Any] | None) -> Any:
         def calibrate() -> Iterator[Tensor]:
             """Losses of the first batches that will be trained on: of all sites, one by one."""
-            job = self._job
-            lengths = task.lengths(self._train)
+            job, data = self._job, self._train
             for chosen in step_batches(
-                lengths, job.train.batch_size, 0, CALIBRATION, job.job.seed, EVERYBODY
+                data.lengths, job.train.batch_size, 0, CALIBRATION, job.job.seed, EVERYBODY
             ):
-                yield task.loss(model, task.collate([self._train[i] for i in chosen]))
+                yield self._task.loss(top, data.batch(chosen))
 
         tuned = apply_tuning(
-            model,
+            top,
             self._job.tuning,
             self._job.model.task,
             self._job.job.seed,
@@ -221,11 +223,11 @@ class TopTrainer:
             choices=choices,
         )
         if self._resolved.split.checkpointing:
-            model.activation_checkpointing_enable()
-        return tuned, task
+            top.activation_checkpointing_enable()
+        return tuned
 
-    def _top(self) -> tuple[Any, CutTask]:
-        """The frozen top as it is published, and the task on it."""
+    def _top(self) -> tuple[Any, CutEntry]:
+        """The frozen top as it is published, and where activations enter it."""
         cut = self._resolved.cut
         model = load_part(
             self._job.model,
@@ -234,7 +236,7 @@ class TopTrainer:
             "top",
             dtype=torch.bfloat16 if self._resolved.split.compute == "bf16" else torch.float32,
         )
-        return model, CutTask(self._inner, CutEntry(model, cut), self._store.read)
+        return model, CutEntry(model, cut)
 
     def _load_optimizer(self, state: _State) -> None:
         for name, parameter in trainable_parameters(self._model).items():

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sealtune.data.site import Example
-from sealtune.data.tokens import TokenCounts, count_tokens
+import numpy as np
+
 from sealtune.errors import DataError, ModelError
-from sealtune.job.spec import Job
-from sealtune.model.tasks import padded
+from sealtune.model.tasks import Task
+from sealtune.model.texts import Example, Texts, padded
 
 _SPECIAL = ("pad", "bos", "eos")
 
@@ -32,18 +32,25 @@ def check_tokenizer(tokenizer: Any, config: Any) -> None:
             )
 
 
-def fit_texts(job: Job, tokenizer: Any, config: Any, examples: Sequence[Example]) -> TokenCounts:
-    """Count the tokens of ``examples``, and refuse what the model has no row or place for.
+def fit_texts(task: Task, config: Any, examples: Sequence[Example]) -> Texts:
+    """Encode ``examples``, and refuse what the model has no row or place for.
 
     Raises:
         DataError: a text without tokens, a token beyond the embedding, or a text that is longer
             than the model's positions.
     """
-    counts = count_tokens(examples, tokenizer, job.data.max_tokens, int(config.vocab_size))
-    end = job.model.task == "causal-lm"  # which adds an end token
-    longest = padded(min(counts.longest + end, job.data.max_tokens)) if examples else 0
-    check_length(longest, config, hint="lower data.max_tokens")
-    return counts
+    texts, rows = task.encode(examples), int(config.vocab_size)
+    beyond = np.flatnonzero(texts.ids >= rows)
+    if beyond.size:
+        number = int(np.searchsorted(texts.ends, beyond[0], side="right"))
+        raise DataError(
+            f"row {examples[number].row} has token number {texts.ids[beyond[0]]}, but the model's "
+            f"embedding has {rows} rows",
+            hint="the tokenizer is not this model's, or the text holds a special token that the "
+            "model does not know",
+        )
+    check_length(padded(max(texts.lengths, default=0)), config, hint="lower data.max_tokens")
+    return texts
 
 
 def check_length(tokens: int, config: Any, *, hint: str) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 from sealtune.data.digest import identify
 from sealtune.data.site import SiteData, discover_labels, load_sites
-from sealtune.data.tokens import TokenCounts
 from sealtune.errors import DataError, ModelError
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, make_manifest
@@ -32,7 +31,7 @@ from sealtune.model.files import ModelFiles, model_digest, model_files
 from sealtune.model.fit import check_tokenizer, fit_texts
 from sealtune.model.load import load_config, load_tokenizer
 from sealtune.model.partial import check_weights
-from sealtune.model.tasks import make_task
+from sealtune.model.tasks import task_of
 from sealtune.plan.planner import make_plan
 
 
@@ -96,14 +95,12 @@ class Checked:
         job: the settings; a hub's model at its commit.
         labels: class names in the order of their numbers; empty for ``causal-lm``.
         sites: each site's examples.
-        counts: each site's token counts, of its training and its test rows.
         files: of the model.
     """
 
     job: Job
     labels: tuple[str, ...]
     sites: dict[str, SiteData]
-    counts: dict[str, tuple[TokenCounts, TokenCounts]]
     files: ModelFiles
 
 
@@ -123,20 +120,13 @@ def check(job: Job) -> Checked:
     job, files = _at_its_commit(job)
     tokenizer, config = load_tokenizer(job.model), load_config(job.model)
     check_tokenizer(tokenizer, config)
-    make_task(
-        job.model.task,
-        tokenizer,
-        max_tokens=job.data.max_tokens,
-        template=job.data.template,
-        labels=labels,
-    )
-    counts = {}
-    for name, data in sites.items():
-        train, test = (fit_texts(job, tokenizer, config, e) for e in (data.train, data.test))
-        counts[name] = train, test
+    task = task_of(job, labels, tokenizer)
+    for data in sites.values():
+        for examples in (data.train, data.test):
+            fit_texts(task, config, examples)
     make_plan(job, len(labels) or None, backbone=False)
     check_weights(job.model)
-    return Checked(job, labels, sites, counts, files)
+    return Checked(job, labels, sites, files)
 
 
 def resolve(job: Job) -> Resolution:

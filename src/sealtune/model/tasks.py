@@ -1,14 +1,13 @@
-"""What a model learns: one small class per task, all with the same four methods.
+"""What a model learns: one small class per task, all with the same methods.
 
     task = make_task("classification", tokenizer, max_tokens=64, template="{text}", labels=names)
-    batch = task.collate(examples)
+    batch = task.encode(examples).batch([0, 1, 2])
     task.loss(model, batch).backward()
     task.outcome(model, batch).correct
 
-``model`` is any Hugging Face or PEFT model, with or without masked layers. Texts are padded on the
-right up to a multiple of 8 tokens, so that what an onlooker sees of their length is coarse.
+``model`` is any Hugging Face or PEFT model, with or without masked layers, whole or a top.
 
-Trust domain: client enclave.
+Trust domain: client enclave (federated); data owner and server enclave (split).
 """
 
 from __future__ import annotations
@@ -16,60 +15,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sealtune.data.tokens import text_ids
 from sealtune.errors import DataError, ModelError, UnsupportedModelError
+from sealtune.job.spec import Job
 from sealtune.job.template import parse_template
-
-BUCKET = 8  # tokens
-
-
-def padded(tokens: int) -> int:
-    """``tokens`` rounded up to whole buckets."""
-    return -(-tokens // BUCKET) * BUCKET
-
-
-class Example(Protocol):
-    """One text and, where the task has classes, the number of its class."""
-
-    @property
-    def text(self) -> str:
-        """The rendered template."""
-
-    @property
-    def label(self) -> int | None:
-        """Class number, or None."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Texts of one step.
-
-    Attributes:
-        input_ids: int64 [B, T], padded on the right; T is a multiple of 8.
-        lengths: int64 [B], tokens of each text without padding.
-        labels: int64 [B] class numbers, or None.
-    """
-
-    input_ids: Tensor
-    lengths: Tensor
-    labels: Tensor | None
-
-    @property
-    def tokens(self) -> int:
-        """B * T, padding included: the number of rows of every masked product."""
-        return self.input_ids.numel()
-
-    @property
-    def attention_mask(self) -> Tensor:
-        """int64 [B, T]: 1 for text, 0 for padding. From lengths, since texts may hold pad ids."""
-        positions = torch.arange(self.input_ids.shape[1])
-        return (positions < self.lengths[:, None]).to(torch.int64)
+from sealtune.model.texts import Batch, Example, Texts, texts_of
+from sealtune.model.tokens import BATCH, text_ids
 
 
 @dataclass(frozen=True)
@@ -107,6 +63,7 @@ class Task(ABC):
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.labels = tuple(labels)
+        self.pad_id = int(tokenizer.pad_token_id)
         self._tail = self._cue_tokens(template)
 
     def _cue_tokens(self, template: str) -> int:
@@ -123,33 +80,34 @@ class Task(ABC):
             )
         return count
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, at most ``max_tokens``; the cut is before the template's end."""
-        (ids,) = text_ids(self.tokenizer, [text])
-        if not ids:
-            raise DataError("a text has no tokens", hint="remove empty rows from the data")
-        if len(ids) > self.max_tokens:
-            ids = ids[: self.max_tokens - self._tail] + ids[len(ids) - self._tail :]
+    def encode(self, examples: Sequence[Example]) -> Texts:
+        """The token ids of every text, at most ``max_tokens``; the cut is before the cue.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        rows: list[Sequence[int]] = []
+        truncated = 0
+        for start in range(0, len(examples), BATCH):
+            some = examples[start : start + BATCH]
+            for example, ids in zip(
+                some, text_ids(self.tokenizer, [example.text for example in some]), strict=True
+            ):
+                if not ids:
+                    where = f"row {example.row}" if example.row else "a text"
+                    raise DataError(f"{where} has no tokens", hint="fill its text in or delete it")
+                truncated += len(ids) > self.max_tokens
+                rows.append(self._finish(self._cut(ids)))
+        return texts_of(rows, [e.label for e in examples], self.pad_id, truncated)
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        if len(ids) <= self.max_tokens:
+            return ids
+        return ids[: self.max_tokens - self._tail] + ids[len(ids) - self._tail :]
+
+    def _finish(self, ids: list[int]) -> list[int]:
+        """What the task makes of a text's ids; at least one is left."""
         return ids
-
-    def lengths(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each example after cutting."""
-        return [len(self.encode(example.text)) for example in examples]
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pad ``examples`` into one batch."""
-        numbers = [example.label for example in examples]
-        known = all(number is not None for number in numbers)
-        labels = torch.tensor(numbers) if known else None
-        return self.pad([self.encode(example.text) for example in examples], labels)
-
-    def pad(self, rows: Sequence[Sequence[int]], labels: Tensor | None = None) -> Batch:
-        """Pad rows of token ids into one batch."""
-        width = padded(max(map(len, rows)))
-        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        return Batch(ids, torch.tensor([len(row) for row in rows]), labels)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -171,7 +129,7 @@ class Task(ABC):
         """All that is known of a model's answers: [B, C], or [tokens inside texts, V]."""
         if self.labels:
             return self.scores(model, batch)
-        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        result = model(**batch.inputs())
         return cast(Tensor, result.logits)[batch.attention_mask.bool()].float()
 
 
@@ -197,15 +155,14 @@ class Classification(_Classes):
 
     name = "classification"
 
-    def encode(self, text: str) -> list[int]:
-        """As for every task; a pad token at the end is dropped, since the head skips it."""
-        ids = super().encode(text)
-        while len(ids) > 1 and ids[-1] == self.tokenizer.pad_token_id:
+    def _finish(self, ids: list[int]) -> list[int]:
+        """A pad token at the end is dropped, since the head skips it."""
+        while len(ids) > 1 and ids[-1] == self.pad_id:
             ids.pop()
         return ids
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        result = model(**batch.inputs())
         return cast(Tensor, result.logits).float()
 
 
@@ -244,9 +201,8 @@ class CausalLM(Task):
 
     name = "causal-lm"
 
-    def encode(self, text: str) -> list[int]:
-        """As for every task, with the end token where there is room."""
-        ids = super().encode(text)
+    def _finish(self, ids: list[int]) -> list[int]:
+        """With the end token where there is room."""
         end = self.tokenizer.eos_token_id
         room = len(ids) < self.max_tokens and ids[-1] != end
         return [*ids, end] if end is not None and room else ids
@@ -269,7 +225,7 @@ class CausalLM(Task):
 
     def _pairs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits float32 [M, V] and the tokens int64 [M] that they should predict."""
-        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        result = model(**batch.inputs())
         # by length, not by pad id: the end token often has the same id
         inside = batch.attention_mask[:, 1:].bool()
         if not inside.any():
@@ -287,6 +243,17 @@ def make_task(
     """
     kinds: tuple[type[Task], ...] = (Classification, LabelWords, CausalLM)
     return {kind.name: kind for kind in kinds}[name](tokenizer, max_tokens, template, labels)
+
+
+def task_of(job: Job, labels: Sequence[str], tokenizer: Any) -> Task:
+    """The task of ``job``, whose classes are ``labels``."""
+    return make_task(
+        job.model.task,
+        tokenizer,
+        max_tokens=job.data.max_tokens,
+        template=job.data.template,
+        labels=labels,
+    )
 
 
 def base_model(model: Any) -> Any:
@@ -308,7 +275,7 @@ def _last_logits(model: nn.Module, batch: Batch) -> Tensor:
 
     hook = head.register_forward_pre_hook(last_only)
     try:
-        result = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        result = model(**batch.inputs())
     finally:
         hook.remove()
     logits = cast(Tensor, result.logits)

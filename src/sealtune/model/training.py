@@ -20,10 +20,9 @@ from sealtune.errors import ModelError
 from sealtune.job.spec import TrainSpec
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.seeds import derive_seed
-from sealtune.model.tasks import Example, Task
+from sealtune.model.tasks import Task
+from sealtune.model.texts import Dataset
 from sealtune.model.trainable import trainable_parameters, trainable_state
-
-BeforeStep = Callable[[int, bool], None]
 
 
 @dataclass(frozen=True)
@@ -72,39 +71,33 @@ class Evaluation:
 def local_round(
     model: nn.Module,
     task: Task,
-    examples: Sequence[Example],
+    data: Dataset,
     spec: TrainSpec,
     *,
     seed: int,
     round: int,
     site: str,
-    lengths: Sequence[int] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     on_step: OnStep | None = None,
-    before_step: BeforeStep | None = None,
 ) -> RoundResult:
     """Run a round's AdamW steps on the trainable tensors, in place.
 
     Args:
         model: a PeftModel, frozen but for its adapter.
-        task: loss and batches.
-        examples: the site's training data.
+        task: what is learned.
+        data: the site's training data.
         spec: batch size, steps, learning rate.
         seed: the job's seed.
         round: number of the round, from 1.
         site: whose data these are; part of what the order of batches follows from.
-        lengths: ``task.lengths(examples)``, if at hand.
         optimizer: goes on with this one; default: a fresh one (``make_optimizer``).
         on_step: called after each step.
-        before_step: called with ``(tokens, True)`` before each step, for one-time pads.
 
     Raises:
         ModelError: the loss is not finite, a trainable tensor did not move, or a frozen one did.
     """
-    steps = spec.steps(len(examples))
-    batches = step_batches(
-        lengths or task.lengths(examples), spec.batch_size, (round - 1) * steps, steps, seed, site
-    )
+    steps = spec.steps(len(data.lengths))
+    batches = step_batches(data.lengths, spec.batch_size, (round - 1) * steps, steps, seed, site)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = optimizer or make_optimizer(model, spec)
     torch.manual_seed(derive_seed("dropout", seed, site, round))
@@ -113,9 +106,7 @@ def local_round(
     model.train()
     with _only_the_adapter_moves(model) as compared:
         for i, chosen in enumerate(batches):
-            batch = task.collate([examples[j] for j in chosen])
-            if before_step:
-                before_step(batch.tokens, True)
+            batch = data.batch(chosen)
             loss = task.loss(model, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -148,21 +139,21 @@ def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
 def evaluate(
     model: nn.Module,
     task: Task,
-    examples: Sequence[Example],
+    data: Dataset,
     *,
     batch_size: int,
-    before_step: BeforeStep | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Answer every example; ``before_step`` is called with ``(tokens, False)`` for each batch."""
+    """Answer every example; ``on_batch`` is called with the number of tokens before each batch."""
     correct = total = 0
     loss_sum = 0.0
-    predicted = [0] * len(examples)
+    predicted = [0] * len(data.lengths)
     model.eval()
     with torch.no_grad():
-        for chosen in sorted_batches(task.lengths(examples), batch_size):
-            batch = task.collate([examples[j] for j in chosen])
-            if before_step:
-                before_step(batch.tokens, False)
+        for chosen in sorted_batches(data.lengths, batch_size):
+            batch = data.batch(chosen)
+            if on_batch:
+                on_batch(batch.tokens)
             outcome = task.outcome(model, batch)
             correct += outcome.correct
             total += outcome.total
@@ -171,7 +162,7 @@ def evaluate(
                 predicted[j] = answer
     if total and not math.isfinite(loss_sum):
         raise ModelError("the loss of the evaluation is not finite", hint=_DIVERGED)
-    answers = tuple(predicted) if task.labels and total == len(examples) else ()
+    answers = tuple(predicted) if task.labels and total == len(predicted) else ()
     return Evaluation(correct, total, loss_sum / max(total, 1), answers)
 
 

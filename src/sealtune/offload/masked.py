@@ -97,7 +97,8 @@ class GroupChannel:
         if not self._ready[backward]:
             raise PadReuseError(
                 f"no pad is left for {where}; refusing to reuse one",
-                hint="call begin_step before each step, with the step's number of tokens",
+                hint="each forward pass has its pads, once: no recomputation (activation "
+                "checkpointing), and no second pass before the backward pass of the first",
             )
         pad = self._ready[backward].popleft()
         if pad.rows != rows:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,7 @@ class OffloadSession:
 
         with OffloadSession.connect("unix:/run/a.sock", plan, integrity_bits=40, owner="x") as s:
             s.install(peft_model)
-            s.begin_step(tokens, backward=True)
-            peft_model(**batch).loss.backward()
+            peft_model(**batch).loss.backward()  # its pads are made when the forward pass begins
     """
 
     def __init__(
@@ -98,18 +97,33 @@ class OffloadSession:
     def install(self, model: nn.Module) -> None:
         """Swap the planned frozen layers of ``model`` (plain or PEFT) for masked ones, in place.
 
+        Each forward pass of ``model`` begins a step of its own, with pads for exactly its rows, and
+        for a backward pass if gradients are enabled. A second pass before the backward pass of the
+        first, or a recomputation, finds no pads and is refused.
+
         Raises:
-            ModelError: the model lacks a module that the plan names.
+            ModelError: the model lacks a module that the plan names, or something hangs at one
+                that would be lost.
         """
         by_name = {canonical_name(name): name for name, _ in model.named_modules()}
         for shared in self._shared.values():
             for index, member in enumerate(shared.channel.frozen.spec.members):
                 path = _existing(by_name, member)
-                bias = getattr(model.get_submodule(path), "bias", None)
+                layer = model.get_submodule(path)
+                if layer._forward_hooks or any(True for _ in layer.children()):
+                    raise ModelError(
+                        f"something hangs at {path} that a masked layer would do without",
+                        hint="to be masked, a tuned layer must be wrapped, as LoRA does",
+                    )
+                bias = getattr(layer, "bias", None)
                 frozen_bias = None if bias is None else bias.detach().to(torch.float32).clone()
                 model.set_submodule(path, MaskedLinear(shared, index, frozen_bias))
         if self.plan.prefix_blocks:
             self._install_prefix(model, by_name)
+        model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
+
+    def _begin_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.begin_step(_rows(args, kwargs), backward=torch.is_grad_enabled())
 
     def _install_prefix(self, model: nn.Module, by_name: dict[str, str]) -> None:
         for module in self.plan.modules:
@@ -122,7 +136,9 @@ class OffloadSession:
                 model.set_submodule(path, PassThrough())
 
     def begin_step(self, tokens: int, *, backward: bool) -> None:
-        """Make the pads of one step.
+        """Make the pads of one step, and throw away what the last one left.
+
+        A forward pass does it by itself; for products without one see ``multiply``.
 
         Args:
             tokens: B * T of the batch, padding included.
@@ -160,6 +176,15 @@ class OffloadSession:
 def canonical_name(name: str) -> str:
     """A module's name in the plain model, whatever PEFT has wrapped around it."""
     return name.removeprefix("base_model.model.").removesuffix(".base_layer")
+
+
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Token rows of a forward pass: B * T of ids [B, T], or of embeddings [B, T, D]."""
+    given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    source = next((value for value in given if isinstance(value, Tensor)), None)
+    if source is None:
+        raise OffloadError("a masked model was called without input_ids or inputs_embeds")
+    return source.numel() // (source.shape[-1] if source.is_floating_point() else 1)
 
 
 def _existing(by_name: dict[str, str], name: str) -> str:

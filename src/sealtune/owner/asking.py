@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sealtune.data.site import Example
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
@@ -84,7 +85,8 @@ class ClassAsker(Asker):
         self, resolved: Resolved, maker: CutMaker, task: Task, texts: Sequence[str]
     ) -> None:
         super().__init__(resolved, maker)
-        self._texts = [task.encode(text) for text in texts]
+        encoded = task.encode([Example(text, None) for text in texts])
+        self._texts = [row.tolist() for row in encoded.rows(range(len(texts)))]
         self._classes = len(resolved.labels)
         self.shares: list[list[float]] = []
 

@@ -9,7 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sealtune.data.site import Example, SiteData
+import numpy as np
+from numpy.typing import NDArray
+
 from sealtune.enclave.events import Emit
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
@@ -20,7 +22,7 @@ from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import Bottom
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
 from sealtune.model.partial import load_part
-from sealtune.model.tasks import Task
+from sealtune.model.texts import SiteTexts, Texts, join, pad
 from sealtune.owner.received import Received
 from sealtune.tuning.adapter import own_copy, read_fingerprint, write_adapter
 
@@ -30,40 +32,41 @@ class CutMaker:
 
     Args:
         resolved: the job, checked.
-        task: tokenises the texts.
+        pad_id: token that fills a batch up.
     """
 
-    def __init__(self, resolved: Resolved, task: Task) -> None:
+    def __init__(self, resolved: Resolved, pad_id: int) -> None:
         self.layout: Layout = layout_of(resolved.job, len(resolved.labels))
-        self._task = task
+        self._pad_id = pad_id
         self._size = resolved.job.train.eval_batch_size
         part = load_part(resolved.job.model, len(resolved.labels) or None, resolved.cut, "bottom")
         self._bottom = Bottom(part, resolved.cut)
 
-    def chunk(self, part: PartName, examples: Sequence[Example]) -> Chunk:
-        """The cut activations of ``examples``, in their order, with their labels.
+    def chunk(self, part: PartName, texts: Texts, span: range) -> Chunk:
+        """The cut activations of the texts in ``span``, in their order, with their labels.
 
         Raises:
             DataError: the model gives values that are not finite.
         """
-        rows = [self._task.encode(example.text) for example in examples]
+        rows = texts.rows(span)
+        labels = [texts.labels[i] for i in span]
         return Chunk(
             part,
             tuple(map(len, rows)),
-            tuple(-1 if e.label is None else e.label for e in examples),
-            None if self.layout.classes else tuple(map(tuple, rows)),
+            tuple(-1 if label is None else label for label in labels),
+            None if self.layout.classes else tuple(tuple(row.tolist()) for row in rows),
             tuple(self.packed(rows)),
         )
 
-    def packed(self, rows: Sequence[Sequence[int]]) -> list[bytes]:
+    def packed(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> list[bytes]:
         """The packed cut activations of rows of token ids."""
-        found = [b""] * len(rows)
+        packed = [b""] * len(rows)
         for chosen in sorted_batches(list(map(len, rows)), self._size):
-            batch = self._task.pad([rows[i] for i in chosen])
-            hidden = self._bottom(batch.input_ids, batch.attention_mask)
+            batch = pad([rows[i] for i in chosen], self._pad_id)
+            hidden = self._bottom(batch.input_ids, batch.attention_mask)  # [B, T, D]
             for place, i in enumerate(chosen):
-                found[i] = pack(hidden[place, : len(rows[i])], self.layout.form)
-        return found
+                packed[i] = pack(hidden[place, : len(rows[i])], self.layout.form)
+        return packed
 
 
 class BottomSite:
@@ -75,8 +78,7 @@ class BottomSite:
     Args:
         resolved: the job, checked.
         site: whose data it is.
-        data: the site's examples.
-        task: tokenises them.
+        data: the site's texts.
         run_dir: the run's folder; the released adapter goes to ``sites/<site>/adapter``.
         emit: gets progress events.
     """
@@ -85,33 +87,27 @@ class BottomSite:
         self,
         resolved: Resolved,
         site: str,
-        data: SiteData,
-        task: Task,
+        data: SiteTexts,
         run_dir: Path,
         emit: Emit,
     ) -> None:
         self._head = upload_head(resolved)
-        self._data = data
-        self._maker = CutMaker(resolved, task)
+        self._maker = CutMaker(resolved, data.train.pad_id)
         self._folder = run_dir / "sites" / site / "adapter"
         self._emit = emit
         self._resolved = resolved
         self._sent: set[int] = set()
         self._received = Received()
-        parts: tuple[tuple[PartName, Sequence[Example]], ...] = (
-            ("train", data.train),
-            ("test", data.test),
-        )
-        lengths = {part: task.lengths(examples) for part, examples in parts}
-        if min(map(min, lengths.values())) < self._maker.layout.least_tokens:
+        parts: tuple[tuple[PartName, Texts], ...] = (("train", data.train), ("test", data.test))
+        if min(join([data.train, data.test]).lengths) < self._maker.layout.least_tokens:
             raise DataError(
                 f"site '{site}' has a text of a single token, which leaves nothing to predict",
                 hint="delete such rows",
             )
-        self._chunks: list[tuple[PartName, Sequence[Example]]] = [
-            (part, examples[span.start : span.stop])
-            for part, examples in parts
-            for span in chunk_spans(lengths[part], self._maker.layout)
+        self._chunks = [
+            (part, texts, span)
+            for part, texts in parts
+            for span in chunk_spans(texts.lengths, self._maker.layout)
         ]
 
     def answer(self, question: Frame) -> Frame:
@@ -134,15 +130,15 @@ class BottomSite:
         of = len(self._chunks)
         self._emit("phase", round=0, phase="upload", of=of)
         begun = time.perf_counter()
-        part, examples = self._chunks[number]
-        chunk = self._maker.chunk(part, examples)
+        part, texts, span = self._chunks[number]
+        chunk = self._maker.chunk(part, texts, span)
         meta = {
             **self._head,
             "round": round_,
             "chunk": number,
             "of": of,
             "part": part,
-            "samples": len(examples),
+            "samples": len(span),
             "seconds": round(time.perf_counter() - begun, 3),
         }
         if number in self._sent:

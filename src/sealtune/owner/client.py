@@ -13,14 +13,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.data.tokens import text_ids
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.own_data import task_of
 from sealtune.enclave.trust import owner_trust
 from sealtune.errors import DataError
 from sealtune.job.resolved import Resolved
 from sealtune.model.load import load_tokenizer
 from sealtune.model.resolve import check_resolved
+from sealtune.model.tasks import task_of
+from sealtune.model.tokens import text_ids
 from sealtune.owner.asking import Asker, ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 
@@ -46,8 +46,8 @@ class SplitClient:
         self._trust = owner_trust(resolved, site, key)
         check_resolved(resolved)
         self._tokenizer = load_tokenizer(resolved.job.model)
-        self._task = task_of(resolved, self._tokenizer)
-        self._maker = CutMaker(resolved, self._task)
+        self._task = task_of(resolved.job, resolved.labels, self._tokenizer)
+        self._maker = CutMaker(resolved, self._task.pad_id)
 
     def classify(self, texts: Sequence[str], carry: Carry) -> list[list[float]]:
         """The probability of every class for each text.

@@ -39,7 +39,8 @@ from sealtune.job.storage import storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.files import model_digest
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.tasks import Batch, Task, make_task
+from sealtune.model.tasks import Task, make_task
+from sealtune.model.texts import Batch
 from sealtune.model.trainable import trainable_state
 from sealtune.tuning.registry import LORA_CONFIG, TUNERS, registered, sections
 
@@ -235,7 +236,7 @@ def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
     Args:
         folder: what was written.
         live: the model that was written, in evaluation mode.
-        batch: a few texts. A live masked model must be ready for its tokens (``begin_step``).
+        batch: a few texts.
 
     Raises:
         AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.

@@ -7,31 +7,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from sealtune.data.site import load_sites
-from sealtune.data.tokens import text_ids
+from sealtune.data.site import Example, load_sites
 from sealtune.errors import AdapterMismatchError, DataError
 from sealtune.job.spec import Job
 from sealtune.model.batches import sorted_batches
 from sealtune.model.fit import check_length
 from sealtune.model.load import quiet
 from sealtune.model.tasks import base_model
+from sealtune.model.tokens import text_ids
 from sealtune.model.training import evaluate
 from sealtune.tuning.adapter import LoadedAdapter, load_adapter
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text without a known answer."""
-
-    text: str
-    label: int | None = None
 
 
 def score_adapter(
@@ -53,16 +44,15 @@ def score_adapter(
     """
     loaded = load_adapter(folder, base=job.model.path, revision=job.model.revision)
     _check_same_task(job, loaded)
-    before = None if on_batch is None else (lambda tokens, _backward: on_batch(tokens))
     per_site: dict[str, Any] = {}
     classes: Counter[int | None] = Counter()
     for site, data in load_sites(job, loaded.fingerprint.labels).items():
         result = evaluate(
             loaded.model,
             loaded.task,
-            data.test,
+            loaded.task.encode(data.test),
             batch_size=job.train.eval_batch_size,
-            before_step=before,
+            on_batch=on_batch,
         )
         per_site[site] = _line(result.correct, result.total, result.loss)
         classes.update(example.label for example in data.test)
@@ -79,15 +69,14 @@ def classify(
     loaded: LoadedAdapter, texts: Sequence[str], *, batch_size: int = 32
 ) -> list[list[float]]:
     """The probability of every label for each text."""
-    prompts = [Prompt(text) for text in texts]
-    found: list[list[float]] = [[] for _ in prompts]
+    data = loaded.task.encode([Example(text, None) for text in texts])
+    answers: list[list[float]] = [[] for _ in texts]
     with torch.no_grad():
-        for chosen in sorted_batches(loaded.task.lengths(prompts), batch_size):
-            batch = loaded.task.collate([prompts[i] for i in chosen])
-            shares = loaded.task.scores(loaded.model, batch).softmax(dim=1).tolist()
-            for i, row in zip(chosen, shares, strict=True):
-                found[i] = row
-    return found
+        for chosen in sorted_batches(data.lengths, batch_size):
+            scores = loaded.task.scores(loaded.model, data.batch(chosen))  # [B, C]
+            for i, shares in zip(chosen, scores.softmax(dim=1).tolist(), strict=True):
+                answers[i] = shares
+    return answers
 
 
 def continue_text(loaded: LoadedAdapter, text: str, *, tokens: int = 32) -> str:

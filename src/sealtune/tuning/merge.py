@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sealtune.data.site import Example
 from sealtune.errors import ModelError, StorageError
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
@@ -31,14 +32,6 @@ from sealtune.tuning.registry import registered
 
 # Texts that a merged model is compared on: words, digits, other scripts, a long one.
 _PROBES = ("a", "The patient was admitted with 38.5 °C.", "Übermäßige Müdigkeit", "1234567890 " * 8)
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """A text without a label."""
-
-    text: str
-    label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,8 @@ def merge_adapter(
     _refuse_apart(read_fingerprint(folder).tuning)
     say("loading base model and adapter")
     loaded = load_adapter(folder, base=base)
-    batch = loaded.task.collate([_Probe(text) for text in _PROBES])
+    probes = loaded.task.encode([Example(text, None) for text in _PROBES])
+    batch = probes.batch(range(len(_PROBES)))
     with torch.no_grad():
         before = loaded.task.logits(loaded.model, batch)
     model = _merged(loaded)

@@ -24,7 +24,7 @@ from sealtune.methods.split.messages import upload_head
 from sealtune.methods.split.server import SplitState
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, layout_of, read_chunk
-from sealtune.model.cut_task import Contents, Sample
+from sealtune.model.samples import Contents, Sample
 from sealtune.party.checkpoint import CheckpointFile
 from sealtune.party.driver import Ask, Program
 from sealtune.party.outcome import new_outcomes

@@ -32,8 +32,8 @@ from sealtune.frames import Frame
 from sealtune.job.storage import write_atomic
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import Chunk, Layout
-from sealtune.model.cut_task import Contents, Sample
-from sealtune.model.tasks import padded
+from sealtune.model.samples import Contents, Sample
+from sealtune.model.texts import padded
 
 _Mode = Literal["seal", "open"]
 _LENGTH = struct.Struct("<I")
