@@ -87,6 +87,7 @@ class Row:
 
     text: str
     label: int
+    row: int = 0
 
 
 class Stopwatch:
@@ -184,10 +185,10 @@ def rows_of(options: argparse.Namespace, count: int, length: int) -> list[Row]:
 
 
 def _task(job: Any, labels: tuple[str, ...]) -> Any:
-    from sealtune.enclave.own_data import task_of
     from sealtune.model.load import load_tokenizer
+    from sealtune.model.tasks import task_of
 
-    return task_of(resolved_of(job, labels, None), load_tokenizer(job.model))
+    return task_of(job, labels, load_tokenizer(job.model))
 
 
 def _bottom(
@@ -196,12 +197,13 @@ def _bottom(
     from sealtune.memory import peak_mib
     from sealtune.owner.bottom_site import CutMaker
 
-    maker = CutMaker(resolved_of(job, labels, piece["cut"]), _task(job, labels))
-    rows = rows_of(options, piece["rows"] * 2, piece["length"])
-    maker.chunk("train", rows)
+    texts = _task(job, labels).encode(rows_of(options, piece["rows"] * 2, piece["length"]))
+    maker = CutMaker(resolved_of(job, labels, piece["cut"]), texts.pad_id)
+    span = range(len(texts.lengths))
+    maker.chunk("train", texts, span)
     watch = Stopwatch()
     for _ in range(STEPS):
-        chunk = maker.chunk("train", rows)
+        chunk = maker.chunk("train", texts, span)
         size = len(chunk.body())
         watch.lap()
     return {
@@ -259,12 +261,10 @@ def _plain(
     task = _task(job, labels)
     model = load_model(job.model, len(labels) or None)
     model = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
-    rows = rows_of(options, piece["rows"] * 2, piece["length"])
-    lengths = task.lengths(rows)
+    texts = task.encode(rows_of(options, piece["rows"] * 2, piece["length"]))
     watch = Stopwatch()
     local_round(
-        model, task, rows, job.train, seed=1, round=1, site="one", lengths=lengths,
-        on_step=watch.lap,
+        model, task, texts, job.train, seed=1, round=1, site="one", on_step=watch.lap,
     )  # fmt: skip
     return {
         "memory": peak_mib(),
@@ -311,25 +311,25 @@ def _masked(
         return float(spent.user + spent.system)
 
     task = _task(job, labels)
-    rows = rows_of(options, piece["rows"] * 2, piece["length"])
-    lengths = task.lengths(rows)
+    texts = task.encode(rows_of(options, piece["rows"] * 2, piece["length"]))
     counted = Counted(RemoteAccelerator.connect(piece["address"], plan.groups))
     with OffloadSession(counted, plan, integrity_bits=40, owner="advise") as session:
         model = load_model(job.model, len(labels) or None)
         model = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
         session.install(model)
         online, pads = Stopwatch(others), Stopwatch()
+        begin = session.begin_step
 
-        def before_step(tokens: int, backward: bool) -> None:
+        def timed(tokens: int, *, backward: bool) -> None:
             pads.start()
-            session.begin_step(tokens, backward=backward)
+            begin(tokens, backward=backward)
             pads.lap()
             counted.bytes = 0
             online.start()
 
+        session.begin_step = timed  # type: ignore[method-assign]
         local_round(
-            model, task, rows, job.train, seed=1, round=1, site="one", lengths=lengths,
-            on_step=online.lap, before_step=before_step,
+            model, task, texts, job.train, seed=1, round=1, site="one", on_step=online.lap,
         )  # fmt: skip
         moved = counted.bytes
         with tempfile.TemporaryDirectory() as name:
@@ -340,11 +340,9 @@ def _masked(
                 max_tokens=job.data.max_tokens, seed=1, rounds=1, versions={},
             )  # fmt: skip
             save_adapter(Path(name) / "adapter", model, fingerprint)
-            batch = task.collate(rows[:4])
-            model.eval()
-            session.begin_step(batch.tokens, backward=False)
+            batch = texts.batch(range(4))
             try:
-                check_export(Path(name) / "adapter", model, batch)
+                check_export(Path(name) / "adapter", model.eval(), batch)
             except Exception as error:  # an adapter of four steps; only its memory counts here
                 print(f"check_export: {error}", file=sys.stderr)
     return {
