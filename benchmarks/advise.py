@@ -199,7 +199,7 @@ def _bottom(
 
     texts = _task(job, labels).encode(rows_of(options, piece["rows"] * 2, piece["length"]))
     maker = CutMaker(resolved_of(job, labels, piece["cut"]), texts.pad_id)
-    span = range(len(texts.lengths))
+    span = range(len(texts))
     maker.chunk("train", texts, span)
     watch = Stopwatch()
     for _ in range(STEPS):

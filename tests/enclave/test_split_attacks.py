@@ -338,7 +338,8 @@ def test_small_chunks_are_refused(llama: Path, tmp_path: Path) -> None:
     job = make_split_job(tmp_path, llama, network=SPARE)
     federation = make_split(job, tmp_path / "run")
     worker = federation.sites["south"]._worker
-    honest = worker._maker.chunk("train", worker._data.train[:2])  # type: ignore[attr-defined]
+    part, texts, _ = worker._chunks[0]  # type: ignore[attr-defined]
+    honest = worker._maker.chunk(part, texts, range(2))  # type: ignore[attr-defined]
     meta = worker.answer(Frame("upload", {"round": 0, "chunk": 0})).meta
     worker.answer = lambda _: Frame(  # type: ignore[method-assign]
         "chunk", {**meta, "samples": 2, "of": 99}, honest.body()
@@ -352,7 +353,7 @@ def test_single_tokens_do_not_end_a_causal_lm_job(llama: Path, tmp_path: Path) -
     job = make_split_job(tmp_path, llama, model=model, network=SPARE)
     federation = make_split(job, tmp_path / "run")
     worker = federation.sites["south"]._worker
-    rows = len(worker._data.train)  # type: ignore[attr-defined]
+    rows = len(worker._chunks[0][1])  # type: ignore[attr-defined]
     packed = tuple(worker._maker.packed([[5]] * rows))  # type: ignore[attr-defined]
     chunk = cut_chunk.Chunk("train", (1,) * rows, (-1,) * rows, ((5,),) * rows, packed)
     meta = worker.answer(Frame("upload", {"round": 0, "chunk": 0})).meta
@@ -599,8 +600,8 @@ def test_activations_of_the_store_are_the_ones_sent(stored: SplitFederation) -> 
     worker = stored.sites["north"]._worker
     samples = store.samples("north", "train") + store.samples("north", "test")
     place = 0
-    for part, examples in worker._chunks:  # type: ignore[attr-defined]
-        chunk = worker._maker.chunk(part, examples)  # type: ignore[attr-defined]
+    for part, texts, span in worker._chunks:  # type: ignore[attr-defined]
+        chunk = worker._maker.chunk(part, texts, span)  # type: ignore[attr-defined]
         for data, label in zip(chunk.activations, chunk.labels, strict=True):
             sample = samples[place]
             assert (sample.number, sample.label) == (place, label)

@@ -59,4 +59,4 @@ def test_a_token_beyond_the_embedding_is_named(llama: Path) -> None:
     with pytest.raises(DataError, match=rf"row 5 has token number \d+, .* has {highest} rows"):
         fit_texts(task, config, [Text("the", 0, 4), Text("rash", 0, 5)])
     config.vocab_size = highest + 1
-    assert len(fit_texts(task, config, [Text("rash", 0, 5)]).lengths) == 1
+    assert len(fit_texts(task, config, [Text("rash", 0, 5)])) == 1

@@ -127,7 +127,7 @@ def _pooled(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
 def _federated(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
     state = bench.initial
     curves: list[list[float]] = [[] for _ in bench.sites]
-    weights = [len(data.train.lengths) for data in bench.sites.values()]
+    weights = [len(data.train) for data in bench.sites.values()]
     for number in range(1, job.job.rounds + 1):
         updates = []
         for place, (site, data) in enumerate(bench.sites.items()):
@@ -148,7 +148,7 @@ def _federated(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
 
 def _steps(job: Job, texts: Texts) -> int:
     """Steps of a round on ``texts``."""
-    return job.train.steps(len(texts.lengths))
+    return job.train.steps(len(texts))
 
 
 def _finish(bench: Workbench, state: Any, curve: list[float], steps: Steps) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _finish(bench: Workbench, state: Any, curve: list[float], steps: Steps) -> d
 
 def _weighted_curve(curves: Sequence[Sequence[float]], bench: Workbench) -> list[float]:
     """Mean training loss by round over sites, weighted by examples as in the run's own curve."""
-    weights = [len(data.train.lengths) for data in bench.sites.values()]
+    weights = [len(data.train) for data in bench.sites.values()]
     return [
         sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
         for losses in zip(*curves, strict=True)

@@ -45,7 +45,7 @@ class Workbench:
 
         def calibrate() -> Tensor:
             data = self.everything()
-            first = range(min(job.train.batch_size, len(data.lengths)))
+            first = range(min(job.train.batch_size, len(data)))
             return self._task.loss(base, data.batch(first))
 
         self._model: Any = apply_tuning(

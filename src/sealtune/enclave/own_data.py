@@ -31,6 +31,6 @@ def load_own_data(resolved: Resolved, site: str, emit: Emit) -> tuple[SiteTexts,
     train, test = (fit_texts(task, config, examples) for examples in (data.train, data.test))
     for part, texts in (("training", train), ("test", test)):
         if texts.truncated:
-            count, of = texts.truncated, len(texts.lengths)
+            count, of = texts.truncated, len(texts)
             emit("warning", what="truncated", site=site, part=part, count=count, of=of)
     return SiteTexts(train, test), task

@@ -88,7 +88,7 @@ class SiteTrainer:
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
     def _train(self, round_: int) -> dict[str, Any]:
-        steps = self._job.train.steps(len(self._data.train.lengths))
+        steps = self._job.train.steps(len(self._data.train))
         self._emit("phase", round=round_, phase="train", of=steps)
 
         def on_step(info: StepInfo) -> None:
@@ -127,8 +127,8 @@ class SiteTrainer:
 
     def _release(self) -> None:
         save_adapter(self._folder, self._model, fingerprint_of(self._resolved))
-        texts = self._data.test if self._data.test.lengths else self._data.train
-        batch = texts.batch(range(min(_CHECKED, len(texts.lengths))))
+        texts = self._data.test or self._data.train
+        batch = texts.batch(range(min(_CHECKED, len(texts))))
         check = check_export(self._folder, self._model.eval(), batch)
         self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
 

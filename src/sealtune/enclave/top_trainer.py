@@ -122,7 +122,7 @@ class TopTrainer:
         Raises:
             ModelError: it diverged, or what should move did not.
         """
-        steps = self._job.train.steps(len(self._train.lengths))
+        steps = self._job.train.steps(len(self._train))
         self._emit("phase", round=round_, phase="train", of=steps)
 
         def on_step(info: StepInfo) -> None:
@@ -175,8 +175,8 @@ class TopTrainer:
         fresh, entry = self._top()
         fresh = install_adapter(fresh, files, fingerprint.tuning, "the export")
         require_same_state(self._model, fresh)
-        data = next((data for data in self._tests.values() if data.lengths), self._train)
-        batch = data.batch(range(min(_CHECKED, len(data.lengths))))
+        data = next(filter(len, self._tests.values()), self._train)
+        batch = data.batch(range(min(_CHECKED, len(data))))
         self._model.eval()
         with torch.no_grad():
             expected = self._task.logits(self._model, batch)

@@ -89,6 +89,10 @@ class Samples:
         self._entry = entry
         self._pad_id = pad_id
 
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
     def batch(self, chosen: Sequence[int]) -> CutBatch:
         """Read and pad some samples."""
         samples = [self._samples[i] for i in chosen]

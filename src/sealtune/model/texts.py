@@ -79,6 +79,9 @@ class Batch:
 class Dataset(Protocol):
     """What is trained and tested on."""
 
+    def __len__(self) -> int:
+        """Number of examples."""
+
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each example."""
@@ -104,6 +107,10 @@ class Texts:
     labels: tuple[int | None, ...]
     pad_id: int
     truncated: int = 0
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.lengths)
 
     @property
     def ends(self) -> NDArray[np.int64]:

@@ -96,7 +96,7 @@ def local_round(
     Raises:
         ModelError: the loss is not finite, a trainable tensor did not move, or a frozen one did.
     """
-    steps = spec.steps(len(data.lengths))
+    steps = spec.steps(len(data))
     batches = step_batches(data.lengths, spec.batch_size, (round - 1) * steps, steps, seed, site)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = optimizer or make_optimizer(model, spec)
@@ -147,7 +147,7 @@ def evaluate(
     """Answer every example; ``on_batch`` is called with the number of tokens before each batch."""
     correct = total = 0
     loss_sum = 0.0
-    predicted = [0] * len(data.lengths)
+    predicted = [0] * len(data)
     model.eval()
     with torch.no_grad():
         for chosen in sorted_batches(data.lengths, batch_size):
