@@ -78,7 +78,12 @@ METHODS = {
             server_trains=True,
             releases=("participants", "never"),
             least_organisations=1,
-            unused=("protection.protect", "protection.integrity_bits", "equipment"),
+            unused=(
+                "protection.protect",
+                "protection.integrity_bits",
+                "train.aggregation",
+                "equipment",
+            ),
             cohort="training starts with the samples of",
             reattested="before samples are sent, and anew at the end",  # in between nothing is sent
         ),

@@ -212,6 +212,8 @@ class TrainSpec(Section):
     """Of AdamW."""
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
     """Rows evaluated at once."""
+    aggregation: Name = "fedavg"
+    """What the server makes of the sites' adapters: `fedavg` is their mean, weighted by rows."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sealtune.errors import SiteLostError
+from sealtune.job.events import SiteRound
 from sealtune.job.manifest import Manifest
 
-SECONDS = ("enclave", "accelerator", "pads")  # what a site's time goes into
-_KEYS = ("examples", "train_loss", "correct", "total", "loss")
 _MAX_REASON = 500  # characters
 
 
@@ -25,7 +24,7 @@ class SiteOutcome:
         outcome: of the stage so far.
         reason: why the site failed; empty while it has not.
         rejected: it failed because of what it sent, and nobody on the way can have sent that.
-        fields: what it reports about its work, checked.
+        fields: what it reports about its work, checked (of ``SiteRound``).
         bytes_up: length of its messages, sealed.
         bytes_down: length of the messages to it, sealed.
     """
@@ -46,16 +45,15 @@ class SiteOutcome:
         self.outcome = "late" if late else "failed"
         self.reason = reason[:_MAX_REASON]
 
-    def public(self) -> dict[str, Any]:
-        """As in the round event."""
-        return {
-            "outcome": self.outcome,
-            "reason": self.reason,
-            **{key: self.fields.get(key) for key in _KEYS},
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
-            "seconds": self.fields.get("seconds", dict.fromkeys(SECONDS, 0.0)),
-        }
+    def line(self) -> SiteRound:
+        """As in the round's event."""
+        return SiteRound(
+            outcome=self.outcome,
+            reason=self.reason,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            **self.fields,
+        )
 
 
 Outcomes = Mapping[str, SiteOutcome]

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sealtune.errors import ModelError
+from sealtune.errors import ConfigError, ModelError, Problem
 from sealtune.methods.federated.adapter import Shapes, Tensors
 
 
@@ -37,15 +37,26 @@ AGGREGATIONS: dict[str, Make] = {}
 
 
 def aggregation(name: str) -> Callable[[_M], _M]:
-    """Decorator: what it stands before is the aggregation ``name``, made from shapes."""
+    """Decorator: what it stands before makes the aggregation ``name``, from shapes."""
 
     def register(make: _M) -> _M:
-        if name in AGGREGATIONS:
-            raise ValueError(f"there are two aggregations '{name}'")
         AGGREGATIONS[name] = make
         return make
 
     return register
+
+
+def aggregation_named(name: str) -> Make:
+    """What makes the aggregation that a job names in ``train.aggregation``.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in AGGREGATIONS:
+        known = ", ".join(sorted(AGGREGATIONS))
+        problem = Problem("train.aggregation", f"is '{name}', which is none of: {known}")
+        raise ConfigError("the job", [problem])
+    return AGGREGATIONS[name]
 
 
 @aggregation("fedavg")

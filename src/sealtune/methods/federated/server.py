@@ -20,9 +20,10 @@ from typing import Any
 from sealtune.enclave.events import Emit
 from sealtune.errors import ChannelError
 from sealtune.frames import Frame
+from sealtune.job.events import Final, Round
 from sealtune.job.resolved import Resolved
 from sealtune.methods.federated.adapter import Tensors, adapter_size, read_adapter, write_adapter
-from sealtune.methods.federated.aggregation import AGGREGATIONS, Aggregation
+from sealtune.methods.federated.aggregation import Aggregation, aggregation_named
 from sealtune.methods.federated.site_report import StageKind, read_report
 from sealtune.methods.federated.update_bound import UpdateBound
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
@@ -50,6 +51,7 @@ class FederatedServer:
         resume: go on after the checkpoint, if there is one.
 
     Raises:
+        ConfigError: there is no aggregation of that name.
         StorageError: the checkpoint does not open.
     """
 
@@ -65,6 +67,7 @@ class FederatedServer:
             site: UpdateBound(resolved.job.train, data.train_rows, resolved.plan.first_values)
             for site, data in self._manifest.data.items()
         }
+        self._aggregation = aggregation_named(resolved.job.train.aggregation)
         self._emit = emit
         self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(resolved.job_id)
@@ -94,7 +97,7 @@ class FederatedServer:
         begun, trains = time.monotonic(), kind == "train"
         body = b"" if kind == "evaluate" else self._adapter
         outcomes = new_outcomes(self._sites)
-        updates = AGGREGATIONS["fedavg"](self._shapes)
+        updates = self._aggregation(self._shapes)
         answered = yield Ask(
             dict.fromkeys(self._sites, Frame(kind, {"round": number}, body)),
             number,
@@ -107,15 +110,14 @@ class FederatedServer:
         before = self._adapter
         if trains and enough:
             self._adapter = write_adapter(updates.result())
-        event: dict[str, Any] = {
-            "round": number,
-            "sites": {site: outcome.public() for site, outcome in outcomes.items()},
-            "seconds": round(time.monotonic() - begun, 3),
-        }
+        trained: dict[str, Any] = {}
         if trains and answered:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
-            event |= {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
-        self._emit("final" if kind == "release" else "round", **event)
+            trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
+        event = Final if kind == "release" else Round
+        sites = {site: outcome.line() for site, outcome in outcomes.items()}
+        seconds = round(time.monotonic() - begun, 3)
+        self._emit(event(round=number, sites=sites, seconds=seconds, **trained))
         if not enough:
             done = f"finished {_DONE[kind].format(number)}"
             raise too_few(self._manifest, outcomes, answered, done)

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from sealtune.errors import FrameError
 from sealtune.frames import is_count
 from sealtune.job.manifest import DataIdentity
-from sealtune.party.outcome import SECONDS
 
 StageKind = Literal["evaluate", "train", "release"]  # what all sites are asked to do
+_SECONDS = ("enclave", "accelerator", "pads")
 _LARGEST = 1e12  # beyond any loss or number of seconds
 
 
@@ -59,7 +59,7 @@ def read_report(
     seconds = meta.get("seconds")
     if not isinstance(seconds, dict):
         raise FrameError("the site does not report its seconds")
-    fields["seconds"] = {key: round(_number(seconds, key), 3) for key in SECONDS}
+    fields["seconds"] = {key: round(_number(seconds, key), 3) for key in _SECONDS}
     return fields
 
 

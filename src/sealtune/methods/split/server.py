@@ -18,6 +18,7 @@ from sealtune.enclave.events import Emit
 from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.errors import DataError, StorageError
 from sealtune.frames import Frame
+from sealtune.job.events import Final, Round, Upload
 from sealtune.job.resolved import Resolved
 from sealtune.methods.split.release import Release, release_parts
 from sealtune.methods.split.sample_store import SampleStore
@@ -109,13 +110,8 @@ class SplitServer:
 
     def _take(self, site: str, checked: tuple[Chunk, int, float]) -> None:
         self._uploads.take(site, checked)
-        self._emit(
-            "upload",
-            site=site,
-            chunk=self._store.chunks(site),
-            of=self._uploads.of[site],
-            bytes=self._outcomes[site].bytes_up,
-        )
+        sent, of = self._store.chunks(site), self._uploads.of[site] or 0
+        self._emit(Upload(site=site, chunk=sent, of=of, bytes=self._outcomes[site].bytes_up))
 
     def _train_and_test(self, number: int, begun: float) -> None:
         """One round; round 0 only tests."""
@@ -143,7 +139,7 @@ class SplitServer:
             check, take, outcomes = release.check, release.take, self._outcomes
             yield Ask(parts, self._rounds, check, take, outcomes, patience=_PATIENCE, anew=anew)
             anew = False
-        self._report(self._rounds, found, spent, traffic=True, event="final")
+        self._report(self._rounds, found, spent, traffic=True, event=Final)
 
     def _not_failed(self, messages: Mapping[str, Frame]) -> dict[str, Frame]:
         return {s: message for s, message in messages.items() if not self._outcomes[s].reason}
@@ -187,18 +183,19 @@ class SplitServer:
         server: float,
         *,
         traffic: bool,
-        event: str = "round",
+        event: type[Round] = Round,
         **trained: Any,
     ) -> None:
         """Report a round, with every site's outcome; ``server``: seconds of this enclave."""
         lines = {site: self._line(site, found.get(site), traffic=traffic) for site in self._sites}
         self._emit(
-            event,
-            round=number,
-            sites={site: line.public() for site, line in lines.items()},
-            seconds=round(time.monotonic() - self._reported, 3),
-            server_seconds=round(server, 3),
-            **trained,
+            event(
+                round=number,
+                sites={site: line.line() for site, line in lines.items()},
+                seconds=round(time.monotonic() - self._reported, 3),
+                server_seconds=round(server, 3),
+                **trained,
+            )
         )
         self._reported = time.monotonic()
 
