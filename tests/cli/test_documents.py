@@ -1,4 +1,4 @@
-"""What the security pages name exists: each test, each command with its options, each file."""
+"""What the pages name exists: each test, each command with its options, each file, each section."""
 
 from __future__ import annotations
 
@@ -18,13 +18,22 @@ from sealtune.cli.main import app
 from sealtune.errors import AttestationError
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("threat-model.md", "attestation.md", "limitations.md", "manifest.md", "split.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+    *(
+        f"docs/{name}.md"
+        for name in (
+            "threat-model", "attestation", "limitations", "manifest", "split", "figures",
+            "glossary", "recorded-evidence",
+        )
+    ),
+)  # fmt: skip
 _TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 _CODE = re.compile(r"`([^`]+)`")
 
 
 def page(name: str) -> str:
-    return (ROOT / "docs" / name).read_text()
+    return (ROOT / name).read_text()
 
 
 def named_tests() -> list[tuple[str, str]]:
@@ -36,7 +45,8 @@ def commands(program: str) -> list[str]:
     found = set()
     for name in PAGES:
         text = page(name)
-        lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+        blocks = "".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.S))
+        lines = [line.removeprefix("$ ") for line in blocks.splitlines()]
         spans = [
             " ".join(span.split())
             for span in _CODE.findall(re.sub(r"```.*?```", "", text, flags=re.S))
@@ -89,18 +99,39 @@ def test_every_named_benchmark_has_its_options(
         runpy.run_path(script, run_name="__main__")
     assert end.value.code == 0
     said = capsys.readouterr().out
-    for option in options:
+    for option in (word for word in options if word.startswith("--")):
         assert option in said
 
 
+def headings(path: Path) -> set[str]:
+    """The names by which links reach a page's sections."""
+    titles = re.findall(r"^#+ (.*)", path.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_links_between_pages_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\(([\w./-]+)\)", page(name)):
-        assert (ROOT / "docs" / target).is_file(), target
+def test_links_lead_somewhere(name: str) -> None:
+    for target, section in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page(name)):
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.is_file(), target
+        assert not section or section in headings(path), f"{target}#{section}"
+
+
+def test_every_named_make_target_exists() -> None:
+    rules = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = {word for line in commands("make") for word in line.split()[1:2]}
+    assert {"demo", "demo-split", "test", "check"} <= named
+    assert named <= rules
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_named_paths_of_the_repository_exist(name: str) -> None:
+    for path in re.findall(r"`((?:src|tests|docs|examples|benchmarks)/[\w./-]+)`", page(name)):
+        assert (ROOT / path).exists(), path
 
 
 def test_each_claim_has_limits_and_checks() -> None:
-    sections = re.split(r"^## ", page("threat-model.md"), flags=re.M)[1:]
+    sections = re.split(r"^## ", page("docs/threat-model.md"), flags=re.M)[1:]
     assert len(sections) == 11
     for section in sections:
         for part in ("**Claim.**", "**Limits.**", "**Check → Evidence.**"):
@@ -111,7 +142,7 @@ def test_each_claim_has_limits_and_checks() -> None:
 
 
 def test_exit_codes_of_refusals_are_all_listed() -> None:
-    rows = dict(re.findall(r"^\| (\d\d) \| `(\w+)` \|", page("attestation.md"), flags=re.M))
+    rows = dict(re.findall(r"^\| (\d\d) \| `(\w+)` \|", page("docs/attestation.md"), flags=re.M))
     classes = {
         value.exit_code: name
         for name, value in vars(errors).items()
