@@ -8,6 +8,8 @@ fixed seed. Used by the report's tests and by whoever works on the page:
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import random
@@ -78,17 +80,17 @@ BASELINES: dict[str, Json] = {
 
 
 def resolved(**changes: object) -> Json:
-    """``job.resolved.json`` of the sample; ``changes`` are ``section__key=value``."""
+    """The manifest of the sample, as far as the report reads it.
+
+    Args:
+        changes: settings, ``section__key=value``.
+    """
     job: Json = {
         "job": {"name": "icd10-chapters", "seed": 7, "rounds": ROUNDS},
         "model": {
-            "path": "/data/models/SmolLM2-135M-Instruct",
-            "revision": None,
             "task": "classification",
         },
         "data": {
-            "train": "/data/icd10/train.jsonl",
-            "test": "/data/icd10/test.jsonl",
             "template": "{text}",
             "max_tokens": 32,
         },
@@ -112,14 +114,18 @@ def resolved(**changes: object) -> Json:
         section, key = dotted.split("__")
         job[section][key] = value
     return {
-        "format": 1,
-        "job": job,
+        "format": 2,
+        "settings": job,
         "labels": [f"chapter {i}" for i in range(1, 22)],
         "plan": plan(),
         "plan_digest": PLAN_DIGEST,
-        "model_digest": "d41d8cd9" * 8,
-        "job_id": JOB_ID,
+        "model": {"name": "SmolLM2-135M-Instruct", "digest": "d41d8cd9" * 8},
     }
+
+
+def job_id(signed: Json) -> str:
+    """The job id of a manifest; in a written run it stands in the place of ``JOB_ID``."""
+    return hashlib.sha384(json.dumps(signed).encode()).hexdigest()
 
 
 def plan(blocks: int = 30) -> Json:
@@ -265,7 +271,12 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(event) for event in (events() if happened is None else happened))
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
-    (folder / "job.resolved.json").write_text(json.dumps(resolved() if job is None else job))
+    signed = resolved() if job is None else job
+    payload = base64.b64encode(json.dumps(signed).encode()).decode()
+    envelope = {"payload": payload, "signatures": []}
+    (folder / "job.manifest.json").write_text(json.dumps(envelope))
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace(JOB_ID, job_id(signed)))
     for kind, result in (baselines or {}).items():
         (folder / "baselines").mkdir(exist_ok=True)
         (folder / "baselines" / f"{kind}.json").write_text(json.dumps(result))

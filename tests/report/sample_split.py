@@ -5,7 +5,6 @@ python tests/report/sample_split.py /tmp/sample
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from pathlib import Path
@@ -29,14 +28,14 @@ HEADS = {
 
 
 def resolved(release: str = "participants", **changes: object) -> Json:
-    """``job.resolved.json``; ``changes`` are ``section__key=value``."""
+    """The manifest; ``changes`` are settings, ``section__key=value``."""
     found = sample_run.resolved(
         job__name="split",
         job__method="split",
         job__rounds=2,
         sites__names=list(SITES),
     )
-    job: Json = found["job"]
+    job: Json = found["settings"]
     job["split"] = {"cut": 4, "activations": "bf16", "compute": "fp32", "checkpointing": False}
     lora = {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj"], "layers": None}
     spf = {"qkv": 0.5, "dense": 0.25, "select": "l1-largest", "layers": None}
@@ -59,9 +58,7 @@ def resolved(release: str = "participants", **changes: object) -> Json:
         "trainable": {"base_model.model.score.weight": [21, HIDDEN]},
     }
     data = {site: {"train_rows": a, "test_rows": b} for site, (a, b) in ROWS.items()}
-    payload = json.dumps({"release": release, "data": data}).encode()
-    found["manifest"] = {"payload": base64.b64encode(payload).decode(), "signatures": []}
-    return found
+    return found | {"release": release, "data": data}
 
 
 def events(kind: str = "simulated") -> list[Json]:

@@ -1,66 +1,89 @@
-"""Scales, charts, bars and the trust picture."""
+"""Scales, charts, bars, heat maps and numbers, as the template gets them."""
 
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealtune.report import numbers
-from sealtune.report.bars import Bar, bars
-from sealtune.report.charts import Axes, Series, line_chart
+from sealtune.report import heads, numbers
+from sealtune.report.charts import Axes, Chart, Drawn, Series, line_chart
+from sealtune.report.methods import method_of
 from sealtune.report.parties import Facts
-from sealtune.report.picture import narrow, standalone, wide
 from sealtune.report.scale import bounds, segments, smooth, spread, thin, ticks
-from sealtune.report.svg import tag, text_width, wrap
+from sealtune.report.sections import bars
+from tests.report.sample_run import Json
 
 AXES = Axes("Loss", "round", "loss (nats)", numbers.loss)
 PICTURE = Path(__file__).parents[2] / "docs" / "trust-domains.svg"
 reals = st.floats(-1e6, 1e6)
 
 
-def coordinates(drawing: str) -> list[float]:
-    """All numbers in attributes that place something."""
-    placed = re.findall(r' (?:x|y|x1|x2|y1|y2|cx|cy|d)="([^"]*)"', drawing)
-    return [float(n) for text in placed for n in re.findall(r"-?\d+(?:\.\d+)?", text)]
+def only(chart: Chart) -> Drawn:
+    (series,) = chart.series
+    return series
+
+
+def corners(drawn: Drawn) -> list[float]:
+    """All coordinates of a series; a point's path ends in ``h0``."""
+    paths = [*drawn.curves, *(path.removesuffix("h0") for _, path in drawn.points)]
+    return [float(n) for path in paths for n in re.findall(r"-?[0-9.]+", path)]
 
 
 def test_chart_with_one_point() -> None:
-    drawing = line_chart([Series("a", [(1, 2.0)])], AXES)
-    assert drawing.count("<circle") == 1
-    assert "a, round 1: 2.000" in drawing
+    assert only(line_chart([Series("a", [(1, 2.0)])], AXES)).points == [
+        ("a, round 1: 2.000", "M500 500h0")
+    ]
 
 
 def test_chart_without_points_says_so() -> None:
-    assert "Nothing recorded." in line_chart([], AXES)
-    assert "Nothing recorded." in line_chart([Series("a", [(1, None)])], AXES)
+    assert not line_chart([], AXES).series
+    assert not line_chart([Series("a", [(1, None)])], AXES).series
 
 
 def test_chart_does_not_bridge_a_missing_value() -> None:
-    drawing = line_chart([Series("a", [(1, 3.0), (2, None), (3, 1.0)])], AXES)
-    assert drawing.count('class="curve"') == 2
-    assert "a, round 2: no value" in drawing
-    assert "nan" not in drawing.lower()
+    drawn = only(line_chart([Series("a", [(1, 3.0), (2, None), (3, 1.0)])], AXES))
+    assert [path.count("L") for path in drawn.curves] == [0, 0]
+    assert drawn.gaps == [("a, round 2: no value", 50.0)]
+
+
+def test_chart_puts_values_where_they_belong() -> None:
+    axes = Axes("Accuracy", "round", "%", numbers.percent, (0.0, 1.0), references=[("base", 0.75)])
+    chart = line_chart([Series("a", [(0, 0.0), (1, 0.25), (4, 1.0)])], axes)
+    assert only(chart).curves == ["M0 1000L250 750L1000 0"]
+    assert [(t.name, t.at) for t in chart.x_ticks] == [(str(i), 25.0 * i) for i in range(5)]
+    assert chart.y_ticks[0].at == 100.0
+    assert chart.y_ticks[-1].at == 0.0
+    assert [(r.name, r.at) for r in chart.references] == [("base", 25.0)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.none() | reals), min_size=1, max_size=30))
 def test_chart_stays_inside_its_frame(points: list[tuple[float, float | None]]) -> None:
-    drawing = str(line_chart([Series("a", sorted(points, key=lambda p: p[0]))], AXES))
-    inside = drawing[drawing.index("<svg") :] if "<svg" in drawing else ""
-    assert all(0 <= n <= 520 for n in coordinates(inside))
+    chart = line_chart([Series("a", sorted(points, key=lambda p: p[0]))], AXES)
+    assert all(0 <= n <= 1000 for drawn in chart.series for n in corners(drawn))
+    places = [*chart.x_ticks, *chart.y_ticks]
+    assert all(-1e-6 <= place.at <= 100 + 1e-6 for place in places)
 
 
 def test_many_series_are_grey_except_the_mean() -> None:
     series = [Series(f"site {i}", [(0, i), (1, i + 1)]) for i in range(12)]
-    drawing = line_chart([*series, Series("all sites", [(0, 5), (1, 6)], emphasis=True)], AXES)
-    assert "12 sites, one line each" in drawing
-    assert 'class="s0"' not in drawing
-    assert 'class="all"' in drawing
+    chart = line_chart([*series, Series("all sites", [(0, 5), (1, 6)], emphasis=True)], AXES)
+    assert chart.legend == [("all sites", "all"), ("12 sites, one line each", "many")]
+    assert [drawn.class_ for drawn in chart.series] == ["many"] * 12 + ["all"]
+
+
+def test_names_of_marks_leave_room() -> None:
+    for count, wide, narrow in ((3, 3, 3), (12, 12, 4), (100, 12, 4)):
+        axes = Axes("L", "x", "y", numbers.loss, marks=[(f"round {i}", i) for i in range(count)])
+        marks = line_chart([Series("a", [(0, 1.0), (count, 2.0)])], axes).marks
+        assert len(marks) == count
+        assert count / 12 <= sum(mark.class_ != "bare" for mark in marks) <= wide
+        assert 1 <= sum(mark.class_ == "" for mark in marks) <= narrow
 
 
 @given(st.tuples(reals, reals).filter(lambda p: abs(p[0] - p[1]) > 1e-6))
@@ -106,48 +129,57 @@ def test_labels_are_spread(positions: list[float]) -> None:
     assert all(b - a >= 13 - 1e-9 for a, b in pairwise(ordered))
 
 
-@given(st.text(max_size=80), st.floats(20, 400))
-def test_wrapped_lines_fit(text: str, width: float) -> None:
-    for line in wrap(text, 12, width):
-        assert text_width(line, 12) <= max(width, text_width("…", 12))
-
-
-@given(st.text(), st.text())
-def test_tag_escapes(content: str, value: str) -> None:
-    drawn = tag("t", content, title=value)
-    assert re.fullmatch(r'<t title="[^"<>]*">[^<>]*</t>', drawn)
-
-
 def test_bar_beyond_the_scale_is_cut() -> None:
-    drawn = bars([Bar("a", 2.0, "200 %"), Bar("b", None, "–")], full=1.0)
-    assert 'width="100"' in drawn
-    assert 'width="0"' in drawn
+    rows = [("a", 2.0, "200 %", "x", ""), ("b", None, "–", "x", ""), ("c", 0.25, "25 %", "x", "")]
+    assert [bar.parts[0].width for bar in bars(rows, full=1.0)] == [100.0, 0.0, 25.0]
+    assert [bar.parts[0].width for bar in bars(rows)] == [100.0, 0.0, 12.5]
 
 
-@pytest.mark.parametrize("protect", ["adapter+data", "adapter", "insecure-none"])
-@pytest.mark.parametrize("draw", [wide, narrow])
-def test_picture_fits_its_frame(protect: str, draw: object) -> None:
-    assert callable(draw)
-    long = tuple(f"a-very-long-name-of-a-hospital-{i}" for i in range(64))
-    facts = Facts(protect, long, True, 12, 1e12, 1e12, 9.99e14, 9.99e14)
-    drawing = str(draw(facts))
-    root = ET.fromstring(drawing)
-    width, height = map(float, root.attrib["viewBox"].split()[2:])
-    for box in root.iter("rect"):
-        left, top = float(box.get("x", 0)), float(box.get("y", 0))
-        assert 0 <= left <= left + float(box.attrib["width"]) <= width
-        assert 0 <= top <= top + float(box.attrib["height"]) <= height
-    for text in root.iter("text"):
-        room = text_width("".join(text.itertext()), 11.5)
-        anchored = text.get("text-anchor") == "middle"
-        assert float(text.attrib["x"]) + (room / 2 if anchored else room) <= width + 12
+def _split(blocks: int, query: int, shared: int, every: int) -> Json:
+    layers = {
+        f"model.layers.{block}.self_attn": {
+            "query": list(range(0, query, every)),
+            "key-value": list(range(0, shared, every)),
+            "dense": list(range(0, query, every)),
+        }
+        for block in range(blocks)
+    }
+    return {"heads": layers, "query_heads": query, "key_value_heads": shared}
 
 
-def test_picture_in_docs_is_the_one_the_code_draws() -> None:
-    expected = standalone()
-    ET.fromstring(expected)
-    assert "://" not in expected.replace("http://www.w3.org/2000/svg", "")
-    assert PICTURE.read_text() == expected, "rebuild it: see sealtune/report/picture.py"
+@pytest.mark.parametrize(("blocks", "query", "shared"), [(1, 2, 1), (6, 9, 3), (80, 64, 8)])
+def test_heat_map_holds_every_head_in_its_frame(blocks: int, query: int, shared: int) -> None:
+    drawn = heads.maps(_split(blocks, query, shared, 2))
+    assert [heat.heads for heat in drawn] == [query, shared, query]
+    for heat in drawn:
+        assert [row.block for row in heat.rows] == list(range(blocks))
+        for row in heat.rows:
+            cells = [head for at, count in row.runs for head in range(at, at + count)]
+            assert cells == list(range(0, heat.heads, 2))
+        assert heat.chosen == blocks * len(range(0, heat.heads, 2))
+        assert 5 <= heat.cell <= 18
+        assert all(0 <= head < heat.heads for head in heat.ticks)
+    assert sum(heat.heads * heat.cell for heat in drawn) <= 960  # the page's column, less gaps
+
+
+def test_heat_map_puts_a_head_where_it_belongs() -> None:
+    chosen = {"h.7.attn": {"qkv": [], "dense": [3]}, "h.8.attn": {"qkv": [0, 1, 3]}}
+    qkv, dense = heads.maps({"heads": chosen, "query_heads": 4, "key_value_heads": 4})
+    assert [row.said for row in qkv.rows] == [
+        "block 7, query, key and value heads: none (0 of 4)",
+        "block 8, query, key and value heads: 0, 1, 3 (3 of 4)",
+    ]
+    assert [list(row.runs) for row in qkv.rows] == [[], [(0, 2), (3, 1)]]
+    assert [(row.block, list(row.runs)) for row in dense.rows] == [(7, [(3, 1)])]
+
+
+def test_picture_in_docs_says_what_the_report_says() -> None:
+    drawing = PICTURE.read_text()
+    assert "://" not in drawing.replace("http://www.w3.org/2000/svg", "")
+    said = " ".join(" ".join(ET.fromstring(drawing).itertext()).split())
+    for party in method_of(None).parties(Facts()):
+        for words in (party.title, party.trust, party.sees, party.never):
+            assert words in said, words
 
 
 @pytest.mark.parametrize(
@@ -169,6 +201,8 @@ def test_picture_in_docs_is_the_one_the_code_draws() -> None:
         (numbers.points(-0.0208), "2.1 points worse"),
         (numbers.points(0.0001), "equal"),
         (numbers.times(1.7049), "1.70 × as long"),
+        (numbers.of(3, 5), "3 of 5"),
+        (numbers.of(3, None), "3"),
         (numbers.moment(0), "1970-01-01 00:00:00 UTC"),
         (numbers.moment(1e300), "–"),
     ],

@@ -139,7 +139,7 @@ def test_any_beginning_of_a_log_has_a_page(tmp_path: Path, length: int) -> None:
 
 def test_page_without_resolved_job(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    (run / "job.resolved.json").unlink()
+    (run / "job.manifest.json").unlink()
     page = write(run).read_text()
     assert "68.1" in page
 
@@ -152,9 +152,9 @@ def test_odd_values_in_either_file_still_give_a_page(tmp_path: Path, odd: object
         assert not Tags(page_of(tmp_path / key, happened)).stack
     for key in resolved():
         assert not Tags(page_of(tmp_path / f"top-{key}", job=resolved() | {key: odd})).stack
-    for key in resolved()["job"]:
+    for key in resolved()["settings"]:
         job = resolved()
-        job["job"][key] = odd
+        job["settings"][key] = odd
         assert not Tags(page_of(tmp_path / f"job-{key}", job=job)).stack
     baselines = {"local": {"per_site": odd, "accuracy_after": odd, "loss_curve": odd}}
     write(write_run(tmp_path / "baseline", baselines=baselines))
@@ -203,9 +203,105 @@ def test_long_run_leaves_out_rounds_and_says_so(tmp_path: Path) -> None:
 
 def test_drawings_are_well_formed_xml(page: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(drawings) > 15
+    assert len(drawings) > 3
     for drawing in drawings:
         ET.fromstring(drawing)
+
+
+def test_bars_are_as_long_as_their_figures(page: str) -> None:
+    """Each strip's parts, in percent of it, next to the value that is shown."""
+    strips = re.findall(
+        r'<div class="strip".*?</div>\s*<div class="value">(.*?)</div>', page, re.DOTALL
+    )
+    assert len(strips) == 5 + 4 + len(sample.MEMORY)
+    widths = {
+        name: float(width)
+        for width, name in re.findall(r'style="width:([\d.]+)%" title="([^:]*):', page)
+    }
+    assert widths["this run"] == pytest.approx(100 * 2702 / 3967, abs=0.01)
+    assert widths["each site alone"] == pytest.approx(55.6, abs=0.01)
+    memory = sample.MEMORY
+    share = 100 * memory["server"] / memory["client:hospital-north"]
+    assert widths["server enclave"] == pytest.approx(share, abs=0.01)
+    parts = [width for name, width in widths.items() if name.startswith("mean of sites, ")]
+    assert len(parts) == 6
+    assert sum(parts) == pytest.approx(100, abs=0.1)
+    assert max(widths.values()) <= 100
+
+
+def test_nothing_is_wider_than_a_telephone(page: str) -> None:
+    """No element has a fixed width: tables scroll in frames of their own, all else wraps."""
+    main = page[page.index("<main>") :]
+    assert not re.findall(r'(?: width="|style="[^"]*(?<!-)width:\s*)[0-9.]+(?:px|em|")', main)
+    tables = main.count("<table")
+    assert tables - main.count('<div class="scroll"><table') <= 1  # two columns of it: links' bytes
+
+
+def test_every_colour_of_the_page_has_one_for_the_dark(page: str) -> None:
+    sheet = page[page.index("<style>") : page.index("</style>")]
+    light, dark = re.findall(r":root \{(.*?)\}", sheet, flags=re.DOTALL)[:2]
+    names = set(re.findall(r"(--[\w-]+):", light))
+    assert names == set(re.findall(r"(--[\w-]+):", dark))
+    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    local = set(re.findall(r"[;{{\" ](--[\w-]+):", page))
+    assert used - names - local == {"--n", "--at", "--heads", "--cell"}  # set where heads are
+    for palette in (light, dark):
+        value = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{3,6})", palette))
+        for ground in ("--card", "--page", "--note-ground", "--bad-ground", "--enclave-ground"):
+            for ink in ("--ink", "--soft"):
+                assert contrast(value[ink], value[ground]) >= 4.5, (ink, ground)
+        for ink, ground in (
+            ("--outside-edge", "--note-ground"),
+            ("--enclave-edge", "--enclave-ground"),
+            ("--owner-edge", "--owner-ground"),
+            ("--bad", "--bad-ground"),
+            ("--bad", "--enclave-ground"),
+            ("--bad", "--card"),
+        ):
+            assert contrast(value[ink], value[ground]) >= 4.5, (ink, ground)
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2.2's contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_evidence_under_a_test_root_is_said_first(tmp_path: Path) -> None:
+    happened = events()
+    for event in happened:
+        if event["event"] == "attested":
+            event |= {"kind": "sev-snp", "confidential": False}
+    page = page_of(tmp_path / "a", happened, resolved(protection__attestation="sev-snp"))
+    main = page[page.index("<main>") :]
+    banner = main.index("Evidence under a test root: not confidential.")
+    assert banner < main.index("<section")
+    assert main.count("under a test root, protects nothing") == 2 * len(sample.SITES)
+    assert main.count(">test root<") == 2 * len(sample.SITES)
+    assert "Simulated" not in main
+
+
+def test_frozen_weights_are_what_each_site_stated(tmp_path: Path) -> None:
+    happened = events()
+    rounds = [e for e in happened if e["event"] == "round" and e["round"] > 0]
+    for event in rounds:
+        del event["frozen_unchanged"]
+        for entry in event["sites"].values():
+            entry["frozen_unchanged"] = True
+    words = "unchanged: yes"
+    text = " ".join(page_of(tmp_path / "a", happened).split())
+    assert words in text
+    rounds[1]["sites"]["clinic-coast"]["frozen_unchanged"] = False
+    text = " ".join(page_of(tmp_path / "b", happened).split())
+    assert words not in text
+    assert "Frozen weights changed in some round." in text
 
 
 def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:

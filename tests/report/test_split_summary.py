@@ -169,7 +169,7 @@ def test_any_beginning_of_a_log_can_be_summarised(tmp_path: Path, length: int) -
 
 def test_without_the_resolved_job_the_log_says_that_it_was_split(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", sample.events(), sample.resolved())
-    (run / "job.resolved.json").unlink()
+    (run / "job.manifest.json").unlink()
     found = build_summary(run)
     assert found["method"] == "split"
     assert found["split"]["release"] is None

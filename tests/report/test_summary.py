@@ -92,7 +92,7 @@ def test_baselines_as_ratios(summary: Json) -> None:
 
 
 def test_identity_and_memory(summary: Json) -> None:
-    assert summary["job_id"] == sample.JOB_ID
+    assert summary["job_id"] == sample.job_id(sample.resolved())
     assert summary["plan_digest"] == sample.PLAN_DIGEST
     assert summary["seed"] == 7
     assert summary["outcome"] == "ok"
@@ -141,10 +141,10 @@ def test_no_log_at_all(tmp_path: Path) -> None:
 
 def test_no_resolved_job(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    (run / "job.resolved.json").unlink()
+    (run / "job.manifest.json").unlink()
     found = build_summary(run)
     assert found["accuracy_after"] == pytest.approx(2702 / 3967)
-    assert found["job_id"] == sample.JOB_ID
+    assert found["job_id"] == sample.job_id(sample.resolved())
     assert found["confidential"] is False
 
 

@@ -29,6 +29,7 @@ def clean(
     Example: `sealtune clean runs/NAME`
     """
     from sealtune.errors import ConfigError, Problem, StorageError
+    from sealtune.job.events import End
     from sealtune.job.units import size
     from sealtune.launch.folder import remove_activations
     from sealtune.report import read_run
@@ -38,7 +39,8 @@ def clean(
         raise ConfigError(
             "RUN", [Problem(str(run_dir), "is not a split job's run: it keeps no activations")]
         )
-    if log.last("end").get("outcome") != "ok" and not unfinished:
+    end = log.last(End)
+    if (end is None or end.outcome != "ok") and not unfinished:
         raise StorageError(
             f"the run in {run_dir} has not finished: it needs its activations to go on",
             hint="`sealtune run JOB.toml --resume` goes on; --unfinished removes them all the same",

@@ -203,9 +203,11 @@ def _through_the_split(
 
 
 def _warn_of_unfinished(run_dir: Path) -> None:
+    from sealtune.job.events import End
     from sealtune.report import read_run
 
-    outcome = read_run(run_dir).last("end").get("outcome")
+    end = read_run(run_dir).last(End)
+    outcome = end.outcome if end else None
     if outcome != "ok":
         typer.echo(
             f"note: the run in {run_dir} has not finished ({outcome or 'no end was recorded'}); "

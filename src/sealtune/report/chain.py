@@ -1,11 +1,9 @@
-"""Draw the trust chain: who checked whose evidence, of which kind, and when.
+"""The trust chain: who checked whose evidence, of which kind, and when.
 
-One row for each site: its enclave, the server enclave, and an arrow for each verdict, from the one
-who proved something to the one who checked it. Red and broken means that the evidence protects
-nothing, or was not bound to this job; a gap means that no verdict was recorded.
-
-A site of a split job is no enclave: its arrow is a signature by its key, in the colour of the data
-owner's ground; what protects is the arrow back.
+One row for each site: its end, and an arrow for each verdict, from the one who proved something to
+the one who checked it. Red and broken means that the evidence protects nothing, or was not bound to
+this job; a gap means that no verdict was recorded. A signature by a site's key is no evidence: its
+arrow has the colour of the data owner's ground; what protects is the arrow back.
 
 Trust domain: server operator.
 """
@@ -13,108 +11,72 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from sealtune.report.evidence import PARTICIPANT, SERVER, Attested
+from sealtune.report.evidence import SERVER, Verdict
+from sealtune.report.methods import Method
 from sealtune.report.numbers import moment
-from sealtune.report.svg import join, shorten, tag
-
-WIDTH, MARGIN, BOX, ROW, TALL = 960, 8, 180, 84, 68
 
 
-def draw(
-    verdicts: Sequence[Attested], sites: Sequence[str], *, signed: bool, split: bool = False
-) -> Markup:
-    """The picture as an SVG element.
+@dataclass(frozen=True)
+class End:
+    """A box: ``look`` is its colour and border."""
 
-    Args:
-        verdicts: what was checked.
-        sites: of the job, one row each.
-        signed: whether a manifest signed by every participant is part of the run.
-        split: whether the sites are participants with a key instead of enclaves.
+    name: str
+    role: str
+    look: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An arrow from prover to verifier, or the words on its absence.
+
+    Attributes:
+        forth: from the site to the server.
+        drawn: whether there is a verdict.
     """
-    found = {(v.by, v.who): v for v in verdicts}
-    top = 34 if signed else 6
-    height = top + ROW * len(sites)
-    rows = [_row(site, top + ROW * i, found, split) for i, site in enumerate(sites)]
-    of_server = [found.get((site, SERVER)) for site in sites]
-    worst = next((v for v in of_server if _kind(v) != "enclave"), *of_server[:1])
-    role = "training enclave" if split else "aggregator enclave"
-    server = _box(WIDTH - MARGIN - BOX, top, "server", role, _kind(worst), len(sites))
-    words = "both ends hold the SHA-384 of the signed manifest, the job id"
-    note = tag("text", words, x=WIDTH / 2, y=20, class_="small soft", text_anchor="middle")
-    title = tag("title", "Trust chain: who checked whose evidence")
-    return tag(
-        "svg", title, *([note] if signed else []), *rows, server, class_="tp chain",
-        viewBox=f"0 0 {WIDTH} {height}", width=WIDTH, height=height,
-    )  # fmt: skip
+
+    said: str
+    look: str
+    forth: bool
+    drawn: bool
 
 
-def _row(site: str, y: float, found: dict[tuple[str, str], Attested], split: bool) -> Markup:
-    left_edge, right_edge = MARGIN + BOX, WIDTH - MARGIN - BOX
-    by_server, by_site = found.get((SERVER, site)), found.get((site, SERVER))
-    role, kind = "enclave of the site", _kind(by_server)
-    if split:
-        role, kind = "participant key, no TEE", "owner"
-    return join(
-        [
-            _box(MARGIN, y, site, role, kind),
-            _proof(left_edge + 6, right_edge - 6, y + 24, by_server, "server checked the site"),
-            _proof(right_edge - 6, left_edge + 6, y + 56, by_site, "site checked the server"),
-        ]
-    )
+@dataclass(frozen=True)
+class Chain:
+    """All rows: a site, what it proved, what it checked; and the server that they share."""
+
+    rows: Sequence[tuple[End, Proof, Proof]]
+    server: End
 
 
-def _box(x: float, y: float, name: str, role: str, kind: str, rows: int = 1) -> Markup:
-    height = TALL + ROW * (rows - 1)
-    return join(
-        [
-            tag("rect", x=x, y=y, width=BOX, height=height, rx=8, class_=kind),
-            tag("text", shorten(name, 16, BOX - 24), x=x + 12, y=y + 28, class_="title"),
-            tag("text", role, x=x + 12, y=y + 48, class_="small soft"),
-        ]
-    )
-
-
-def _proof(x1: float, x2: float, y: float, verdict: Attested | None, words: str) -> Markup:
-    """An arrow from prover to verifier with kind and time above it."""
-    kind = _kind(verdict)
-    if verdict is None:
-        said = f"{words}: not recorded"
-        line = Markup("")
-    else:
-        shown = "signature by its key" if kind == "owner" else verdict.kind or "unknown"
-        safe = ", protects nothing" if kind == "simulated" else ""
-        said = f"{words}: {shown}{safe}, {moment(verdict.time)}"
-        back = 8 if x2 > x1 else -8
-        line = join(
-            [
-                tag(
-                    "path",
-                    d=f"M{x1:.1f} {y:.1f}H{x2 - back:.1f}",
-                    class_=f"{kind}-line",
-                    stroke_width=1.6,
-                ),
-                tag(
-                    "path",
-                    d=f"M{x2:.1f} {y:.1f}L{x2 - back:.1f} {y - 4:.1f}V{y + 4:.1f}Z",
-                    class_=f"{kind}-ink",
-                ),
-            ]
+def chain(verdicts: Sequence[Verdict], sites: Sequence[str], method: Method) -> Chain:
+    """The picture's parts; the server looks as its weakest verdict does."""
+    by_pair = {(verdict.by, verdict.who): verdict for verdict in verdicts}
+    rows: list[tuple[End, Proof, Proof]] = []
+    for site in sites:
+        of_site, of_server = by_pair.get((SERVER, site)), by_pair.get((site, SERVER))
+        look = _look(of_site) if method.sites_attested else "owner"
+        proofs = (
+            _proof(of_site, "server checked the site", forth=True),
+            _proof(of_server, "site checked the server", forth=False),
         )
-    text = tag(
-        "text", said, x=(x1 + x2) / 2, y=y - 7, class_=f"small {kind}-ink", text_anchor="middle"
-    )
-    return join([line, text])
+        rows.append((End(site, method.site_role, look), *proofs))
+    looks = {_look(by_pair.get((site, SERVER))) for site in sites}
+    weakest = "enclave" if looks == {"enclave"} else "simulated"
+    return Chain(rows, End(SERVER, method.server_role, weakest))
 
 
-def _kind(verdict: Attested | None) -> str:
-    """How a verdict is coloured: as an enclave only if hardware vouches for this job.
+def _proof(verdict: Verdict | None, words: str, *, forth: bool) -> Proof:
+    if verdict is None:
+        return Proof(f"{words}: not recorded", "simulated", forth, drawn=False)
+    shown = "signature by its key" if verdict.look == "owner" else verdict.kind or "unknown"
+    if verdict.is_test_root:
+        shown += " under a test root"
+    unsafe = ", protects nothing" if verdict.look == "simulated" else ""
+    said = f"{words}: {shown}{unsafe}, {moment(verdict.time)}"
+    return Proof(said, verdict.look, forth, drawn=True)
 
-    A participant's signature under this job is right as it is, and is no evidence.
-    """
-    if verdict is not None and verdict.kind == PARTICIPANT and verdict.same_job is not False:
-        return "owner"
-    good = verdict is not None and verdict.confidential and verdict.same_job
-    return "enclave" if good else "simulated"
+
+def _look(verdict: Verdict | None) -> str:
+    return verdict.look if verdict else "simulated"

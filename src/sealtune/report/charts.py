@@ -1,8 +1,11 @@
-"""Line charts and bars as inline SVG: no script, legible in print, hover titles on every mark.
+"""Line charts as data: where lines, points and labels lie, as the template draws them.
 
-Series differ by colour **and** by dash and marker. Past ``MANY`` series only the emphasised ones
-keep colours; the others are drawn grey, each with its name as hover title. Colours come from the
-page's CSS (classes ``s0`` to ``s7``, ``all``, ``many``), so light and dark need no second drawing.
+Lines and points are an SVG of 1000 x 1000 units that the page stretches; ticks, names and legend
+are the page's own text beside it. So one drawing serves every width, and text stays text.
+
+Series differ by colour **and** by dash. Past ``MANY`` series only the emphasised ones keep colours;
+the others are drawn grey, each with its name as hover title. Colours come from the page's CSS
+(classes ``s0`` to ``s7``, ``all``, ``many``).
 
 Trust domain: server operator.
 """
@@ -13,22 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from markupsafe import Markup
-
-from sealtune.report.scale import (
-    Point,
-    Scale,
-    bounds,
-    finite,
-    segments,
-    spread,
-    thin,
-    ticks,
-)
-from sealtune.report.svg import join, shorten, tag, text_width
+from sealtune.report.scale import Point, bounds, finite, segments, spread, thin, ticks
 
 MANY = 8
-Style = Literal["line", "smooth", "dots"]
+UNITS = 1000  # of a drawing, across and down
+_LINE = 6.0  # percent of the height that a line of small text takes
+_NAMED = 12  # vertical marks that are named
+_NAMED_NARROW = 4
 Format = Callable[[float | None], str]
 
 
@@ -47,7 +41,7 @@ class Series:
     name: str
     points: Sequence[Point]
     emphasis: bool = False
-    style: Style = "line"
+    style: Literal["line", "smooth", "dots"] = "line"
     colour: int | None = None
 
 
@@ -78,181 +72,146 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """Pixel geometry of one drawing."""
+class Place:
+    """Something named at a place along an axis.
 
-    width: int
-    height: int
-    x: Scale
-    y: Scale
+    Attributes:
+        at: percent from the left, or from the top.
+        label: percent where its name stands.
+        class_: ``minor`` is left out on a narrow page, ``bare`` has no name.
+    """
 
-    @property
-    def left(self) -> float:
-        return self.x.start
-
-    @property
-    def right(self) -> float:
-        return self.x.end
-
-    @property
-    def top(self) -> float:
-        return self.y.end
-
-    @property
-    def bottom(self) -> float:
-        return self.y.start
+    name: str
+    at: float
+    label: float
+    class_: str = ""
 
 
-def line_chart(
-    series: Sequence[Series], axes: Axes, *, width: int = 520, height: int = 290
-) -> Markup:
-    """A figure with caption, legend and drawing; a sentence instead if there is no value at all."""
+@dataclass(frozen=True)
+class Drawn:
+    """A series as it lies in the drawing.
+
+    Attributes:
+        curves: path of each unbroken run.
+        points: (hover title, path) of single points.
+        gaps: (hover title, percent from the left) of missing values.
+    """
+
+    name: str
+    class_: str
+    style: str
+    curves: Sequence[str]
+    points: Sequence[tuple[str, str]]
+    gaps: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart; without ``series`` there was nothing to draw."""
+
+    axes: Axes
+    series: Sequence[Drawn] = ()
+    legend: Sequence[tuple[str, str]] = ()
+    x_ticks: Sequence[Place] = ()
+    y_ticks: Sequence[Place] = ()
+    marks: Sequence[Place] = ()
+    references: Sequence[Place] = ()
+
+
+def line_chart(series: Sequence[Series], axes: Axes) -> Chart:
+    """Lay a chart out."""
     values = [y for s in series for _, y in finite(s.points)]
-    caption = tag("figcaption", axes.title)
     if not values:
-        return tag("figure", caption, tag("p", "Nothing recorded.", class_="empty"), class_="chart")
-    frame = _frame(series, axes, values, width, height)
-    drawing = tag(
-        "svg",
-        tag("title", f"{axes.title}: {axes.y} by {axes.x}"),
-        _grid(frame, axes),
-        _references(frame, axes),
-        *(_draw(frame, s, axes, class_) for s, class_ in _classes(series)),
-        class_="plot",
-        viewBox=f"0 0 {width} {height}",
-        role="img",
-    )
-    note = [tag("p", axes.note, class_="note")] if axes.note else []
-    return tag("figure", caption, _legend(series), drawing, *note, class_="chart")
-
-
-def _frame(
-    series: Sequence[Series], axes: Axes, values: list[float], width: int, height: int
-) -> _Frame:
+        return Chart(axes)
     xs = [x for s in series for x, _ in s.points]
-    x_lo, x_hi = axes.x_span or (min(xs), max(xs))
-    if x_lo == x_hi:
-        x_lo, x_hi = x_lo - 0.5, x_hi + 0.5
-    lo, hi = axes.span or bounds([*values, *(y for _, y in axes.references)])
-    widest = max(text_width(axes.show(t), 12) for t in ticks(lo, hi))
-    names = max((text_width(n, 11.5) for n, _ in axes.references), default=0)
-    right = min(150.0, 10 + names) if axes.references else 14.0
-    return _Frame(
-        width,
-        height,
-        Scale(x_lo, x_hi, max(34.0, widest + 12), width - right),
-        Scale(lo, hi, height - 40.0, 30.0),
+    left, right = axes.x_span or (min(xs), max(xs))
+    if left == right:
+        left, right = left - 0.5, right + 0.5
+    low, high = axes.span or bounds([*values, *(y for _, y in axes.references)])
+
+    def across(x: float) -> float:
+        return 100 * (x - left) / (right - left)
+
+    def down(y: float) -> float:
+        return 100 * (high - y) / (high - low)
+
+    classes = _classes(series)
+    return Chart(
+        axes,
+        [_draw(s, class_, axes, across, down) for s, class_ in classes],
+        _legend(classes),
+        [_tick(f"{x:.0f}", across(x)) for x in ticks(left, right, 8, integers=True)],
+        [_tick(axes.show(y), down(y)) for y in ticks(low, high)],
+        _marks(axes.marks, across),
+        _references(axes, down),
     )
+
+
+def _tick(name: str, at: float) -> Place:
+    return Place(name, at, at)
 
 
 def _classes(series: Sequence[Series]) -> list[tuple[Series, str]]:
     """Each series with its CSS class; emphasised ones last, so that they lie on top."""
-    plain = {s.name for s in series if not s.emphasis}
-    numbered: list[tuple[Series, str]] = []
+    many = len({s.name for s in series if not s.emphasis}) > MANY
+    classed: list[tuple[Series, str]] = []
     for i, s in enumerate(series):
-        index = s.colour if s.colour is not None else i
-        numbered.append(
-            (s, "all" if s.emphasis else "many" if len(plain) > MANY else f"s{index % MANY}")
-        )
-    return sorted(numbered, key=lambda item: item[0].emphasis)
+        index = i if s.colour is None else s.colour
+        classed.append((s, "all" if s.emphasis else "many" if many else f"s{index % MANY}"))
+    return sorted(classed, key=lambda pair: pair[0].emphasis)
 
 
-def _grid(frame: _Frame, axes: Axes) -> Markup:
-    parts: list[Markup] = []
-    for value in ticks(frame.y.lo, frame.y.hi):
-        y = frame.y(value)
-        parts.append(tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
-        parts.append(
-            tag(
-                "text",
-                axes.show(value),
-                x=frame.left - 7,
-                y=y + 4,
-                class_="tick",
-                text_anchor="end",
-            )
-        )
-    for value in ticks(frame.x.lo, frame.x.hi, int(frame.width / 60), integers=True):
-        x = frame.x(value)
-        parts.append(tag("line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4, class_="axis"))
-        parts.append(
-            tag(
-                "text",
-                f"{value:.0f}",
-                x=x,
-                y=frame.bottom + 17,
-                class_="tick",
-                text_anchor="middle",
-            )
-        )
-    base = frame.bottom
-    parts.append(tag("line", x1=frame.left, x2=frame.right, y1=base, y2=base, class_="axis"))
-    parts.append(tag("text", axes.y, x=2, y=14, class_="label"))
-    parts.append(
-        tag("text", axes.x, x=frame.right, y=frame.height - 5, class_="label", text_anchor="end")
-    )
-    return join([*parts, *_marks(frame, axes)])
-
-
-def _marks(frame: _Frame, axes: Axes) -> list[Markup]:
-    parts: list[Markup] = []
-    free_from = frame.left
-    for name, value in axes.marks:
-        x = frame.x(value)
-        parts.append(tag("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="mark"))
-        if x >= free_from and x + text_width(name, 11) + 4 <= frame.right:
-            parts.append(tag("text", name, x=x + 4, y=frame.top + 9, class_="mark-name"))
-            free_from = x + text_width(name, 11) + 14
-    return parts
-
-
-def _references(frame: _Frame, axes: Axes) -> Markup:
-    parts: list[Markup] = []
-    places = [frame.y(v) for _, v in axes.references]
-    labels = spread(places, 13, frame.top + 4, frame.bottom - 2)
-    room = frame.width - frame.right - 6
-    for (name, value), y, label_y in zip(axes.references, places, labels, strict=True):
-        hover = tag("title", f"{name}: {axes.show(value)}")
-        parts.append(
-            tag("line", hover, x1=frame.left, x2=frame.right, y1=y, y2=y, class_="reference")
-        )
-        shown = shorten(name, 11.5, room)
-        parts.append(tag("text", shown, hover, x=frame.right + 5, y=label_y + 4, class_="ref-name"))
-    return join(parts)
-
-
-def _draw(frame: _Frame, series: Series, axes: Axes, class_: str) -> Markup:
-    points = thin(series.points)
-    parts: list[Markup] = []
-    if series.style != "dots":
-        for run in segments(points):
-            path = "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in run)
-            parts.append(tag("path", tag("title", series.name), d=path, class_="curve"))
-    shown = series.style == "dots" or (series.style == "line" and len(points) <= 60)
-    for x, y in finite(points) if shown else ():
-        hover = tag("title", f"{series.name}, {axes.x} {x:g}: {axes.show(y)}")
-        at = {"cx": frame.x(x), "cy": frame.y(y), "r": 1.7 if series.style == "dots" else 3.0}
-        parts.append(tag("circle", hover, **at, class_=series.style))
-    gaps = [x for x, y in points if y is None and series.style != "smooth"]
-    for x in gaps:
-        hover = tag("title", f"{series.name}, {axes.x} {x:g}: no value")
-        at = {"x": frame.x(x), "y": frame.bottom - 3}
-        parts.append(tag("text", "×", hover, **at, class_="gap", text_anchor="middle"))
-    return tag("g", *parts, class_=class_)
-
-
-def _legend(series: Sequence[Series]) -> Markup:
-    """Names with a sample of their line; dots share their line's entry."""
-    shown = [(s, c) for s, c in _classes(series) if s.style != "dots"]
-    shown.sort(key=lambda item: not item[0].emphasis)
-    grey = [s for s, c in shown if c == "many"]
-    items = [_legend_item(s.name, c) for s, c in shown if c != "many"]
+def _legend(classes: Sequence[tuple[Series, str]]) -> list[tuple[str, str]]:
+    """(name, class), emphasised ones first; dots share their line's entry; none for one alone."""
+    shown = [(s, class_) for s, class_ in classes if s.style != "dots"]
+    shown.sort(key=lambda pair: not pair[0].emphasis)
+    named = [(s.name, class_) for s, class_ in shown if class_ != "many"]
+    grey = len(shown) - len(named)
     if grey:
-        items.append(_legend_item(f"{len(grey)} sites, one line each", "many"))
-    return tag("ul", *items, class_="legend") if len(items) > 1 else Markup("")
+        named.append((f"{grey} sites, one line each", "many"))
+    return named if len(named) > 1 else []
 
 
-def _legend_item(name: str, class_: str) -> Markup:
-    sample = tag("g", tag("path", d="M1 5H25", class_="curve"), class_=class_)
-    picture = tag("svg", sample, viewBox="0 0 26 10", class_="sample", aria_hidden="true")
-    return tag("li", picture, name)
+def _draw(
+    series: Series,
+    class_: str,
+    axes: Axes,
+    across: Callable[[float], float],
+    down: Callable[[float], float],
+) -> Drawn:
+    def at(x: float, y: float) -> str:
+        return f"{across(x) * UNITS / 100:.0f} {down(y) * UNITS / 100:.0f}"
+
+    def hover(x: float, y: float | None) -> str:
+        return f"{series.name}, {axes.x} {x:g}: {'no value' if y is None else axes.show(y)}"
+
+    points = thin(series.points)
+    single = series.style == "dots" or (series.style == "line" and len(points) <= 60)
+    runs = segments(points) if series.style != "dots" else []
+    return Drawn(
+        series.name,
+        class_,
+        series.style,
+        ["M" + "L".join(at(x, y) for x, y in run) for run in runs],
+        [(hover(x, y), f"M{at(x, y)}h0") for x, y in finite(points) if single],
+        [(hover(x, y), across(x)) for x, y in points if y is None and series.style != "smooth"],
+    )
+
+
+def _marks(marks: Sequence[tuple[str, float]], across: Callable[[float], float]) -> list[Place]:
+    """As many of them named as there is room for."""
+    wide, narrow = (-(-len(marks) // most) or 1 for most in (_NAMED, _NAMED_NARROW))
+    return [
+        Place(name, across(x), across(x), "bare" if i % wide else "minor" if i % narrow else "")
+        for i, (name, x) in enumerate(marks)
+    ]
+
+
+def _references(axes: Axes, down: Callable[[float], float]) -> list[Place]:
+    """Horizontal lines, their names moved apart."""
+    places = [down(y) for _, y in axes.references]
+    labels = spread(places, _LINE, 2.0, 98.0)
+    return [
+        Place(name, at, label)
+        for (name, _), at, label in zip(axes.references, places, labels, strict=True)
+    ]

@@ -18,48 +18,41 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from sealtune.report import uploads
-from sealtune.report.log import RunLog
-from sealtune.report.values import Json, add, mean, number, ratio, table, text, whole
+from collections.abc import Callable
+
+from sealtune.job.events import End, Event, Memory, Offload, Round
+from sealtune.report.log import RunLog, entry
+from sealtune.report.methods import Method
+from sealtune.report.values import Json, add, mean, ratio
 
 BUSY = ("enclave", "accelerator", "pads")
 PARTS = (*BUSY, "server", "network", "waiting")
 
 
-def site_bytes(log: RunLog, site: str) -> Json:
-    """Sealed bytes of one site over all rounds: ``up`` to the server, ``down`` from it."""
-    if log.is_split:
-        return uploads.site_bytes(log, site)
-    entries = [log.entry(e, site) for e in (*log.rounds.values(), log.final)]
-    return {way: add(whole(e.get(f"bytes_{way}")) for e in entries) for way in ("up", "down")}
-
-
-def traffic(log: RunLog) -> Json:
+def traffic(log: RunLog, method: Method) -> Json:
     """Bytes by link: sites <-> server (sealed), enclaves <-> accelerator, and its calls."""
-    per_site = [site_bytes(log, site) for site in log.sites]
+    per_site = [method.site_bytes(log, site) for site in log.sites]
     return {
         "up": add(b["up"] for b in per_site),
         "down": add(b["down"] for b in per_site),
-        "enclave_to_accelerator": counter(log, "bytes_in"),
-        "accelerator_to_enclave": counter(log, "bytes_out"),
-        "accelerator_calls": counter(log, "calls"),
+        "enclave_to_accelerator": counter(log, lambda event: event.bytes_in),
+        "accelerator_to_enclave": counter(log, lambda event: event.bytes_out),
+        "accelerator_calls": counter(log, lambda event: event.calls),
     }
 
 
-def counter(log: RunLog, key: str) -> float | None:
+def counter(log: RunLog, key: Callable[[Offload], int]) -> float | None:
     """A running total of ``offload`` events, added up over processes and restarts.
 
     The accelerator repeats its totals since start; a total that falls means a new process.
     """
     ended: float = 0
-    latest: dict[str, float] = {}
-    for event in log.of("offload"):
-        value, role = number(event.get(key)), text(event.get("role")) or "accelerator"
-        if value is None or value < 0:
-            continue
-        if value < latest.get(role, 0):
-            ended += latest[role]
-        latest[role] = value
+    latest: dict[str, int] = {}
+    for event in log.of(Offload):
+        value = key(event)
+        if value < latest.get(event.role, 0):
+            ended += latest[event.role]
+        latest[event.role] = value
     return ended + sum(latest.values()) if latest else None
 
 
@@ -68,42 +61,41 @@ def total_seconds(log: RunLog) -> float | None:
     return add(_attempt_seconds(attempt) for attempt in log.attempts or (log.events,))
 
 
-def _attempt_seconds(events: tuple[Json, ...]) -> float | None:
+def _attempt_seconds(events: tuple[Event, ...]) -> float | None:
     for event in reversed(events):
-        if event.get("event") == "end" and number(event.get("seconds")) is not None:
-            return number(event.get("seconds"))
-    times = [t for t in (number(e.get("time")) for e in events) if t is not None]
+        if isinstance(event, End) and event.seconds is not None:
+            return event.seconds
+    times = [event.time for event in events if event.time is not None]
     return times[-1] - times[0] if len(times) > 1 else None
 
 
 def site_seconds(log: RunLog) -> dict[str, Json]:
     """Each site's seconds by part, summed over the rounds it took part in; ``None``: no record."""
     sums: dict[str, dict[str, float]] = {}
-    for event in (*log.rounds.values(), log.final):
+    for event in log.stages:
         for site, parts in _split_round(log, event).items():
-            mine = sums.setdefault(site, dict.fromkeys(PARTS, 0.0))
+            total = sums.setdefault(site, dict.fromkeys(PARTS, 0.0))
             for part, value in parts.items():
-                mine[part] += value
+                total[part] += value
     return {s: dict(sums.get(s, dict.fromkeys(PARTS, None))) for s in log.sites}
 
 
-def _split_round(log: RunLog, event: Json) -> dict[str, dict[str, float]]:
+def _split_round(log: RunLog, event: Round) -> dict[str, dict[str, float]]:
     """One round's wall time by site and part, for the sites that delivered and reported times.
 
     Of a site that failed the server knows no times (it writes zeros), so none are assumed.
     """
     parts: dict[str, dict[str, float]] = {}
     for site in log.sites:
-        entry = log.entry(event, site)
-        stated = table(entry.get("seconds")) if entry.get("outcome") == "ok" else {}
-        known = {part: number(stated.get(part)) for part in BUSY}
-        if any(value is not None for value in known.values()):
-            parts[site] = {part: value or 0.0 for part, value in known.items()}
+        own = entry(event, site)
+        stated = own.seconds if own.outcome == "ok" else None
+        if stated is not None and stated.model_dump(exclude_none=True):
+            parts[site] = {part: getattr(stated, part) or 0.0 for part in BUSY}
     if not parts:
         return {}
     busy = {site: sum(values.values()) for site, values in parts.items()}
     slowest = max(busy.values())
-    wall, server = number(event.get("seconds")), number(event.get("server_seconds")) or 0.0
+    wall, server = event.seconds, event.server_seconds or 0.0
     for site, values in parts.items():
         values["server"] = server
         values["network"] = max(0.0, wall - server - slowest) if wall is not None else 0.0
@@ -113,30 +105,25 @@ def _split_round(log: RunLog, event: Json) -> dict[str, dict[str, float]]:
 
 def seconds(log: RunLog) -> tuple[Json, Json]:
     """Seconds of the run by part (see the module's text), and each part's share of their sum."""
-    sums = dict.fromkeys(PARTS, 0.0)
-    recorded = False
-    for event in (*log.rounds.values(), log.final):
-        split = _split_round(log, event)
-        recorded |= bool(split)
-        for part in PARTS:
-            sums[part] += mean(values[part] for values in split.values()) or 0.0
+    rounds = [parts for event in log.stages if (parts := _split_round(log, event))]
     total = total_seconds(log)
-    if not recorded:
+    if not rounds:
         empty = dict.fromkeys((*PARTS, "other"), None)
         return {"total": total, **empty}, dict(empty)
+    sums = {
+        p: sum(mean(own[p] for own in sites.values()) or 0.0 for sites in rounds) for p in PARTS
+    }
     other = max(0.0, total - sum(sums.values())) if total is not None else None
     figures: dict[str, float | None] = {**sums, "other": other}
-    whole_ = add(figures.values())
-    shares = {part: ratio(value, whole_) for part, value in figures.items()}
-    return {"total": total, **figures}, shares
+    whole = add(figures.values())
+    return {"total": total, **figures}, {part: ratio(v, whole) for part, v in figures.items()}
 
 
 def peak_memory(log: RunLog) -> Json:
     """Largest resident memory by role, in MiB."""
     peaks: Json = {}
-    for event in log.of("memory"):
-        role, mib = text(event.get("role")), number(event.get("peak_mib"))
-        if role is not None and mib is not None:
-            peaks[role] = max(mib, peaks.get(role, 0))
+    for event in log.of(Memory):
+        if event.peak_mib is not None:
+            peaks[event.role] = max(event.peak_mib, peaks.get(event.role, 0))
     order = ["server", *(f"client:{site}" for site in log.sites), "accelerator", "flower"]
     return dict(sorted(peaks.items(), key=lambda p: order.index(p[0]) if p[0] in order else 99))

@@ -5,42 +5,36 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
-from sealtune.report.charts import MANY, Axes, Series, line_chart
+from sealtune.job.events import Step
+from sealtune.report.charts import MANY, Axes, Chart, Series, line_chart
 from sealtune.report.log import RunLog
+from sealtune.report.methods import Method
 from sealtune.report.numbers import loss, percent
 from sealtune.report.scale import Point, smooth
-from sealtune.report.svg import tag
-from sealtune.report.values import Json, mean, number, whole
+from sealtune.report.values import Json, mean
 
 REACH = 2  # steps on either side that the smoothed line takes in
 _FEW = 3 * (2 * REACH + 1)  # steps; fewer are shown as they are
-SERVER = "server enclave, batches of all sites"  # the one curve of a split job
 
 
-def by_step(log: RunLog) -> Markup:
-    """Training loss of every step, drawn twice: for a wide and for a narrow page."""
+def by_step(log: RunLog, method: Method) -> Chart:
+    """Training loss of every step of whoever trains."""
     starts, length = _round_starts(log)
-    roles = {SERVER: "server"} if log.is_split else {s: f"client:{s}" for s in log.sites}
     raw: dict[str, list[Point]] = {
-        name: [
-            (starts.get(r, 0) + step, number(event.get("loss")))
-            for (r, step), event in log.steps(role).items()
-        ]
-        for name, role in roles.items()
+        name: [(starts[r] + step, event.loss) for (r, step), event in log.steps(role).items()]
+        for name, role in method.trainers(log).items()
     }
     series: list[Series] = []
     note = f"Lines: mean of a step and the {REACH} on either side."
     short = max(map(len, raw.values()), default=0) < _FEW
-    for i, (site, points) in enumerate(raw.items()):
+    for i, (name, points) in enumerate(raw.items()):
         if short and points:
-            series.append(Series(site, points, colour=i))
+            series.append(Series(name, points, colour=i))
             continue
         if points and len(raw) <= MANY:
-            series.append(Series(site, points, style="dots", colour=i))
+            series.append(Series(name, points, style="dots", colour=i))
         if points:
-            series.append(Series(site, smooth(points, REACH), style="smooth", colour=i))
+            series.append(Series(name, smooth(points, REACH), style="smooth", colour=i))
     if short:
         note = "Points are single steps; lines only join them."
     elif len(raw) > MANY:
@@ -49,17 +43,14 @@ def by_step(log: RunLog) -> Markup:
         note = f"Dots: single steps. {note}"
     axes = Axes(
         title="Training loss at every step",
-        x=f"training step of the {'server' if log.is_split else 'site'}, over all rounds",
+        x=f"training step of the {'server' if method.server_trains else 'site'}, over all rounds",
         y="loss (nats)",
         show=_short,
         x_span=(0, length) if length else None,
         marks=[(f"round {r}", start) for r, start in starts.items()],
         note=note,
     )
-    if not any(raw.values()):
-        return line_chart((), axes)
-    drawn = (("only-wide", 1060), ("only-narrow", 520))
-    return tag("div", *(tag("div", line_chart(series, axes, width=w), class_=c) for c, w in drawn))
+    return line_chart(series, axes)
 
 
 def _mean(raw: dict[str, list[Point]]) -> list[Point]:
@@ -74,11 +65,8 @@ def _mean(raw: dict[str, list[Point]]) -> list[Point]:
 def _round_starts(log: RunLog) -> tuple[dict[int, int], int]:
     """First step's offset of each round on a common axis, and the number of steps in all."""
     lengths: dict[int, int] = {}
-    for event in log.of("step"):
-        r = whole(event.get("round"))
-        if r is not None:
-            known = (whole(event.get(key)) or 0 for key in ("of", "step"))
-            lengths[r] = max(lengths.get(r, 0), *known)
+    for event in log.of(Step):
+        lengths[event.round] = max(lengths.get(event.round, 0), event.of, event.step)
     starts: dict[int, int] = {}
     offset = 0
     for r in sorted(lengths):
@@ -104,27 +92,22 @@ def _by_round(curve: Json, sites: tuple[str, ...]) -> list[Series]:
     return lines
 
 
-def round_loss(log: RunLog, summary: Json) -> Markup:
+def round_loss(log: RunLog, method: Method, summary: Json) -> Chart:
     """Mean training loss of each round."""
     axes = Axes("Mean training loss of each round", "round", "loss (nats)", _short)
     curve = summary["loss_curve"]
-    if log.is_split:
+    if method.server_trains:
         points = list(zip(curve["rounds"], curve["all"], strict=True))
-        return line_chart([Series(SERVER, points, True)], axes)
+        return line_chart([Series(name, points, True) for name in method.trainers(log)], axes)
     return line_chart(_by_round(curve, log.sites), axes)
 
 
-def round_accuracy(log: RunLog, summary: Json) -> Markup:
+def round_accuracy(log: RunLog, summary: Json) -> Chart:
     """Accuracy where it was measured, against the majority class and the baselines."""
     curve = summary["accuracy_curve"]
-    references = [
-        (name, value)
-        for name, value in (
-            ("majority class", summary["majority_class"]),
-            *((kind, b["accuracy_after"]) for kind, b in summary["baselines"].items()),
-        )
-        if value is not None
-    ]
+    reached = {kind: figures["accuracy_after"] for kind, figures in summary["baselines"].items()}
+    compared = {"majority class": summary["majority_class"], **reached}
+    references = [(name, value) for name, value in compared.items() if value is not None]
     metric = summary["metric"]
     axes = Axes(
         title=f"{metric.capitalize()} on test rows (round 0: before training)",

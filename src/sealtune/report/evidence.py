@@ -3,8 +3,8 @@
 A run counts as confidential only if every site verified the server, the server verified every site,
 each time with hardware evidence bound to this job, and the codes crossed under masks.
 
-The sites of a split job have no enclave: the server knows them by their key (kind ``participant``),
-which is a signature and no evidence. There it counts that every site verified the server.
+Sites without an enclave are known to the server by their key (kind ``participant``), which is a
+signature and no evidence. There it counts that every site verified the server.
 
 Trust domain: server operator.
 """
@@ -13,20 +13,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sealtune.job.events import Attested
 from sealtune.report.log import RunLog
-from sealtune.report.values import flag, number, text
+from sealtune.report.methods import Method
+from sealtune.report.values import text
 
 SERVER = "server"
-PARTICIPANT = "participant"  # kind of what a site of a split job shows: a signature by its key
+PARTICIPANT = "participant"  # kind of what a site without an enclave shows: a signature by its key
+SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
-class Attested:
-    """One verdict: ``by`` checked the evidence of ``who``.
+class Verdict:
+    """``by`` checked the evidence of ``who``.
 
     Attributes:
         kind: ``simulated``, ``sgx``, ``tdx``, ``sev-snp``, ..., or ``participant``.
-        confidential: whether that kind keeps the machine's operator out.
+        confidential: whether that evidence keeps the machine's operator out.
         same_job: whether the evidence is bound to this run's job id; ``None`` if not recorded.
         time: unix seconds.
     """
@@ -38,56 +41,69 @@ class Attested:
     same_job: bool | None
     time: float | None
 
+    @property
+    def is_signature(self) -> bool:
+        """No evidence, and none is asked for."""
+        return self.kind == PARTICIPANT
 
-def verdicts(log: RunLog) -> list[Attested]:
+    @property
+    def is_test_root(self) -> bool:
+        """Of a hardware's kind, but under a root whose key is no vendor's."""
+        return self.confidential is False and self.kind not in (SIMULATED, PARTICIPANT, None)
+
+    @property
+    def look(self) -> str:
+        """How it is coloured: as an enclave only if hardware vouches for this job."""
+        if self.is_signature and self.same_job is not False:
+            return "owner"
+        return "enclave" if self.confidential and self.same_job else "simulated"
+
+
+def verdicts(log: RunLog) -> list[Verdict]:
     """Every verdict of the run in order; a repeat after a resume replaces the earlier one."""
-    expected = text(log.resolved.get("job_id"))
-    found: dict[tuple[str, str], Attested] = {}
-    for event in log.of("attested"):
-        by, who, job_id = (text(event.get(key)) for key in ("by", "who", "job_id"))
-        if by is None or who is None:
-            continue
-        found.pop((by, who), None)
-        found[(by, who)] = Attested(
-            by=by,
-            who=who,
-            kind=text(event.get("kind")),
-            confidential=flag(event.get("confidential")),
-            same_job=None if job_id is None or expected is None else job_id == expected,
-            time=number(event.get("time")),
+    expected = text(log.signed.get("job_id"))
+    latest: dict[tuple[str, str], Verdict] = {}
+    for event in log.of(Attested):
+        unknown = event.job_id is None or expected is None
+        latest.pop((event.by, event.who), None)
+        latest[event.by, event.who] = Verdict(
+            by=event.by,
+            who=event.who,
+            kind=event.kind,
+            confidential=event.confidential,
+            same_job=None if unknown else event.job_id == expected,
+            time=event.time,
         )
-    return list(found.values())
+    return list(latest.values())
 
 
 def missing(log: RunLog) -> list[tuple[str, str]]:
     """Pairs (by, who) that a complete run has and this one lacks."""
     wanted = [pair for site in log.sites for pair in ((site, SERVER), (SERVER, site))]
-    present = {(v.by, v.who) for v in verdicts(log)}
+    present = {(verdict.by, verdict.who) for verdict in verdicts(log)}
     return [pair for pair in wanted if pair not in present]
 
 
-def of_evidence(log: RunLog) -> list[Attested]:
-    """The verdicts that rest on evidence: of a split job those on the server."""
-    return [v for v in verdicts(log) if not (log.is_split and v.kind == PARTICIPANT)]
+def of_evidence(log: RunLog, method: Method) -> list[Verdict]:
+    """The verdicts that rest on evidence: without enclaves at the sites, those on the server."""
+    return [v for v in verdicts(log) if method.sites_attested or not v.is_signature]
 
 
-def confidential(log: RunLog) -> bool | None:
+def confidential(log: RunLog, method: Method) -> bool | None:
     """Whether the run was confidential; ``None`` if it ended before that could be known."""
-    found = of_evidence(log)
-    simulated = log.setting("protection", "attestation") == "simulated"
-    unmasked = not log.is_split and log.setting("protection", "protect") == "insecure-none"
-    bad = any(v.confidential is False or v.same_job is False for v in found)
-    if simulated or unmasked or bad:
+    evidence = of_evidence(log, method)
+    simulated = log.setting("protection", "attestation") == SIMULATED
+    bad = any(v.confidential is False or v.same_job is False for v in evidence)
+    if simulated or method.is_exposed(log) or bad:
         return False
-    if not found:
+    if not evidence:
         return None
-    proven = all(v.confidential and v.same_job for v in found)
-    lacking = [who for _, who in missing(log) if who == SERVER or not log.is_split]
-    return proven and not lacking
+    proven = all(v.confidential and v.same_job for v in evidence)
+    return proven and not [w for _, w in missing(log) if w == SERVER or method.sites_attested]
 
 
-def kinds(log: RunLog) -> list[str]:
+def kinds(log: RunLog, method: Method) -> list[str]:
     """Kinds of evidence that were accepted, or that the job names if none was seen."""
-    seen = sorted({v.kind for v in of_evidence(log) if v.kind})
+    seen = sorted({verdict.kind for verdict in of_evidence(log, method) if verdict.kind})
     named = text(log.setting("protection", "attestation"))
     return seen or ([named] if named else [])

@@ -8,19 +8,35 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from sealtune.errors import StorageError
-from sealtune.report.values import Json, number, table, text, whole
+from sealtune.job.events import (
+    Evaluated,
+    Event,
+    Final,
+    Round,
+    SiteRound,
+    Start,
+    Step,
+    parse,
+)
+from sealtune.report.values import Json, table, text
 
 METRICS = "metrics.jsonl"
-RESOLVED = "job.resolved.json"
+MANIFEST = "job.manifest.json"
+RESOLVED = "job.resolved.json"  # of runs before there were manifests
 BASELINES = ("local", "pooled", "plain-federated")
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -28,161 +44,152 @@ class RunLog:
     """Everything a report is made of.
 
     Attributes:
-        events: the lines of ``metrics.jsonl``, in order.
-        resolved: ``job.resolved.json``, or an empty object.
+        events: those of ``metrics.jsonl``, in order.
+        signed: what was signed, as ``_read_signed`` gives it, or an empty object.
         baselines: contents of ``baselines/<kind>.json`` by kind.
-        unreadable: number of lines of ``metrics.jsonl`` that are not JSON objects.
+        unreadable: number of lines of ``metrics.jsonl`` that are no events.
     """
 
-    events: tuple[Json, ...]
-    resolved: Json = field(default_factory=dict)
+    events: tuple[Event, ...]
+    signed: Json = field(default_factory=dict)
     baselines: dict[str, Json] = field(default_factory=dict)
     unreadable: int = 0
 
-    def of(self, kind: str) -> Iterator[Json]:
-        """All events of one kind, in order."""
-        return (event for event in self.events if event.get("event") == kind)
+    def of(self, kind: type[E], role: str | None = None) -> Iterator[E]:
+        """All events of one kind in order, of one process or all."""
+        return (e for e in self.events if type(e) is kind and role in (None, e.role))
 
-    def started_with(self, key: str) -> object:
-        """A value of the last ``start`` event that has it (a resumed run may not repeat all)."""
-        stated = [event[key] for event in self.of("start") if event.get(key) is not None]
-        return stated[-1] if stated else None
+    def last(self, kind: type[E]) -> E | None:
+        """The last event of a kind."""
+        return next((e for e in reversed(self.events) if type(e) is kind), None)
 
-    def last(self, kind: str) -> Json:
-        """The last event of a kind, or an empty object."""
-        return next((e for e in reversed(self.events) if e.get("event") == kind), {})
+    @cached_property
+    def start(self) -> Start:
+        """What the ``start`` events state, the last word on each key (a resume may not repeat)."""
+        stated = [
+            event.model_dump(exclude_unset=True, exclude_none=True) for event in self.of(Start)
+        ]
+        return Start(**{key: value for start in stated for key, value in start.items()})
 
     @cached_property
     def job(self) -> Json:
-        """The job's settings, as in ``job.toml``."""
-        return table(self.resolved.get("job"))
+        """The job's settings."""
+        return table(self.signed.get("settings"))
+
+    @cached_property
+    def plan(self) -> Json:
+        """The slice plan."""
+        return table(self.signed.get("plan"))
 
     def setting(self, section: str, key: str) -> object:
-        """One value of the job file, or ``None``."""
+        """One value of the settings, or ``None``."""
         return table(self.job.get(section)).get(key)
 
     @cached_property
     def method(self) -> str | None:
-        """``federated-lora`` or ``split``; job files of old runs do not say."""
+        """The method's name; settings of old runs do not say."""
         stated = text(self.setting("job", "method"))
-        if stated is None and (self.job or self.started_with("protect")):
-            split = self.started_with("protect") == "split"
-            stated = "split" if split else "federated-lora"
+        if stated is None and (self.job or self.start.protect):
+            return "split" if self.start.protect == "split" else "federated-lora"
         return stated
 
-    @property
-    def is_split(self) -> bool:
-        """Whether one server enclave tuned the later blocks on all sites' samples."""
-        return self.method == "split"
+    @cached_property
+    def rounds(self) -> dict[int, Round]:
+        """The server's rounds by number (0 is the evaluation before training), ascending."""
+        return dict(sorted({event.round: event for event in self.of(Round)}.items()))
 
     @cached_property
-    def rounds(self) -> dict[int, Json]:
-        """Server's round events by number (0 is the evaluation before training), ascending."""
-        found: dict[int, Json] = {}
-        for event in self.of("round"):
-            index = whole(event.get("round"))
-            if index is not None:
-                found[index] = event
-        return dict(sorted(found.items()))
-
-    @cached_property
-    def training_rounds(self) -> dict[int, Json]:
+    def training_rounds(self) -> dict[int, Round]:
         """Rounds that trained: all but round 0."""
-        return {r: event for r, event in self.rounds.items() if r > 0}
+        return {number: event for number, event in self.rounds.items() if number > 0}
 
     @cached_property
-    def final(self) -> Json:
-        """The evaluation after the last round, or an empty object."""
-        return self.last("final")
+    def final(self) -> Final | None:
+        """The evaluation after the last round."""
+        return self.last(Final)
+
+    @property
+    def stages(self) -> tuple[Round, ...]:
+        """All rounds, and the final evaluation if there was one."""
+        return (*self.rounds.values(), *([self.final] if self.final else ()))
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
         """Site names in the job's order, then any further ones that the events mention."""
-        names: dict[str, None] = {}
-        for listed in (self.setting("sites", "names"), self.started_with("sites")):
-            if isinstance(listed, list | tuple):
-                names.update(dict.fromkeys(str(name) for name in listed))
-        for event in (*self.rounds.values(), self.final):
-            names.update(dict.fromkeys(table(event.get("sites"))))
+        listed = self.setting("sites", "names")
+        names = dict.fromkeys(map(str, listed) if isinstance(listed, list) else ())
+        for mentioned in (self.start.sites, *(event.sites for event in self.stages)):
+            names |= dict.fromkeys(mentioned)
         return tuple(names)
 
     @cached_property
-    def attempts(self) -> tuple[tuple[Json, ...], ...]:
+    def attempts(self) -> tuple[tuple[Event, ...], ...]:
         """Events cut at every ``start``: one slice for each time the job was launched."""
-        cuts = [i for i, event in enumerate(self.events) if event.get("event") == "start"]
-        bounds = [*cuts, len(self.events)]
-        return tuple(self.events[a:b] for a, b in pairwise(bounds))
+        cuts = [i for i, event in enumerate(self.events) if isinstance(event, Start)]
+        return tuple(self.events[a:b] for a, b in pairwise([*cuts, len(self.events)]))
 
-    def entry(self, event: Json, site: str) -> Json:
-        """One site's part of a ``round`` or ``final`` event."""
-        return table(table(event.get("sites")).get(site))
+    def steps(self, role: str) -> dict[tuple[int, int], Step]:
+        """Training steps of one process by (round, step); a repeated step replaces the earlier."""
+        return dict(sorted({(e.round, e.step): e for e in self.of(Step, role)}.items()))
 
-    def steps(self, role: str) -> dict[tuple[int, int], Json]:
-        """Training steps of one process by (round, step); a repeated step replaces the earlier.
-
-        Args:
-            role: ``client:<site>``; in a split job ``server``.
-        """
-        found: dict[tuple[int, int], Json] = {}
-        for event in self.of("step"):
-            r, i = whole(event.get("round")), whole(event.get("step"))
-            if event.get("role") == role and r is not None and i is not None:
-                found[(r, i)] = event
-        return dict(sorted(found.items()))
-
-    def evaluations(self, site: str) -> dict[int, Json]:
-        """The site's own ``evaluated`` events by round, the last one of a round."""
-        found: dict[int, Json] = {}
-        for event in self.of("evaluated"):
-            r = whole(event.get("round"))
-            if event.get("role") == f"client:{site}" and r is not None:
-                found[r] = event
-        return found
+    def evaluations(self, site: str) -> dict[int, Evaluated]:
+        """The site's own evaluations by round, the last one of a round."""
+        return {event.round: event for event in self.of(Evaluated, f"client:{site}")}
 
     def started(self) -> float | None:
         """Unix time of the first event that has one."""
-        times = (number(event.get("time")) for event in self.events)
-        return next((t for t in times if t is not None), None)
+        return next((event.time for event in self.events if event.time is not None), None)
 
-    def name(self) -> str | None:
-        """The job's name."""
-        return text(self.setting("job", "name"))
+
+def entry(event: Round | None, site: str) -> SiteRound:
+    """One site's part of a round; empty if it has none."""
+    return (event.sites.get(site) if event else None) or SiteRound()
 
 
 def read_run(run_dir: Path) -> RunLog:
     """Read a run folder.
 
     Raises:
-        StorageError: the folder holds neither file, or one cannot be read.
+        StorageError: the folder holds neither log nor manifest, or one cannot be read.
     """
-    metrics, resolved = run_dir / METRICS, run_dir / RESOLVED
-    if not metrics.is_file() and not resolved.is_file():
+    metrics = run_dir / METRICS
+    if not any((run_dir / name).is_file() for name in (METRICS, MANIFEST, RESOLVED)):
         raise StorageError(
-            f"{run_dir} is not a run folder: it holds neither {METRICS} nor {RESOLVED}",
+            f"{run_dir} is not a run folder: it holds neither {METRICS} nor {MANIFEST}",
             hint="give the folder that `sealtune run` wrote, such as runs/my-job",
         )
-    events, unreadable = _read_lines(metrics)
-    found = {k: _read_object(run_dir / "baselines" / f"{k}.json") for k in BASELINES}
+    lines = [line for line in _read_text(metrics).splitlines() if line.strip()]
+    events = [event for event in map(parse, lines) if event is not None]
+    baselines = {k: _read_object(run_dir / "baselines" / f"{k}.json") for k in BASELINES}
     return RunLog(
-        events=events,
-        resolved=_read_object(resolved),
-        baselines={kind: value for kind, value in found.items() if value},
-        unreadable=unreadable,
+        events=tuple(events),
+        signed=_read_signed(run_dir),
+        baselines={kind: figures for kind, figures in baselines.items() if figures},
+        unreadable=len(lines) - len(events),
     )
 
 
-def _read_lines(path: Path) -> tuple[tuple[Json, ...], int]:
-    events: list[Json] = []
-    unreadable = 0
-    for line in _read_text(path).splitlines():
-        if not line.strip():
-            continue
-        event = _parse(line)
-        if event:
-            events.append(event)
-        else:
-            unreadable += 1
-    return tuple(events), unreadable
+def _read_signed(run_dir: Path) -> Json:
+    """The manifest's keys with ``model_digest`` and ``job_id``; signatures are not looked at."""
+    if not (run_dir / MANIFEST).is_file():  # the names that an older run has for the same things
+        resolved = _read_object(run_dir / RESOLVED)
+        return {**resolved, "settings": resolved.get("job")} if resolved else {}
+    payload = text(_read_object(run_dir / MANIFEST).get("payload"))
+    try:
+        data = base64.b64decode(payload or "", validate=True)
+    except (binascii.Error, ValueError):
+        return {}
+    signed = _parse(data.decode("utf-8", "replace"))
+    if not signed:
+        return {}
+    model, settings = table(signed.get("model")), table(signed.get("settings"))
+    named = {**table(settings.get("model")), "path": model.get("name")}
+    return {
+        **signed,
+        "settings": {**settings, "model": named},
+        "model_digest": model.get("digest"),
+        "job_id": hashlib.sha384(data).hexdigest(),
+    }
 
 
 def _read_object(path: Path) -> Json:

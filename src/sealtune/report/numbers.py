@@ -58,6 +58,11 @@ def duration(seconds: float | None) -> str:
     return NONE if seconds is None else units.duration(seconds).replace(" ", NBSP)
 
 
+def of(done: int, planned: int | None) -> str:
+    """3, 5 -> ``3 of 5``; what was planned is left out where it is not known."""
+    return str(done) if planned is None else f"{done} of {planned}"
+
+
 def moment(unix: float | None) -> str:
     """Unix seconds as ``2026-11-23 18:50:07 UTC``."""
     if unix is None:

@@ -1,7 +1,6 @@
-"""Who sees what, as data: the parties of a run at its protection level.
+"""Who sees what, as data: what all methods share. ``methods`` hold each method's parties.
 
-This is DESIGN section 1 in words short enough for a picture; ``picture.py`` draws it. The parties
-of a split job are in ``split_parties.py``.
+This is DESIGN section 1 in words short enough for a picture; the page's template draws it.
 
 Trust domain: server operator.
 """
@@ -11,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ADAPTER_DATA, ADAPTER, UNMASKED = "adapter+data", "adapter", "insecure-none"
-SPLIT = "split"
-NOT_HIDDEN = "matrix shapes, message sizes, sequence lengths, timing"
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Facts:
         out, back: bytes from the enclaves to the accelerator, and back.
         cut, blocks: blocks that run at the sites, and all blocks (split job).
         release: who gets the adapter (split job).
-        task: what the model learns (split job).
+        task: what the model learns.
     """
 
     protect: str = ADAPTER_DATA
@@ -44,15 +41,19 @@ class Facts:
     release: str | None = None
     task: str | None = None
 
-    @property
-    def measured(self) -> bool:
-        """Whether links carry figures."""
-        return any(v is not None for v in (self.up, self.down, self.out, self.back))
-
 
 @dataclass(frozen=True)
 class Party:
-    """One box: ``kind`` is ``enclave``, ``simulated``, ``owner``, ``outside`` or ``exposed``."""
+    """One trust domain.
+
+    Attributes:
+        kind: ``enclave``, ``simulated`` (an enclave that is none), ``owner``, ``outside`` or
+            ``exposed``; picks colour and border.
+        title: its name.
+        trust: on what its trust rests.
+        sees: what it gets to see.
+        never: what must not reach it.
+    """
 
     kind: str
     title: str
@@ -61,67 +62,43 @@ class Party:
     never: str
 
 
-def owner(facts: Facts) -> Party:
-    """The data owner's premises."""
-    if len(facts.sites) == 1:
-        title = "Data owner’s site"
-    else:
-        title = (
-            f"Data owners’ sites × {len(facts.sites)}" if facts.sites else "Each data owner’s site"
-        )
-    return Party(
-        "owner",
-        title,
-        names(facts.sites) or "hospital, bank, agency, …",
-        "its own text; the released model, if the release rule allows",
-        "other sites’ text or updates; the adapter while the job runs",
-    )
+@dataclass(frozen=True)
+class Link:
+    """What passes between two parties: both ways in words, and in bytes where they were measured.
+
+    Attributes:
+        forth: from data owner to server, or from enclave to accelerator.
+    """
+
+    forth: str
+    back: str
+    bytes_forth: float | None = None
+    bytes_back: float | None = None
 
 
-def client_enclave(facts: Facts) -> Party:
-    """The enclave at a site."""
-    return Party(
-        enclave_kind(facts),
-        "Client enclave",
-        enclave_trust(facts, "the server"),
-        "own text, adapter, activations, gradients",
-        "other sites’ updates",
-    )
+@dataclass(frozen=True)
+class Picture:
+    """Where the parties stand: data owner, carrier, server; perhaps a device at the owner's side.
+
+    Attributes:
+        site, server: outer and inner box of each side; the inner one may be missing.
+        path: what the carrier's frames hold.
+        device: link and party.
+        handshake: what passes from enclave to enclave over the carrier's head.
+        hidden: what is hidden from nobody.
+    """
+
+    site: tuple[Party, Party | None]
+    network: Party
+    server: tuple[Party, Party | None]
+    path: Link
+    device: tuple[Link, Party] | None
+    handshake: str
+    hidden: str
+    simulated: bool
 
 
-def accelerator(facts: Facts) -> Party:
-    """The process that multiplies: what it sees is the protection level."""
-    if facts.protect == UNMASKED:
-        return Party(
-            "exposed",
-            "Accelerator",
-            "NOT PROTECTED: codes cross without masks (insecure-none)",
-            "activations and gradients of every step, from which text, labels and adapter follow",
-            "nothing is kept from it; for comparison only",
-        )
-    if facts.protect == ADAPTER:
-        plain = facts.prefix_blocks
-        first = (
-            "the blocks below the first adapter" if plain is None else f"the first {plain} blocks"
-        )
-        seen = f"token ids and activations of {first}, in the plain; " if plain != 0 else ""
-        return Party(
-            "outside",
-            "Accelerator of the owner",
-            "the owner’s own machine: may see the owner’s data",
-            f"public backbone weights; {seen}ring-masked codes above",
-            "adapter, its gradients, labels",
-        )
-    return Party(
-        "outside",
-        "Accelerator (GPU or CPU)",
-        "untrusted: may be rented, may lie; its answers are checked",
-        "public backbone weights; ring-masked codes; shapes, timing",
-        "text, labels, activations, gradients, adapter",
-    )
-
-
-def network(_facts: Facts) -> Party:
+def network() -> Party:
     """The engine that carries frames."""
     return Party(
         "outside",
@@ -130,49 +107,6 @@ def network(_facts: Facts) -> Party:
         "sealed frames, their sizes, node ids",
         "any plaintext",
     )
-
-
-def operator(_facts: Facts) -> Party:
-    """Who runs the server machine."""
-    return Party(
-        "outside",
-        "Server operator",
-        "untrusted: owns the machine",
-        "job manifest; metrics it lets out",
-        "text, updates, adapter",
-    )
-
-
-def server_enclave(facts: Facts) -> Party:
-    """The aggregator."""
-    return Party(
-        enclave_kind(facts),
-        "Server enclave",
-        enclave_trust(facts, "every site"),
-        "each site’s update, the joint adapter, scores",
-        "raw text",
-    )
-
-
-def parties(facts: Facts) -> list[Party]:
-    """All of them, from the data to the joint adapter."""
-    return [
-        owner(facts),
-        client_enclave(facts),
-        accelerator(facts),
-        network(facts),
-        operator(facts),
-        server_enclave(facts),
-    ]
-
-
-def link_words(facts: Facts) -> tuple[str, str]:
-    """What goes from enclave to accelerator, and what comes back."""
-    if facts.protect == UNMASKED:
-        return "codes, not masked", "products, not masked"
-    if facts.protect == ADAPTER and facts.prefix_blocks != 0:
-        return "token ids; masked codes", "activations; masked products"
-    return "masked codes x + r", "products W(x + r)"
 
 
 def enclave_kind(facts: Facts) -> str:
@@ -185,6 +119,13 @@ def enclave_trust(facts: Facts, by: str) -> str:
     if facts.simulated:
         return "SIMULATED: an ordinary process"
     return f"trusted once attested by {by}"
+
+
+def several(singular: str, plural: str, general: str, sites: tuple[str, ...]) -> str:
+    """A title for the owners of these sites."""
+    if len(sites) == 1:
+        return singular
+    return f"{plural} × {len(sites)}" if sites else general
 
 
 def names(sites: tuple[str, ...]) -> str:

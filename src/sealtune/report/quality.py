@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sealtune.report.log import RunLog
-from sealtune.report.values import Json, is_not_finite, mean, number, ratio, whole
+from sealtune.job.events import Evaluated, Round, Step
+from sealtune.report.log import RunLog, entry
+from sealtune.report.methods import Method
+from sealtune.report.values import Json, mean, ratio
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -48,22 +50,22 @@ class Score:
         return [max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)]
 
 
-def scores(log: RunLog, event: Json, round_index: int | None) -> dict[str, Score]:
-    """Scores of the sites that reported in a server event; sites that did not are left out.
+def scores(log: RunLog, event: Round | None, number: int | None) -> dict[str, Score]:
+    """Scores of the sites that reported in a round; sites that did not are left out.
 
-    The server's event has no test loss, so that is taken from the site's own ``evaluated`` event
-    of ``round_index``; before the server has spoken (interrupted run) that event serves alone.
+    A server that does not test itself states no test loss, so that is taken from the site's own
+    ``evaluated`` event of round ``number``; before the server has spoken (interrupted run) that
+    event serves alone.
     """
-    found: dict[str, Score] = {}
+    by_site: dict[str, Score] = {}
     for site in log.sites:
-        own = {} if round_index is None else log.evaluations(site).get(round_index, {})
-        entry = log.entry(event, site) or ({} if event else own)
-        correct, total = whole(entry.get("correct")), whole(entry.get("total"))
-        if correct is None or not total:
+        own = None if number is None else log.evaluations(site).get(number)
+        stated = entry(event, site) if event and site in event.sites else None if event else own
+        if stated is None or stated.correct is None or not stated.total:
             continue
-        loss = number(entry.get("loss"))
-        found[site] = Score(correct, total, number(own.get("loss")) if loss is None else loss)
-    return found
+        loss = stated.loss if stated.loss is not None or own is None else own.loss
+        by_site[site] = Score(stated.correct, stated.total, loss)
+    return by_site
 
 
 def pool(parts: dict[str, Score]) -> Score | None:
@@ -78,31 +80,25 @@ def pool(parts: dict[str, Score]) -> Score | None:
 
 def before(log: RunLog) -> dict[str, Score]:
     """Scores before training (round 0)."""
-    return scores(log, log.rounds.get(0, {}), 0)
+    return scores(log, log.rounds.get(0), 0)
 
 
 def after(log: RunLog) -> dict[str, Score]:
     """Scores of the final adapter; empty if the run did not get there."""
-    return scores(log, log.final, _last_round(log)) if log.final else {}
-
-
-def _last_round(log: RunLog) -> int | None:
-    stated = whole(log.final.get("round"))
-    return stated if stated is not None else max(log.rounds, default=None)
+    return scores(log, log.final, log.final.round) if log.final else {}
 
 
 def accuracy_curve(log: RunLog) -> Json:
     """Accuracy by round where it was measured; the final evaluation stands at the last round."""
-    by_round = {r: scores(log, event, r) for r, event in log.rounds.items() if r > 0}
+    by_round = {r: scores(log, event, r) for r, event in log.training_rounds.items()}
     by_round[0] = before(log)
-    last = _last_round(log)
-    if log.final and last is not None:
-        by_round[last] = after(log)
+    if log.final:
+        by_round[log.final.round] = after(log)
     rounds = sorted(r for r, parts in by_round.items() if parts)
-    pooled = {r: pool(by_round[r]) for r in rounds}
+    pooled = [pool(by_round[r]) for r in rounds]
     return {
         "rounds": rounds,
-        "all": [p.accuracy if p else None for p in pooled.values()],
+        "all": [score.accuracy if score else None for score in pooled],
         "sites": {
             site: [by_round[r][site].accuracy if site in by_round[r] else None for r in rounds]
             for site in log.sites
@@ -110,64 +106,55 @@ def accuracy_curve(log: RunLog) -> Json:
     }
 
 
-def loss_curve(log: RunLog) -> Json:
+def loss_curve(log: RunLog, method: Method) -> Json:
     """Mean training loss of each round: per site, and over all weighted by examples.
 
-    In a split job batches mix all sites: there is one loss, the server's, and none of a site.
+    Where the server trains, batches mix all sites: there is one loss, and none of a site.
     """
-    rounds = list(log.training_rounds)
-    if log.is_split:
-        nobody: list[float | None] = [None] * len(rounds)
-        sites_ = {site: list(nobody) for site in log.sites}
-        return {"rounds": rounds, "all": [_server_loss(log, r) for r in rounds], "sites": sites_}
-    sites = {s: [_round_loss(log, s, r) for r in rounds] for s in log.sites}
+    curves: dict[str, list[float | None]] = {}
     overall: list[float | None] = []
-    for i, r in enumerate(rounds):
+    for number, event in log.training_rounds.items():
+        losses = _round_losses(log, method, number, event)
+        for site in log.sites:
+            curves.setdefault(site, []).append(losses.get(f"client:{site}"))
         weighted = [
-            (loss, number(log.entry(log.rounds[r], site).get("examples")) or 0)
-            for site, curve in sites.items()
-            if (loss := curve[i]) is not None
+            (loss, entry(event, role.removeprefix("client:")).examples or 0)
+            for role, loss in losses.items()
+            if loss is not None
         ]
-        weight = sum(n for _, n in weighted)
+        weight = sum(examples for _, examples in weighted)
         plain = mean(loss for loss, _ in weighted)
         overall.append(sum(x * n for x, n in weighted) / weight if weight else plain)
-    return {"rounds": rounds, "all": overall, "sites": sites}
+    sites = {site: curves.get(site, []) for site in log.sites}
+    return {"rounds": list(log.training_rounds), "all": overall, "sites": sites}
 
 
-def _round_loss(log: RunLog, site: str, round_index: int) -> float | None:
-    """The loss the site reported, else the mean of its steps' losses; None if it did not deliver.
+def _round_losses(
+    log: RunLog, method: Method, number: int, event: Round
+) -> dict[str, float | None]:
+    """Each trainer's loss as it was reported, else the mean of its steps' losses.
 
     A site that failed half-way did not enter the average, so its loss is not the round's either.
     """
-    entry = log.entry(log.rounds[round_index], site)
-    if entry.get("outcome") != "ok":
-        return None
-    if "train_loss" in entry:
-        return number(entry["train_loss"])
-    steps = log.steps(f"client:{site}")
-    return mean(number(e.get("loss")) for (r, _), e in steps.items() if r == round_index)
+    return {
+        role: loss
+        if stated
+        else mean(step.loss for (r, _), step in log.steps(role).items() if r == number)
+        for role, (stated, loss) in method.round_losses(log, event).items()
+    }
 
 
-def _server_loss(log: RunLog, round_index: int) -> float | None:
-    """The loss that the server enclave of a split job reported, else the mean of its steps."""
-    event = log.rounds[round_index]
-    if "train_loss" in event:
-        return number(event["train_loss"])
-    steps = log.steps("server")
-    return mean(number(e.get("loss")) for (r, _), e in steps.items() if r == round_index)
-
-
-def broken_losses(log: RunLog) -> int:
+def broken_losses(log: RunLog, method: Method) -> int:
     """Number of steps, rounds and evaluations whose loss was NaN or infinite.
 
-    Enclaves write such a loss as null, since JSON has no word for it.
+    Such a loss is recorded as null, since JSON has no word for it.
     """
-    losses = [e["loss"] for k in ("step", "evaluated") for e in log.of(k) if "loss" in e]
+    spoken: list[Step | Evaluated] = [*log.of(Step), *log.of(Evaluated)]
+    broken = sum("loss" in event.model_fields_set and event.loss is None for event in spoken)
     for event in log.training_rounds.values():
-        entries = [log.entry(event, site) for site in log.sites]
-        ok = [event] if log.is_split else [e for e in entries if e.get("outcome") == "ok"]
-        losses += [e["train_loss"] for e in ok if "train_loss" in e]
-    return sum(loss is None or is_not_finite(loss) for loss in losses)
+        stated = method.round_losses(log, event).values()
+        broken += sum(is_stated and loss is None for is_stated, loss in stated)
+    return broken
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -182,10 +169,10 @@ def perplexity(loss: float | None) -> float | None:
 
 def examples(log: RunLog, site: str) -> int | None:
     """Training examples that were last reported of a site: its weight in the average."""
-    stated = (whole(log.entry(e, site).get("examples")) for e in log.rounds.values())
-    return next((n for n in reversed(list(stated)) if n), None)
+    stated = [entry(event, site).examples for event in log.rounds.values()]
+    return next((count for count in reversed(stated) if count), None)
 
 
 def rounds_ok(log: RunLog, site: str) -> int:
     """Training rounds in which the site's update, or its samples (split job), went in."""
-    return sum(log.entry(e, site).get("outcome") == "ok" for e in log.training_rounds.values())
+    return sum(entry(event, site).outcome == "ok" for event in log.training_rounds.values())

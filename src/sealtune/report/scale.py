@@ -7,23 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 Point = tuple[float, float | None]  # y is None where the figure is missing or not finite
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A linear map from data to drawing units: ``lo..hi`` onto ``start..end``."""
-
-    lo: float
-    hi: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Position of a value."""
-        return self.start + (value - self.lo) / (self.hi - self.lo) * (self.end - self.start)
 
 
 def nice_step(span: float, ticks: int) -> float:

@@ -5,14 +5,14 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from sealtune.report import numbers, split_sections
-from sealtune.report.bars import Bar, bars
-from sealtune.report.log import RunLog
-from sealtune.report.values import Json, add, number, text, whole
+from sealtune.job.events import CutTexts, SiteRound
+from sealtune.report import evidence, numbers
+from sealtune.report.log import RunLog, entry
+from sealtune.report.methods import Method
+from sealtune.report.values import Json, add, ratio, text
 
 BASELINE_NAMES = {
     "local": "each site alone",
@@ -25,6 +25,10 @@ PLACEMENTS = {
     "plain": "on the accelerator, in the plain",
     "owner": "at the data owner",
 }
+TEST_ROOT = (
+    "The manifest accepts evidence under a test root in the vendor’s place. Whoever has its "
+    "key can forge it, so no hardware stands behind this run."
+)
 ROUNDS_SHOWN = 60  # of each end of a long run
 
 
@@ -37,39 +41,26 @@ class Banner:
     text: str
 
 
-def warnings(log: RunLog, s: Json) -> list[Banner]:
+def warnings(log: RunLog, method: Method, s: Json) -> list[Banner]:
     """What a reader must know before any figure."""
-    found: list[Banner] = []
-    if "simulated" in s["evidence"]:
-        found.append(
-            Banner(
-                "bad",
-                "Simulated evidence: not confidential.",
-                split_sections.SIMULATED
-                if s["split"]
-                else "The enclaves of this run were ordinary processes. Whoever controls a machine "
-                "could read all that its enclave held. Masks, seals and the handshake were really "
-                "carried out; the protection by hardware was not there.",
-            )
-        )
-    elif s["confidential"] is not True:
-        found.append(
-            Banner("bad", "Not shown to be confidential.", "See the trust chain for what lacks.")
-        )
-    if s["protect"] == "insecure-none":
-        found.append(
-            Banner(
-                "bad",
-                "No masks: the accelerator saw activations and gradients.",
-                "protect = insecure-none is for comparison only.",
-            )
-        )
-    found += _course_warnings(log, s)
-    return found
+    return [*_protection(log, method, s), *_course(log, method, s), *_figures(s)]
 
 
-def _course_warnings(log: RunLog, s: Json) -> list[Banner]:
-    found: list[Banner] = []
+def _protection(log: RunLog, method: Method, s: Json) -> Iterator[Banner]:
+    on_test_root = any(v.is_test_root for v in evidence.of_evidence(log, method))
+    if evidence.SIMULATED in s["evidence"]:
+        yield Banner("bad", "Simulated evidence: not confidential.", method.simulated)
+    if on_test_root:
+        yield Banner("bad", "Evidence under a test root: not confidential.", TEST_ROOT)
+    elif s["confidential"] is not True and evidence.SIMULATED not in s["evidence"]:
+        why = "See the trust chain for what lacks."
+        yield Banner("bad", "Not shown to be confidential.", why)
+    if method.is_exposed(log):
+        title = "No masks: the accelerator saw activations and gradients."
+        yield Banner("bad", title, "protect = insecure-none is for comparison only.")
+
+
+def _course(log: RunLog, method: Method, s: Json) -> Iterator[Banner]:
     done, planned = s["rounds"]["done"], s["rounds"]["planned"]
     if s["outcome"] != "ok":
         how = {"failed": "The run failed", "interrupted": "The run was interrupted"}
@@ -77,45 +68,36 @@ def _course_warnings(log: RunLog, s: Json) -> list[Banner]:
         error = s["error"] or {}
         said = " ".join(x for x in (error.get("message"), error.get("hint")) if x)
         after = f" after {done} of {planned} rounds" if planned is not None else ""
-        found.append(Banner("bad", f"{title}{after}.", said or "Figures end where the log ends."))
-    cut = {(e.get("site"), e.get("part")): number(e.get("count")) for e in log.of("warning")}
+        yield Banner("bad", f"{title}{after}.", said or "Figures end where the log ends.")
+    cut = sum({(e.site, e.part): e.count for e in log.of(CutTexts)}.values())
     if cut:
-        total = sum(n or 0 for n in cut.values())
-        texts = "1 text was cut." if total == 1 else f"{numbers.count(total)} texts were cut."
-        found.append(Banner("mind", texts, "What goes beyond data.max_tokens was not read."))
-    lost = sum(o["outcome"] not in ("ok", None) for r in s["outcomes"] for o in r["sites"].values())
-    if s["split"]:
-        found += [Banner("mind", *words) for words in split_sections.banners(s)]
-    elif lost:
-        noun = "answer is" if lost == 1 else "answers are"
-        found.append(
-            Banner("mind", f"{lost} {noun} missing.", "See the round table for whose, and why.")
-        )
-    if s["losses_not_finite"]:
-        n = s["losses_not_finite"]
-        words = "recorded loss is not a number" if n == 1 else "recorded losses are not numbers"
-        found.append(
-            Banner("bad", f"{n} {words}.", "Training went out of range; lower the learning rate.")
-        )
+        texts = "1 text was cut." if cut == 1 else f"{numbers.count(cut)} texts were cut."
+        yield Banner("mind", texts, "What goes beyond data.max_tokens was not read.")
+    for title, words in method.missing_words(s):
+        yield Banner("mind", title, words)
+
+
+def _figures(s: Json) -> Iterator[Banner]:
+    broken = s["losses_not_finite"]
+    if broken:
+        one = broken == 1
+        words = "recorded loss is not a number" if one else "recorded losses are not numbers"
+        remedy = "Training went out of range; lower the learning rate."
+        yield Banner("bad", f"{broken} {words}.", remedy)
     for check, words in (
         ("trained_moved", "The trainable weights did not change in some round."),
         ("frozen_unchanged", "Frozen weights changed in some round."),
     ):
         if s["checks"][check] is False:
-            found.append(Banner("bad", words, "Do not use this adapter."))
+            yield Banner("bad", words, "Do not use this adapter.")
     tested, first = set(s["sites_tested_after"]), set(s["sites_tested_before"])
     if tested and first and tested != first:
-        found.append(
-            Banner(
-                "mind",
-                "Before and after were not measured on the same sites.",
-                f"Before: {', '.join(sorted(first))}. After: {', '.join(sorted(tested))}.",
-            )
-        )
+        title = "Before and after were not measured on the same sites."
+        sites = f"Before: {', '.join(sorted(first))}. After: {', '.join(sorted(tested))}."
+        yield Banner("mind", title, sites)
     if s["unreadable_lines"]:
         words = f"{s['unreadable_lines']} lines of metrics.jsonl could not be read."
-        found.append(Banner("mind", words, "Figures rest on the others."))
-    return found
+        yield Banner("mind", words, "Figures rest on the others.")
 
 
 def headline(s: Json) -> Json:
@@ -153,45 +135,107 @@ def _against_majority(after: float, low: float, majority: float) -> str:
     return f"Always answering the largest class would be right in {shown}."
 
 
-def comparison(s: Json) -> Markup:
+@dataclass(frozen=True)
+class Part:
+    """A part of a bar: ``class_`` gives its colour, ``width`` is in percent of the full bar."""
+
+    name: str
+    class_: str
+    width: float
+    shown: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of one or more parts; its name and its length as text stand beside it."""
+
+    name: str
+    parts: Sequence[Part]
+    shown: str
+    class_: str = ""
+    note: str = ""
+
+
+def bars(rows: Sequence[tuple[str, float | None, str, str, str]], full: float = 0.0) -> list[Bar]:
+    """Bars ``(name, value, value as text, class, note)`` on one scale that starts at 0.
+
+    Args:
+        full: value of a full-width bar; by default the largest.
+    """
+    top = full or max((value for _, value, *_ in rows if value is not None), default=0) or 1
+    return [
+        Bar(name, [Part(name, class_, _percent(value or 0.0, top), shown)], shown, class_, note)
+        for name, value, shown, class_, note in rows
+    ]
+
+
+def _percent(value: float, top: float) -> float:
+    return round(100 * min(1.0, max(0.0, value / top)), 2)
+
+
+def comparison(s: Json) -> list[Bar]:
     """Accuracies on one scale: the trivial answer, before, baselines, this run."""
-    rows = [Bar("before training", s["accuracy_before"], "", "soft")]
+    rows = [("before training", s["accuracy_before"], "soft", "")]
     if s["majority_class"] is not None:
-        rows.insert(0, Bar("largest class", s["majority_class"], "", "soft"))
+        rows.insert(0, ("largest class", s["majority_class"], "soft", ""))
     for kind, b in s["baselines"].items():
-        rows.append(
-            Bar(BASELINE_NAMES.get(kind, kind), b["accuracy_after"], "", "base", f"baseline {kind}")
-        )
-    rows.append(Bar("this run", s["accuracy_after"], "", "main"))
-    shown = [Bar(r.name, r.value, numbers.percent(r.value), r.class_, r.note) for r in rows]
+        name = BASELINE_NAMES.get(kind, kind)
+        rows.append((name, b["accuracy_after"], "base", f"baseline {kind}"))
+    rows.append(("this run", s["accuracy_after"], "main", ""))
+    shown = [(name, x, numbers.percent(x), class_, note) for name, x, class_, note in rows]
     return bars(shown, full=1.0)
 
 
-def tiles(s: Json) -> list[tuple[str, str, str]]:
-    """Key figures: (name, figure, explanation)."""
-    if s["split"]:
-        return split_sections.tiles(s)
-    t, b, rounds = s["seconds"], s["bytes"], s["rounds"]
-    answers = [o["outcome"] for r in s["outcomes"] for o in r["sites"].values()]
-    answered = f"{answers.count('ok')} of {len(answers)} answers in"
-    online = add((t["enclave"], t["accelerator"]))
-    planned = f" of {rounds['planned']}" if rounds["planned"] is not None else ""
+def times(s: Json, method: Method) -> list[Bar]:
+    """Where the wall time went: the mean of all sites, then every site; empty: no record."""
+    mean, sites = s["seconds"], s["per_site"]
+    if mean["enclave"] is None:
+        return []
+    rows = [("mean of sites" if len(sites) > 1 else "run", mean)]
+    if len(sites) > 1:
+        rows += [(site, {**v["seconds"], "other": mean["other"]}) for site, v in sites.items()]
+    sums = {name: add(seconds[part] for part in method.time_parts) for name, seconds in rows}
+    top = max(total or 0.0 for total in sums.values()) or 1
     return [
-        ("wall time", numbers.duration(t["total"]), "from start to end, all processes"),
-        (
-            "computing, per site",
-            numbers.duration(online),
-            f"and {numbers.duration(t['pads'])} for pads: "
-            f"{numbers.duration(add((online, t['pads'])))} together",
-        ),
-        ("rounds", f"{rounds['done']}{planned}", answered),
-        ("sites ↔ server", numbers.size(add((b["up"], b["down"]))), "sealed, all sites, both ways"),
-        (
-            "enclaves ↔ accelerator",
-            numbers.size(add((b["enclave_to_accelerator"], b["accelerator_to_enclave"]))),
-            f"{numbers.count(b['accelerator_calls'])} calls",
-        ),
-    ]  # fmt: skip
+        Bar(
+            name,
+            [
+                Part(
+                    words,
+                    f"part-{part}",
+                    _percent(seconds[part] or 0.0, top),
+                    numbers.duration(seconds[part]),
+                )
+                for part, words in method.time_parts.items()
+            ],
+            numbers.duration(sums[name]),
+        )
+        for name, seconds in rows
+    ]
+
+
+def memory(s: Json, method: Method) -> list[Bar]:
+    """Peak memory of every process."""
+    peaks = s["peak_memory_mib"]
+    names = {"server": "server enclave", "client": method.client, "flower": "Flower, all processes"}
+
+    def title(role: str) -> str:
+        kind, _, site = role.partition(":")
+        return f"{names.get(kind, kind)} {site}".strip()
+
+    return bars([(title(role), mib, numbers.mib(mib), "plain", "") for role, mib in peaks.items()])
+
+
+def sent(rows: Sequence[Json]) -> list[Bar]:
+    """What each site sent, each above the bare activations of the same tokens."""
+    drawn: list[tuple[str, float | None, str, str, str]] = []
+    for row in rows:
+        if row["bytes_up"] is None or row["total"]:
+            continue
+        drawn.append((row["name"], row["bytes_up"], numbers.size(row["bytes_up"]), "plain", ""))
+        if row["raw"] is not None:
+            drawn.append(("", row["raw"], numbers.size(row["raw"]), "base", "bare activations"))
+    return bars(drawn)
 
 
 def site_rows(s: Json) -> list[Json]:
@@ -229,46 +273,42 @@ def _all_sites(s: Json, rows: list[Json]) -> Json:
 
 def round_rows(log: RunLog) -> Json:
     """Every client's outcome in every round; the middle of a very long run is left to the log."""
-    events = [("before", e) if r == 0 else (str(r), e) for r, e in log.rounds.items()]
+    stages = [("before" if event.round == 0 else str(event.round), event) for event in log.stages]
     if log.final:
-        events.append(("final", log.final))
-    skipped = max(0, len(events) - 2 * ROUNDS_SHOWN)
+        stages[-1] = ("final", log.final)
+    skipped = max(0, len(stages) - 2 * ROUNDS_SHOWN)
     if skipped:
-        events = events[:ROUNDS_SHOWN] + events[-ROUNDS_SHOWN:]
+        stages = stages[:ROUNDS_SHOWN] + stages[-ROUNDS_SHOWN:]
     rows = [
         {
             "round": label,
-            "seconds": number(event.get("seconds")),
-            "cells": [_cell(log.entry(event, site)) for site in log.sites],
-            "loss": number(event.get("train_loss")),
-            "server": number(event.get("server_seconds")),
+            "seconds": event.seconds,
+            "cells": [_cell(entry(event, site)) for site in log.sites],
+            "loss": event.train_loss,
+            "server": event.server_seconds,
             "gap": bool(skipped) and i == ROUNDS_SHOWN,
         }
-        for i, (label, event) in enumerate(events)
+        for i, (label, event) in enumerate(stages)
     ]
     return {"rows": rows, "skipped": skipped}
 
 
-def _cell(entry: Json) -> Json:
-    correct, total = whole(entry.get("correct")), whole(entry.get("total"))
-    outcome = text(entry.get("outcome"))
-    up, down = whole(entry.get("bytes_up")), whole(entry.get("bytes_down"))
-    silent = not up and not down  # between upload and end of a split job
+def _cell(own: SiteRound) -> Json:
+    silent = not own.bytes_up and not own.bytes_down  # between upload and end of a split job
     return {
-        "outcome": outcome or "no record",
-        "class": outcome if outcome in ("ok", "late", "failed") else "none",
-        "reason": text(entry.get("reason")) or "",
-        "loss": number(entry.get("train_loss")),
-        "accuracy": correct / total if correct is not None and total else None,
-        "up": None if silent else up,
-        "down": None if silent else down,
+        "outcome": own.outcome or "no record",
+        "class": own.outcome if own.outcome in ("ok", "late", "failed") else "none",
+        "reason": own.reason,
+        "loss": own.train_loss,
+        "accuracy": ratio(own.correct, own.total),
+        "up": None if silent else own.bytes_up,
+        "down": None if silent else own.bytes_down,
     }
 
 
 def plan_rows(log: RunLog) -> list[Json]:
     """Modules counted by placement and reason, with one of them as an example."""
-    plan = log.resolved.get("plan")
-    modules = plan.get("modules") if isinstance(plan, dict) else None
+    modules = log.plan.get("modules")
     rows: dict[tuple[str, str], Json] = {}
     for module in modules if isinstance(modules, list) else []:
         if not isinstance(module, dict):

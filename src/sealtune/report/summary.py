@@ -13,10 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from sealtune import __version__
-from sealtune.report import costs, evidence, quality, split
+from sealtune.job.events import End, Error, Event, Round
+from sealtune.report import costs, evidence, quality
 from sealtune.report.log import RunLog, read_run
+from sealtune.report.methods import Method, method_of
 from sealtune.report.quality import Score
-from sealtune.report.values import Json, flag, number, ratio, table, text, whole
+from sealtune.report.values import Json, number, ratio, table, text, whole
 
 FORMAT = 1
 CAUSAL_LM = "causal-lm"
@@ -33,58 +35,55 @@ def build_summary(run_dir: Path) -> Json:
 
 def summarise(log: RunLog) -> Json:
     """The summary of a run that has been read."""
+    method = method_of(log.method)
+    seconds, shares = costs.seconds(log)
     return {
         "format": FORMAT,
-        **_identity(log),
+        **_identity(log, method),
         **_course(log),
-        **_quality(log),
-        "per_site": _per_site(log),
-        "loss_curve": quality.loss_curve(log),
+        **_quality(log, method),
+        "per_site": _per_site(log, method),
+        "loss_curve": quality.loss_curve(log, method),
         "accuracy_curve": quality.accuracy_curve(log),
-        "split": split.facts(log),
-        **_costs(log),
+        "split": method.figures(log),
+        "bytes": costs.traffic(log, method),
+        "seconds": seconds,
+        "shares": shares,
+        "peak_memory_mib": costs.peak_memory(log),
         "outcomes": _outcomes(log),
         "checks": {name: _check(log, name) for name in ("trained_moved", "frozen_unchanged")},
-        "baselines": {kind: _baseline(log, b) for kind, b in log.baselines.items()},
+        "baselines": {kind: _baseline(log, figures) for kind, figures in log.baselines.items()},
     }
 
 
-def _identity(log: RunLog) -> Json:
+def _identity(log: RunLog, method: Method) -> Json:
     seed = whole(log.setting("job", "seed"))
-    versions = {k: str(v) for k, v in table(log.started_with("versions")).items()}
+    versions = log.start.versions
     return {
         "sealtune": versions.get("sealtune", __version__),
         "versions": versions,
-        "name": log.name(),
+        "name": text(log.setting("job", "name")),
         "method": log.method,
         "task": text(log.setting("model", "task")),
-        "job_id": text(log.resolved.get("job_id")) or text(log.started_with("job_id")),
-        "plan_digest": text(log.resolved.get("plan_digest"))
-        or text(log.started_with("plan_digest")),
-        "model_digest": text(log.resolved.get("model_digest")),
-        "seed": seed if seed is not None else whole(log.started_with("seed")),
-        "protect": _protect(log),
-        "confidential": evidence.confidential(log),
-        "evidence": evidence.kinds(log),
+        "job_id": text(log.signed.get("job_id")) or log.start.job_id,
+        "plan_digest": text(log.signed.get("plan_digest")) or log.start.plan_digest,
+        "model_digest": text(log.signed.get("model_digest")),
+        "seed": seed if seed is not None else log.start.seed,
+        "protect": method.level(log),
+        "confidential": evidence.confidential(log, method),
+        "evidence": evidence.kinds(log, method),
     }
-
-
-def _protect(log: RunLog) -> str | None:
-    if log.is_split:  # the job file's level is one of the accelerator, and there is none
-        return "split"
-    return text(log.setting("protection", "protect")) or text(log.started_with("protect"))
 
 
 def _course(log: RunLog) -> Json:
     last_attempt = log.attempts[-1] if log.attempts else log.events
-    end = next((e for e in reversed(last_attempt) if e.get("event") == "end"), {})
-    error = None if end.get("outcome") == "ok" else _cause(last_attempt)
-    keys = ("error", "message", "hint", "role")
+    end = next((e for e in reversed(last_attempt) if isinstance(e, End)), None)
+    outcome = end.outcome if end else None
+    error = None if outcome == "ok" else _cause(last_attempt)
+    keys = ("code", "error", "message", "hint", "role")
     return {
-        "outcome": text(end.get("outcome")),
-        "error": None
-        if error is None
-        else {"code": whole(error.get("code")), **{k: text(error.get(k)) for k in keys}},
+        "outcome": outcome,
+        "error": None if error is None else {key: getattr(error, key) for key in keys},
         "attempts": len(log.attempts),
         "rounds": {
             "planned": whole(log.setting("job", "rounds")),
@@ -94,18 +93,18 @@ def _course(log: RunLog) -> Json:
     }
 
 
-def _cause(events: tuple[Json, ...]) -> Json | None:
+def _cause(events: tuple[Event, ...]) -> Error | None:
     """The error behind a failure: the launcher's verdict, the accelerator's word, or the first.
 
     One process that stops makes others report that they lost it, so the last word is no guide.
     """
-    errors = [event for event in events if event.get("event") == "error"]
+    errors = [event for event in events if isinstance(event, Error)]
     for role in ("launcher", "accelerator"):
-        errors = [e for e in errors if e.get("role") == role] or errors
+        errors = [e for e in errors if e.role == role] or errors
     return errors[0] if errors else None
 
 
-def _quality(log: RunLog) -> Json:
+def _quality(log: RunLog, method: Method) -> Json:
     first, last = quality.before(log), quality.after(log)
     before, after = quality.pool(first), quality.pool(last)
     causal = log.setting("model", "task") == CAUSAL_LM
@@ -117,12 +116,12 @@ def _quality(log: RunLog) -> Json:
         figures[f"perplexity_{when}"] = quality.perplexity(score.loss) if score and causal else None
         figures[f"test_rows_{when}"] = score.total if score else None
         figures[f"sites_tested_{when}"] = list(parts)
-    figures["majority_class"] = number(log.started_with("majority_class"))
-    figures["losses_not_finite"] = quality.broken_losses(log)
+    figures["majority_class"] = log.start.majority_class
+    figures["losses_not_finite"] = quality.broken_losses(log, method)
     return figures
 
 
-def _per_site(log: RunLog) -> Json:
+def _per_site(log: RunLog, method: Method) -> Json:
     first, last, times = quality.before(log), quality.after(log), costs.site_seconds(log)
     empty = Score(0, 0, None)
     result: Json = {}
@@ -136,65 +135,61 @@ def _per_site(log: RunLog) -> Json:
             "loss_before": before.loss,
             "loss_after": after.loss,
             "rounds_ok": quality.rounds_ok(log, site),
-            "bytes": costs.site_bytes(log, site),
+            "bytes": method.site_bytes(log, site),
             "seconds": times[site],
         }
     return result
 
 
-def _costs(log: RunLog) -> Json:
-    seconds, shares = costs.seconds(log)
-    return {
-        "bytes": costs.traffic(log),
-        "seconds": seconds,
-        "shares": shares,
-        "peak_memory_mib": costs.peak_memory(log),
-    }
-
-
 def _outcomes(log: RunLog) -> list[Json]:
     """Every client's outcome in every round; a site that the server did not list is ``None``."""
-    events = [*log.rounds.values(), *([log.final] if log.final else [])]
     return [
         {
-            "round": whole(event.get("round")),
-            "stage": "final" if event is log.final else "train" if event["round"] else "before",
-            "seconds": number(event.get("seconds")),
-            "sites": {
-                site: {key: text(log.entry(event, site).get(key)) for key in ("outcome", "reason")}
-                for site in log.sites
-            },
+            "round": event.round,
+            "stage": "final" if event is log.final else "train" if event.round else "before",
+            "seconds": event.seconds,
+            "sites": {site: _outcome(event, site) for site in log.sites},
         }
-        for event in events
+        for event in log.stages
     ]
 
 
+def _outcome(event: Round, site: str) -> Json:
+    listed = event.sites.get(site)
+    return {
+        "outcome": listed.outcome if listed else None,
+        "reason": listed.reason if listed else None,
+    }
+
+
 def _check(log: RunLog, name: str) -> bool | None:
-    """A check that runs after each round: true only if it held every time it was recorded."""
-    stated = [flag(event.get(name)) for event in log.events]
-    for event in (*log.rounds.values(), log.final):
-        stated += [flag(log.entry(event, site).get(name)) for site in log.sites]
-    known = [value for value in stated if value is not None]
-    return all(known) if known else None
+    """A check that runs after each round: true only if it held every time it was recorded.
+
+    Each site states it of itself, the server of all.
+    """
+    stated = [getattr(event, name) for event in log.stages]
+    stated += [getattr(own, name, None) for event in log.stages for own in event.sites.values()]
+    recorded = [value for value in stated if value is not None]
+    return all(recorded) if recorded else None
 
 
-def _baseline(log: RunLog, found: Json) -> Json:
+def _baseline(log: RunLog, figures: Json) -> Json:
     """A comparison run's own figures, and this run's against them."""
     score = quality.pool(quality.after(log))
-    accuracy = number(found.get("accuracy_after"))
-    seconds = number(found.get("seconds"))
-    mine = score.accuracy if score else None
-    curve = found.get("loss_curve")
+    accuracy, seconds = number(figures.get("accuracy_after")), number(figures.get("seconds"))
+    reached = score.accuracy if score else None
+    compared = reached is not None and accuracy is not None
+    curve = figures.get("loss_curve")
     return {
-        "accuracy_before": number(found.get("accuracy_before")),
+        "accuracy_before": number(figures.get("accuracy_before")),
         "accuracy_after": accuracy,
         "per_site": {
             site: {"accuracy": number(table(value).get("accuracy"))}
-            for site, value in table(found.get("per_site")).items()
+            for site, value in table(figures.get("per_site")).items()
         },
         "loss_curve": [number(x) for x in curve] if isinstance(curve, list) else [],
         "seconds": seconds,
-        "accuracy_gain": mine - accuracy if mine is not None and accuracy is not None else None,
-        "accuracy_ratio": ratio(mine, accuracy),
+        "accuracy_gain": (reached or 0.0) - (accuracy or 0.0) if compared else None,
+        "accuracy_ratio": ratio(reached, accuracy),
         "seconds_ratio": ratio(costs.total_seconds(log), seconds),
     }

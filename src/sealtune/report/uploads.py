@@ -9,12 +9,9 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
-from sealtune.report import numbers
-from sealtune.report.bars import Bar, bars
-from sealtune.report.log import RunLog
-from sealtune.report.values import Json, add, ratio, whole
+from sealtune.job.events import Round, Upload, Uploaded
+from sealtune.report.log import RunLog, entry
+from sealtune.report.values import Json, add, ratio
 
 RAW_NAMES = {"bf16": "2 bytes a value", "int8": "1 byte a value", "fp32": "4 bytes a value"}
 
@@ -25,14 +22,15 @@ def of_site(log: RunLog, site: str, rows: float | None) -> Json:
     Args:
         rows: samples that it has according to the manifest.
     """
-    taken, of = _taken(log, site)
-    made = _made(log, site)
-    complete = of is not None and taken >= of
+    received = [event for event in log.of(Upload, "server") if event.site == site]
+    chunks, planned = (received[-1].chunk, received[-1].of) if received else (0, None)
+    made = {event.chunk: event.tokens for event in log.of(Uploaded, f"client:{site}")}
+    complete = planned is not None and chunks >= planned
     return {
         "samples": rows if complete else None,
-        "tokens": add(tokens for chunk, tokens in made.items() if chunk <= taken),
-        "chunks": taken,
-        "chunks_planned": of,
+        "tokens": add(tokens for chunk, tokens in made.items() if chunk <= chunks),
+        "chunks": chunks,
+        "chunks_planned": planned,
         "bytes_up": site_bytes(log, site)["up"],
     }
 
@@ -46,82 +44,37 @@ def site_bytes(log: RunLog, site: str) -> Json:
     up: list[float | None] = []
     down: list[float | None] = []
     for attempt in log.attempts or (log.events,):
-        counts: list[int] = []
-        back: list[int] = []
-        for event in attempt:
-            if event.get("event") == "upload" and event.get("site") == site:
-                counts.append(whole(event.get("bytes")) or 0)
-            elif event.get("event") == "round":
-                entry = log.entry(event, site)
-                counts.append(whole(entry.get("bytes_up")) or 0)
-                back.append(whole(entry.get("bytes_down")) or 0)
-        up.append(max(counts, default=None))
-        down.append(max(back, default=None))
-    end = log.entry(log.final, site)
-    return {
-        "up": add([*up, whole(end.get("bytes_up"))]),
-        "down": add([*down, whole(end.get("bytes_down"))]),
-    }
-
-
-def _taken(log: RunLog, site: str) -> tuple[int, int | None]:
-    """Chunks of a site that the server has, and how many there are altogether."""
-    last: Json = {}
-    for event in log.of("upload"):
-        if event.get("site") == site and event.get("role") == "server":
-            last = event
-    return whole(last.get("chunk")) or 0, whole(last.get("of"))
-
-
-def _made(log: RunLog, site: str) -> dict[int, int]:
-    """Tokens of each chunk, by its number from 1; the last word on a chunk counts."""
-    found: dict[int, int] = {}
-    for event in log.of("uploaded"):
-        chunk, tokens = whole(event.get("chunk")), whole(event.get("tokens"))
-        if event.get("role") == f"client:{site}" and chunk is not None and tokens is not None:
-            found[chunk] = tokens
-    return found
+        rounds = [entry(event, site) for event in attempt if type(event) is Round]
+        sent = [e.bytes for e in attempt if isinstance(e, Upload) and e.site == site]
+        sent += [own.bytes_up or 0 for own in rounds]
+        up.append(max(sent, default=None))
+        down.append(max((own.bytes_down or 0 for own in rounds), default=None))
+    end = entry(log.final, site)
+    return {"up": add([*up, end.bytes_up]), "down": add([*down, end.bytes_down])}
 
 
 def rows(split: Json) -> list[Json]:
     """Rows of the table: every site, then all together."""
     width = ratio(split["raw_bytes"], split["tokens"])
-    found = [
+    listed = [
         {
             "name": site,
-            "samples": one["samples"],
-            "tokens": one["tokens"],
-            "chunks": f"{one['chunks']} of {one['chunks_planned'] or '?'}",
-            "bytes": one["bytes_up"],
-            "per_token": ratio(one["bytes_up"], one["tokens"]),
-            "raw": one["tokens"] * width if one["tokens"] and width else None,
+            **{key: upload[key] for key in ("samples", "tokens", "bytes_up")},
+            "chunks": f"{upload['chunks']} of {upload['chunks_planned'] or '?'}",
+            "raw": upload["tokens"] * width if upload["tokens"] and width else None,
             "total": False,
         }
-        for site, one in split["sites"].items()
+        for site, upload in split["sites"].items()
     ]
-    if len(found) > 1:
-        found.append(
-            {
-                "name": "all sites",
-                "samples": split["samples"],
-                "tokens": split["tokens"],
-                "chunks": "",
-                "bytes": split["bytes_up"],
-                "per_token": ratio(split["bytes_up"], split["tokens"]),
-                "raw": split["raw_bytes"],
-                "total": True,
-            }
-        )
-    return [row | {"ratio": ratio(row["bytes"], row["raw"])} for row in found]
-
-
-def chart(split: Json) -> Markup | None:
-    """Bars of what was sent, each above the bare activations of the same tokens."""
-    drawn: list[Bar] = []
-    for row in rows(split):
-        if row["bytes"] is None or row["total"]:
-            continue
-        drawn.append(Bar(row["name"], row["bytes"], numbers.size(row["bytes"]), "plain"))
-        if row["raw"] is not None:
-            drawn.append(Bar("", row["raw"], numbers.size(row["raw"]), "base", "bare activations"))
-    return bars(drawn) if drawn else None
+    if len(listed) > 1:
+        figures = {key: split[key] for key in ("samples", "tokens", "bytes_up")}
+        raw = split["raw_bytes"]
+        listed.append({"name": "all sites", **figures, "chunks": "", "raw": raw, "total": True})
+    return [
+        row
+        | {
+            "per_token": ratio(row["bytes_up"], row["tokens"]),
+            "ratio": ratio(row["bytes_up"], row["raw"]),
+        }
+        for row in listed
+    ]

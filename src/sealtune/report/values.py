@@ -27,13 +27,8 @@ def number(value: object) -> float | None:
 
 def whole(value: object) -> int | None:
     """A number that is a whole count; anything else: ``None``."""
-    found = number(value)
-    return int(found) if found is not None and found == int(found) else None
-
-
-def flag(value: object) -> bool | None:
-    """A JSON boolean; anything else: ``None``."""
-    return value if isinstance(value, bool) else None
+    known = number(value)
+    return int(known) if known is not None and known == int(known) else None
 
 
 def text(value: object) -> str | None:
@@ -44,11 +39,6 @@ def text(value: object) -> str | None:
 def table(value: object) -> Json:
     """A JSON object; anything else: an empty one."""
     return value if isinstance(value, dict) else {}
-
-
-def is_not_finite(value: object) -> bool:
-    """True for NaN and the infinities: a figure that was recorded, and is broken."""
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def add(values: Iterable[float | None]) -> float | None:

@@ -1,0 +1,101 @@
+"""What a method tells the report, so that nothing else there asks which method it was.
+
+Trust domain: server operator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from sealtune.job.events import Round
+from sealtune.report.log import RunLog, entry
+from sealtune.report.parties import Facts, Party, Picture
+from sealtune.report.values import Json, text
+
+
+class Method(ABC):
+    """One method, seen from the report.
+
+    Attributes:
+        server_trains: the server enclave does, not the sites.
+        sites_attested: sites have enclaves, whose evidence the server checks.
+        enclaves: those that a simulated run only played, for a sentence: (subject, possessive).
+        simulated: the banner of a run with simulated evidence.
+        site_role, server_role: in the trust chain's picture.
+        trust: what the trust chain rests on.
+        client: what a site's process is called.
+        time_parts: key of ``seconds`` -> what the time went into, in the order of the bars.
+        time_note: what the parts stand for.
+        device_links: whether bytes to and from an accelerator are counted.
+        unused: settings that this method does not look at: (section, key).
+    """
+
+    server_trains: ClassVar[bool]
+    sites_attested: ClassVar[bool]
+    enclaves: ClassVar[tuple[str, str]]
+    simulated: ClassVar[str]
+    site_role: ClassVar[str]
+    server_role: ClassVar[str]
+    trust: ClassVar[str]
+    client: ClassVar[str]
+    time_parts: ClassVar[Mapping[str, str]]
+    time_note: ClassVar[str]
+    device_links: ClassVar[bool]
+    unused: ClassVar[frozenset[tuple[str, str]]] = frozenset()
+
+    @abstractmethod
+    def picture(self, facts: Facts) -> Picture:
+        """Who sees what."""
+
+    @abstractmethod
+    def tiles(self, s: Json) -> list[tuple[str, str, str]]:
+        """Key figures: (name, figure, explanation)."""
+
+    @abstractmethod
+    def missing_words(self, s: Json) -> list[tuple[str, str]]:
+        """Banners on sites that were lost and what stayed: (title, text) of each."""
+
+    @abstractmethod
+    def site_bytes(self, log: RunLog, site: str) -> Json:
+        """Sealed bytes of one site: ``up`` to the server, ``down`` from it."""
+
+    def parties(self, facts: Facts) -> list[Party]:
+        """Everybody in the picture, from the data to the adapter."""
+        picture = self.picture(facts)
+        device = picture.device and picture.device[1]
+        listed = (*picture.site, device, picture.network, *picture.server)
+        return [party for party in listed if party is not None]
+
+    def figures(self, log: RunLog) -> Json | None:
+        """``summary.json``'s ``split``; ``None`` where there is nothing of the kind."""
+        return None
+
+    def about(self, s: Json) -> list[str | None]:
+        """What is special to the method, for the line below the title."""
+        return []
+
+    def level(self, log: RunLog) -> str | None:
+        """The protection level under which the run is known."""
+        return text(log.setting("protection", "protect")) or log.start.protect
+
+    def is_exposed(self, log: RunLog) -> bool:
+        """Whether codes crossed without masks."""
+        return False
+
+    def round_losses(self, log: RunLog, event: Round) -> dict[str, tuple[bool, float | None]]:
+        """Whose mean loss a round states: process -> (stated, loss); of a lost site none."""
+        if self.server_trains:
+            return {"server": ("train_loss" in event.model_fields_set, event.train_loss)}
+        return {
+            f"client:{site}": ("train_loss" in own.model_fields_set, own.train_loss)
+            for site in log.sites
+            if (own := entry(event, site)).outcome == "ok"
+        }
+
+    def trainers(self, log: RunLog) -> dict[str, str]:
+        """Name in the curves -> process, of whoever trains."""
+        if self.server_trains:
+            return {"server enclave, batches of all sites": "server"}
+        return {site: f"client:{site}" for site in log.sites}
