@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sealtune.report.chain import Chain, chain
 from sealtune.report.evidence import SERVER, Verdict
-from sealtune.report.methods import method_of
+from sealtune.report.methods import view_of
 
 
 def verdict(
@@ -14,7 +14,7 @@ def verdict(
 
 
 def drawn(*verdicts: Verdict) -> Chain:
-    return chain(verdicts, ("north",), method_of("federated-lora"))
+    return chain(verdicts, ("north",), view_of("federated-lora"))
 
 
 def said(picture: Chain) -> str:

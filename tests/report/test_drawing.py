@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sealtune.report import heads, numbers
 from sealtune.report.charts import Axes, Chart, Drawn, Series, line_chart
-from sealtune.report.methods import method_of
+from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 from sealtune.report.scale import bounds, segments, smooth, spread, thin, ticks
 from sealtune.report.sections import bars
@@ -177,7 +177,7 @@ def test_picture_in_docs_says_what_the_report_says() -> None:
     drawing = PICTURE.read_text()
     assert "://" not in drawing.replace("http://www.w3.org/2000/svg", "")
     said = " ".join(" ".join(ET.fromstring(drawing).itertext()).split())
-    for party in method_of(None).parties(Facts()):
+    for party in view_of(None).parties(Facts()):
         for words in (party.title, party.trust, party.sees, party.never):
             assert words in said, words
 

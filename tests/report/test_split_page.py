@@ -11,7 +11,7 @@ import pytest
 from sealtune.report import write
 from sealtune.report.chain import chain
 from sealtune.report.evidence import PARTICIPANT, SERVER, Verdict
-from sealtune.report.methods import method_of
+from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 from tests.report import sample_run
 from tests.report import sample_split as sample
@@ -121,7 +121,7 @@ def test_token_ids_of_a_language_model_are_not_hushed_up(tmp_path: Path) -> None
 def test_every_party_is_on_the_page(tmp_path: Path, task: str, release: str) -> None:
     text = words_of(page_of(tmp_path / "run", job=sample.resolved(release, model__task=task)))
     facts = Facts(sites=sample.SITES, simulated=True, cut=4, blocks=6, release=release, task=task)
-    parties = method_of("split").parties(facts)
+    parties = view_of("split").parties(facts)
     assert len(parties) == 4
     for party in parties:
         for words in (party.title, party.trust, party.sees, party.never):
@@ -139,14 +139,14 @@ def test_trust_chain_of_keys_and_evidence() -> None:
     signed = Verdict(SERVER, "north", PARTICIPANT, False, True, 1.8e9)
     for good, look in ((True, "enclave"), (False, "simulated")):
         proven = Verdict("north", SERVER, "tdx", good, True, 1.8e9)
-        drawn = chain([signed, proven], ("north",), method_of("split"))
+        drawn = chain([signed, proven], ("north",), view_of("split"))
         ((site, key, evidence),) = drawn.rows
         assert "signature by its key" in key.said
         assert (site.role, site.look, key.look) == ("participant key, no TEE", "owner", "owner")
         assert ("protects nothing" in evidence.said) == (not good)
         assert (evidence.look, drawn.server.look) == (look, look)
     other = Verdict(SERVER, "north", PARTICIPANT, False, False, 1.8e9)
-    assert chain([other], ("north",), method_of("split")).rows[0][1].look == "simulated"
+    assert chain([other], ("north",), view_of("split")).rows[0][1].look == "simulated"
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

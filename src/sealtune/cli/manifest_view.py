@@ -20,7 +20,7 @@ from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
 from sealtune.job.printable import printable
 from sealtune.job.spec import TuningSpec
-from sealtune.report.methods import method_of
+from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 
 RELEASE = {
@@ -204,7 +204,7 @@ def _split(manifest: Manifest, cut: int) -> list[tuple[str, str | Text]]:
 
 
 def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> None:
-    plan, method = manifest.plan, method_of(manifest.method)
+    plan, view = manifest.plan, view_of(manifest.method)
     facts = Facts(
         protect=manifest.settings.protection.protect,
         sites=manifest.settings.sites.names,
@@ -218,7 +218,7 @@ def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> N
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("party", "sees", "never sees"):
         table.add_column(heading, overflow="fold")
-    for party in method.parties(facts):
+    for party in view.parties(facts):
         bad = party.kind in {"simulated", "exposed"}
         title = Text.assemble((party.title, "bold"), "\n", (party.trust, "red" if bad else "dim"))
         table.add_row(title, party.sees, party.never)
@@ -226,7 +226,7 @@ def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> N
     if facts.simulated:
         words = "simulated enclaves keep nothing from whoever runs their machine, whatever it says"
         console.print(Text(words, _RED), soft_wrap=True)
-    seen = method.picture(facts).hidden
+    seen = view.picture(facts).hidden
     console.print(Text(f"not hidden from anybody: {seen}", "dim"), soft_wrap=True)
 
 

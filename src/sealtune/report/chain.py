@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sealtune.report.evidence import SERVER, Verdict
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 from sealtune.report.numbers import moment
 
 
@@ -50,21 +50,21 @@ class Chain:
     server: End
 
 
-def chain(verdicts: Sequence[Verdict], sites: Sequence[str], method: Method) -> Chain:
+def chain(verdicts: Sequence[Verdict], sites: Sequence[str], view: View) -> Chain:
     """The picture's parts; the server looks as its weakest verdict does."""
     by_pair = {(verdict.by, verdict.who): verdict for verdict in verdicts}
     rows: list[tuple[End, Proof, Proof]] = []
     for site in sites:
         of_site, of_server = by_pair.get((SERVER, site)), by_pair.get((site, SERVER))
-        look = _look(of_site) if method.sites_attested else "owner"
+        look = "owner" if view.method.sites_sign else _look(of_site)
         proofs = (
             _proof(of_site, "server checked the site", forth=True),
             _proof(of_server, "site checked the server", forth=False),
         )
-        rows.append((End(site, method.site_role, look), *proofs))
+        rows.append((End(site, view.site_role, look), *proofs))
     looks = {_look(by_pair.get((site, SERVER))) for site in sites}
     weakest = "enclave" if looks == {"enclave"} else "simulated"
-    return Chain(rows, End(SERVER, method.server_role, weakest))
+    return Chain(rows, End(SERVER, view.server_role, weakest))
 
 
 def _proof(verdict: Verdict | None, words: str, *, forth: bool) -> Proof:

@@ -22,16 +22,16 @@ from collections.abc import Callable
 
 from sealtune.job.events import End, Event, Memory, Offload, Round
 from sealtune.report.log import RunLog, entry
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 from sealtune.report.values import Json, add, mean, ratio
 
 BUSY = ("enclave", "accelerator", "pads")
 PARTS = (*BUSY, "server", "network", "waiting")
 
 
-def traffic(log: RunLog, method: Method) -> Json:
+def traffic(log: RunLog, view: View) -> Json:
     """Bytes by link: sites <-> server (sealed), enclaves <-> accelerator, and its calls."""
-    per_site = [method.site_bytes(log, site) for site in log.sites]
+    per_site = [view.site_bytes(log, site) for site in log.sites]
     return {
         "up": add(b["up"] for b in per_site),
         "down": add(b["down"] for b in per_site),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sealtune.job.events import Step
 from sealtune.report.charts import MANY, Axes, Chart, Series, line_chart
 from sealtune.report.log import RunLog
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 from sealtune.report.numbers import loss, percent
 from sealtune.report.scale import Point, smooth
 from sealtune.report.values import Json, mean
@@ -17,12 +17,12 @@ REACH = 2  # steps on either side that the smoothed line takes in
 _FEW = 3 * (2 * REACH + 1)  # steps; fewer are shown as they are
 
 
-def by_step(log: RunLog, method: Method) -> Chart:
+def by_step(log: RunLog, view: View) -> Chart:
     """Training loss of every step of whoever trains."""
     starts, length = _round_starts(log)
     raw: dict[str, list[Point]] = {
         name: [(starts[r] + step, event.loss) for (r, step), event in log.steps(role).items()]
-        for name, role in method.trainers(log).items()
+        for name, role in view.trainers(log).items()
     }
     series: list[Series] = []
     note = f"Lines: mean of a step and the {REACH} on either side."
@@ -41,9 +41,10 @@ def by_step(log: RunLog, method: Method) -> Chart:
         series.append(Series("mean of all sites", smooth(_mean(raw), REACH), True, "smooth"))
     else:
         note = f"Dots: single steps. {note}"
+    trainer = "server" if view.method.server_trains else "site"
     axes = Axes(
         title="Training loss at every step",
-        x=f"training step of the {'server' if method.server_trains else 'site'}, over all rounds",
+        x=f"training step of the {trainer}, over all rounds",
         y="loss (nats)",
         show=_short,
         x_span=(0, length) if length else None,
@@ -92,13 +93,13 @@ def _by_round(curve: Json, sites: tuple[str, ...]) -> list[Series]:
     return lines
 
 
-def round_loss(log: RunLog, method: Method, summary: Json) -> Chart:
+def round_loss(log: RunLog, view: View, summary: Json) -> Chart:
     """Mean training loss of each round."""
     axes = Axes("Mean training loss of each round", "round", "loss (nats)", _short)
     curve = summary["loss_curve"]
-    if method.server_trains:
+    if view.method.server_trains:
         points = list(zip(curve["rounds"], curve["all"], strict=True))
-        return line_chart([Series(name, points, True) for name in method.trainers(log)], axes)
+        return line_chart([Series(name, points, True) for name in view.trainers(log)], axes)
     return line_chart(_by_round(curve, log.sites), axes)
 
 

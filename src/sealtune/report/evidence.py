@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sealtune.job.events import Attested
 from sealtune.report.log import RunLog
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 from sealtune.report.values import text
 
 SERVER = "server"
@@ -84,26 +84,26 @@ def missing(log: RunLog) -> list[tuple[str, str]]:
     return [pair for pair in wanted if pair not in present]
 
 
-def of_evidence(log: RunLog, method: Method) -> list[Verdict]:
+def of_evidence(log: RunLog, view: View) -> list[Verdict]:
     """The verdicts that rest on evidence: without enclaves at the sites, those on the server."""
-    return [v for v in verdicts(log) if method.sites_attested or not v.is_signature]
+    return [v for v in verdicts(log) if not view.method.sites_sign or not v.is_signature]
 
 
-def confidential(log: RunLog, method: Method) -> bool | None:
+def confidential(log: RunLog, view: View) -> bool | None:
     """Whether the run was confidential; ``None`` if it ended before that could be known."""
-    evidence = of_evidence(log, method)
+    evidence = of_evidence(log, view)
     simulated = log.setting("protection", "attestation") == SIMULATED
     bad = any(v.confidential is False or v.same_job is False for v in evidence)
-    if simulated or method.is_exposed(log) or bad:
+    if simulated or view.is_exposed(log) or bad:
         return False
     if not evidence:
         return None
     proven = all(v.confidential and v.same_job for v in evidence)
-    return proven and not [w for _, w in missing(log) if w == SERVER or method.sites_attested]
+    return proven and not [w for _, w in missing(log) if w == SERVER or not view.method.sites_sign]
 
 
-def kinds(log: RunLog, method: Method) -> list[str]:
+def kinds(log: RunLog, view: View) -> list[str]:
     """Kinds of evidence that were accepted, or that the job names if none was seen."""
-    seen = sorted({verdict.kind for verdict in of_evidence(log, method) if verdict.kind})
+    seen = sorted({verdict.kind for verdict in of_evidence(log, view) if verdict.kind})
     named = text(log.setting("protection", "attestation"))
     return seen or ([named] if named else [])

@@ -27,7 +27,7 @@ from sealtune.report import (
     uploads,
 )
 from sealtune.report.log import RunLog
-from sealtune.report.methods import Method, method_of
+from sealtune.report.methods import View, view_of
 from sealtune.report.values import Json, table, text, whole
 
 _HERE = Path(__file__).parent
@@ -59,24 +59,24 @@ def render(log: RunLog, summary: Json) -> str:
 
 def context(log: RunLog, summary: Json) -> dict[str, Any]:
     """What the template needs."""
-    method, split = method_of(log.method), summary["split"]
+    view, split = view_of(log.method), summary["split"]
     verdicts = evidence.verdicts(log)
     upload_rows = uploads.rows(split) if split else []
     return {
         "s": summary,
-        "method": method,
+        "view": view,
         "name": summary["name"] or "unnamed run",
         "outcome": OUTCOMES.get(summary["outcome"], summary["outcome"]),
-        "about": _about(log, method, summary),
+        "about": _about(log, view, summary),
         "started": log.started(),
-        "warnings": sections.warnings(log, method, summary),
+        "warnings": sections.warnings(log, view, summary),
         "headline": sections.headline(summary),
         "comparison": sections.comparison(summary),
-        "tiles": method.tiles(summary),
-        "picture": method.picture(facts_of(log, summary)),
+        "tiles": view.tiles(summary),
+        "picture": view.picture(facts_of(log, summary)),
         "charts": {
-            "step": curves.by_step(log, method),
-            "loss": curves.round_loss(log, method, summary),
+            "step": curves.by_step(log, view),
+            "loss": curves.round_loss(log, view, summary),
             "accuracy": curves.round_accuracy(log, summary),
         },
         "sites": sections.site_rows(summary),
@@ -85,16 +85,16 @@ def context(log: RunLog, summary: Json) -> dict[str, Any]:
         "raw_words": uploads.RAW_NAMES.get(str((split or {}).get("activations"))),
         "select": text(table(log.setting("tuning", "spf")).get("select")),
         "heads": heads.maps(split),
-        "times": sections.times(summary, method),
-        "memory": sections.memory(summary, method),
+        "times": sections.times(summary, view),
+        "memory": sections.memory(summary, view),
         "rounds": sections.round_rows(log),
         "job_file": log.start.job_file,
         "verdicts": verdicts,
-        "chain": chain.chain(verdicts, log.sites, method),
+        "chain": chain.chain(verdicts, log.sites, view),
         "signed": bool(log.signed),
         "missing": evidence.missing(log),
         "plan": sections.plan_rows(log),
-        "settings": settings.rows(log, method),
+        "settings": settings.rows(log, view),
     }
 
 
@@ -117,17 +117,17 @@ def facts_of(log: RunLog, summary: Json) -> parties.Facts:
     )
 
 
-def _about(log: RunLog, method: Method, summary: Json) -> str:
+def _about(log: RunLog, view: View, summary: Json) -> str:
     """The run in one line."""
     model = text(log.setting("model", "path"))
     tuned = split_figures.tuned(log) or "Fine-tuning"
     count = len(log.sites)
-    masked = summary["protect"] and method.device_links
+    masked = summary["protect"] and view.method.accelerated
     parts = [
         f"{tuned} of {PurePath(model).name}" if model else tuned,
         summary["task"],
         f"{count} site{'' if count == 1 else 's'}" if count else None,
         f"protect = {summary['protect']}" if masked else None,
-        *method.about(summary),
+        *view.about(summary),
     ]
     return " · ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sealtune.job.events import Evaluated, Round, Step
 from sealtune.report.log import RunLog, entry
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 from sealtune.report.values import Json, mean, ratio
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -106,7 +106,7 @@ def accuracy_curve(log: RunLog) -> Json:
     }
 
 
-def loss_curve(log: RunLog, method: Method) -> Json:
+def loss_curve(log: RunLog, view: View) -> Json:
     """Mean training loss of each round: per site, and over all weighted by examples.
 
     Where the server trains, batches mix all sites: there is one loss, and none of a site.
@@ -114,7 +114,7 @@ def loss_curve(log: RunLog, method: Method) -> Json:
     curves: dict[str, list[float | None]] = {}
     overall: list[float | None] = []
     for number, event in log.training_rounds.items():
-        losses = _round_losses(log, method, number, event)
+        losses = _round_losses(log, view, number, event)
         for site in log.sites:
             curves.setdefault(site, []).append(losses.get(f"client:{site}"))
         weighted = [
@@ -129,9 +129,7 @@ def loss_curve(log: RunLog, method: Method) -> Json:
     return {"rounds": list(log.training_rounds), "all": overall, "sites": sites}
 
 
-def _round_losses(
-    log: RunLog, method: Method, number: int, event: Round
-) -> dict[str, float | None]:
+def _round_losses(log: RunLog, view: View, number: int, event: Round) -> dict[str, float | None]:
     """Each trainer's loss as it was reported, else the mean of its steps' losses.
 
     A site that failed half-way did not enter the average, so its loss is not the round's either.
@@ -140,11 +138,11 @@ def _round_losses(
         role: loss
         if stated
         else mean(step.loss for (r, _), step in log.steps(role).items() if r == number)
-        for role, (stated, loss) in method.round_losses(log, event).items()
+        for role, (stated, loss) in view.round_losses(log, event).items()
     }
 
 
-def broken_losses(log: RunLog, method: Method) -> int:
+def broken_losses(log: RunLog, view: View) -> int:
     """Number of steps, rounds and evaluations whose loss was NaN or infinite.
 
     Such a loss is recorded as null, since JSON has no word for it.
@@ -152,7 +150,7 @@ def broken_losses(log: RunLog, method: Method) -> int:
     spoken: list[Step | Evaluated] = [*log.of(Step), *log.of(Evaluated)]
     broken = sum("loss" in event.model_fields_set and event.loss is None for event in spoken)
     for event in log.training_rounds.values():
-        stated = method.round_losses(log, event).values()
+        stated = view.round_losses(log, event).values()
         broken += sum(is_stated and loss is None for is_stated, loss in stated)
     return broken
 

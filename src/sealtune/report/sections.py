@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sealtune.job.events import CutTexts, SiteRound
 from sealtune.report import evidence, numbers
 from sealtune.report.log import RunLog, entry
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 from sealtune.report.values import Json, add, ratio, text
 
 BASELINE_NAMES = {
@@ -41,26 +41,26 @@ class Banner:
     text: str
 
 
-def warnings(log: RunLog, method: Method, s: Json) -> list[Banner]:
+def warnings(log: RunLog, view: View, s: Json) -> list[Banner]:
     """What a reader must know before any figure."""
-    return [*_protection(log, method, s), *_course(log, method, s), *_figures(s)]
+    return [*_protection(log, view, s), *_course(log, view, s), *_figures(s)]
 
 
-def _protection(log: RunLog, method: Method, s: Json) -> Iterator[Banner]:
-    on_test_root = any(v.is_test_root for v in evidence.of_evidence(log, method))
+def _protection(log: RunLog, view: View, s: Json) -> Iterator[Banner]:
+    on_test_root = any(v.is_test_root for v in evidence.of_evidence(log, view))
     if evidence.SIMULATED in s["evidence"]:
-        yield Banner("bad", "Simulated evidence: not confidential.", method.simulated)
+        yield Banner("bad", "Simulated evidence: not confidential.", view.simulated)
     if on_test_root:
         yield Banner("bad", "Evidence under a test root: not confidential.", TEST_ROOT)
     elif s["confidential"] is not True and evidence.SIMULATED not in s["evidence"]:
         why = "See the trust chain for what lacks."
         yield Banner("bad", "Not shown to be confidential.", why)
-    if method.is_exposed(log):
+    if view.is_exposed(log):
         title = "No masks: the accelerator saw activations and gradients."
         yield Banner("bad", title, "protect = insecure-none is for comparison only.")
 
 
-def _course(log: RunLog, method: Method, s: Json) -> Iterator[Banner]:
+def _course(log: RunLog, view: View, s: Json) -> Iterator[Banner]:
     done, planned = s["rounds"]["done"], s["rounds"]["planned"]
     if s["outcome"] != "ok":
         how = {"failed": "The run failed", "interrupted": "The run was interrupted"}
@@ -73,7 +73,7 @@ def _course(log: RunLog, method: Method, s: Json) -> Iterator[Banner]:
     if cut:
         texts = "1 text was cut." if cut == 1 else f"{numbers.count(cut)} texts were cut."
         yield Banner("mind", texts, "What goes beyond data.max_tokens was not read.")
-    for title, words in method.missing_words(s):
+    for title, words in view.missing_words(s):
         yield Banner("mind", title, words)
 
 
@@ -186,7 +186,7 @@ def comparison(s: Json) -> list[Bar]:
     return bars(shown, full=1.0)
 
 
-def times(s: Json, method: Method) -> list[Bar]:
+def times(s: Json, view: View) -> list[Bar]:
     """Where the wall time went: the mean of all sites, then every site; empty: no record."""
     mean, sites = s["seconds"], s["per_site"]
     if mean["enclave"] is None:
@@ -194,7 +194,7 @@ def times(s: Json, method: Method) -> list[Bar]:
     rows = [("mean of sites" if len(sites) > 1 else "run", mean)]
     if len(sites) > 1:
         rows += [(site, {**v["seconds"], "other": mean["other"]}) for site, v in sites.items()]
-    sums = {name: add(seconds[part] for part in method.time_parts) for name, seconds in rows}
+    sums = {name: add(seconds[part] for part in view.time_parts) for name, seconds in rows}
     top = max(total or 0.0 for total in sums.values()) or 1
     return [
         Bar(
@@ -206,7 +206,7 @@ def times(s: Json, method: Method) -> list[Bar]:
                     _percent(seconds[part] or 0.0, top),
                     numbers.duration(seconds[part]),
                 )
-                for part, words in method.time_parts.items()
+                for part, words in view.time_parts.items()
             ],
             numbers.duration(sums[name]),
         )
@@ -214,10 +214,10 @@ def times(s: Json, method: Method) -> list[Bar]:
     ]
 
 
-def memory(s: Json, method: Method) -> list[Bar]:
+def memory(s: Json, view: View) -> list[Bar]:
     """Peak memory of every process."""
     peaks = s["peak_memory_mib"]
-    names = {"server": "server enclave", "client": method.client, "flower": "Flower, all processes"}
+    names = {"server": "server enclave", "client": view.client, "flower": "Flower, all processes"}
 
     def title(role: str) -> str:
         kind, _, site = role.partition(":")

@@ -6,7 +6,7 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from sealtune.report.log import RunLog
-from sealtune.report.methods import Method
+from sealtune.report.methods import View
 
 _LORA = ("method", "rank", "alpha", "dropout", "targets", "layers")
 _KEYS = {
@@ -22,13 +22,13 @@ _KEYS = {
 }
 
 
-def rows(log: RunLog, method: Method) -> list[tuple[str, str]]:
+def rows(log: RunLog, view: View) -> list[tuple[str, str]]:
     """Dotted key and value of every setting that has one."""
     listed: list[tuple[str, str]] = []
     for section, keys in _KEYS.items():
         for key in keys:
             value = log.setting(section, key)
-            if value is None or (section, key) in method.unused:
+            if value is None or {section, f"{section}.{key}"} & set(view.method.unused):
                 continue
             if section == "tuning" and isinstance(value, dict):  # [tuning.lora], [tuning.spf]
                 listed += [

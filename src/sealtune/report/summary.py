@@ -16,7 +16,7 @@ from sealtune import __version__
 from sealtune.job.events import End, Error, Event, Round
 from sealtune.report import costs, evidence, quality
 from sealtune.report.log import RunLog, read_run
-from sealtune.report.methods import Method, method_of
+from sealtune.report.methods import View, view_of
 from sealtune.report.quality import Score
 from sealtune.report.values import Json, number, ratio, table, text, whole
 
@@ -35,18 +35,18 @@ def build_summary(run_dir: Path) -> Json:
 
 def summarise(log: RunLog) -> Json:
     """The summary of a run that has been read."""
-    method = method_of(log.method)
+    view = view_of(log.method)
     seconds, shares = costs.seconds(log)
     return {
         "format": FORMAT,
-        **_identity(log, method),
+        **_identity(log, view),
         **_course(log),
-        **_quality(log, method),
-        "per_site": _per_site(log, method),
-        "loss_curve": quality.loss_curve(log, method),
+        **_quality(log, view),
+        "per_site": _per_site(log, view),
+        "loss_curve": quality.loss_curve(log, view),
         "accuracy_curve": quality.accuracy_curve(log),
-        "split": method.figures(log),
-        "bytes": costs.traffic(log, method),
+        "split": view.figures(log),
+        "bytes": costs.traffic(log, view),
         "seconds": seconds,
         "shares": shares,
         "peak_memory_mib": costs.peak_memory(log),
@@ -56,7 +56,7 @@ def summarise(log: RunLog) -> Json:
     }
 
 
-def _identity(log: RunLog, method: Method) -> Json:
+def _identity(log: RunLog, view: View) -> Json:
     seed = whole(log.setting("job", "seed"))
     versions = log.start.versions
     return {
@@ -69,9 +69,9 @@ def _identity(log: RunLog, method: Method) -> Json:
         "plan_digest": text(log.signed.get("plan_digest")) or log.start.plan_digest,
         "model_digest": text(log.signed.get("model_digest")),
         "seed": seed if seed is not None else log.start.seed,
-        "protect": method.level(log),
-        "confidential": evidence.confidential(log, method),
-        "evidence": evidence.kinds(log, method),
+        "protect": view.level(log),
+        "confidential": evidence.confidential(log, view),
+        "evidence": evidence.kinds(log, view),
     }
 
 
@@ -104,7 +104,7 @@ def _cause(events: tuple[Event, ...]) -> Error | None:
     return errors[0] if errors else None
 
 
-def _quality(log: RunLog, method: Method) -> Json:
+def _quality(log: RunLog, view: View) -> Json:
     first, last = quality.before(log), quality.after(log)
     before, after = quality.pool(first), quality.pool(last)
     causal = log.setting("model", "task") == CAUSAL_LM
@@ -117,11 +117,11 @@ def _quality(log: RunLog, method: Method) -> Json:
         figures[f"test_rows_{when}"] = score.total if score else None
         figures[f"sites_tested_{when}"] = list(parts)
     figures["majority_class"] = log.start.majority_class
-    figures["losses_not_finite"] = quality.broken_losses(log, method)
+    figures["losses_not_finite"] = quality.broken_losses(log, view)
     return figures
 
 
-def _per_site(log: RunLog, method: Method) -> Json:
+def _per_site(log: RunLog, view: View) -> Json:
     first, last, times = quality.before(log), quality.after(log), costs.site_seconds(log)
     empty = Score(0, 0, None)
     result: Json = {}
@@ -135,7 +135,7 @@ def _per_site(log: RunLog, method: Method) -> Json:
             "loss_before": before.loss,
             "loss_after": after.loss,
             "rounds_ok": quality.rounds_ok(log, site),
-            "bytes": method.site_bytes(log, site),
+            "bytes": view.site_bytes(log, site),
             "seconds": times[site],
         }
     return result

@@ -1,6 +1,6 @@
 """What the report knows of each method: which parties, which sections, which costs.
 
-    method_of(log.method).picture(facts)
+    view_of(log.method).picture(facts)
 
 Trust domain: server operator.
 """
@@ -8,12 +8,14 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from sealtune.report.methods.federated import Federated
-from sealtune.report.methods.method import Method
 from sealtune.report.methods.split import Split
+from sealtune.report.methods.view import View
 
-__all__ = ["Method", "method_of"]
+__all__ = ["View", "view_of"]
+
+_VIEWS = {view.method.name: view for view in (Federated(), Split())}
 
 
-def method_of(name: str | None) -> Method:
-    """The method of that name; a log that does not say is read as a federated job's."""
-    return Split() if name == "split" else Federated()
+def view_of(name: str | None) -> View:
+    """The view of that method; a log that does not say is read as a federated job's."""
+    return _VIEWS.get(name or "", _VIEWS["federated-lora"])

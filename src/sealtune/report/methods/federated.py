@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sealtune.job.method import METHODS
 from sealtune.report import numbers
 from sealtune.report.log import RunLog, entry
-from sealtune.report.methods.method import Method
+from sealtune.report.methods.view import View
 from sealtune.report.parties import (
     ADAPTER,
     UNMASKED,
@@ -26,11 +27,10 @@ from sealtune.report.parties import (
 from sealtune.report.values import Json, add
 
 
-class Federated(Method):
+class Federated(View):
     """See the module's text."""
 
-    server_trains = False
-    sites_attested = True
+    method = METHODS["federated-lora"]
     enclaves = ("The enclaves were", "their")
     simulated = (
         "The enclaves of this run were ordinary processes. Whoever controls a machine could read "
@@ -55,7 +55,6 @@ class Federated(Method):
         "can be made ahead in idle time; they are counted in full here. A bar ends early if the "
         "site missed rounds."
     )
-    device_links = True
 
     def picture(self, facts: Facts) -> Picture:
         """Each site's enclave beside an accelerator; the server's averages."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sealtune.job.method import METHODS
 from sealtune.report import numbers, split_figures, uploads
 from sealtune.report.log import RunLog
-from sealtune.report.methods.method import Method
+from sealtune.report.methods.view import View
 from sealtune.report.parties import (
     Facts,
     Link,
@@ -30,11 +31,10 @@ _NEVER = "never"
 _CAUSAL_LM = "causal-lm"
 
 
-class Split(Method):
+class Split(View):
     """See the module's text."""
 
-    server_trains = True
-    sites_attested = False
+    method = METHODS["split"]
     enclaves = ("The server enclave was", "its")
     simulated = (
         "The server enclave of this run was an ordinary process. Whoever controls its machine "
@@ -62,8 +62,6 @@ class Split(Method):
         "neither side computed. Start and end: starting processes, loading the model, writing the "
         "adapter. A bar ends early if the site was lost."
     )
-    device_links = False
-    unused = frozenset({("protection", "protect"), ("protection", "integrity_bits")})
 
     def picture(self, facts: Facts) -> Picture:
         """Text stays left, cut activations go once to the right."""

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from sealtune.job.events import Round
+from sealtune.job.method import Method
 from sealtune.report.log import RunLog, entry
 from sealtune.report.parties import Facts, Party, Picture
 from sealtune.report.values import Json, text
 
 
-class Method(ABC):
+class View(ABC):
     """One method, seen from the report.
 
     Attributes:
-        server_trains: the server enclave does, not the sites.
-        sites_attested: sites have enclaves, whose evidence the server checks.
+        method: what it fixes.
         enclaves: those that a simulated run only played, for a sentence: (subject, possessive).
         simulated: the banner of a run with simulated evidence.
         site_role, server_role: in the trust chain's picture.
@@ -28,12 +28,9 @@ class Method(ABC):
         client: what a site's process is called.
         time_parts: key of ``seconds`` -> what the time went into, in the order of the bars.
         time_note: what the parts stand for.
-        device_links: whether bytes to and from an accelerator are counted.
-        unused: settings that this method does not look at: (section, key).
     """
 
-    server_trains: ClassVar[bool]
-    sites_attested: ClassVar[bool]
+    method: ClassVar[Method]
     enclaves: ClassVar[tuple[str, str]]
     simulated: ClassVar[str]
     site_role: ClassVar[str]
@@ -42,8 +39,6 @@ class Method(ABC):
     client: ClassVar[str]
     time_parts: ClassVar[Mapping[str, str]]
     time_note: ClassVar[str]
-    device_links: ClassVar[bool]
-    unused: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
     @abstractmethod
     def picture(self, facts: Facts) -> Picture:
@@ -86,7 +81,7 @@ class Method(ABC):
 
     def round_losses(self, log: RunLog, event: Round) -> dict[str, tuple[bool, float | None]]:
         """Whose mean loss a round states: process -> (stated, loss); of a lost site none."""
-        if self.server_trains:
+        if self.method.server_trains:
             return {"server": ("train_loss" in event.model_fields_set, event.train_loss)}
         return {
             f"client:{site}": ("train_loss" in own.model_fields_set, own.train_loss)
@@ -96,6 +91,6 @@ class Method(ABC):
 
     def trainers(self, log: RunLog) -> dict[str, str]:
         """Name in the curves -> process, of whoever trains."""
-        if self.server_trains:
+        if self.method.server_trains:
             return {"server enclave, batches of all sites": "server"}
         return {site: f"client:{site}" for site in log.sites}
