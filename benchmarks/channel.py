@@ -40,13 +40,10 @@ from sealtune.attest.platforms.simulated import (
     SimulatedVerifier,
     simulated_policy,
 )
-from sealtune.channel import (
-    ClientHandshake,
-    KeyPair,
-    SealedSession,
-    ServerHandshake,
-    seal_key,
-)
+from sealtune.channel.client import ClientHandshake
+from sealtune.channel.hpke import KeyPair, seal_key
+from sealtune.channel.sealed import SealedSession
+from sealtune.channel.server import ServerHandshake
 from sealtune.channel.stream import DEFAULT_CHUNK
 
 FIXTURES = os.environ.get("SEALTUNE_FIXTURES")  # see docs/recorded-evidence.md

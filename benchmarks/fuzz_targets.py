@@ -28,7 +28,10 @@ from sealtune.attest.platforms.simulated import (
     SimulatedVerifier,
     simulated_policy,
 )
-from sealtune.channel import ClientHandshake, KeyPair, SealedSession, ServerHandshake, seal_key
+from sealtune.channel.client import ClientHandshake
+from sealtune.channel.hpke import KeyPair, seal_key
+from sealtune.channel.sealed import SealedSession
+from sealtune.channel.server import ServerHandshake
 from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
 from sealtune.job import dsse

@@ -20,7 +20,9 @@ from sealtune.attest.errors import (
 from sealtune.attest.files import claims_table
 from sealtune.attest.platforms import platform
 from sealtune.attest.strength import check_strength
-from sealtune.channel import ClientHandshake, Established, ServerHandshake
+from sealtune.channel.client import ClientHandshake
+from sealtune.channel.handshake import Established
+from sealtune.channel.server import ServerHandshake
 from sealtune.errors import WeakEvidenceError
 from tests.attest.authority import Authority
 from tests.attest.software_tee import SoftwareTee

@@ -14,7 +14,7 @@ import socket
 import sys
 
 from sealtune import frames
-from sealtune.channel import KeyPair
+from sealtune.channel.hpke import KeyPair
 from tests.channel.parties import OTHER_JOB
 
 OWN = KeyPair.generate()

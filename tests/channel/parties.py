@@ -9,7 +9,9 @@ from sealtune.attest.platforms.simulated import (
     SimulatedVerifier,
     simulated_policy,
 )
-from sealtune.channel import ClientHandshake, Established, ServerHandshake
+from sealtune.channel.client import ClientHandshake
+from sealtune.channel.handshake import Established
+from sealtune.channel.server import ServerHandshake
 
 JOB = bytes(range(48))
 OTHER_JOB = bytes(48)

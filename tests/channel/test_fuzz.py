@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from sealtune import frames
 from sealtune.attest import Evidence
-from sealtune.channel import SealedSession, is_challenge
+from sealtune.channel.client import is_challenge
+from sealtune.channel.sealed import SealedSession
 from sealtune.channel.stream import Header
 from sealtune.errors import SealtuneError
 from tests.channel import parties

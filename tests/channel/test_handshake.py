@@ -12,13 +12,10 @@ import pytest
 from sealtune import frames
 from sealtune.attest import AppraisalPolicy, Claims, Evidence, Kind, KindPolicy
 from sealtune.attest.errors import GpuEvidenceError, NonceReusedError, WrongReportDataError
-from sealtune.channel import (
-    ClientHandshake,
-    Established,
-    ServerHandshake,
-    handshake,
-    is_challenge,
-)
+from sealtune.channel import handshake
+from sealtune.channel.client import ClientHandshake, is_challenge
+from sealtune.channel.handshake import Established
+from sealtune.channel.server import ServerHandshake
 from sealtune.errors import ChannelError, FrameError, SealError
 from tests.channel import parties
 

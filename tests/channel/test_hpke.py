@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.channel import KeyPair, seal_key
-from sealtune.channel.hpke import ENCAPSULATED, MAX_SECRET, MLKEM_PUBLIC, PUBLIC_SIZE, TAG
+from sealtune.channel.hpke import (
+    ENCAPSULATED,
+    MAX_SECRET,
+    MLKEM_PUBLIC,
+    PUBLIC_SIZE,
+    TAG,
+    KeyPair,
+    seal_key,
+)
 from sealtune.errors import KeyReleaseError
 
 PAIR = KeyPair.generate()

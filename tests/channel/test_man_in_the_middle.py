@@ -22,15 +22,10 @@ from sealtune.attest.platforms.participant import (
     ParticipantVerifier,
     participant_policy,
 )
-from sealtune.channel import (
-    ClientHandshake,
-    Established,
-    KeyPair,
-    ServerHandshake,
-    client_role,
-    seal_key,
-)
-from sealtune.channel.handshake import VERSION
+from sealtune.channel.client import ClientHandshake
+from sealtune.channel.handshake import VERSION, Established, client_role
+from sealtune.channel.hpke import KeyPair, seal_key
+from sealtune.channel.server import ServerHandshake
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.trust import Trust
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError, SealtuneError

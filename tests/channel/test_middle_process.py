@@ -16,7 +16,7 @@ import pytest
 
 from sealtune import frames
 from sealtune.attest.errors import WrongReportDataError
-from sealtune.channel import Established
+from sealtune.channel.handshake import Established
 from sealtune.errors import SealtuneError
 from tests.channel import parties
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.channel import SealedSession, message_round, sealed_size
-from sealtune.channel.stream import HEADER_SIZE, LAYOUT, MIN_CHUNK, TAG, Header
+from sealtune.channel.sealed import SealedSession, message_round
+from sealtune.channel.stream import HEADER_SIZE, LAYOUT, MIN_CHUNK, TAG, Header, sealed_size
 from sealtune.errors import SealError
 
 SECRET = bytes(range(32))

@@ -29,17 +29,12 @@ from sealtune.attest.platforms.simulated import (
     SimulatedVerifier,
     simulated_policy,
 )
-from sealtune.channel import (
-    ClientHandshake,
-    Established,
-    KeyPair,
-    SealedSession,
-    ServerHandshake,
-    handshake,
-    seal_key,
-    sealed,
-    stream,
-)
+from sealtune.channel import handshake, sealed, stream
+from sealtune.channel.client import ClientHandshake
+from sealtune.channel.handshake import Established
+from sealtune.channel.hpke import KeyPair, seal_key
+from sealtune.channel.sealed import SealedSession
+from sealtune.channel.server import ServerHandshake
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("vectors.json").read_text())
 JOB = bytes(range(48))
@@ -169,10 +164,10 @@ def run_handshake(monkeypatch: pytest.MonkeyPatch) -> tuple[list[bytes], Establi
     monkeypatch.setattr(
         handshake.secrets, "token_bytes", lambda size: drawn(next(names, "salt"), size)
     )
-    monkeypatch.setattr(
-        handshake.KeyPair, "generate", classmethod(lambda cls: key_pair(next(pairs)))
-    )
-    monkeypatch.setattr(handshake, "seal_key", lambda *_a, **_k: bytes.fromhex(next(boxes)))
+    monkeypatch.setattr(KeyPair, "generate", classmethod(lambda cls: key_pair(next(pairs))))
+    for side in ("client", "server"):
+        module = f"sealtune.channel.{side}"
+        monkeypatch.setattr(f"{module}.seal_key", lambda *_a, **_k: bytes.fromhex(next(boxes)))
     key = Ed25519PrivateKey.from_private_bytes(drawn("development key", 32))
     attester = SimulatedAttester(key, measurement=CODE)
     verifier = SimulatedVerifier((key.public_key().public_bytes_raw(),))

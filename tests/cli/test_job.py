@@ -18,7 +18,7 @@ from sealtune.cli.main import app
 from sealtune.cli.signing import read_envelope, throw_away
 from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
-from sealtune.job.keys import load_private
+from sealtune.job.key_files import load_private
 from sealtune.job.load import load_job
 from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
 from sealtune.model.resolve import resolve

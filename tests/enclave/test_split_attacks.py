@@ -14,7 +14,8 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.channel import ServerHandshake, sealed_size
+from sealtune.channel.server import ServerHandshake
+from sealtune.channel.stream import sealed_size
 from sealtune.enclave.trust import split_server_trust, trust_for
 from sealtune.errors import (
     AttestationError,

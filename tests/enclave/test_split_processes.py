@@ -14,7 +14,7 @@ from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.trust import owner_trust
 from sealtune.errors import ProcessDiedError, StorageError
 from sealtune.federation.enclave_link import ServerEnclave
-from sealtune.job.keys import load_private, new_key
+from sealtune.job.key_files import load_private, new_key
 from sealtune.job.resolved import read_resolved
 from sealtune.launch.answering import ask_enclave
 from sealtune.owner.client import SplitClient

@@ -11,17 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from sealtune.errors import ConfigError, KeyFileError, MalformedManifestError, StorageError
-from sealtune.job import keys
-from sealtune.job.keys import (
-    SMALL_ORDER,
-    fingerprint,
-    load_private,
-    load_public,
-    new_key,
-    public_from_hex,
-    public_hex,
-    spaced,
-)
+from sealtune.job import key_files
+from sealtune.job.key_files import load_private, load_public, new_key, spaced
+from sealtune.job.keys import SMALL_ORDER, fingerprint, public_from_hex, public_hex
 
 P = 2**255 - 19
 
@@ -66,14 +58,14 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_half_a_pair_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = keys._create
+    create = key_files._create
 
     def fail(path: Path, data: bytes, mode: int) -> None:
         if path.suffix == ".pub":
             raise StorageError("no space")
         create(path, data, mode)
 
-    monkeypatch.setattr(keys, "_create", fail)
+    monkeypatch.setattr(key_files, "_create", fail)
     with pytest.raises(StorageError):
         new_key("north", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -170,7 +162,7 @@ def test_weak_keys_are_refused(tmp_path: Path, y: int, sign: int) -> None:
     with pytest.raises(MalformedManifestError, match="no honest"):
         public_from_hex(raw.hex())
     path = tmp_path / "weak.pub"
-    path.write_bytes(keys.public_pem(ed25519.Ed25519PublicKey.from_public_bytes(raw)))
+    path.write_bytes(key_files.public_pem(ed25519.Ed25519PublicKey.from_public_bytes(raw)))
     with pytest.raises(KeyFileError, match="no honest"):
         load_public(path)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sealtune.advise.shape import Shape
-from sealtune.channel import sealed_size
+from sealtune.channel.stream import sealed_size
 from sealtune.model.activations import Form, bytes_per_token
 
 MIB = float(1 << 20)

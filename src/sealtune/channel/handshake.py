@@ -26,6 +26,8 @@ refusal ends it, and a nonce is answered once. Start again with a new object.
     client_key, at_client = client.on_server_hello(server_hello)
     at_server = server.on_client_key(client_key)
 
+The two sides are in ``client`` and ``server``; here is what they share.
+
 Trust domain: client enclave and server enclave.
 """
 
@@ -59,9 +61,9 @@ from sealtune.attest.evidence import (
     report_data,
 )
 from sealtune.attest.policy import AppraisalPolicy
-from sealtune.channel.hpke import ENCAPSULATED, PUBLIC_SIZE, TAG, KeyPair, seal_key
+from sealtune.channel.hpke import ENCAPSULATED, TAG
 from sealtune.channel.sealed import SealedSession
-from sealtune.errors import ChannelError, FrameError, KeyReleaseError
+from sealtune.errors import ChannelError, FrameError
 
 VERSION = 2
 SHARE_SIZE = 32  # bytes of k_s and of k_c
@@ -97,7 +99,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Handshake:
+class Handshake:
     """What both sides share: context, own key pair and nonce, and the order of steps."""
 
     def __init__(
@@ -196,158 +198,14 @@ class _Handshake:
         return Established(outgoing, incoming, claims, transcript), confirmation
 
 
-class ServerHandshake(_Handshake):
-    """The server enclave's side towards one site.
-
-    Args:
-        job_id: SHA-384 of the job.
-        site: the site that is expected at the other end.
-        attester: makes this enclave's evidence.
-        verifier: appraises the client's evidence.
-        policy: what is accepted of the client.
-        clock: the time for which evidence is appraised.
-    """
-
-    def challenge(self) -> bytes:
-        """Message 1: a fresh nonce."""
-        with self._step(0):
-            message = _message("challenge", nonce=self._nonce, job_id=self._job_id)
-            self._messages.append(message)
-            return message
-
-    def on_hello(self, message: bytes) -> bytes:
-        """Take message 2, verify the client, and return message 3.
-
-        Raises:
-            FrameError: malformed.
-            AttestationError: the client's evidence was refused; no key was released.
-        """
-        with self._step(1):
-            nonce, key, raw = _parse(
-                message, "client-hello", nonce=NONCE_SIZE, public_key=PUBLIC_SIZE
-            )
-            role = client_role(self._site)
-            self._claims, bound = self._appraise(role, SERVER, raw, key)
-            self._messages.append(message)
-            self._share = secrets.token_bytes(SHARE_SIZE)
-            sealed = seal_key(
-                key, self._share, job_id=self._job_id, report_data=bound, purpose="server-share"
-            )
-            self._pair = KeyPair.generate()
-            evidence, self._bound = self._prove(SERVER, role, nonce, self._pair.public_bytes)
-            reply = _message(
-                "server-hello",
-                evidence.encode(),
-                public_key=self._pair.public_bytes,
-                sealed_key=sealed,
-            )
-            self._messages.append(reply)
-            return reply
-
-    def on_client_key(self, message: bytes) -> Established:
-        """Take message 4 and finish.
-
-        Raises:
-            FrameError: malformed.
-            KeyReleaseError: the client's half does not open, or somebody changed a message.
-        """
-        with self._step(2):
-            sealed, confirmation, rest = _parse(
-                message, "client-key", sealed_key=SEALED_SHARE, confirmation=CONFIRMATION_SIZE
-            )
-            if rest:
-                raise FrameError("client-key message has a body")
-            share = self._pair.open(
-                sealed, job_id=self._job_id, report_data=self._bound, purpose="client-share"
-            )
-            established, expected = self._establish(
-                SERVER, client_role(self._site), (self._share, share), sealed, self._claims
-            )
-            if not hmac.compare_digest(confirmation, expected):
-                raise KeyReleaseError(
-                    f"the two ends of the handshake with {self._site} saw different messages"
-                )
-            del self._share, self._pair
-            return established
-
-
-class ClientHandshake(_Handshake):
-    """A client enclave's side. Arguments as for `ServerHandshake`; ``site`` is its own name."""
-
-    def on_challenge(self, message: bytes) -> bytes:
-        """Take message 1 and return message 2, with evidence over the server's nonce."""
-        with self._step(0):
-            nonce, job_id, rest = _parse(message, "challenge", nonce=NONCE_SIZE, job_id=JOB_ID_SIZE)
-            if rest:
-                raise FrameError("challenge message has a body")
-            if job_id != self._job_id:
-                raise ChannelError(
-                    f"the server asks for job {job_id.hex()[:16]}…, this site takes part in "
-                    f"{self._job_id.hex()[:16]}…",
-                    hint="all parties must start from the same job file",
-                )
-            self._messages.append(message)
-            self._pair = KeyPair.generate()
-            evidence, self._bound = self._prove(
-                client_role(self._site), SERVER, nonce, self._pair.public_bytes
-            )
-            reply = _message(
-                "client-hello",
-                evidence.encode(),
-                nonce=self._nonce,
-                public_key=self._pair.public_bytes,
-            )
-            self._messages.append(reply)
-            return reply
-
-    def on_server_hello(self, message: bytes) -> tuple[bytes, Established]:
-        """Take message 3, verify the server, and return message 4 and the channel.
-
-        That the server has the channel too is known once a message of it opens.
-
-        Raises:
-            FrameError: malformed.
-            AttestationError: the server's evidence was refused; no key was released.
-            KeyReleaseError: the server's half does not open.
-        """
-        with self._step(1):
-            key, sealed, raw = _parse(
-                message, "server-hello", public_key=PUBLIC_SIZE, sealed_key=SEALED_SHARE
-            )
-            claims, bound = self._appraise(SERVER, client_role(self._site), raw, key)
-            share = self._pair.open(
-                sealed, job_id=self._job_id, report_data=self._bound, purpose="server-share"
-            )
-            own = secrets.token_bytes(SHARE_SIZE)
-            answer = seal_key(
-                key, own, job_id=self._job_id, report_data=bound, purpose="client-share"
-            )
-            self._messages.append(message)
-            established, confirmation = self._establish(
-                client_role(self._site), SERVER, (share, own), answer, claims
-            )
-            del self._pair
-            return _message("client-key", sealed_key=answer, confirmation=confirmation), established
-
-
-def is_challenge(message: bytes) -> bool:
-    """Whether a message starts a handshake (then a client enclave makes a new `ClientHandshake`).
-
-    Anyone on the network can send one: keep the old channel until the new handshake succeeds.
-    """
-    try:
-        return frames.decode(message, max_body=MAX_EVIDENCE).kind == "challenge"
-    except FrameError:
-        return False
-
-
-def _message(kind: str, body: bytes = b"", **fields: bytes) -> bytes:
+def message(kind: str, body: bytes = b"", **fields: bytes) -> bytes:
+    """A message with these byte fields, in hex."""
     meta: dict[str, Any] = {name: value.hex() for name, value in fields.items()}
     return frames.encode(frames.Frame(kind, {"version": VERSION, **meta}, body))
 
 
-def _parse(message: bytes, kind: str, **sizes: int) -> tuple[bytes, bytes, bytes]:
-    """The two byte fields with the given sizes, in that order, and the body."""
+def parse(message: bytes, kind: str, **sizes: int) -> tuple[bytes, bytes, bytes]:
+    """The two byte fields of a message with the given sizes, in that order, and its body."""
     frame = frames.decode(message, max_body=MAX_EVIDENCE)
     if frame.kind != kind:
         raise FrameError(f"handshake message {frame.kind[:40]!r} where {kind!r} was expected")

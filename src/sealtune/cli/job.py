@@ -142,7 +142,8 @@ def sign(
     from sealtune.cli.signing import read_envelope
     from sealtune.errors import UnknownKeyError
     from sealtune.job import dsse
-    from sealtune.job.keys import fingerprint, load_private, public_hex, spaced
+    from sealtune.job.key_files import load_private, spaced
+    from sealtune.job.keys import fingerprint, public_hex
     from sealtune.job.load import load_job
     from sealtune.job.manifest import check_terms, check_time, open_manifest
     from sealtune.job.storage import write_atomic

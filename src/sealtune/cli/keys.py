@@ -28,7 +28,8 @@ def new(
 
     Example: `sealtune keys new north --out ~/keys`
     """
-    from sealtune.job.keys import fingerprint, load_private, new_key, spaced
+    from sealtune.job.key_files import load_private, new_key, spaced
+    from sealtune.job.keys import fingerprint
 
     private, public = new_key(org, out)
     typer.echo(f"private key  {private}  (keep it; it is not encrypted)")
@@ -47,7 +48,8 @@ def show(
     """
     import json
 
-    from sealtune.job.keys import fingerprint, load_public, public_hex, spaced
+    from sealtune.job.key_files import load_public, spaced
+    from sealtune.job.keys import fingerprint, public_hex
 
     key = load_public(file)
     if as_json:

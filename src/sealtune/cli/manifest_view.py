@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sealtune.attest import AppraisalPolicy, Kind
-from sealtune.job.keys import fingerprint, public_from_hex, spaced
+from sealtune.job.key_files import spaced
+from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
 from sealtune.job.printable import printable

@@ -221,7 +221,8 @@ def _who_asks(
 ) -> tuple[str, Ed25519PrivateKey]:
     """The site that asks, and the key that proves it."""
     from sealtune.cli.signing import KEYS
-    from sealtune.job.keys import load_private, public_hex
+    from sealtune.job.key_files import load_private
+    from sealtune.job.keys import public_hex
 
     names = resolved.job.sites.names
     if site is not None and site not in names:

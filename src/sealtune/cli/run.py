@@ -175,7 +175,7 @@ def _prepare(
 def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
     """Throw-away keys that a split job's sites sign with, kept in the run folder for --resume."""
     from sealtune.cli.signing import KEYS
-    from sealtune.job.keys import load_private, new_key
+    from sealtune.job.key_files import load_private, new_key
 
     if job.job.method != "split":
         return None

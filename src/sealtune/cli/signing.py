@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ConfigError, DigestMismatchError, MalformedManifestError, Problem
 from sealtune.job.dsse import MAX_ENVELOPE, Envelope, sign
-from sealtune.job.keys import is_name, load_public, public_hex
+from sealtune.job.key_files import is_name, load_public
+from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest, Participant, wrap
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
         ConfigError: an organisation's key is missing.
     """
     from sealtune.errors import UnknownKeyError
-    from sealtune.job.keys import load_private
+    from sealtune.job.key_files import load_private
 
     if manifest.method != "split":
         return {}

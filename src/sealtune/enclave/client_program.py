@@ -9,7 +9,9 @@ import hashlib
 from typing import Protocol
 
 from sealtune import frames
-from sealtune.channel import ClientHandshake, Established, is_challenge, message_round
+from sealtune.channel.client import ClientHandshake, is_challenge
+from sealtune.channel.handshake import Established
+from sealtune.channel.sealed import message_round
 from sealtune.enclave.events import Emit
 from sealtune.enclave.trust import Trust, emit_attested
 from sealtune.errors import ChannelError, SealError

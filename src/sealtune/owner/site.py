@@ -19,7 +19,7 @@ from sealtune.enclave.own_data import load_own_data
 from sealtune.enclave.site_serving import serve_forever
 from sealtune.enclave.trust import owner_trust
 from sealtune.errors import ConfigError, Problem
-from sealtune.job.keys import load_private
+from sealtune.job.key_files import load_private
 from sealtune.job.resolved import read_resolved
 from sealtune.model.resolve import check_resolved
 from sealtune.owner.bottom_site import BottomSite

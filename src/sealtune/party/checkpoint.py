@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sealtune import frames
-from sealtune.channel import SealedSession, message_round
+from sealtune.channel.sealed import SealedSession, message_round
 from sealtune.errors import ChannelError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.storage import write_atomic

@@ -6,7 +6,9 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from sealtune import frames
-from sealtune.channel import Established, SealedSession, ServerHandshake
+from sealtune.channel.handshake import Established
+from sealtune.channel.sealed import SealedSession
+from sealtune.channel.server import ServerHandshake
 from sealtune.enclave.events import Emit
 from sealtune.enclave.trust import Trust, emit_attested
 from sealtune.errors import FrameError

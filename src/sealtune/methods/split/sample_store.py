@@ -25,8 +25,8 @@ from typing import Any, Literal
 import torch
 
 from sealtune import frames
-from sealtune.channel import SealedSession, sealed_size
-from sealtune.channel.stream import SECRET_SIZE
+from sealtune.channel.sealed import SealedSession
+from sealtune.channel.stream import SECRET_SIZE, sealed_size
 from sealtune.errors import ChannelError, DataError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.storage import write_atomic
