@@ -172,6 +172,8 @@ def resolved_of(job: Any, labels: tuple[str, ...], cut: int | None) -> Any:
         job=job,
         labels=labels,
         plan=SimpleNamespace(cut=cut),
+        cut=cut,
+        split=cut is not None,
         model_digest="0" * 64,
         job_id="0" * 96,
     )

@@ -264,7 +264,7 @@ def test_evidence_of_a_command_answers_no_handshake() -> None:
 def test_nothing_in_evidence_steers_the_terminal(tmp_path: Path) -> None:
     from sealtune.cli.attest_verdict import _plain
 
-    assert _plain("a\x1b[2Jb\u202ec") == "a?[2Jb?c"
+    assert _plain("a\x1b[2Jb\u202ec") == r"a\x1b[2Jb\u202ec"
     assert "2025-07-19" in _plain("CrlExpired { time: UnixTime(1752919235) }")
 
 

@@ -17,6 +17,7 @@ from sealtune.attest.platforms.sev_snp.policy import SnpPolicy
 from sealtune.attest.platforms.sev_snp.state import TCB_PARTS
 from sealtune.attest.policy import STATUSES, AppraisalPolicy, Feature, KindPolicy
 from sealtune.errors import AttestationError
+from sealtune.job.printable import printable
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,7 @@ def _notes(verdict: Verdict, policy: AppraisalPolicy | None, file: Path) -> list
 
 def _plain(text: str) -> str:
     """Certificates are made by others: nothing in them may steer a terminal."""
-    text = re.sub(r"UnixTime\((\d{1,10})\)", _iso, text)
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return printable(re.sub(r"UnixTime\((\d{1,10})\)", _iso, text), limit=2000)
 
 
 def _iso(match: re.Match[str]) -> str:
