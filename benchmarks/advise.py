@@ -173,7 +173,7 @@ def resolved_of(job: Any, labels: tuple[str, ...], cut: int | None) -> Any:
         labels=labels,
         plan=SimpleNamespace(cut=cut),
         cut=cut,
-        split=cut is not None,
+        split=job.split,
         model_digest="0" * 64,
         job_id="0" * 96,
     )

@@ -1,4 +1,4 @@
-"""Enclaves of a few lines, for the glue to talk to."""
+"""Enclaves of a few lines, for relay and node to talk to."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Aggregator:
         self._thread.start()
 
     def close(self, patience: float = 5) -> None:
-        """Wait until the glue has hung up."""
+        """Wait until the relay or node has hung up."""
         self._thread.join(patience)
         self._listener.close()
 

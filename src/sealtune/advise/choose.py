@@ -64,10 +64,10 @@ def choose(options: Sequence[Option], job: Job, equipment: Equipment, prefer: Wi
 def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     """Why an option is out of the question; empty if it is not."""
     spec = equipment.spec
-    found = _unwanted(option, job)
+    reasons = _unwanted(option, job)
     method = METHODS.get(option.way)
     if method and "site" in method.attested and not spec.client_tee:
-        found.append("needs a TEE at every site, and there is none (client_tee = false)")
+        reasons.append("needs a TEE at every site, and there is none (client_tee = false)")
     for part, words, there in (
         ("client_enclave", "client TEE", equipment.client_gib),
         ("server_enclave", "server TEE", equipment.server_gib),
@@ -75,25 +75,25 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     ):
         needed = option.memory_mib[part] / 1024
         if needed > there:
-            found.append(f"{words} of {size(there * 2**30)} cannot hold {size(needed * 2**30)}")
+            reasons.append(f"{words} of {size(there * 2**30)} cannot hold {size(needed * 2**30)}")
     if spec.max_hours is not None and option.hours > spec.max_hours:
-        found.append(_too_long(option, equipment))
-    return tuple(found)
+        reasons.append(_too_long(option, equipment))
+    return tuple(reasons)
 
 
 def _unwanted(option: Option, job: Job) -> list[str]:
     """What the job itself does not allow."""
-    wish, found = job.protection.protect, []
+    wish, reasons = job.protection.protect, []
     if option.way == "plain" and wish != "insecure-none":
-        found.append("protects nothing: all data lie in one place")
+        reasons.append("protects nothing: all data lie in one place")
     if wish == "adapter+data" and option.protect == "adapter":
-        found.append("shows the data to the accelerator, and protect is 'adapter+data'")
+        reasons.append("shows the data to the accelerator, and protect is 'adapter+data'")
     method = METHODS.get(option.way)
     if method and "tuning.spf" in method.unused and job.tuning.spf is not None:
-        found.append("cannot tune with SPF")
+        reasons.append("cannot tune with SPF")
     for key, early in early_layers(job.tuning, option.cut or 0).items():
-        found.append(f"{key} names block {min(early)}, below the cut")
-    return found
+        reasons.append(f"{key} names block {min(early)}, below the cut")
+    return reasons
 
 
 def _too_long(option: Option, equipment: Equipment) -> str:

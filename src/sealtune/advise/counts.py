@@ -87,12 +87,12 @@ def count_data(job: Job, labels: tuple[str, ...]) -> Counts:
     counted = rows = 0
     for site, data in load_sites(job, labels).items():
         spec = job.train
-        for examples, found, size in (
+        for examples, parts, size in (
             (data.train, train, spec.batch_size),
             (data.test, test, spec.eval_batch_size),
         ):
             lengths = _lengths(task, examples)
-            found[site] = count_part(
+            parts[site] = count_part(
                 lengths, len(examples), size, spec.eval_batch_size, job.job.seed
             )
             counted, rows = counted + len(lengths), rows + len(examples)

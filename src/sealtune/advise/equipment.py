@@ -81,21 +81,21 @@ class Equipment:
 
     def values(self) -> dict[str, float | bool | None]:
         """Key of the section -> its value, with what was probed filled in."""
-        found = self.spec.model_dump()
+        values = self.spec.model_dump()
         for name, gib in (
             ("client_tee_memory_gib", self.client_gib),
             ("owner_memory_gib", self.owner_gib),
             ("server_tee_memory_gib", self.server_gib),
         ):
-            found[name] = round(gib, 2)
+            values[name] = round(gib, 2)
         for name, speeds in (
             ("client_tee_tflops", self.client),
             ("owner_tflops", self.owner),
             ("server_tee_tflops", self.server),
         ):
-            found[name] = round(speeds.flops / 1e12, 4)
-        found["accelerator_tops"] = round(self.accelerator.ring / 1e12, 4)
-        return found
+            values[name] = round(speeds.flops / 1e12, 4)
+        values["accelerator_tops"] = round(self.accelerator.ring / 1e12, 4)
+        return values
 
 
 def take_stock(
@@ -169,14 +169,14 @@ def probe(
     size = float(rows * width * inner)
 
     def rate(amount: float, work: Callable[[int], object]) -> float:
-        found = []
+        seconds = []
         for repeat in range(_REPEATS + 1):
             begun = clock()
             for i in range(count):
                 work(i)
             if repeat:  # the first one warms up
-                found.append(max(clock() - begun, 1e-9))
-        return amount * count / (min(found) if best else median(found))
+                seconds.append(max(clock() - begun, 1e-9))
+        return amount * count / (min(seconds) if best else median(seconds))
 
     with torch.no_grad():
         return Speeds(

@@ -113,8 +113,8 @@ def _plan(job: Job, counts: Counts) -> _Plan:
 
 def _together(equipment: Equipment, values: Iterable[float]) -> float:
     """Sites at work: side by side, or in turn on one machine."""
-    found = list(values)
-    return sum(found) if equipment.spec.one_machine else max(found)
+    seconds = list(values)
+    return sum(seconds) if equipment.spec.one_machine else max(seconds)
 
 
 def _evaluation(part: Part) -> Batch:
@@ -277,10 +277,10 @@ def _network(equipment: Equipment, up: float, down: float, messages: int) -> dic
 
 
 def _memory(*, client: float = 0.0, server: float = 0.0, owner: float = 0.0) -> dict[str, float]:
-    found = {"client_enclave": client, "server_enclave": server, "owner_machine": owner}
-    return {name: round(value / costs.MIB, 1) for name, value in found.items()}
+    amounts = {"client_enclave": client, "server_enclave": server, "owner_machine": owner}
+    return {name: round(value / costs.MIB, 1) for name, value in amounts.items()}
 
 
 def _bytes(site: float, up: float, down: float, accelerator: float) -> dict[str, float]:
-    found = {"uplink_site": site, "uplink": up, "downlink": down, "accelerator": accelerator}
-    return {name: float(round(value)) for name, value in found.items()}
+    amounts = {"uplink_site": site, "uplink": up, "downlink": down, "accelerator": accelerator}
+    return {name: float(round(value)) for name, value in amounts.items()}

@@ -69,12 +69,12 @@ def advise(
 
     job = load_job(job_file)
     check_files(job)
-    found = assess(job, discover_labels(job), probing=probe)
-    advice = choose(found.options, found.job, found.equipment, prefer.value)
+    assessment = assess(job, discover_labels(job), probing=probe)
+    advice = choose(assessment.options, assessment.job, assessment.equipment, prefer.value)
     if as_json:
-        typer.echo(json.dumps(as_dict(advice, found.counts, found.equipment), indent=2))
+        typer.echo(json.dumps(as_dict(advice, assessment.counts, assessment.equipment), indent=2))
     else:
-        show(advice, found.counts, found.equipment, Console())
+        show(advice, assessment.counts, assessment.equipment, Console())
     if advice.best is None:
         raise typer.Exit(1)
 
@@ -151,11 +151,11 @@ def show(advice: Advice, counts: Counts, equipment: Equipment, console: Console)
 
 def _ruled_out(options: tuple[Option, ...]) -> dict[str, str]:
     """Reasons -> the options that they rule out; cuts of one reason together."""
-    found: dict[str, list[Option]] = {}
+    together: dict[str, list[Option]] = {}
     for option in options:
         if option.ruled_out:
-            found.setdefault("; ".join(option.ruled_out), []).append(option)
-    return {reasons: ", ".join(_names(some)) for reasons, some in found.items()}
+            together.setdefault("; ".join(option.ruled_out), []).append(option)
+    return {reasons: ", ".join(_names(some)) for reasons, some in together.items()}
 
 
 def _names(options: list[Option]) -> list[str]:

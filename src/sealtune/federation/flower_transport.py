@@ -8,7 +8,7 @@ done about it while the deadline allows:
 
 - it has not joined, or is offline: wait for it;
 - it was lost with the message (it came back since the message left, or Flower says so): send anew;
-- its glue or enclave answered that it failed: the site is absent, with that reason.
+- its node or enclave answered that it failed: the site is absent, with that reason.
 
 Sending anew may deliver the same bytes twice. That is the enclave's to notice: it answers a repeat
 of the last message with the same bytes as before.

@@ -180,6 +180,6 @@ def _bounded(response: httpx.Response) -> None:
     """Refuse a response of unknown or too great a length; called before its body is read."""
     length = response.headers.get("content-length", "")
     plain = not {"transfer-encoding", "content-encoding"} & set(response.headers)
-    known = length.isascii() and length.isdigit() and len(length) < 12
-    if not plain or not known or int(length) > MAX_RESPONSE:
+    stated = length.isascii() and length.isdigit() and len(length) < 12
+    if not plain or not stated or int(length) > MAX_RESPONSE:
         raise FrameError("the relay's answer has no length, or too great a one")

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
 
 from sealtune.errors import FederationError, FrameError
+from sealtune.federation.exchange import failed, handle
 from sealtune.federation.membership import Membership
 from sealtune.federation.payload import pack, unpack
 from sealtune.federation.settings import Settings
-from sealtune.federation.site import failed, handle
 from sealtune.federation.spool import Spool
 
 PAUSE = 0.3  # seconds before the relay is tried again

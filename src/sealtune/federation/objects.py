@@ -62,16 +62,16 @@ def names(tree: ObjectTree) -> list[str]:
     Raises:
         FrameError: there are too many.
     """
-    found: dict[str, None] = {}
+    identities: dict[str, None] = {}
     todo, seen = [tree], 0
     while todo:
         node = todo.pop()
         seen += 1
-        found[node.object_id] = None
+        identities[node.object_id] = None
         todo.extend(node.children)
         if seen + len(todo) > MAX_OBJECTS:
             raise FrameError(f"a Flower message of more than {MAX_OBJECTS} objects")
-    return list(found)
+    return list(identities)
 
 
 def put_together(identity: str, contents: Mapping[str, bytes]) -> Message:

@@ -12,7 +12,7 @@ What the frames say (``op`` is the frame's kind; the body is a piece of a sealed
     stored   client -> server  {"exchange"}                    kept, more pieces are missing
     reply    client -> server  {"exchange", "index", "count"}  piece ``index`` of the answer
     get      server -> client  {"exchange", "index"}           give me piece ``index`` of the answer
-    failed   client -> server  {"exchange", "message"}         the enclave or its glue could not
+    failed   client -> server  {"exchange", "message"}         the enclave or its node could not
 
 Trust domain: network engine (untrusted): nothing here is secret, and nothing is trusted.
 """

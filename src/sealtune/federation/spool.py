@@ -1,4 +1,4 @@
-"""Where a site's glue keeps the pieces of one long message, and then of its answer.
+"""Where a node keeps the pieces of one long message, and then of its answer.
 
 Everything is sealed. The spool holds one exchange at a time and is bounded in bytes and in files:
 a message, or an answer, of at most ``MAX_MESSAGE`` bytes. What another exchange left goes with the

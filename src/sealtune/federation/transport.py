@@ -1,4 +1,4 @@
-"""What the server's glue needs from a network, whatever it is made of.
+"""What the relay needs from a network, whatever it is made of.
 
 Trust domain: network engine (untrusted).
 """

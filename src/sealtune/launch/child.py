@@ -20,7 +20,7 @@ from typing import IO, Any
 from sealtune.job.events import Event, parse
 from sealtune.job.printable import printable
 
-_LEASH = Path(__file__).with_name("leash.py")
+_DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 _MAX_LINE = 1 << 20  # bytes of one event; what is longer is no event of ours
 _TAIL = 4096  # bytes of a log looked at for its last lines
 
@@ -89,7 +89,7 @@ class Child:
         """
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command],
+                [sys.executable, "-I", "-S", str(_DIE_WITH_PARENT), str(os.getpid()), *command],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if events else stream,

@@ -52,11 +52,11 @@ def variables(extra: Mapping[str, str]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, without importing them."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            by_package[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             if name == "sealtune":
-                found[name] = getattr(sealtune, "__version__", "unknown")
-    return found
+                by_package[name] = getattr(sealtune, "__version__", "unknown")
+    return by_package

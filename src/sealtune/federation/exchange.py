@@ -1,4 +1,4 @@
-"""A site's half of the glue: takes a message's pieces, asks the enclave, hands out the answer.
+"""A node's part of an exchange: takes a message's pieces, asks the enclave, hands out the answer.
 
 Trust domain: network engine (untrusted), on the data owner's side.
 """
@@ -18,7 +18,7 @@ _EXCHANGE = re.compile(r"[0-9a-f]{16}")
 
 
 def handle(frame: Frame, enclave: Path, spool: Spool) -> Frame:
-    """Answer one frame from the server's glue. Never raises for what the network sent.
+    """Answer one frame from the relay. Never raises for what the network sent.
 
     Args:
         frame: ``put`` or ``get``, see ``payload``.

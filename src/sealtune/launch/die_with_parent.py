@@ -1,6 +1,6 @@
 """Ties a process to the launcher, then becomes the program it was asked to start.
 
-    python -I -S leash.py LAUNCHER_PID PROGRAM ARGUMENT...
+    python -I -S die_with_parent.py LAUNCHER_PID PROGRAM ARGUMENT...
 
 The kernel kills the program when the launcher is gone, however it went. A file of its own, and not
 a ``preexec_fn``, because code between fork and exec of a process with threads may hang.

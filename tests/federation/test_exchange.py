@@ -1,4 +1,4 @@
-"""A site's half of the glue, under a server that may send anything."""
+"""A node's part of an exchange, under a server that may send anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sealtune.federation import payload, spool
-from sealtune.federation.site import handle
+from sealtune.federation.exchange import handle
 from sealtune.federation.spool import Spool
 from sealtune.frames import Frame
 from tests.federation.enclaves import client_enclave
