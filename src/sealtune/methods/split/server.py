@@ -22,8 +22,8 @@ from sealtune.job.events import Final, Round, Upload
 from sealtune.job.resolved import Resolved
 from sealtune.methods.split.release import Release, release_parts
 from sealtune.methods.split.sample_store import SampleStore
-from sealtune.methods.split.upload import Uploads, check_complete
-from sealtune.model.cut_chunk import CHUNK, Chunk, layout_of
+from sealtune.methods.split.upload import Checked, Uploads, check_complete
+from sealtune.model.cut_chunk import CHUNK, layout_of
 from sealtune.model.training import Evaluation
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
@@ -108,7 +108,7 @@ class SplitServer:
                 if outcomes[site].rejected:
                     self._uploads.drop(site)
 
-    def _take(self, site: str, checked: tuple[Chunk, int, float]) -> None:
+    def _take(self, site: str, checked: Checked) -> None:
         self._uploads.take(site, checked)
         sent, of = self._store.chunks(site), self._uploads.of[site] or 0
         self._emit(Upload(site=site, chunk=sent, of=of, bytes=self._outcomes[site].bytes_up))

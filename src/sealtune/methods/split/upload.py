@@ -20,6 +20,8 @@ from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
 
 MAX_CHUNKS = 1 << 20
 _LONGEST = 1e9  # seconds
+_NAMES = {"model": "revision of the model", "cut": "cut", "form": "form of activations"}
+Checked = tuple[Chunk, int, float]  # a chunk, how many there are, seconds spent on it
 
 
 class Uploads:
@@ -59,21 +61,48 @@ class Uploads:
             if of is None or sent[site] < of
         }
 
-    def check(self, site: str, answer: Frame) -> tuple[Chunk, int, float]:
-        """Check a chunk; see ``read_upload``.
+    def check(self, site: str, answer: Frame) -> Checked:
+        """Check a site's next chunk.
+
+        A chunk is full unless it is the last of its part, so no site can send more chunks than its
+        data make.
 
         Raises:
-            DataError: it is not the chunk that was asked for, or not what was signed.
+            DataError: another chunk, made with another model, cut or form, damaged, not finite, or
+                not what was signed.
         """
-        number = self._store.chunks(site)
-        chunk, of, seconds = read_upload(
-            answer, number, self.of[site], self._resolved, self._layout
-        )
-        signed = self._resolved.manifest.data[site]
-        check_progress(chunk, self._store.counts(site), signed, last=number + 1 == of)
-        return chunk, of, seconds
+        if answer.kind != "chunk":
+            raise DataError(f"answered with {answer.kind[:40]!r}, not with a chunk")
+        meta, number, known = answer.meta, self._store.chunks(site), self.of[site]
+        for key, wanted in upload_head(self._resolved).items():
+            if meta.get(key) != wanted:
+                raise DataError(
+                    f"its activations were made with another {_NAMES[key]} than the job's",
+                    hint="every site must use the model files that the manifest names",
+                )
+        of = _count(meta, "of")
+        if _count(meta, "chunk") != number or not number < of <= MAX_CHUNKS:
+            raise DataError(f"chunk {meta.get('chunk')!r} of {of} came instead of chunk {number}")
+        if known not in (None, of):
+            raise DataError(f"it first had {known} chunks, and now {of}")
+        chunk = read_chunk(meta, memoryview(answer.body), self._layout)
+        self._layout.check(chunk)  # here, and not while training
+        signed, have = self._resolved.manifest.data[site], self._store.counts(site)
+        rows = {"train": signed.train_rows, "test": signed.test_rows}[chunk.part]
+        now = have[chunk.part] + len(chunk.lengths)
+        if now > rows:
+            raise DataError(f"{now} {chunk.part} samples came, {rows} were signed")
+        if chunk.part == "test" and have["train"] != signed.train_rows:
+            raise DataError(f"{have['train']} train samples came, {signed.train_rows} were signed")
+        if now < rows and sum(map(len, chunk.activations)) < cut_chunk.CHUNK:
+            raise DataError(
+                "a chunk is smaller than a site's chunks are, and not the last of its part"
+            )
+        if number + 1 == of:
+            check_complete({**have, chunk.part: now}, signed)
+        return chunk, of, _seconds(meta)
 
-    def take(self, site: str, checked: tuple[Chunk, int, float]) -> None:
+    def take(self, site: str, checked: Checked) -> None:
         """Keep a chunk.
 
         Raises:
@@ -90,80 +119,11 @@ class Uploads:
         self.of[site] = None
 
 
-def read_upload(
-    answer: Frame, number: int, of: int | None, resolved: Resolved, layout: Layout
-) -> tuple[Chunk, int, float]:
-    """Check a chunk.
-
-    Args:
-        answer: what the site sent.
-        number: of the chunk that it was asked for.
-        of: how many chunks it has said to have; None before its first.
-        resolved: the job.
-        layout: what the job's samples look like.
-
-    Returns:
-        The chunk, how many the site has altogether, and the seconds that it spent.
-
-    Raises:
-        DataError: another chunk, made with another model, cut or form, damaged, or not finite.
-    """
-    if answer.kind != "chunk":
-        raise DataError(f"answered with {answer.kind[:40]!r}, not with a chunk")
-    meta = answer.meta
-    for key, wanted in upload_head(resolved).items():
-        if meta.get(key) != wanted:
-            raise DataError(
-                f"its activations were made with another {_NAMES[key]} than the job's",
-                hint="every site must use the model files that the manifest names",
-            )
-    total = _count(meta, "of")
-    if _count(meta, "chunk") != number or not number < total <= MAX_CHUNKS:
-        raise DataError(f"chunk {meta.get('chunk')!r} of {total} came instead of chunk {number}")
-    if of is not None and total != of:
-        raise DataError(f"it first had {of} chunks, and now {total}")
-    chunk = read_chunk(meta, memoryview(answer.body), layout)
-    layout.check(chunk)  # here, and not while training
-    return chunk, total, _seconds(meta)
-
-
-def check_progress(
-    chunk: Chunk, have: Mapping[str, int], signed: DataIdentity, *, last: bool
-) -> None:
-    """Hold a chunk against what is there and what was signed.
-
-    A chunk is full unless it is the last of its part, so no site can send more chunks than its
-    data make.
-
-    Args:
-        have: samples of each part that came before.
-        signed: the site's data in the manifest.
-        last: whether the upload ends with this chunk.
-
-    Raises:
-        DataError: more samples than were signed, parts out of order, a chunk that is not full, or
-            an upload that ends early.
-    """
-    rows = {"train": signed.train_rows, "test": signed.test_rows}
-    now = have[chunk.part] + len(chunk.lengths)
-    if now > rows[chunk.part]:
-        raise DataError(f"{now} {chunk.part} samples came, {rows[chunk.part]} were signed")
-    if chunk.part == "test" and have["train"] != rows["train"]:
-        raise DataError(f"{have['train']} train samples came, {rows['train']} were signed")
-    if now < rows[chunk.part] and sum(map(len, chunk.activations)) < cut_chunk.CHUNK:
-        raise DataError("a chunk is smaller than a site's chunks are, and not the last of its part")
-    if last:
-        check_complete({**have, chunk.part: now}, signed)
-
-
 def check_complete(have: Mapping[str, int], signed: DataIdentity) -> None:
     """Raise DataError unless a whole upload has as many samples as were signed."""
     for part, rows in (("train", signed.train_rows), ("test", signed.test_rows)):
         if have[part] != rows:
             raise DataError(f"{have[part]} {part} samples came, {rows} were signed")
-
-
-_NAMES = {"model": "revision of the model", "cut": "cut", "form": "form of activations"}
 
 
 def _count(meta: Mapping[str, Any], key: str) -> int:
