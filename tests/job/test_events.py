@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from sealtune.job import events
-from sealtune.job.events import Event, Round, Step, make, parse
+from sealtune.job import event_log, events
+from sealtune.job.event_log import parse
+from sealtune.job.events import Event, Round, Step, make
 
 STEP = Step(round=1, step=2, of=5, loss=1.25, tokens=9)
 
@@ -28,7 +29,7 @@ def test_what_was_said_comes_back() -> None:
 def test_every_kind_can_be_read() -> None:
     names = [kind.event for kind in kinds()]
     assert len(set(names)) == len(names)
-    assert set(events._KINDS.values()) == kinds()
+    assert set(event_log._KINDS.values()) == kinds()
 
 
 def test_what_was_not_stated_stays_absent_and_null_stays_null() -> None:
@@ -68,9 +69,9 @@ def test_an_event_nested_too_deep_is_no_event() -> None:
 
 
 def test_text_is_harmless_once_and_stays_so() -> None:
-    said = events.Log(message="\x1b[2J\u202eevil\r\n  9 s  round 3 of 3")
+    said = event_log.Log(message="\x1b[2J\u202eevil\r\n  9 s  round 3 of 3")
     heard = parse(json.dumps(said.fields()))
-    assert isinstance(heard, events.Log)
+    assert isinstance(heard, event_log.Log)
     assert heard.message == "\\x1b[2J\\u202eevil\\r\n      9 s  round 3 of 3"
     assert parse(json.dumps(heard.fields())) == heard
 

@@ -23,7 +23,8 @@ from sealtune.errors import (
     ProcessDiedError,
     SealtuneError,
 )
-from sealtune.job.events import Error, Event, Network, Ready
+from sealtune.job.event_log import Network
+from sealtune.job.events import Error, Event, Ready
 from sealtune.launch import Interrupted
 from sealtune.launch.child import Child, Exit, Inbox, Interrupt
 from sealtune.launch.failure import Death, cause, revive

@@ -29,7 +29,7 @@ def clean(
     Example: `sealtune clean runs/NAME`
     """
     from sealtune.errors import ConfigError, Problem, StorageError
-    from sealtune.job.events import End
+    from sealtune.job.event_log import End
     from sealtune.job.units import size
     from sealtune.launch.folder import remove_activations
     from sealtune.report import read_run

@@ -203,7 +203,7 @@ def _through_the_split(
 
 
 def _warn_of_unfinished(run_dir: Path) -> None:
-    from sealtune.job.events import End
+    from sealtune.job.event_log import End
     from sealtune.report import read_run
 
     end = read_run(run_dir).last(End)

@@ -1,26 +1,19 @@
-"""What the processes of a run say of themselves: one frozen model for each event.
+"""What enclaves and data owners' programs say of themselves: one frozen model for each event.
 
-Emitters build them, ``parse`` reads them back, from a process's output or from ``metrics.jsonl``.
 What has no field here leaves no enclave this way: progress, counts, losses, timings; never a text,
-a tensor or a key.
-
-    parse(b'{"event": "step", "round": 1, "step": 2, "of": 5, "loss": 1.25, "tokens": 9}')
+a tensor or a key. ``sealtune.job.event_log`` has the other processes' events, and reads them all.
 
 Trust domain: every process that speaks, and the launcher and the report, which listen.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sealtune.errors import SealtuneError
-from sealtune.job.printable import printable
-
-_MAX_TEXT = 2000  # characters of one line of a text
 
 
 def _finite(value: Any) -> Any:
@@ -59,30 +52,6 @@ class Event(_Model):
         return {"event": self.event, **self.model_dump(exclude_unset=True)}
 
 
-class Start(Event):
-    """The launcher begins, or goes on with, a run."""
-
-    event: ClassVar[str] = "start"
-    versions: dict[str, str] = {}
-    seed: Annotated[int, Field(strict=True)] | None = None
-    job_id: str | None = None
-    plan_digest: str | None = None
-    protect: str | None = None
-    sites: tuple[str, ...] = ()
-    rounds: Count | None = None
-    resume: Flag = False
-    majority_class: Number = None
-    job_file: str | None = None
-
-
-class End(Event):
-    """The launcher has ended; ``outcome`` is ``ok``, ``failed`` or ``interrupted``."""
-
-    event: ClassVar[str] = "end"
-    outcome: str
-    seconds: Number = None
-
-
 class Error(Event):
     """What went wrong, as in ``sealtune.errors``."""
 
@@ -110,12 +79,6 @@ class Done(Event):
     """The process ends in good order."""
 
     event: ClassVar[str] = "done"
-
-
-class Bye(Event):
-    """The relay ends in good order."""
-
-    event: ClassVar[str] = "bye"
 
 
 class Memory(Event):
@@ -288,86 +251,18 @@ class Final(Round):
     event: ClassVar[str] = "final"
 
 
-class Offload(Event):
-    """What the accelerator has done since it began."""
-
-    event: ClassVar[str] = "offload"
-    calls: Count
-    bytes_in: Count
-    bytes_out: Count
-    busy_seconds: Number = None
-
-
-class Network(Event):
-    """What the network engine is about; ``attempt`` to start a part of it again."""
-
-    event: ClassVar[str] = "network"
-    state: str
-    attempt: Count | None = None
-
-
-class Exchange(Event):
-    """Messages to these sites are on their way."""
-
-    event: ClassVar[str] = "exchange"
-    sites: tuple[str, ...]
-    bytes: Count
-
-
-class Transfer(Event):
-    """A message to a site came back answered (``reply``), or did not (``absent``)."""
-
-    event: ClassVar[str] = "transfer"
-    site: str
-    outcome: str
-    reason: str = ""
-    attempts: Count = 1
-    bytes_down: Count = 0
-    bytes_up: Count = 0
-    seconds: Number = None
-
-
-class Log(Event):
-    """A line of the network engine's own log."""
-
-    event: ClassVar[str] = "log"
-    message: str
-
-
-_KINDS: dict[str, type[Event]] = {
-    kind.event: kind for kind in (*Event.__subclasses__(), *Round.__subclasses__())
-}
-
-
-def parse(line: str | bytes) -> Event | None:
-    """The event on a line, or None if it is none: no JSON, an unknown kind, an odd field.
-
-    Whatever a process says, or passes on of what others told it, is made harmless here: terminal,
-    log and report get no escape sequence and no line that looks like one of the launcher's own.
-    """
-    try:
-        said = json.loads(line)
-        kind = _KINDS.get(said["event"])
-        return None if kind is None else kind.model_validate(_harmless(said))
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return None
+def kinds(base: type[Event] = Event) -> dict[str, type[Event]]:
+    """Every event that is defined, by its name."""
+    found = {base.event: base} if base is not Event else {}
+    for kind in base.__subclasses__():
+        found |= kinds(kind)
+    return found
 
 
 def make(event: str, **fields: Any) -> Event:
     """An event by its name."""
-    kind = _KINDS[event]
+    kind = kinds()[event]
     unknown = fields.keys() - kind.model_fields.keys()
     if unknown:
         raise TypeError(f"the event {event!r} has no {', '.join(sorted(unknown))}")
     return kind(**fields)
-
-
-def _harmless(value: Any) -> Any:
-    if isinstance(value, str):
-        first, *more = (printable(line, _MAX_TEXT) for line in value.split("\n"))
-        return "\n".join((first, *(f"    {line.removeprefix('    ')}" for line in more)))
-    if isinstance(value, dict):
-        return {_harmless(key): _harmless(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_harmless(item) for item in value]
-    return value

@@ -17,7 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
-from sealtune.job.events import Event, parse
+from sealtune.job.event_log import parse
+from sealtune.job.events import Event
 from sealtune.job.printable import printable
 
 _DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")

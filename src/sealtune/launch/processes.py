@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sealtune.job.events import Bye, Done, Error, Event, Network, Ready
+from sealtune.job.event_log import Bye, Network
+from sealtune.job.events import Done, Error, Event, Ready
 from sealtune.launch import environment
 from sealtune.launch.child import Child, Exit, Failure, Inbox, Interrupt, Item
 from sealtune.launch.failure import Death, cause

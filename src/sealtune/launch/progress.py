@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sealtune.job import events
+from sealtune.job import event_log, events
 from sealtune.job.events import Event
 from sealtune.job.units import duration, size
 
@@ -231,27 +231,27 @@ class Progress:
         match event:
             case events.Ready():
                 self.accelerator = "ready"
-            case events.Offload():
+            case event_log.Offload():
                 moved = size(event.bytes_in + event.bytes_out)
                 self.accelerator = f"{event.calls:,} calls, {moved} of codes"
 
     def _flower(self, event: Event) -> None:
         match event:
-            case events.Network():
+            case event_log.Network():
                 self.network = event.state
                 if event.attempt == 1:
                     self.notices.append(self.network)
-            case events.Exchange():
+            case event_log.Exchange():
                 self.network = f"{self.messages} sealed exchanges, one more under way"
                 for site in (self.sites[name] for name in event.sites if name in self.sites):
                     if site.doing in ("ready", _DOING["wait"], _SENT):
                         site.doing = "a message is on its way"
-            case events.Transfer():
+            case event_log.Transfer():
                 self.messages += 1
                 self.network = f"{self.messages} sealed exchanges"
                 if event.outcome == "absent":
                     self.notices.append(f"{event.site} is absent: {event.reason}")
-            case events.Log():
+            case event_log.Log():
                 self.notices.append(event.message)
 
 

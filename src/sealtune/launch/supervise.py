@@ -23,7 +23,8 @@ from typing import Any
 from rich.console import Console
 
 from sealtune.errors import SealtuneError
-from sealtune.job.events import Bye, End, Error, Event, Memory, Ready, Start
+from sealtune.job.event_log import Bye, End, Start
+from sealtune.job.events import Error, Event, Memory, Ready
 from sealtune.job.scratch import make_scratch, remove_scratch, sweep
 from sealtune.job.storage import private_files
 from sealtune.launch.child import Inbox, Interrupt

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sealtune.job.events import End, Event, Memory, Offload, Round
+from sealtune.job.event_log import End, Offload
+from sealtune.job.events import Event, Memory, Round
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View
 from sealtune.report.values import Json, add, mean, ratio

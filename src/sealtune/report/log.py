@@ -20,16 +20,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from sealtune.errors import StorageError
-from sealtune.job.events import (
-    Evaluated,
-    Event,
-    Final,
-    Round,
-    SiteRound,
-    Start,
-    Step,
-    parse,
-)
+from sealtune.job.event_log import Start, parse
+from sealtune.job.events import Evaluated, Event, Final, Round, SiteRound, Step
 from sealtune.report.values import Json, table, text
 
 METRICS = "metrics.jsonl"

@@ -13,7 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sealtune import __version__
-from sealtune.job.events import End, Error, Event, Round
+from sealtune.job.event_log import End
+from sealtune.job.events import Error, Event, Round
 from sealtune.report import costs, evidence, quality
 from sealtune.report.log import RunLog, read_run
 from sealtune.report.methods import View, view_of
