@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from sealtune.plan.masked import Call, by_source, forward_on_meta, is_frozen_linear
+from sealtune.plan.trace import Call, by_source, forward_on_meta, is_frozen_linear
 
 _SHORT, _LONG = 8, 16  # tokens of the two rows that are counted
 _Kind = tuple[Any, ...]

@@ -15,7 +15,7 @@ from sealtune.job.spec import Job, ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.load import load_config, load_model
 from sealtune.model.structure import find_blocks
-from sealtune.plan.masked import starts_with_embedding
+from sealtune.plan.trace import starts_with_embedding
 from sealtune.tuning.apply import apply_tuning
 
 

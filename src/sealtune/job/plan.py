@@ -103,3 +103,8 @@ class SlicePlan(_Frozen):
         """SHA-256 (hex) of the plan's RFC 8785 bytes, without the backbone's path."""
         content = self.model_dump(mode="json", exclude={"backbone": {"path"}})
         return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+
+
+def plain_name(name: str) -> str:
+    """A module's or parameter's name in the plain model, whatever PEFT has wrapped around it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")

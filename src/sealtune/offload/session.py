@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.errors import ModelError, OffloadError
-from sealtune.job.plan import SlicePlan
+from sealtune.job.plan import SlicePlan, plain_name
 from sealtune.offload import kernels, wire
 from sealtune.offload.accelerator import Accelerator
 from sealtune.offload.frozen import load_frozen
@@ -105,7 +105,7 @@ class OffloadSession:
             ModelError: the model lacks a module that the plan names, or something hangs at one
                 that would be lost.
         """
-        by_name = {canonical_name(name): name for name, _ in model.named_modules()}
+        by_name = {plain_name(name): name for name, _ in model.named_modules()}
         for shared in self._shared.values():
             for index, member in enumerate(shared.channel.frozen.spec.members):
                 path = _existing(by_name, member)
@@ -171,11 +171,6 @@ class OffloadSession:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def canonical_name(name: str) -> str:
-    """A module's name in the plain model, whatever PEFT has wrapped around it."""
-    return name.removeprefix("base_model.model.").removesuffix(".base_layer")
 
 
 def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -9,8 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from sealtune.job.plan import SlicePlan
-from sealtune.offload.session import canonical_name
+from sealtune.job.plan import SlicePlan, plain_name
 
 
 def use_int8_weights(model: nn.Module, plan: SlicePlan) -> None:
@@ -19,7 +18,7 @@ def use_int8_weights(model: nn.Module, plan: SlicePlan) -> None:
     Every layer in the backbone file is replaced, so the result computes what a masked model with
     this plan computes, up to the rounding of activations.
     """
-    by_name = {canonical_name(name): module for name, module in model.named_modules()}
+    by_name = {plain_name(name): module for name, module in model.named_modules()}
     with safe_open(plan.backbone.path, framework="pt") as file, torch.no_grad():
         for key in file.keys():  # noqa: SIM118
             name, _, kind = key.rpartition(".")

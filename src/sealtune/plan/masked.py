@@ -17,44 +17,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import Backbone, LinearGroup, ModulePlan, Role, SlicePlan
+from sealtune.job.plan import Backbone, LinearGroup, ModulePlan, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import trainable_state
-from sealtune.offload.session import canonical_name
 from sealtune.plan.backbone import prepare_backbone
+from sealtune.plan.trace import (
+    TOKENS,
+    Call,
+    block_index,
+    by_source,
+    forward_on_meta,
+    is_frozen_linear,
+    is_listed,
+    starts_with_embedding,
+)
 from sealtune.tuning.apply import apply_tuning, first_values
-
-__all__ = ["LinearGroup", "ModulePlan", "SlicePlan", "make_plan"]
-
-_TOKENS = 8  # of the watched forward pass; any small number does
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a frozen linear layer during the watched pass."""
-
-    name: str
-    module: nn.Module
-    source: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(K, N)."""
-        if isinstance(self.module, nn.Linear):
-            return self.module.in_features, self.module.out_features
-        # Conv1D keeps its weight transposed
-        inner, outer = self.module.get_parameter("weight").shape
-        return int(inner), int(outer)
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
@@ -80,7 +63,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     linear = {c.name for c in calls}
     embedding = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
     modules = [
-        _place(canonical_name(name), module, protect, prefix, blocks_name, embedding, linear)
+        _place(plain_name(name), module, protect, prefix, blocks_name, embedding, linear)
         for name, module in tuned.named_modules()
         if is_listed(name, module, blocks_name, prefix)
     ]
@@ -99,17 +82,9 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     )
 
 
-def block_index(name: str, blocks_name: str) -> int:
-    """Number of the block that a module lies in, or -1."""
-    rest = name.removeprefix(blocks_name + ".")
-    head = rest.split(".", 1)[0]
-    return int(head) if rest != name and head.isdecimal() else -1
-
-
-def is_frozen_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer whose own weights are not trained."""
-    own = list(module.parameters(recurse=False))  # an SPF delta below it is no weight of its own
-    return isinstance(module, nn.Linear | Conv1D) and not any(p.requires_grad for p in own)
+def first_block(_job: Job, _blocks: int) -> int:
+    """Every block is tuned, unless the tuning names some."""
+    return 0
 
 
 def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call], int]:
@@ -134,7 +109,7 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call],
 
     handles = []
     for path, module in model.named_modules():
-        name = canonical_name(path)
+        name = plain_name(path)
         index = block_index(name, blocks_name)
         if index >= 0 and name == f"{blocks_name}.{index}" and not path.endswith(".base_layer"):
             handles.append(module.register_forward_hook(watch_block(index)))
@@ -150,53 +125,11 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call],
     return calls, first_tainted
 
 
-def starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
-    """Whether the embedding's output is the first block's input, with nothing in between.
-
-    Where something is (GPT-2 adds positions, Gemma scales), a plain prefix that ends after a block
-    could not stand in the embedding's place.
-    """
-    seen: list[object] = []
-
-    def embedded(_module: nn.Module, _args: object, output: object) -> None:
-        seen.append(output)
-
-    def entered(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        seen.append(args[0] if args else kwargs.get("hidden_states"))
-
-    handles = (
-        model.get_input_embeddings().register_forward_hook(embedded),
-        blocks[0].register_forward_pre_hook(entered, with_kwargs=True),
-    )
-    forward_on_meta(model)
-    for handle in handles:
-        handle.remove()
-    return len(seen) == 2 and seen[0] is seen[1]
-
-
-def forward_on_meta(model: nn.Module, rows: int = 1, tokens: int = _TOKENS) -> Any:
-    """One forward pass on meta tensors; what the model gives out.
-
-    Raises:
-        UnsupportedModelError: the model does not run on token ids alone.
-    """
-    ids = torch.ones((rows, tokens), dtype=torch.long, device="meta")
-    # a ready-made 4-d mask: building one would look at values, and meta tensors have none
-    mask = torch.zeros((rows, 1, tokens, tokens), device="meta")
-    try:
-        return model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise UnsupportedModelError(
-            f"cannot trace {type(model).__name__}: {str(error)[:300]}",
-            hint="the slice plan needs a decoder that runs on token ids alone",
-        ) from error
-
-
 def _refuse_repeated(model: nn.Module, calls: Sequence[Call], blocks_name: str) -> None:
     """Every frozen linear layer must be called exactly once, on every token."""
     times = Counter(c.name for c in calls)
     for path, module in model.named_modules():
-        name = canonical_name(path)
+        name = plain_name(path)
         if block_index(name, blocks_name) < 0 or not is_frozen_linear(module):
             continue
         if times[name] != 1:
@@ -205,19 +138,8 @@ def _refuse_repeated(model: nn.Module, calls: Sequence[Call], blocks_name: str) 
                 hint="mixtures of experts and tied blocks would show data in the call pattern",
             )
     for call in calls:
-        if call.source.numel() // call.source.shape[-1] != _TOKENS:
+        if call.source.numel() // call.source.shape[-1] != TOKENS:
             raise UnsupportedModelError(f"{call.name} does not see every token exactly once")
-
-
-def by_source(calls: Sequence[Call]) -> list[list[Call]]:
-    """Consecutive calls with the very same input tensor, together."""
-    result: list[list[Call]] = []
-    for call in calls:
-        if result and result[-1][0].source is call.source:
-            result[-1].append(call)
-        else:
-            result.append([call])
-    return result
 
 
 def _groups(calls: Sequence[Call]) -> list[LinearGroup]:
@@ -236,24 +158,12 @@ def _groups(calls: Sequence[Call]) -> list[LinearGroup]:
 def _all_linear(model: nn.Module, blocks_name: str) -> list[str]:
     """Every frozen linear layer inside blocks: the backbone file serves all protection levels."""
     return [
-        canonical_name(path)
+        plain_name(path)
         for path, module in model.named_modules()
-        if block_index(canonical_name(path), blocks_name) >= 0
+        if block_index(plain_name(path), blocks_name) >= 0
         and is_frozen_linear(module)
         and ".lora_" not in path
     ]
-
-
-def is_listed(path: str, module: nn.Module, blocks_name: str, prefix: int) -> bool:
-    """Whether a module gets a line of its own in the plan: it computes, or a plain block does."""
-    name = canonical_name(path)
-    index = block_index(name, blocks_name)
-    if 0 <= index < prefix:
-        return name == f"{blocks_name}.{index}"
-    if path.endswith(".base_layer"):
-        return True
-    container = isinstance(module, nn.ModuleDict | nn.ParameterDict | nn.ModuleList | nn.Identity)
-    return not container and not any(True for _ in module.children())
 
 
 def _place(

@@ -5,29 +5,35 @@ Trust domain: none of its own; it handles public structure only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import Job
-from sealtune.plan import masked, split
 
 
-class _MakePlan(Protocol):
-    def __call__(self, job: Job, num_labels: int | None, /, *, backbone: bool) -> SlicePlan: ...
+class Planner(Protocol):
+    """A module that plans a method's jobs: see the functions below."""
+
+    def make_plan(
+        self, job: Job, num_labels: int | None, /, *, backbone: bool = True
+    ) -> SlicePlan: ...
+
+    def first_block(self, job: Job, blocks: int, /) -> int: ...
 
 
-class Planner(NamedTuple):
-    """What planning means for a method: see the functions below."""
+def _masked() -> Planner:
+    from sealtune.plan import masked
 
-    make_plan: _MakePlan
-    first_block: Callable[[Job, int], int]
+    return masked
 
 
-PLANNERS = {
-    "federated-lora": Planner(masked.make_plan, lambda _job, _blocks: 0),
-    "split": Planner(split.make_plan, split.cut_of),
-}
+def _split() -> Planner:
+    from sealtune.plan import split
+
+    return split
+
+
+PLANNERS = {"federated-lora": _masked, "split": _split}
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
@@ -40,7 +46,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     Raises:
         ModelError, ConfigError: the model or the tuning cannot be planned.
     """
-    return PLANNERS[job.job.method].make_plan(job, num_labels, backbone=backbone)
+    return PLANNERS[job.job.method]().make_plan(job, num_labels, backbone=backbone)
 
 
 def first_block(job: Job, blocks: int) -> int:
@@ -49,4 +55,4 @@ def first_block(job: Job, blocks: int) -> int:
     Raises:
         ConfigError: there is none.
     """
-    return PLANNERS[job.job.method].first_block(job, blocks)
+    return PLANNERS[job.job.method]().first_block(job, blocks)

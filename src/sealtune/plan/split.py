@@ -15,22 +15,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import Backbone, ModulePlan, Role, SlicePlan
+from sealtune.job.plan import Backbone, ModulePlan, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model
 from sealtune.model.partial import refuse_uncuttable
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import trainable_state
-from sealtune.offload.session import canonical_name
-from sealtune.plan.masked import block_index, forward_on_meta, is_listed
+from sealtune.plan.trace import block_index, forward_on_meta, is_listed
 from sealtune.tuning.apply import apply_tuning
 
 PROTECT = "split"
 
 
-def cut_of(job: Job, blocks: int) -> int:
-    """Blocks at the sites in a split job.
+def first_block(job: Job, blocks: int) -> int:
+    """The first block at the server: the cut.
 
     Raises:
         ConfigError: the cut is outside the model.
@@ -51,7 +50,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
     """
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
-    cut = cut_of(job, len(blocks))
+    cut = first_block(job, len(blocks))
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed, first_block=cut)
     refuse_uncuttable(model.config)
     early = _called_before(tuned, blocks_name, blocks[cut])
@@ -61,7 +60,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
     modules = []
     for path, module in tuned.named_modules():
         if is_listed(path, module, blocks_name, cut) and ".spf" not in path:
-            name = canonical_name(path)
+            name = plain_name(path)
             inside = 0 <= block_index(name, blocks_name) < cut
             role: Role = "embedding" if module is embedding else "block" if inside else "other"
             below = inside or id(module) in early
@@ -109,9 +108,9 @@ def _called_before(model: Any, blocks_name: str, first: nn.Module) -> set[int]:
 
     handles = [first.register_forward_pre_hook(begin)]
     handles += [
-        module.register_forward_hook(check(canonical_name(name)))
+        module.register_forward_hook(check(plain_name(name)))
         for name, module in model.named_modules()
-        if canonical_name(name).rpartition(".")[0] == blocks_name
+        if plain_name(name).rpartition(".")[0] == blocks_name
     ]
     handles += [module.register_forward_hook(end) for module in model.modules()]
     try:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.errors import ModelError, TargetModulesError
+from sealtune.job.plan import plain_name
 from sealtune.tuning.spf.config import SPFConfig
-from sealtune.tuning.spf.heads import HeadGroup, Projection, find_heads, plain_name, weight_of
+from sealtune.tuning.spf.heads import HeadGroup, Projection, find_heads, weight_of
 from sealtune.tuning.spf.layer import SparseDelta, add_delta
 from sealtune.tuning.spf.ranking import choose, count_in
 from sealtune.tuning.tuner import Calibrate
@@ -66,11 +67,6 @@ def apply_spf(
     model._spf_config = config  # type: ignore[assignment]
     model._spf_heads = _by_attention(groups, chosen)  # type: ignore[assignment]
     return model
-
-
-def has_spf(model: nn.Module) -> bool:
-    """Whether ``apply_spf`` was called on ``model``."""
-    return getattr(model, "_spf_heads", None) is not None
 
 
 def check_counts(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.job.plan import plain_name
 from sealtune.model.structure import find_blocks
 
 Projection: TypeAlias = nn.Linear | Conv1D
@@ -62,11 +63,6 @@ class HeadGroup:
     role: Role
     heads: int
     parts: tuple[Part, ...]
-
-
-def plain_name(name: str) -> str:
-    """A module's or parameter's name in the plain model, whatever PEFT has wrapped around it."""
-    return name.removeprefix("base_model.model.").replace(".base_layer", "")
 
 
 def weight_of(projection: Projection) -> Tensor:
