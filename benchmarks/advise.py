@@ -302,8 +302,9 @@ def _masked(
     from sealtune.model.training import local_round
     from sealtune.offload.remote import RemoteAccelerator
     from sealtune.offload.session import OffloadSession
-    from sealtune.tuning.adapter import Fingerprint, check_export, save_adapter
+    from sealtune.tuning.adapter import Fingerprint
     from sealtune.tuning.apply import apply_tuning
+    from sealtune.tuning.folder import check_export, save_adapter
 
     plan = SlicePlan.model_validate_json(Path(piece["plan"]).read_bytes())
     outside = psutil.Process(int(piece["accelerator"]))

@@ -14,7 +14,7 @@ from sealtune.errors import SiteLostError, StorageError
 from sealtune.job.spec import Job, JobSpec, ModelSpec, ProtectionSpec, TrainSpec
 from sealtune.model.load import load_model
 from sealtune.model.resolve import resolve
-from sealtune.tuning.adapter import load_adapter
+from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import (
     SITES,
     Federation,

@@ -24,8 +24,8 @@ from sealtune.model.tasks import Task, make_task
 from sealtune.model.texts import Texts, join
 from sealtune.model.training import evaluate, local_round, make_optimizer
 from sealtune.party.driver import Driver
-from sealtune.tuning.adapter import load_adapter
 from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 from tests.float64 import as_near_as, in_float64

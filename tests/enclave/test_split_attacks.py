@@ -37,8 +37,8 @@ from sealtune.owner.asking import ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 from sealtune.owner.client import SplitClient
 from sealtune.party.driver import Driver
-from sealtune.tuning.adapter import load_adapter
 from sealtune.tuning.answers import continue_text
+from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import (
     KEYS,

@@ -19,8 +19,8 @@ from sealtune.errors import AdapterMismatchError
 from sealtune.job.spec import DataSpec, JobSpec, SitesSpec
 from sealtune.job.spec import Job as JobSettings
 from sealtune.model.load import quiet
-from sealtune.tuning.adapter import load_adapter, save_adapter
 from sealtune.tuning.answers import classify, continue_text, score_adapter
+from sealtune.tuning.folder import load_adapter, save_adapter
 from tests.model.test_export import fingerprint
 from tests.model.test_load import spec
 from tests.model.test_lora import adapted

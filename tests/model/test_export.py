@@ -16,7 +16,8 @@ from sealtune.model.files import model_digest
 from sealtune.model.load import quiet
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import evaluate
-from sealtune.tuning.adapter import Fingerprint, check_export, load_adapter, save_adapter
+from sealtune.tuning.adapter import Fingerprint
+from sealtune.tuning.folder import check_export, load_adapter, save_adapter
 from tests.model.test_load import spec
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
@@ -215,7 +216,7 @@ def test_a_full_disk_leaves_the_old_adapter(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sealtune.tuning.adapter.os.fsync", full)
+    monkeypatch.setattr("sealtune.tuning.folder.os.fsync", full)
     with pytest.raises(StorageError, match="no space left"):
         save_adapter(written, trained, fingerprint(llama))
     assert [p.name for p in written.parent.iterdir()] == ["adapter"]

@@ -24,7 +24,7 @@ from sealtune.model.samples import Contents, Sample, Samples
 from sealtune.model.tasks import CausalLM, LabelWords, Task
 from sealtune.model.texts import Batch
 from sealtune.plan.planner import make_plan
-from sealtune.tuning.adapter import load_adapter
+from sealtune.tuning.folder import load_adapter
 from sealtune.tuning.merge import merge_adapter
 from tests.float64 import in_float64
 from tests.model.families import FAMILIES, make_family

@@ -13,8 +13,8 @@ from sealtune.errors import AdapterMismatchError, StorageError
 from sealtune.job.spec import LoraSpec, SpfSpec, TuningSpec
 from sealtune.model.compare import compare_logits
 from sealtune.model.load import load_model, quiet
-from sealtune.tuning.adapter import load_adapter, save_adapter
 from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.folder import load_adapter, save_adapter
 from sealtune.tuning.merge import merge_adapter
 from sealtune.tuning.registry import sections
 from sealtune.tuning.spf.apply import remove_spf

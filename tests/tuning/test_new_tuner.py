@@ -26,8 +26,8 @@ from sealtune.model.trainable import load_trainable_state, trainable_state, writ
 from sealtune.model.training import evaluate
 from sealtune.offload.unmasked import use_int8_weights
 from sealtune.plan.masked import make_plan
-from sealtune.tuning.adapter import check_export, load_adapter, save_adapter
 from sealtune.tuning.apply import apply_tuning, first_values
+from sealtune.tuning.folder import check_export, load_adapter, save_adapter
 from sealtune.tuning.head import fresh_head
 from sealtune.tuning.merge import merge_adapter
 from sealtune.tuning.registry import TUNERS, Registered, sections

@@ -145,12 +145,12 @@ class _Wanted:
 def _at_hand(adapter: Path, model: str | None, wanted: _Wanted) -> list[dict[str, Any]]:
     from rich.console import Console
 
-    from sealtune.tuning.adapter import read_fingerprint
+    from sealtune.tuning.folder import read_fingerprint
 
     texts = wanted.prompts(read_fingerprint(adapter).template)
     with Console(stderr=True).status("loading the model"):
-        from sealtune.tuning.adapter import load_adapter
         from sealtune.tuning.answers import classify, continue_text
+        from sealtune.tuning.folder import load_adapter
 
         loaded = load_adapter(adapter, base=model)
         labels = loaded.fingerprint.labels

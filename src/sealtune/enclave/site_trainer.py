@@ -27,8 +27,9 @@ from sealtune.model.load import load_model
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
 from sealtune.offload.session import OffloadSession
-from sealtune.tuning.adapter import check_export, fingerprint_of, save_adapter
+from sealtune.tuning.adapter import fingerprint_of
 from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.folder import check_export, save_adapter
 
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
 

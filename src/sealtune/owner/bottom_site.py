@@ -24,7 +24,8 @@ from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layou
 from sealtune.model.partial import load_part
 from sealtune.model.texts import SiteTexts, Texts, join, pad
 from sealtune.owner.received import Received
-from sealtune.tuning.adapter import own_copy, read_fingerprint, write_adapter
+from sealtune.tuning.adapter import own_copy
+from sealtune.tuning.folder import read_fingerprint, write_adapter
 
 
 class CutMaker:

@@ -22,7 +22,7 @@ from sealtune.model.load import quiet
 from sealtune.model.tasks import base_model
 from sealtune.model.tokens import text_ids
 from sealtune.model.training import evaluate
-from sealtune.tuning.adapter import LoadedAdapter, load_adapter
+from sealtune.tuning.folder import LoadedAdapter, load_adapter
 
 
 def score_adapter(

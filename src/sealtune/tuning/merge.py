@@ -22,12 +22,8 @@ from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
 from sealtune.model.compare import SAME_LEAST, ExportCheck, compare_logits
 from sealtune.model.load import load_model, quiet
-from sealtune.tuning.adapter import (
-    FINGERPRINT,
-    LoadedAdapter,
-    load_adapter,
-    read_fingerprint,
-)
+from sealtune.tuning.adapter import FINGERPRINT
+from sealtune.tuning.folder import LoadedAdapter, load_adapter, read_fingerprint
 from sealtune.tuning.registry import registered
 
 # Texts that a merged model is compared on: words, digits, other scripts, a long one.

@@ -1,0 +1,197 @@
+"""An adapter folder: written whole or not at all, read back strictly, compared with what was live.
+
+Trust domain: client enclave (federated), data owner (split); whoever received the adapter.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from sealtune.errors import AdapterMismatchError, ModelError
+from sealtune.job.spec import ModelSpec
+from sealtune.job.storage import storage_error
+from sealtune.model.compare import ExportCheck, compare_logits
+from sealtune.model.files import model_digest
+from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.tasks import Task, make_task
+from sealtune.model.texts import Batch
+from sealtune.tuning.adapter import (
+    FINGERPRINT,
+    Fingerprint,
+    adapter_files,
+    install_adapter,
+    require_same_state,
+)
+from sealtune.tuning.registry import TUNERS, registered
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """A base model with an adapter on it, ready to answer."""
+
+    model: Any
+    task: Task
+    fingerprint: Fingerprint
+
+
+def save_adapter(folder: Path, model: Any, fingerprint: Fingerprint) -> None:
+    """Write what was tuned of ``model`` to ``folder``, replacing an adapter that is there.
+
+    Raises:
+        StorageError: no space or no permission; an adapter that was there stays as it was.
+        AdapterMismatchError: a tensor of the adapter is not finite.
+    """
+    write_adapter(folder, adapter_files(model, fingerprint))
+
+
+def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of ``adapter_files`` to ``folder``, all or none, replacing an adapter there.
+
+    Raises:
+        StorageError: no space or no permission; an adapter that was there stays as it was.
+        ModelError: a name that no such file has.
+    """
+    known = {FINGERPRINT, *(name for entry in TUNERS.values() for name in entry.files)}
+    odd = sorted(files.keys() - known)
+    if odd:
+        raise ModelError(f"{odd[0][:80]!r} is no file of an adapter")
+    _replace_folder(folder, files)
+
+
+def load_adapter(
+    folder: Path, *, base: str | None = None, revision: str | None = None
+) -> LoadedAdapter:
+    """Put a written adapter on the original base model, ready to answer.
+
+    Args:
+        folder: what ``save_adapter`` wrote.
+        base: folder or hub id of the base model; default: the one in the fingerprint.
+        revision: of a hub id.
+
+    Raises:
+        AdapterMismatchError: another base model, or tensors missing, unknown or of another shape.
+        ModelError: the folder holds no adapter, or the base model cannot be loaded.
+    """
+    loaded = _load(folder, base, revision)
+    loaded.model.requires_grad_(False)
+    return loaded
+
+
+def read_fingerprint(folder: Path) -> Fingerprint:
+    """Read ``sealtune.json``.
+
+    Raises:
+        ModelError: no adapter of sealtune's is there.
+    """
+    return _read_folder(folder)[0]
+
+
+def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
+    """Reload the written adapter on the original weights and compare it with the live model.
+
+    The live model computes with int8 weights, so small differences are right; an adapter that was
+    written wrongly shows as a gross one.
+
+    Args:
+        folder: what was written.
+        live: the model that was written, in evaluation mode.
+        batch: a few texts.
+
+    Raises:
+        AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.
+    """
+    loaded = _load(folder)
+    require_same_state(live, loaded.model)
+    with torch.no_grad():
+        expected, got = (loaded.task.logits(model, batch) for model in (live, loaded.model))
+    return compare_logits(expected, got)
+
+
+def _load(folder: Path, base: str | None = None, revision: str | None = None) -> LoadedAdapter:
+    """``load_adapter``, still trainable."""
+    fingerprint, files = _read_folder(folder)
+    spec = ModelSpec(path=base or fingerprint.base_model, revision=revision, task=fingerprint.task)
+    if model_digest(spec) != fingerprint.base_model_digest:
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was made for another base model than {spec.path}",
+            hint=f"it belongs to {fingerprint.base_model} with digest "
+            f"{fingerprint.base_model_digest[:16]}…",
+        )
+    task = make_task(
+        fingerprint.task,
+        load_tokenizer(spec),
+        max_tokens=fingerprint.max_tokens,
+        template=fingerprint.template,
+        labels=fingerprint.labels,
+    )
+    model = load_model(spec, len(fingerprint.labels) or None)
+    return LoadedAdapter(
+        install_adapter(model, files, fingerprint.tuning, str(folder)), task, fingerprint
+    )
+
+
+def _read_folder(folder: Path) -> tuple[Fingerprint, dict[str, bytes]]:
+    """The fingerprint and the tuners' files: those that it names, and no other tuner's."""
+    try:
+        fingerprint = Fingerprint.model_validate_json(_read(folder, FINGERPRINT))
+    except ValidationError as error:
+        raise ModelError(
+            f"{folder / FINGERPRINT} is damaged, or of another version of sealtune"
+        ) from error
+    named = {name for tuner in fingerprint.tuning for name in registered(tuner).files}
+    for entry in TUNERS.values():
+        for name in entry.files:
+            if name not in named and (folder / name).exists():
+                raise AdapterMismatchError(
+                    f"{folder} holds {name}, of which {FINGERPRINT} knows nothing",
+                    hint="files of two adapters were mixed: get the folder again",
+                )
+    return fingerprint, {name: _read(folder, name) for name in sorted(named)}
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} holds no {name}, so it is not an adapter of sealtune's",
+            hint="give the folder adapter/ of a run",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{folder / name} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from error
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    part = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.part"
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.old"
+    try:
+        part.mkdir(parents=True)
+        for name, data in files.items():
+            with (part / name).open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            if not (folder / FINGERPRINT).is_file() and any(folder.iterdir()):
+                raise FileExistsError(17, "a folder with other files is in the way", str(folder))
+            folder.rename(old)
+        part.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise storage_error(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
