@@ -43,7 +43,7 @@ def split_targets() -> list[Target]:
         Target("cut chunk", _read_texts, framed(*chunks), chunks, 8_000),
         Target("cut chunk of tokens", _read_tokens, framed(*chunks), chunks, 8_000),
         Target("cut activations", lambda d: unpack(d, "int8", 8), raw(packed), (packed,), 4_000),
-        Target("farewell", _take, framed(*parts), parts, 6_000),
+        Target("release of the adapter", _take, framed(*parts), parts, 6_000),
         Target("participant signature", _verify, raw(signature), (signature,), 4_000),
         Target(
             "SPF configuration",

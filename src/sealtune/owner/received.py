@@ -29,7 +29,7 @@ class Received:
             The files, when this was the last part; none were released if there are none.
 
         Raises:
-            FrameError: not a part of any farewell, or sizes that do not add up.
+            FrameError: not a part of an adapter, or sizes that do not add up.
         """
         part, of, sizes = (message.meta.get(key) for key in ("part", "of", "files"))
         if not is_count(part) or not is_count(of) or not 0 < of <= MAX_PARTS or part >= of:

@@ -3,7 +3,7 @@
     uplink_ratio = bytes up of all sites / (tokens x hidden size x bytes of one value)
 
 so that 1.02 means: 2 % more than the bare activations. Bytes up are all that the sites sent, the
-handshakes and the farewell included.
+handshakes and the release included.
 
 Trust domain: server operator.
 """
