@@ -157,7 +157,7 @@ class Ledger(State):
     spent: dict[str, float]
 
 
-LEDGER = Ledger(spent={"north": 0.5})
+LEDGER = Ledger(spent={f"north-{i}": 0.5 for i in range(100_000)})  # beyond a frame's meta
 
 
 def checkpoints(folder: Path, key: bytes = bytes(32)) -> CheckpointFile[Ledger]:
@@ -193,8 +193,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
     [
         ("checkpoint", {"format": 1, "round": 3, "adapter": 0}, "format 1, not 2"),
         ("checkpoint", {"format": 2, "round": 3}, "not this method's"),
-        ("checkpoint", {"format": 2, "round": 3, "state": {"spent": "much"}}, "not this method's"),
-        ("checkpoint", {"format": 2, "state": {"spent": {}, "more": 1}}, "not this method's"),
+        ("checkpoint", {"format": 2, "round": 3, "state": 2}, "not this method's"),
+        ("checkpoint", {"format": 2, "round": 3, "state": {}}, "not this method's"),
         ("samples", {"format": 2}, "format"),
     ],
 )

@@ -5,9 +5,8 @@ Trust domain: server enclave.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,10 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sealtune import frames
 from sealtune.enclave.events import Emit
-from sealtune.errors import AdapterMismatchError, FrameError, StorageError
-from sealtune.frames import Frame
+from sealtune.errors import StorageError
 from sealtune.job.resolved import Resolved
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.compare import SAME_LEAST, compare_logits
@@ -60,6 +57,19 @@ class SampleSource(Protocol):
         """What was sent of one."""
 
 
+@dataclass(frozen=True)
+class TopState:
+    """All that a trainer needs to go on.
+
+    Attributes:
+        choices: what its tuners chose.
+        tensors: safetensors bytes of what is tuned, ``model/...``, and of AdamW's moments.
+    """
+
+    choices: dict[str, Any]
+    tensors: bytes
+
+
 class TopTrainer:
     """Model, optimizer and samples.
 
@@ -76,7 +86,7 @@ class TopTrainer:
         self._emit = emit
         self._task = task_of(resolved.job, resolved.labels, load_tokenizer(resolved.job.model))
 
-    def begin(self, sites: Sequence[str], saved: bytes = b"") -> None:
+    def begin(self, sites: Sequence[str], saved: TopState | None = None) -> None:
         """Load and tune the top for the samples of ``sites``.
 
         Args:
@@ -87,17 +97,17 @@ class TopTrainer:
             ModelError: the model cannot be loaded or tuned.
             StorageError: ``saved`` does not fit.
         """
-        state = _open_state(saved) if saved else None
+        tensors = _load_tensors(saved.tensors) if saved else {}
         top, self._entry = self._top()
         self._train = self._data(
             [sample for site in sites for sample in self._store.samples(site, "train")]
         )
         self._tests = {site: self._data(self._store.samples(site, "test")) for site in sites}
-        self._model = self._tuned(top, None if state is None else state.choices)
+        self._model = self._tuned(top, saved.choices if saved else None)
         self._optimizer = make_optimizer(self._model, self._job.train)
-        if state is not None:
-            load_trainable_state(self._model, state.tensors("model/"))
-            self._load_optimizer(state)
+        if saved:
+            load_trainable_state(self._model, _below("model/", tensors))
+            self._load_optimizer(tensors)
         if self.heads:
             config = self._model.config
             shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -152,16 +162,15 @@ class TopTrainer:
             for site, data in self._tests.items()
         }
 
-    def save(self) -> bytes:
-        """All that is needed to go on: what tuners chose, tuned tensors, optimizer."""
+    def save(self) -> TopState:
+        """What ``begin`` goes on from."""
         tensors = {f"model/{n}": t.contiguous() for n, t in trainable_state(self._model).items()}
         for name, parameter in trainable_parameters(self._model).items():
             moments = self._optimizer.state.get(parameter, {})
             for key in _MOMENTS:
                 if key in moments:
                     tensors[f"{key}/{name}"] = torch.as_tensor(moments[key]).contiguous()
-        text = json.dumps(tuning_choices(self._model, self._job.tuning)).encode()
-        return frames.encode(Frame("top", {"choices": len(text)}, text + save(tensors)))
+        return TopState(dict(tuning_choices(self._model, self._job.tuning)), save(tensors))
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, read back and compared with the live top.
@@ -238,35 +247,22 @@ class TopTrainer:
         )
         return model, CutEntry(model, cut)
 
-    def _load_optimizer(self, state: _State) -> None:
+    def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         for name, parameter in trainable_parameters(self._model).items():
-            moments = {key: state.tensors(f"{key}/").get(name) for key in _MOMENTS}
+            moments = {key: tensors.get(f"{key}/{name}") for key in _MOMENTS}
             if all(value is not None for value in moments.values()):
                 self._optimizer.state[parameter] = moments
 
 
-class _State:
-    """What ``save`` wrote, taken apart."""
-
-    def __init__(self, choices: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.choices = choices
-        self._tensors = tensors
-
-    def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """Tensors below ``prefix``, without it."""
-        return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self._tensors.items()
-            if name.startswith(prefix)
-        }
-
-
-def _open_state(saved: bytes) -> _State:
+def _load_tensors(data: bytes) -> dict[str, Tensor]:
     try:
-        frame = frames.decode(saved, max_body=len(saved))
-        size = int(frame.meta["choices"])
-        return _State(json.loads(bytes(frame.body[:size])), load(bytes(frame.body[size:])))
-    except (FrameError, KeyError, ValueError, SafetensorError, AdapterMismatchError) as error:
+        tensors: dict[str, Tensor] = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
         raise StorageError(
-            "the checkpoint holds no state of a split job", hint="start the run anew"
+            "the checkpoint holds no tensors of a split job", hint="start the run anew"
         ) from error
+    return tensors
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,6 +1,6 @@
 """What a server enclave needs to go on after a round, encrypted for itself.
 
-    sealed( frame "checkpoint" | format, round, state | tensors )
+    sealed( frame "checkpoint": format, round, length of state | state | tensors )
 
 ``state`` is the method's own typed JSON, ``tensors`` one safetensors file. It lies in the run
 folder, where the operator can read, delete or replace it. It opens only with the enclave's sealing
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sealtune import frames
 from sealtune.channel.sealed import SealedSession, message_round
@@ -74,9 +74,9 @@ class CheckpointFile(Generic[S]):
         Raises:
             StorageError: it cannot be written; the one before stays.
         """
-        state = checkpoint.state.model_dump(mode="json")
-        meta = {"format": FORMAT, "round": checkpoint.round, "state": state}
-        plain = frames.encode(Frame("checkpoint", meta, checkpoint.tensors))
+        state = checkpoint.state.model_dump_json().encode()  # a ledger may outgrow a frame's meta
+        meta = {"format": FORMAT, "round": checkpoint.round, "state": len(state)}
+        plain = frames.encode(Frame("checkpoint", meta, state + checkpoint.tensors))
         session = self._session("seal", checkpoint.round)
         write_atomic(self.path, session.seal(plain, checkpoint.round))
 
@@ -106,10 +106,11 @@ class CheckpointFile(Generic[S]):
         if frame.kind != "checkpoint" or frame.meta.get("format") != FORMAT:
             raise self._of_another_kind(f"format {frame.meta.get('format')!r}, not {FORMAT}")
         try:
-            state = self._state.model_validate(frame.meta["state"])
-        except (KeyError, ValidationError) as error:
+            body, size = bytes(frame.body), int(frame.meta["state"])
+            state = self._state.model_validate_json(body[:size])
+        except (KeyError, TypeError, ValueError) as error:
             raise self._of_another_kind("a state that is not this method's") from error
-        return Checkpoint(number, state, bytes(frame.body))
+        return Checkpoint(number, state, body[size:])
 
     def _of_another_kind(self, what: str) -> StorageError:
         return StorageError(

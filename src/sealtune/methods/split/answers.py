@@ -21,7 +21,7 @@ from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.resolved import Resolved
 from sealtune.methods.split.messages import upload_head
-from sealtune.methods.split.server import SplitState
+from sealtune.methods.split.server import SplitState, top_state
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, layout_of, read_chunk
 from sealtune.model.samples import Contents, Sample
@@ -95,7 +95,7 @@ class SplitAnswers:
         self._layout = question_layout(layout)
         self._asked_for = _Asked(self._layout)
         self._top = TopTrainer(resolved, self._asked_for, emit)
-        self._top.begin((), saved.tensors)
+        self._top.begin((), top_state(saved))
         self._answers: bytes | None = b""  # to the last texts; None: the site has enough
 
     def program(self) -> Program:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sealtune.enclave.events import Emit
-from sealtune.enclave.top_trainer import TopTrainer
+from sealtune.enclave.top_trainer import TopState, TopTrainer
 from sealtune.errors import DataError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round, Upload
@@ -38,9 +38,16 @@ class SplitState(State):
 
     Attributes:
         samples: site -> digest of its samples, for the sites that are trained on.
+        choices: what the tuners chose.
     """
 
     samples: dict[str, str]
+    choices: dict[str, Any]
+
+
+def top_state(saved: Checkpoint[SplitState]) -> TopState:
+    """What the trainer goes on from."""
+    return TopState(saved.state.choices, saved.tensors)
 
 
 class SplitServer:
@@ -89,12 +96,14 @@ class SplitServer:
         begun = time.monotonic()
         sites = self._complete_sites() if saved is None else self._sites_of(saved.state)
         self._check_cohort(sites)
-        state = SplitState(samples={site: self._store.digest(site) for site in sites})
-        self._trainer.begin(sites, saved.tensors if saved else b"")
+        samples = {site: self._store.digest(site) for site in sites}
+        self._trainer.begin(sites, top_state(saved) if saved else None)
         yield None
         for number in range(saved.round + 1 if saved else 0, self._rounds + 1):
             self._train_and_test(number, begun)
-            self._checkpoints.save(Checkpoint(number, state, self._trainer.save()))
+            top = self._trainer.save()
+            state = SplitState(samples=samples, choices=top.choices)
+            self._checkpoints.save(Checkpoint(number, state, top.tensors))
             yield None
             begun = time.monotonic()
         yield from self._release(sites)
