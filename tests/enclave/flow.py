@@ -16,7 +16,8 @@ from sealtune.enclave.events import Emit
 from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
 from sealtune.errors import SealtuneError
-from sealtune.job.events import Event, make
+from sealtune.job.event_log import make
+from sealtune.job.events import Event
 from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.job.spec import (
     Job,

@@ -277,7 +277,7 @@ PROGRAM = """
 import os, sys
 from sealtune.enclave.events import run_program
 from sealtune.errors import IntegrityError
-from sealtune.job.events import Step
+from sealtune.job.training_events import Step
 def work(emit):
     print("a library's chatter")
     emit(Step(round=1, step=1, of=1, loss=float("nan")))

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from sealtune.job import event_log, events
-from sealtune.job.event_log import parse
-from sealtune.job.events import Event, Round, Step, make
+from sealtune.job.event_log import make, parse
+from sealtune.job.events import Event, Round
+from sealtune.job.training_events import Step
 
 STEP = Step(round=1, step=2, of=5, loss=1.25, tokens=9)
 

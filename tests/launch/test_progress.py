@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sealtune.job.events import Event, make
+from sealtune.job.event_log import make
+from sealtune.job.events import Event
 from sealtune.launch.display import Display
 from sealtune.launch.progress import Progress
 

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from sealtune.errors import SealtuneError
-from sealtune.job.events import Done, Error, Event, Memory, make
+from sealtune.job.events import Done, Error, Event, Memory
 from sealtune.memory import peak_mib
 
 
@@ -37,8 +37,11 @@ class EventLines:
 
     def __call__(self, event: Event | str, **fields: Any) -> None:
         """Send one event."""
-        stated = make(event, **fields) if isinstance(event, str) else event
-        line = json.dumps(stated.fields(), allow_nan=False) + "\n"
+        if isinstance(event, str):
+            from sealtune.job.event_log import make
+
+            event = make(event, **fields)
+        line = json.dumps(event.fields(), allow_nan=False) + "\n"
         with self._lock:
             rest = line.encode()
             while rest:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from sealtune.job.events import Count, Event, Flag, Number, kinds
+from sealtune.job import events, training_events
+from sealtune.job.events import Count, Event, Flag, Number
 from sealtune.job.printable import printable
 
 _MAX_TEXT = 2000  # characters of one line of a text
 
 
-class Start(Event):
+class Start(Event, event="start"):
     """The launcher begins, or goes on with, a run."""
 
-    event: ClassVar[str] = "start"
     versions: Mapping[str, str] = Field(default_factory=dict)
     seed: Annotated[int, Field(strict=True)] | None = None
     job_id: str | None = None
@@ -35,50 +35,43 @@ class Start(Event):
     job_file: str | None = None
 
 
-class End(Event):
+class End(Event, event="end"):
     """The launcher has ended; ``outcome`` is ``ok``, ``failed`` or ``interrupted``."""
 
-    event: ClassVar[str] = "end"
     outcome: str
     seconds: Number = None
 
 
-class Bye(Event):
+class Bye(Event, event="bye"):
     """The relay ends in good order."""
 
-    event: ClassVar[str] = "bye"
 
-
-class Offload(Event):
+class Offload(Event, event="offload"):
     """What the accelerator has done since it began."""
 
-    event: ClassVar[str] = "offload"
     calls: Count
     bytes_in: Count
     bytes_out: Count
     busy_seconds: Number = None
 
 
-class Network(Event):
+class Network(Event, event="network"):
     """What the network engine is about; ``attempt`` to start a part of it again."""
 
-    event: ClassVar[str] = "network"
     state: str
     attempt: Count | None = None
 
 
-class Exchange(Event):
+class Exchange(Event, event="exchange"):
     """Messages to these sites are on their way."""
 
-    event: ClassVar[str] = "exchange"
     sites: tuple[str, ...]
     bytes: Count
 
 
-class Transfer(Event):
+class Transfer(Event, event="transfer"):
     """A message to a site came back answered (``reply``), or did not (``absent``)."""
 
-    event: ClassVar[str] = "transfer"
     site: str
     outcome: str
     reason: str = ""
@@ -88,14 +81,18 @@ class Transfer(Event):
     seconds: Number = None
 
 
-class Log(Event):
+class Log(Event, event="log"):
     """A line of the network engine's own log."""
 
-    event: ClassVar[str] = "log"
     message: str
 
 
-_KINDS = kinds()
+_KINDS = {
+    kind.event: kind
+    for module in (vars(events), vars(training_events), dict(globals()))
+    for kind in module.values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+}
 
 
 def parse(line: str | bytes) -> Event | None:
@@ -110,6 +107,15 @@ def parse(line: str | bytes) -> Event | None:
         return None if kind is None else kind.model_validate(_harmless(said))
     except (ValueError, RecursionError, KeyError, TypeError):
         return None
+
+
+def make(event: str, **fields: Any) -> Event:
+    """An event by its name."""
+    kind = _KINDS[event]
+    unknown = fields.keys() - kind.model_fields.keys()
+    if unknown:
+        raise TypeError(f"the event {event!r} has no {', '.join(sorted(unknown))}")
+    return kind(**fields)
 
 
 def _harmless(value: Any) -> Any:

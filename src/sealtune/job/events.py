@@ -1,7 +1,8 @@
-"""What enclaves and data owners' programs say of themselves: one frozen model for each event.
+"""What the processes of a run say of themselves: one frozen model for each event.
 
 What has no field here leaves no enclave this way: progress, counts, losses, timings; never a text,
-a tensor or a key. ``sealtune.job.event_log`` has the other processes' events, and reads them all.
+a tensor or a key. ``training_events`` has those of whoever trains or uploads, ``event_log`` those
+of launcher and network engine; it reads them all.
 
 Trust domain: every process that speaks, and the launcher and the report, which listen.
 """
@@ -39,6 +40,7 @@ class Event(_Model):
     """What every event has once it is on record.
 
     Attributes:
+        event: its name.
         time: unix seconds.
         role: ``launcher``, ``server``, ``client:<site>``, ``accelerator`` or ``flower``.
     """
@@ -47,15 +49,18 @@ class Event(_Model):
     time: Number = None
     role: str = ""
 
+    def __init_subclass__(cls, event: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.event = event
+
     def fields(self) -> dict[str, Any]:
         """The event as a JSON object: what was stated, null included."""
         return {"event": self.event, **self.model_dump(exclude_unset=True)}
 
 
-class Error(Event):
+class Error(Event, event="error"):
     """What went wrong, as in ``sealtune.errors``."""
 
-    event: ClassVar[str] = "error"
     code: Count = 1
     error: str = ""
     message: str = ""
@@ -68,34 +73,23 @@ class Error(Event):
         return cls(code=error.exit_code, error=name, message=error.message, hint=error.hint)
 
 
-class Ready(Event):
+class Ready(Event, event="ready"):
     """The process listens."""
 
-    event: ClassVar[str] = "ready"
     arithmetic: str | None = None
 
 
-class Done(Event):
+class Done(Event, event="done"):
     """The process ends in good order."""
 
-    event: ClassVar[str] = "done"
 
-
-class Memory(Event):
+class Memory(Event, event="memory"):
     """Largest resident memory."""
 
-    event: ClassVar[str] = "memory"
     peak_mib: Number
 
 
-class Products(Event):
-    """How the accelerator multiplies."""
-
-    event: ClassVar[str] = "products"
-    arithmetic: str
-
-
-class Attested(Event):
+class Attested(Event, event="attested"):
     """``by`` has verified ``who``.
 
     Attributes:
@@ -104,97 +98,11 @@ class Attested(Event):
         job_id: that the evidence is bound to.
     """
 
-    event: ClassVar[str] = "attested"
     who: str
     by: str
     kind: str | None = None
     confidential: Flag | None = None
     job_id: str | None = None
-
-
-class CutTexts(Event):
-    """``count`` of a site's ``of`` texts exceed ``data.max_tokens``."""
-
-    event: ClassVar[str] = "warning"
-    what: str = "truncated"
-    site: str
-    part: str
-    count: Count
-    of: Count
-
-
-class Phase(Event):
-    """A new phase of a round, of ``of`` steps; 0: it is not counted in steps."""
-
-    event: ClassVar[str] = "phase"
-    round: Count
-    phase: str
-    of: Count = 0
-
-
-class Step(Event):
-    """Step ``step`` of ``of`` is done. The loss is that of its batch."""
-
-    event: ClassVar[str] = "step"
-    round: Count
-    step: Count
-    of: Count
-    loss: Number = None
-    tokens: Count | None = None
-
-
-class Evaluated(Event):
-    """A site's test rows (``causal-lm``: tokens), and how many were answered rightly."""
-
-    event: ClassVar[str] = "evaluated"
-    round: Count
-    correct: Count
-    total: Count
-    loss: Number = None
-
-
-class Exported(Event):
-    """The adapter was written and read back: largest difference, share of the same answers."""
-
-    event: ClassVar[str] = "exported"
-    difference: Number = None
-    agreement: Number = None
-
-
-class Uploaded(Event):
-    """A site has made chunk ``chunk`` of ``of``."""
-
-    event: ClassVar[str] = "uploaded"
-    chunk: Count
-    of: Count
-    tokens: Count
-
-
-class Repeated(Event):
-    """A site makes a chunk once more: it was lost on its way, or asked for anew."""
-
-    event: ClassVar[str] = "repeated"
-    chunk: Count
-    of: Count
-
-
-class Upload(Event):
-    """The server enclave has taken in a site's chunk; ``bytes`` have come from the site so far."""
-
-    event: ClassVar[str] = "upload"
-    site: str
-    chunk: Count
-    of: Count
-    bytes: Count
-
-
-class Heads(Event):
-    """The attention heads that SPF chose: module -> group -> numbers of heads."""
-
-    event: ClassVar[str] = "heads"
-    heads: dict[str, dict[str, tuple[Count, ...]]]
-    query_heads: Count | None = None
-    key_value_heads: Count | None = None
 
 
 class Busy(_Model):
@@ -227,7 +135,7 @@ class SiteRound(_Model):
     frozen_unchanged: Flag | None = None
 
 
-class Round(Event):
+class Round(Event, event="round"):
     """The server has closed a round; 0 is the evaluation before training.
 
     Attributes:
@@ -235,7 +143,6 @@ class Round(Event):
         train_loss: where the server itself trains.
     """
 
-    event: ClassVar[str] = "round"
     round: Count
     sites: dict[str, SiteRound] = {}
     seconds: Number = None
@@ -245,24 +152,5 @@ class Round(Event):
     frozen_unchanged: Flag | None = None
 
 
-class Final(Round):
+class Final(Round, event="final"):
     """The evaluation after the last round."""
-
-    event: ClassVar[str] = "final"
-
-
-def kinds(base: type[Event] = Event) -> dict[str, type[Event]]:
-    """Every event that is defined, by its name."""
-    found = {base.event: base} if base is not Event else {}
-    for kind in base.__subclasses__():
-        found |= kinds(kind)
-    return found
-
-
-def make(event: str, **fields: Any) -> Event:
-    """An event by its name."""
-    kind = kinds()[event]
-    unknown = fields.keys() - kind.model_fields.keys()
-    if unknown:
-        raise TypeError(f"the event {event!r} has no {', '.join(sorted(unknown))}")
-    return kind(**fields)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sealtune.job import event_log, events
+from sealtune.job import event_log, events, training_events
 from sealtune.job.events import Event
 from sealtune.job.units import duration, size
 
@@ -120,16 +120,16 @@ class Progress:
         match event:
             case events.Ready():
                 site.doing = "ready"
-            case events.Phase(phase="upload"):
+            case training_events.Phase(phase="upload"):
                 site.doing, site.of = _DOING["upload"], event.of
-            case events.Phase() | events.Step():
+            case training_events.Phase() | training_events.Step():
                 self._work(site, event)
-            case events.CutTexts():
+            case training_events.CutTexts():
                 self.notices.append(
                     f"{name}: {event.count:,} of {event.of:,} {event.part} texts exceed "
                     "data.max_tokens and are cut"
                 )
-            case events.Evaluated():
+            case training_events.Evaluated():
                 site.accuracy = event.correct / event.total if event.total else None
                 site.begin(_DOING["wait"])
             case events.Attested():
@@ -137,10 +137,10 @@ class Progress:
             case events.Done():
                 site.doing = "ended"
 
-    def _work(self, worker: Worker, event: events.Phase | events.Step) -> None:
+    def _work(self, worker: Worker, event: training_events.Phase | training_events.Step) -> None:
         """A new phase of who trains, or a step in it."""
         worker.round = event.round
-        if isinstance(event, events.Step):
+        if isinstance(event, training_events.Step):
             worker.step, worker.of, worker.loss = event.step, event.of, event.loss
             return
         worker.begin(_DOING.get(event.phase, event.phase), event.of)
@@ -150,14 +150,14 @@ class Progress:
 
     def _server(self, event: Event) -> None:
         match event:
-            case events.Phase() | events.Step():
+            case training_events.Phase() | training_events.Step():
                 self._work(self.server, event)
-            case events.Upload():
+            case training_events.Upload():
                 self._chunk(event)
-            case events.Heads():
+            case training_events.Heads():
                 chosen = sum(len(h) for groups in event.heads.values() for h in groups.values())
                 self.notices.append(f"{chosen:,} attention heads chosen to be tuned")
-            case events.Exported():
+            case training_events.Exported():
                 same = event.agreement
                 words = "" if same is None else f", the same answers in {same:.1%}"
                 self.notices.append(f"adapter exported and read back{words}")
@@ -174,7 +174,7 @@ class Progress:
             case events.Done():
                 self.server.begin("done")
 
-    def _chunk(self, event: events.Upload) -> None:
+    def _chunk(self, event: training_events.Upload) -> None:
         """The server enclave has taken in a chunk."""
         site = self.sites.get(event.site)
         if site is None:

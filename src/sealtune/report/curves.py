@@ -5,7 +5,7 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from sealtune.job.events import Step
+from sealtune.job.training_events import Step
 from sealtune.report.charts import MANY, Axes, Chart, Series, line_chart
 from sealtune.report.log import RunLog
 from sealtune.report.methods import View

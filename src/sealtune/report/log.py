@@ -21,7 +21,8 @@ from typing import TypeVar
 
 from sealtune.errors import StorageError
 from sealtune.job.event_log import Start, parse
-from sealtune.job.events import Evaluated, Event, Final, Round, SiteRound, Step
+from sealtune.job.events import Event, Final, Round, SiteRound
+from sealtune.job.training_events import Evaluated, Step
 from sealtune.report.values import Json, table, text
 
 METRICS = "metrics.jsonl"

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sealtune.job.events import Evaluated, Round, Step
+from sealtune.job.events import Round
+from sealtune.job.training_events import Evaluated, Step
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View
 from sealtune.report.values import Json, mean, ratio

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sealtune.job.events import CutTexts, SiteRound
+from sealtune.job.events import SiteRound
+from sealtune.job.training_events import CutTexts
 from sealtune.report import evidence, numbers
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View

@@ -10,7 +10,7 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from sealtune.job.events import Heads
+from sealtune.job.training_events import Heads
 from sealtune.report import uploads
 from sealtune.report.log import RunLog
 from sealtune.report.values import Json, add, number, ratio, table, text, whole

@@ -9,7 +9,8 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from sealtune.job.events import Round, Upload, Uploaded
+from sealtune.job.events import Round
+from sealtune.job.training_events import Upload, Uploaded
 from sealtune.report.log import RunLog, entry
 from sealtune.report.values import Json, add, ratio
 

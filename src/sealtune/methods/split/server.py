@@ -18,8 +18,9 @@ from sealtune.enclave.events import Emit
 from sealtune.enclave.top_trainer import TopState, TopTrainer
 from sealtune.errors import DataError, StorageError
 from sealtune.frames import Frame
-from sealtune.job.events import Final, Round, Upload
+from sealtune.job.events import Final, Round
 from sealtune.job.resolved import Resolved
+from sealtune.job.training_events import Upload
 from sealtune.methods.split.release import Release, release_parts
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.methods.split.upload import Checked, Uploads, check_complete

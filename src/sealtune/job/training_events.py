@@ -1,0 +1,90 @@
+"""Events of whoever trains, and of the sites that send it their samples.
+
+Trust domain: every enclave; data owner (split).
+"""
+
+from __future__ import annotations
+
+from sealtune.job.events import Count, Event, Number
+
+
+class Products(Event, event="products"):
+    """How the accelerator multiplies."""
+
+    arithmetic: str
+
+
+class CutTexts(Event, event="warning"):
+    """``count`` of a site's ``of`` texts exceed ``data.max_tokens``."""
+
+    what: str = "truncated"
+    site: str
+    part: str
+    count: Count
+    of: Count
+
+
+class Phase(Event, event="phase"):
+    """A new phase of a round, of ``of`` steps; 0: it is not counted in steps."""
+
+    round: Count
+    phase: str
+    of: Count = 0
+
+
+class Step(Event, event="step"):
+    """Step ``step`` of ``of`` is done. The loss is that of its batch."""
+
+    round: Count
+    step: Count
+    of: Count
+    loss: Number = None
+    tokens: Count | None = None
+
+
+class Evaluated(Event, event="evaluated"):
+    """A site's test rows (``causal-lm``: tokens), and how many were answered rightly."""
+
+    round: Count
+    correct: Count
+    total: Count
+    loss: Number = None
+
+
+class Exported(Event, event="exported"):
+    """The adapter was written and read back: largest difference, share of the same answers."""
+
+    difference: Number = None
+    agreement: Number = None
+
+
+class Uploaded(Event, event="uploaded"):
+    """A site has made chunk ``chunk`` of ``of``."""
+
+    chunk: Count
+    of: Count
+    tokens: Count
+
+
+class Repeated(Event, event="repeated"):
+    """A site makes a chunk once more: it was lost on its way, or asked for anew."""
+
+    chunk: Count
+    of: Count
+
+
+class Upload(Event, event="upload"):
+    """The server enclave has taken in a site's chunk; ``bytes`` have come from the site so far."""
+
+    site: str
+    chunk: Count
+    of: Count
+    bytes: Count
+
+
+class Heads(Event, event="heads"):
+    """The attention heads that SPF chose: module -> group -> numbers of heads."""
+
+    heads: dict[str, dict[str, tuple[Count, ...]]]
+    query_heads: Count | None = None
+    key_value_heads: Count | None = None
