@@ -37,10 +37,10 @@ from tests.sample_job import SITES, write_texts
 Network = Callable[[str, str, int, bytes], bytes | None]
 
 
-def make_spare_job(folder: Path, base: Path) -> Job:
+def make_spare_job(folder: Path, base: Path, **sections: Any) -> Job:
     """Three sites, of which two make a round: the third may be away."""
     sites = SitesSpec(names=(*SITES, "west"), partition="dirichlet", alpha=5.0)
-    return make_job(folder, base, sites=sites, network=NetworkSpec(min_sites=2))
+    return make_job(folder, base, sites=sites, network=NetworkSpec(min_sites=2), **sections)
 
 
 def make_job(folder: Path, base: Path, **sections: Any) -> Job:

@@ -17,6 +17,7 @@ from sealtune.errors import FrameError, SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant
+from sealtune.job.spec import TrainSpec
 from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job
 
 Lie = Callable[[Frame], Frame]
@@ -34,10 +35,10 @@ class Liar:
         return self._lie(answer) if question.kind == "train" else answer
 
 
-def run(folder: Path, base: Path, lie: Lie | None) -> Federation:
+def run(folder: Path, base: Path, lie: Lie | None, **sections: Any) -> Federation:
     """Three sites; south is the liar."""
     folder.mkdir()
-    job = make_spare_job(folder, base)
+    job = make_spare_job(folder, base, **sections)
     federation = make_federation(job, folder / "run")
     if lie is not None:
         south = federation.sites["south"]
@@ -83,29 +84,35 @@ def deep(answer: Frame) -> Frame:
     return replace(answer, meta={**answer.meta, "round": nested})
 
 
-@pytest.mark.parametrize(
-    ("lie", "words"),
-    [
-        (sending(lambda t: t * 100), "was moved by"),
-        (sending(lambda t: t + 3), "was moved by"),
-        (sending(lambda t: np.full_like(t, np.nan)), "was moved by"),
-        (sending(lambda t: np.full_like(t, -np.inf)), "was moved by"),
-        (sending(lambda t: np.full_like(t, 9e3)), "was moved by"),
-        (sending(lambda t: t[:1]), "float32"),
-        (stating(round=7), "another round"),
-        (stating(train_loss=float("nan")), "not a finite number"),
-        (stating(seconds=[]), "seconds"),
-        (stating(frozen_unchanged=False), "frozen weights"),
-        (deep, "another round|not a count"),
-        (lambda answer: replace(answer, body=b"{}"), "safetensors"),
-        (lambda answer: replace(answer, kind="metrics"), "answered with 'metrics'"),
-    ],
-)
-def test_a_bad_update_fails_its_site_alone(
-    llama: Path, tmp_path: Path, lie: Lie, words: str
-) -> None:
-    federation = run(tmp_path / "run", llama, lie)
-    for event in federation.of("round")[1:]:
+LIES: list[tuple[Lie, str]] = [
+    (sending(lambda t: t * 100), "was moved by"),
+    (sending(lambda t: t + 3), "was moved by"),
+    (sending(lambda t: np.full_like(t, np.nan)), "was moved by"),
+    (sending(lambda t: np.full_like(t, -np.inf)), "was moved by"),
+    (sending(lambda t: np.full_like(t, 9e3)), "was moved by"),
+    (sending(lambda t: t[:1]), "float32"),
+    (stating(round=77), "another round"),
+    (stating(train_loss=float("nan")), "not a finite number"),
+    (stating(seconds=[]), "seconds"),
+    (stating(frozen_unchanged=False), "frozen weights"),
+    (deep, "another round|not a count"),
+    (lambda answer: replace(answer, body=b"{}"), "safetensors"),
+    (lambda answer: replace(answer, kind="metrics"), "answered with 'metrics'"),
+]
+
+
+def test_a_bad_update_fails_its_site_alone(llama: Path, tmp_path: Path) -> None:
+    """In each round another lie."""
+    ways = iter(lie for lie, _ in LIES)
+
+    def lie(answer: Frame) -> Frame:
+        return next(ways)(answer)
+
+    sections = {"job": {"seed": 3, "rounds": len(LIES)}, "train": TrainSpec(steps_per_round=1)}
+    federation = run(tmp_path / "run", llama, lie, **sections)
+    events = federation.of("round")[1:]
+    assert len(events) == len(LIES)
+    for event, (_, words) in zip(events, LIES, strict=True):
         outcomes = {site: entry["outcome"] for site, entry in event["sites"].items()}
         assert outcomes == {"north": "ok", "south": "failed", "west": "ok"}
         assert re.search(words, event["sites"]["south"]["reason"])

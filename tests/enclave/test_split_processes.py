@@ -41,16 +41,26 @@ class SplitMachine(Processes):
         self.clients[site] = self.start("client", "owner-site", site, key=str(self._keys[site]))
 
 
+Files = tuple[Path, dict[str, Path]]
+
+
 @pytest.fixture
-def machine(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SplitMachine]:
+def files(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """A job in a run's folder, and the key files of its sites."""
     keys = {site: new_key(site, tmp_path / "keys")[0] for site in SITES}
     for site, path in keys.items():
         monkeypatch.setitem(KEYS, site, load_private(path))
     (tmp_path / "run").mkdir()
     job_file = tmp_path / "run" / "job.resolved.json"
     resolve_split(make_split_job(tmp_path, llama), job_file)
+    return job_file, keys
+
+
+@pytest.fixture
+def machine(files: Files) -> Iterator[SplitMachine]:
+    job_file, keys = files
     with tempfile.TemporaryDirectory(prefix="st-") as sockets:
-        found = SplitMachine(tmp_path / "run", Path(sockets), job_file, keys)
+        found = SplitMachine(job_file.parent, Path(sockets), job_file, keys)
         try:
             yield found
         finally:
@@ -96,10 +106,11 @@ def test_a_whole_run_with_a_site_that_is_killed(machine: SplitMachine) -> None:
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_says_so(machine: SplitMachine) -> None:
-    resolved = read_resolved(machine.job_file)
+def test_an_unfinished_run_says_so(files: Files) -> None:
+    job_file = files[0]
+    resolved = read_resolved(job_file)
     trust = owner_trust(resolved, "north", KEYS["north"])
     job_id = bytes.fromhex(resolved.job_id)
     site = SiteProgram(job_id, "north", trust, None, lambda event, **fields: None)  # type: ignore[arg-type]
     with pytest.raises((StorageError, ProcessDiedError), match="not finished its training"):
-        ask_enclave(machine.job_file, machine.run_dir, "north", site.deliver)
+        ask_enclave(job_file, job_file.parent, "north", site.deliver)

@@ -15,7 +15,7 @@ import pytest
 
 import sealtune
 from sealtune.attest.measure import program_digest
-from sealtune.launch.environment import program, variables
+from sealtune.launch.environment import variables
 from sealtune.start import list_file, read_program
 
 PROBE = "sealtune.enclave.probe"
@@ -180,17 +180,6 @@ def test_an_enclave_finds_no_code_of_other_programs(package: Path, name: str) ->
     assert done.returncode == 1
     first = package / name.split(".", maxsplit=1)[0] / "__init__.py"
     assert f"{str(first)!r} is no source file of the program" in done.stderr
-
-
-def test_real_programs_start(tmp_path: Path) -> None:
-    names = (
-        "accelerator", "aggregator", "node", "owner-site", "relay", "site-enclave", "split-server",
-    )  # fmt: skip
-    for name in names:
-        done = _run(program(name, str(tmp_path / "none.json")), {})
-        assert done.returncode != 0
-        assert "none.json" in done.stdout + done.stderr, (name, done.stderr)
-        assert "ModuleNotFoundError" not in done.stderr
 
 
 def test_the_code_digest_covers_each_file_of_the_list(package: Path) -> None:
