@@ -39,7 +39,6 @@ from sealtune.cli.signing import throw_away
 from sealtune.data.site import load_sites
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.own_data import load_own_data
-from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer
 from sealtune.enclave.trust import owner_trust, simulated_sealing_key, split_server_trust
 from sealtune.job.resolved import Resolved
 from sealtune.job.spec import (
@@ -56,6 +55,7 @@ from sealtune.job.spec import (
 )
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.methods.split.server import SplitServer
+from sealtune.methods.split.top_trainer import EVERYBODY, TopTrainer
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.batches import step_batches
 from sealtune.model.cut import CutEntry

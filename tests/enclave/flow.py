@@ -13,7 +13,6 @@ from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.cli.signing import throw_away
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.events import Emit
-from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import Trust, trust_for
 from sealtune.errors import SealtuneError
 from sealtune.job.event_log import make
@@ -27,6 +26,7 @@ from sealtune.job.spec import (
     TuningSpec,
 )
 from sealtune.methods.federated.server import FederatedServer
+from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.model.resolve import resolve
 from sealtune.offload.session import OffloadSession
 from sealtune.party.driver import Driver

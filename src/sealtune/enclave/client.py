@@ -15,10 +15,10 @@ from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.config import read_config
 from sealtune.enclave.events import EventLines, run_program
 from sealtune.enclave.site_serving import serve_forever
-from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.enclave.trust import trust_for
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.resolved import read_resolved
+from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.model.resolve import check_resolved
 from sealtune.offload.session import OffloadSession
 
