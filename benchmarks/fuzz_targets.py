@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
 from sealtune.job import dsse
 from sealtune.job.keys import public_hex
+from sealtune.job.local import Local, read_local
 from sealtune.job.manifest import (
     DataIdentity,
     ModelIdentity,
@@ -46,8 +46,8 @@ from sealtune.job.manifest import (
     verify_manifest,
     wrap,
 )
+from sealtune.job.method import METHODS
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
-from sealtune.job.resolved import read_resolved, write_resolved
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.methods.federated.adapter import read_adapter, write_adapter
@@ -221,8 +221,10 @@ def _jobs(folder: Path) -> list[Target]:
             Participant(org=site, key=public_hex(key.public_key()), sites=(site,))
             for site, key in zip(job.sites.names, keys, strict=True)
         ),
-        code_digest="44" * 48,
-        appraisal=json.loads(simulated_policy(CODE).model_dump_json()),
+        code=dict.fromkeys(METHODS["federated-lora"].programs.values(), "44" * 48),
+        appraisal=dict.fromkeys(
+            METHODS["federated-lora"].attested, json.loads(simulated_policy(CODE).model_dump_json())
+        ),
         not_before=NOW,
     )
     unsigned = wrap(manifest)
@@ -241,15 +243,11 @@ def _jobs(folder: Path) -> list[Target]:
     def verify(data: bytes) -> None:
         verify_manifest(dsse.Envelope.decode(data), at=NOW)
 
-    path = folder / "job.resolved.json"
-    verifiable = datetime.now(UTC)
-    current = wrap(manifest.model_copy(update=_validity(verifiable)))
-    for key in keys:
-        current = dsse.sign(current, key)
-    write_resolved(
-        path, job=job, labels=("a", "ß"), plan=plan, model_digest="22" * 32, envelope=current
+    path = folder / "local.json"
+    local = Local(
+        manifest=folder / "m.json", role="site", site="north", folder=folder, listen="n.sock"
     )
-    resolved = path.read_bytes()
+    written = local.model_dump_json().encode()
     return [
         Target("manifest", parse_manifest, json_or_raw(payload), (payload,), 6_000),
         Target(
@@ -260,20 +258,13 @@ def _jobs(folder: Path) -> list[Target]:
             5_000,
         ),
         Target(
-            "job.resolved.json",
-            from_file(folder, path.name, read_resolved),
-            json_or_raw(resolved),
-            (resolved,),
+            "local.json",
+            from_file(folder, path.name, read_local),
+            json_or_raw(written),
+            (written,),
             4_000,
         ),
     ]
-
-
-def _validity(now: datetime) -> dict[str, str]:
-    return {
-        "not_before": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "expires": now.replace(year=now.year + 1, day=1).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
 
 
 # ---- the accelerator, from both sides -----------------------------------------------------------

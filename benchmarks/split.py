@@ -32,15 +32,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from sealtune.cli.signing import throw_away
 from sealtune.data.site import load_sites
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.own_data import load_own_data
-from sealtune.enclave.trust import owner_trust, simulated_sealing_key, split_server_trust
-from sealtune.job.resolved import Resolved
+from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer
+from sealtune.job.keys import load_private, new_key
 from sealtune.job.spec import (
     DataSpec,
     Job,
@@ -53,21 +51,22 @@ from sealtune.job.spec import (
     TrainSpec,
     TuningSpec,
 )
+from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.methods.split.server import SplitServer
-from sealtune.methods.split.top_trainer import EVERYBODY, TopTrainer
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.batches import step_batches
 from sealtune.model.cut import CutEntry
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.partial import load_part
-from sealtune.model.resolve import resolve
 from sealtune.model.samples import CutBatch, Samples
 from sealtune.model.tasks import make_task
 from sealtune.model.texts import join
 from sealtune.model.training import RoundResult, local_round, make_optimizer
 from sealtune.owner.bottom_site import BottomSite
+from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
+from sealtune.plan.resolve import resolve
 from sealtune.tuning.apply import apply_tuning
 
 SITES = ("north", "south", "west")
@@ -112,7 +111,7 @@ class _Recorded(TopTrainer):
     """Keeps every step's loss with all its digits; events carry five."""
 
     def __init__(
-        self, resolved: Resolved, store: SampleStore, emit: Events, losses: list[float]
+        self, resolved: Admitted, store: SampleStore, emit: Events, losses: list[float]
     ) -> None:
         super().__init__(resolved, store, emit)
         self._losses = losses
@@ -128,27 +127,23 @@ class Run:
     """The programs of one job, and what they sent."""
 
     def __init__(self, job: Job, folder: Path) -> None:
-        keys = {site: Ed25519PrivateKey.generate() for site in SITES}
-        resolution = resolve(job)
-        self.resolved: Resolved = resolution.write(
-            folder / "job.resolved.json", throw_away(resolution, keys)
-        )
+        keys = {site: new_key(site, folder / "keys")[0] for site in SITES}
+        private = {site: load_private(path) for site, path in keys.items()}
+        (folder / MANIFEST).write_bytes(throw_away(resolve(job), private).encode())
+        parties = {p.site or p.role: admit_party(p) for p in line_up(job, folder, keys=keys)}
+        self.resolved = admitted = parties["server"]
         self.events = Events()
         self.up = self.down = 0
-        job_id, key = bytes.fromhex(self.resolved.job_id), simulated_sealing_key()
         self.losses: list[float] = []
-        enclave = SplitServer(self.resolved, folder / "state", key, self.events, resume=False)
+        enclave = SplitServer(admitted, self.events)
         self.store = enclave._store
         self.trainer = _Recorded(self.resolved, self.store, self.events, self.losses)
         enclave._trainer = self.trainer
-        trust = split_server_trust(self.resolved)
-        self.server = Driver(enclave, self.resolved, trust, self.events)
+        self.server = Driver(enclave, admitted, self.events)
         self.sites = {}
         for site in SITES:
-            texts, _ = load_own_data(self.resolved, site, self.events)
-            worker = BottomSite(self.resolved, site, texts, folder, self.events)
-            trust = owner_trust(self.resolved, site, keys[site])
-            self.sites[site] = SiteProgram(job_id, site, trust, worker, self.events)
+            worker = BottomSite(parties[site], self.events)
+            self.sites[site] = SiteProgram(parties[site], worker, self.events)
 
     def to_the_end(self, say: Any) -> None:
         """Carry every message."""

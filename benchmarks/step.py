@@ -105,9 +105,9 @@ def spread(values: list[float]) -> list[float]:
 def start_accelerator(plan: SlicePlan, folder: Path) -> tuple[subprocess.Popen[str], str]:
     """The accelerator as `sealtune run` starts it; returns it and its address."""
     address = f"unix:{folder}/a.sock"
-    resolved = {"plan": plan.model_dump(mode="json"), "job": {"model": {}}}
-    (folder / "job.json").write_text(json.dumps(resolved))
-    config = {"job": str(folder / "job.json"), "accelerator": address}
+    groups = [group.model_dump(mode="json") for group in plan.groups]
+    config = {"listen": address, "device": None, "backbone": plan.backbone.path, "groups": groups,
+              "prefix_blocks": 0}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     process = subprocess.Popen(
         program("accelerator", str(folder / "config.json")),

@@ -38,7 +38,7 @@ def test_a_fiftieth_of_a_quick_run_finds_nothing() -> None:
     assert found["inputs"] > 2000
     assert {"inputs", "escapes", "slowest_ms", "peak_mib"} <= set(found)
     expected = ["frame", "adapter", "sealed message", "tdx evidence", "nvidia-gpu evidence"]
-    expected += ["client-hello", "manifest", "job.resolved.json", "accelerator request"]
+    expected += ["client-hello", "manifest", "local.json", "accelerator request"]
     assert set(expected) <= set(found["parsers"])
 
 

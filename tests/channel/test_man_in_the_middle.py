@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,8 +28,8 @@ from sealtune.channel.handshake import VERSION, Established, client_role
 from sealtune.channel.hpke import KeyPair, seal_key
 from sealtune.channel.server import ServerHandshake
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.trust import Trust
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError, SealtuneError
+from sealtune.party.trust import Trust
 from tests.channel import parties
 
 
@@ -353,7 +354,10 @@ def program(alice: Owner, events: list[str]) -> SiteProgram:
     def emit(event: object, **fields: Any) -> None:
         events.append(event)
 
-    return SiteProgram(parties.JOB, alice.site, trust, Silent(), emit)
+    admitted: Any = SimpleNamespace(
+        job_id=parties.JOB.hex(), site=alice.site, trust={"server": trust}
+    )
+    return SiteProgram(admitted, Silent(), emit)
 
 
 def connect(site: SiteProgram, server: ServerHandshake) -> Established:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -14,13 +15,20 @@ from sealtune.launch import prepare
 from sealtune.launch.metrics import MetricsLog
 
 
+def sign(folder: Path, method: str) -> None:
+    """As much of a manifest as is looked at."""
+    payload = base64.b64encode(json.dumps({"settings": {"job": {"method": method}}}).encode())
+    envelope = {"payload": payload.decode(), "signatures": []}
+    (folder / "job.manifest.json").write_text(json.dumps(envelope))
+
+
 def run_folder(folder: Path, *, method: str = "split", outcome: str | None = "ok") -> Path:
     store = folder / "state" / "activations" / "north"
     store.mkdir(parents=True)
     (store / "0.sealed").write_bytes(bytes(1000))
     (store / "1.sealed").write_bytes(bytes(500))
     (folder / "state" / "checkpoint.sealed").write_bytes(b"checkpoint")
-    (folder / "job.resolved.json").write_text(json.dumps({"job": {"job": {"method": method}}}))
+    sign(folder, method)
     events = [{"event": "start"}, *([{"event": "end", "outcome": outcome}] if outcome else [])]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     return folder
@@ -35,7 +43,7 @@ def test_a_finished_runs_activations_go_and_nothing_else(tmp_path: Path) -> None
     code, said = clean(run_folder(tmp_path / "run"))
     assert (code, "removed 2 files" in said) == (0, True)
     left = sorted(p.relative_to(tmp_path / "run").as_posix() for p in tmp_path.rglob("*.*"))
-    assert left == ["job.resolved.json", "metrics.jsonl", "state/checkpoint.sealed"]
+    assert left == ["job.manifest.json", "metrics.jsonl", "state/checkpoint.sealed"]
     assert clean(tmp_path / "run")[0] == 0  # again is no fault
 
 
@@ -58,7 +66,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (folder / "state" / "activations").rename(elsewhere)
     (folder / "state" / "activations").symlink_to(elsewhere)
-    (folder / "job.resolved.json").write_text(json.dumps({"job": {"job": {"method": "split"}}}))
+    sign(folder, "split")
     assert clean(folder)[0] == 9
     assert (elsewhere / "north" / "0.sealed").exists()
 

@@ -13,15 +13,13 @@ import rfc8785
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms.simulated import simulated_policy
 from sealtune.cli.main import app
-from sealtune.cli.signing import read_envelope, throw_away
 from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import load_private
-from sealtune.job.load import load_job
 from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
-from sealtune.model.resolve import resolve
 from tests.model.tiny import make_llama
 from tests.sample_job import write_texts
 
@@ -120,7 +118,7 @@ def test_sign_and_verify(folder: Path) -> None:
     given = ["--participant", "north=north.pub", "--participant", "south=south.pub"]
     ok("job", "verify", "job.manifest.json", *given)
     said = ok("job", "verify", "job.manifest.json", "--json")
-    envelope = read_envelope(folder / "job.manifest.json")
+    envelope = Envelope.read(folder / "job.manifest.json")
     assert json.loads(said)["job_id"] in ok("job", "show", "job.manifest.json")
     assert set(verify_manifest(envelope).keys) == {"north", "south"}
 
@@ -160,7 +158,7 @@ def test_sign_can_compare_first(folder: Path) -> None:
     write_texts(folder / "north.jsonl", 30, 9)
     result = run(*words, "--site", "north")
     assert (result.exit_code, "these differ: data.north.train" in result.stderr) == (10, True)
-    assert read_envelope(folder / "job.manifest.json").signatures == ()
+    assert Envelope.read(folder / "job.manifest.json").signatures == ()
     south = ("job", "sign", "job.manifest.json", "--key", "south.key", "--job", "job.toml")
     assert "ok  data.south.train: as the manifest says" in ok(*south, "--site", "south")
 
@@ -196,10 +194,10 @@ def test_build_replaces_nothing(folder: Path) -> None:
     assert (folder / "job.manifest.json").read_bytes() == before
     said = ok("job", "build", "job.toml", "--force", "--days", "2", "--epoch", "1")
     assert "not yet by   north, south" in said
-    manifest = open_manifest(read_envelope(folder / "job.manifest.json"))
+    manifest = open_manifest(Envelope.read(folder / "job.manifest.json"))
     assert manifest.epoch == 1
     assert (manifest.valid[1] - manifest.valid[0]).days == 2
-    assert str(folder).encode() not in read_envelope(folder / "job.manifest.json").payload
+    assert str(folder).encode() not in Envelope.read(folder / "job.manifest.json").payload
 
 
 def test_one_organisation_for_two_sites(folder: Path) -> None:
@@ -299,9 +297,13 @@ def test_show_says_that_a_language_models_server_sees_the_text(folder: Path) -> 
     assert "the server enclave sees the text itself" in said
 
 
+def code(program: str) -> str:
+    return program_digest(program).hex()
+
+
 def rewrite(folder: Path, **changes: object) -> None:
     """Another manifest in the same file, signed by both."""
-    payload = json.loads(read_envelope(folder / "job.manifest.json").payload) | changes
+    payload = json.loads(Envelope.read(folder / "job.manifest.json").payload) | changes
     envelope = Envelope(PAYLOAD_TYPE, rfc8785.dumps(payload))
     for org in ("north", "south"):
         envelope = dsse.sign(envelope, load_private(folder / f"{org}.key"))
@@ -317,7 +319,7 @@ def test_a_manifest_cannot_steer_the_terminal(folder: Path) -> None:
 
 
 def test_an_appraisal_policy_that_is_none(folder: Path) -> None:
-    rewrite(folder, appraisal={"kinds": {"astrology": {"measurements": "any"}}})
+    rewrite(folder, appraisal=both({"kinds": {"astrology": {"measurements": "any"}}}))
     for command in (
         ["job", "verify", "job.manifest.json"],
         ["job", "show", "job.manifest.json"],
@@ -326,11 +328,18 @@ def test_an_appraisal_policy_that_is_none(folder: Path) -> None:
     ):
         result = run(*command)
         assert result.exit_code == 10
-        assert "appraisal.kinds.astrology" in result.stderr
+        assert "appraisal.server.kinds.astrology" in result.stderr
     assert not (folder / "runs").exists()
 
 
-SIMULATED = json.loads(simulated_policy().model_dump_json())["kinds"]["simulated"]
+def both(policy: object) -> dict[str, object]:
+    """The same accepted of the server's enclave and the sites'."""
+    return {"server": policy, "site": policy}
+
+
+SIMULATED = json.loads(simulated_policy(program_digest("aggregator")).model_dump_json())["kinds"][
+    "simulated"
+]
 TDX = {"measurements": ["ab" * 48]}
 OLDEST = {
     "tcb_statuses": ["Unchecked"],
@@ -345,13 +354,16 @@ POLICIES = [
     ),
     ({"simulated": SIMULATED, "tdx": TDX}, "simulated evidence beside tdx"),
     ({}, "no kind of evidence at all"),
-    ({"simulated": {**SIMULATED, "measurements": ["ab" * 48]}}, "differ: simulated.measurements"),
-    ({"simulated": {**SIMULATED, "signers": ["ab" * 32]}}, "differ: simulated.signers"),
+    (
+        {"simulated": {**SIMULATED, "measurements": ["ab" * 48]}},
+        "differ: server.simulated.measurements",
+    ),
+    ({"simulated": {**SIMULATED, "signers": ["ab" * 32]}}, "differ: server.simulated.signers"),
     (
         {"simulated": {**SIMULATED, "min_svn": 1, "signers": ["ab" * 32]}},
-        "differ: simulated.signers, simulated.min_svn",
+        "differ: server.simulated.signers, server.simulated.min_svn",
     ),
-    ({"tdx": TDX}, "differ: simulated, tdx"),
+    ({"tdx": TDX}, "attestation is simulated, which is not accepted, but tdx"),
 ]
 
 
@@ -359,7 +371,7 @@ POLICIES = [
 def test_evidence_that_nobody_here_knows_is_not_signed(
     folder: Path, kinds: dict[str, object], words: str
 ) -> None:
-    rewrite(folder, appraisal={"version": 1, "kinds": kinds})
+    rewrite(folder, appraisal=both({"version": 1, "kinds": kinds}))
     for command in (("verify",), ("sign", "--key", "north.key", "--job", "job.toml")):
         result = run("job", command[0], "job.manifest.json", *command[1:])
         assert result.exit_code == 10
@@ -367,28 +379,58 @@ def test_evidence_that_nobody_here_knows_is_not_signed(
 
 
 def test_evidence_that_was_meant_is_signed(folder: Path) -> None:
-    accepted = {"version": 1, "kinds": {"tdx": TDX}}
-    (folder / "policy.json").write_text(json.dumps(accepted))
-    rewrite(folder, appraisal=accepted)
-    words = ("job", "verify", "job.manifest.json", "--policy", "policy.json")
+    (folder / "tdx.toml").write_text(JOB + "[protection]\nattestation = 'tdx'\n")
+    build = ("job", "build", "tdx.toml", "-o", "tdx.json")
+    result = run(*build)
+    assert result.exit_code == 2
+    for role in ("server", "site"):
+        assert f"the {role} enclave shows tdx evidence: --policy must name" in result.stderr
+    (folder / "policy.json").write_text(json.dumps({"kinds": {"tdx": TDX}}))
+    ok(*build, "--policy", "policy.json")
+    for org in ("north", "south"):
+        sign = ("job", "sign", "tdx.json", "--key", f"{org}.key", "--policy", "policy.json")
+        assert "ok  evidence: what is to be accepted" in ok(*sign)
+    words = ("job", "verify", "tdx.json", "--policy", "policy.json")
     assert "ok  evidence: what is to be accepted" in ok(*words)
-    (folder / "policy.json").write_text(json.dumps({"kinds": {"tdx": {**TDX, "td_modules": []}}}))
-    assert "these differ: tdx.td_modules" in run(*words).stderr
+    other = {"kinds": {"tdx": {**TDX, "td_modules": []}}}
+    mixed = {"server": {"kinds": {"tdx": TDX}}, "site": other}
+    (folder / "policy.json").write_text(json.dumps(mixed))
+    assert "these differ: site.tdx.td_modules" in run(*words).stderr
+    result = run("run", "tdx.toml", "--manifest", "tdx.json")
+    assert result.exit_code == 88
+    assert "this machine lacks /dev/tdx_guest" in result.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_each_role_has_its_own_kind(folder: Path) -> None:
+    table = "[protection]\nattestation = {server = 'sgx', site = 'simulated'}\n"
+    (folder / "mixed.toml").write_text(JOB + table)
+    (folder / "policy.json").write_text(json.dumps({"server": {"kinds": {"sgx": TDX}}}))
+    ok("job", "build", "mixed.toml", "-o", "mixed.json", "--policy", "policy.json")
+    manifest = open_manifest(Envelope.read(folder / "mixed.json"))
+    kinds = {role: list(policy["kinds"]) for role, policy in manifest.appraisal.items()}  # type: ignore[call-overload, arg-type]
+    assert kinds == {"server": ["sgx"], "site": ["simulated"]}
+    said = ok("job", "show", "mixed.json")
+    assert "of the server enclave\nsgx" in said
+    assert "of the sites’ enclaves\nsimulated  NOT CONFIDENTIAL" in said
 
 
 def test_other_code_is_not_signed(folder: Path) -> None:
-    rewrite(folder, code_digest="00" * 48)
+    rewrite(folder, code={"aggregator": "00" * 48, "site-enclave": code("site-enclave")})
     for command in (("verify",), ("sign", "--key", "north.key", "--job", "job.toml")):
         result = run("job", command[0], "job.manifest.json", *command[1:])
         assert result.exit_code == 10
-        assert "names other code than the sealtune that is installed here" in result.stderr
+        assert (
+            "names other code than the sealtune that is installed here: aggregator\n"
+            in result.stderr
+        )
 
 
 @pytest.mark.parametrize(("kinds", "words"), POLICIES[:5])
 def test_no_job_is_built_or_run_on_evidence_that_proves_nothing(
     folder: Path, kinds: dict[str, object], words: str
 ) -> None:
-    policy = {"version": 1, "kinds": kinds}
+    policy = both({"version": 1, "kinds": kinds})
     (folder / "policy.json").write_text(json.dumps(policy))
     result = run("job", "build", "job.toml", "-o", "other.json", "--policy", "policy.json")
     assert (result.exit_code, words in result.stderr) == (10, True)
@@ -399,7 +441,7 @@ def test_no_job_is_built_or_run_on_evidence_that_proves_nothing(
 
 
 def test_any_code_is_shown_in_capitals(folder: Path) -> None:
-    rewrite(folder, appraisal={"version": 1, "kinds": {"tdx": {"measurements": "any"}}})
+    rewrite(folder, appraisal=both({"version": 1, "kinds": {"tdx": {"measurements": "any"}}}))
     said = ok("job", "show", "job.manifest.json")
     assert "ANY CODE AT ALL" in said
     assert "simulated" not in said.lower()
@@ -412,34 +454,13 @@ def test_a_run_starts_from_a_signed_manifest_only(folder: Path) -> None:
     write_texts(folder / "south.jsonl", 30, 9)
     result = run(*words)
     assert (result.exit_code, "these differ: data.south" in result.stderr) == (10, True)
-    rewrite(folder, code_digest="00" * 48)
-    assert "code" in run(*words).stderr
+    rewrite(folder, code={"aggregator": "00" * 48, "site-enclave": "00" * 48})
+    assert "other code" in run(*words).stderr
     rewrite(folder, expires="2020-01-02T00:00:00Z", not_before="2020-01-01T00:00:00Z")
     result = run(*words)
     assert (result.exit_code, "expired at 2020" in result.stderr) == (10, True)
     assert run("job", "sign", "job.manifest.json", "--key", "north.key").exit_code == 10
     assert not (folder / "runs").exists()
-
-
-def test_enclaves_hold_data_and_code_against_the_manifest(folder: Path) -> None:
-    from sealtune.attest import Kind
-    from sealtune.data.digest import check_data
-    from sealtune.data.site import load_site
-    from sealtune.enclave.trust import trust_for
-    from sealtune.errors import DigestMismatchError
-
-    resolution = resolve(load_job(folder / "job.toml"))
-    resolved = resolution.write(folder / "job.resolved.json", throw_away(resolution))
-    assert set(trust_for(resolved).policy.kinds) == {Kind.SIMULATED}
-    data = load_site(resolved.job, "north", resolved.labels)
-    check_data(resolved.manifest, "north", data)
-    with pytest.raises(DigestMismatchError, match="train data of site 'south'"):
-        check_data(resolved.manifest, "south", data)
-    rewrite(folder, code_digest="00" * 48)
-    other = open_manifest(read_envelope(folder / "job.manifest.json"))
-    object.__setattr__(resolved, "manifest", other)
-    with pytest.raises(DigestMismatchError, match="code of this enclave"):
-        trust_for(resolved)
 
 
 def test_nobody_compares_anothers_data_and_signs(folder: Path) -> None:

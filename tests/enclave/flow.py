@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.cli.signing import throw_away
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.events import Emit
-from sealtune.enclave.trust import Trust, trust_for
+from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.errors import SealtuneError
+from sealtune.job.dsse import Envelope
 from sealtune.job.event_log import make
 from sealtune.job.events import Event
-from sealtune.job.resolved import Resolved, read_resolved
+from sealtune.job.local import Local
+from sealtune.job.manifest import open_manifest
+from sealtune.job.settings import Settings
 from sealtune.job.spec import (
     Job,
     NetworkSpec,
@@ -25,11 +29,13 @@ from sealtune.job.spec import (
     TrainSpec,
     TuningSpec,
 )
+from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.server import FederatedServer
-from sealtune.methods.federated.site_trainer import SiteTrainer
-from sealtune.model.resolve import resolve
 from sealtune.offload.session import OffloadSession
+from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
+from sealtune.party.events import Emit
+from sealtune.plan.resolve import resolve
 from tests import sample_job
 from tests.sample_job import SITES, write_texts
 
@@ -62,17 +68,23 @@ class Federation:
     """One run's processes as objects.
 
     Attributes:
+        parties: site, or "server" -> its own file.
+        run_dir: the run's folder.
         wire: every byte string that the network carried.
         models: each site's live model.
     """
 
-    resolved: Resolved
+    parties: dict[str, Local]
     run_dir: Path
-    trust: Trust
     events: list[dict[str, Any]] = field(default_factory=list)
     sites: dict[str, SiteProgram] = field(default_factory=dict)
     wire: list[bytes] = field(default_factory=list)
     models: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def resolved(self) -> Admitted:
+        """The job, as the server enclave admits it."""
+        return admit_party(self.parties["server"])
 
     def emitter(self, role: str) -> Emit:
         """Keeps the events of one process."""
@@ -89,7 +101,8 @@ class Federation:
 
     def start_site(self, site: str) -> None:
         """A fresh site enclave with an accelerator of its own."""
-        plan, job = self.resolved.plan, self.resolved.job
+        admitted = admit_party(self.parties[site])
+        plan, job = admitted.plan, admitted.job
         backbone = Path(plan.backbone.path)
         prefix = None
         if plan.prefix_blocks:
@@ -97,17 +110,16 @@ class Federation:
         engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
         session = OffloadSession(engine, plan, integrity_bits=40, owner=f"test/{site}")
         emit = self.emitter(f"client:{site}")
-        worker = SiteTrainer(self.resolved, site, session, self.run_dir, emit)
-        job_id = bytes.fromhex(self.resolved.job_id)
-        self.sites[site] = SiteProgram(job_id, site, self.trust, worker, emit)
+        for fields in admitted.holdings.truncated:
+            emit("warning", site=site, **fields)
+        worker = SiteTrainer(admitted, session, emit)
+        self.sites[site] = SiteProgram(admitted, worker, emit)
         self.models[site] = worker._model
 
     def aggregator(self, *, resume: bool = False) -> Driver:
         """A fresh server enclave."""
-        folder, key, emit = self.run_dir / "state", self.trust.sealing_key, self.emitter("server")
-        server = FederatedServer(self.resolved, folder, key, emit, resume=resume)
-        sites = dict.fromkeys(self.resolved.job.sites.names, self.trust)
-        return Driver(server, self.resolved, sites, emit)
+        admitted, emit = resumed(self.resolved, resume), self.emitter("server")
+        return Driver(FederatedServer(admitted, emit), admitted, emit)
 
     def run(
         self,
@@ -146,19 +158,40 @@ class Federation:
         return answer
 
 
-def resolve_signed(job: Job, path: Path) -> Resolved:
-    """``job.resolved.json`` with a manifest that every site has signed; kept if it is there."""
-    if path.exists() and read_resolved(path).job == job:
-        return read_resolved(path)
-    resolution = resolve(job)
-    return resolution.write(path, throw_away(resolution))
+def resumed(admitted: Admitted, resume: bool) -> Admitted:
+    """The same, to go on from the checkpoint or not."""
+    local = admitted.local.model_copy(update={"resume": resume})
+    return dataclasses.replace(admitted, local=local)
 
 
-def make_federation(job: Job, run_dir: Path) -> Federation:
-    """Resolve ``job`` and start its sites."""
+def sign_job(
+    job: Job, run_dir: Path, envelope: Envelope | None = None, keys: dict[str, Path] | None = None
+) -> dict[str, Local]:
+    """A run's folder with a signed manifest, as it is if there; each party's own file.
+
+    Args:
+        envelope: the signed manifest; default: one that every site signed.
+        keys: key files of sites that sign.
+    """
     run_dir.mkdir(exist_ok=True)
-    resolved = resolve_signed(job, run_dir / "job.resolved.json")
-    federation = Federation(resolved, run_dir, trust_for(resolved))
+    if not is_signed(job, run_dir):
+        signed = envelope or throw_away(resolve(job))
+        (run_dir / MANIFEST).write_bytes(signed.encode())
+    parties = line_up(job, run_dir, keys=keys or {})
+    return {party.site or party.role: party for party in parties}
+
+
+def is_signed(job: Job, run_dir: Path) -> bool:
+    """Whether the folder holds a manifest of this job."""
+    if not (run_dir / MANIFEST).exists():
+        return False
+    manifest = open_manifest(Envelope.read(run_dir / MANIFEST))
+    return not manifest.settings.differences(Settings.of(job))
+
+
+def make_federation(job: Job, run_dir: Path, envelope: Envelope | None = None) -> Federation:
+    """Sign ``job`` and start its sites."""
+    federation = Federation(sign_job(job, run_dir, envelope), run_dir)
     for site in job.sites.names:
         federation.start_site(site)
     return federation

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from sealtune.cli.signing import propose, throw_away
+from sealtune.cli.signing import propose
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.own_data import load_own_data
-from sealtune.enclave.trust import owner_trust, split_server_trust, trust_for
 from sealtune.job.dsse import sign
 from sealtune.job.keys import public_hex
+from sealtune.job.local import Local
 from sealtune.job.manifest import Participant, wrap
-from sealtune.job.resolved import Resolved, read_resolved
 from sealtune.job.spec import Job, JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
+from sealtune.launch.parties import admit_party
 from sealtune.methods.split.server import SplitServer
-from sealtune.model.resolve import resolve
 from sealtune.owner.bottom_site import BottomSite
 from sealtune.party.driver import Driver
-from tests.enclave.flow import Federation, make_job
+from sealtune.plan.resolve import resolve
+from tests.enclave.flow import Federation, is_signed, make_job, resumed, sign_job
 
 KEYS = {
     site: Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
@@ -48,45 +48,44 @@ class SplitFederation(Federation):
 
     enclave: SplitServer
 
-    def start_site(self, site: str, key: Ed25519PrivateKey | None = None) -> None:
+    def start_site(self, site: str, key: Path | None = None) -> None:
         """A fresh process of a data owner."""
-        trust = owner_trust(self.resolved, site, key or KEYS[site])
+        local = self.parties[site]
+        admitted = admit_party(local.model_copy(update={"key": key or local.key}))
         emit = self.emitter(f"client:{site}")
-        texts, _ = load_own_data(self.resolved, site, emit)
-        worker = BottomSite(self.resolved, site, texts, self.run_dir, emit)
-        self.sites[site] = SiteProgram(
-            bytes.fromhex(self.resolved.job_id), site, trust, worker, emit
-        )
+        self.sites[site] = SiteProgram(admitted, BottomSite(admitted, emit), emit)
 
     def server(self, *, resume: bool = False) -> Driver:
         """A fresh server enclave."""
-        folder, key, emit = self.run_dir / "state", self.trust.sealing_key, self.emitter("server")
-        self.enclave = SplitServer(self.resolved, folder, key, emit, resume=resume)
-        return Driver(self.enclave, self.resolved, split_server_trust(self.resolved), emit)
+        admitted, emit = resumed(self.resolved, resume), self.emitter("server")
+        self.enclave = SplitServer(admitted, emit)
+        return Driver(self.enclave, admitted, emit)
 
 
-def resolve_split(job: Job, path: Path, **terms: Any) -> Resolved:
-    """``job.resolved.json`` with a manifest signed by the keys above; kept if it is there."""
-    if path.exists():
-        return read_resolved(path)
-    resolution = resolve(job)
-    if not terms:
-        return resolution.write(path, throw_away(resolution, KEYS))
+def sign_split(job: Job, run_dir: Path, **terms: Any) -> dict[str, Local]:
+    """As ``sign_job``, by the keys above; ``terms`` are those of the manifest."""
+    run_dir.mkdir(exist_ok=True)
+    files = {site: run_dir / f"{site}.key" for site in KEYS}
+    for site, key in KEYS.items():
+        files[site].write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        files[site].chmod(0o600)
+    if is_signed(job, run_dir):
+        return sign_job(job, run_dir, keys=files)
     people = [
         Participant(org=site, key=public_hex(key.public_key()), sites=(site,))
         for site, key in KEYS.items()
     ]
-    envelope = wrap(propose(resolution, people, **terms))
+    envelope = wrap(propose(resolve(job), people, **terms))
     for key in KEYS.values():
         envelope = sign(envelope, key)
-    return resolution.write(path, envelope)
+    return sign_job(job, run_dir, envelope, files)
 
 
 def make_split(job: Job, run_dir: Path, **terms: Any) -> SplitFederation:
-    """Resolve ``job`` and start its sites; ``terms`` are those of the manifest."""
-    run_dir.mkdir(exist_ok=True)
-    resolved = resolve_split(job, run_dir / "job.resolved.json", **terms)
-    federation = SplitFederation(resolved, run_dir, trust_for(resolved))
+    """Sign ``job`` and start its sites; ``terms`` are those of the manifest."""
+    federation = SplitFederation(sign_split(job, run_dir, **terms), run_dir)
     for site in job.sites.names:
         federation.start_site(site)
     return federation

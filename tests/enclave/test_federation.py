@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
-from sealtune.errors import SiteLostError, StorageError
+from sealtune.errors import DigestMismatchError, SiteLostError, StorageError
 from sealtune.job.spec import Job, JobSpec, ModelSpec, ProtectionSpec, TrainSpec
+from sealtune.launch.parties import admit_party
 from sealtune.model.load import load_model
-from sealtune.model.resolve import resolve
+from sealtune.plan.resolve import resolve
 from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import (
     SITES,
@@ -21,7 +22,7 @@ from tests.enclave.flow import (
     make_federation,
     make_job,
     make_spare_job,
-    resolve_signed,
+    sign_job,
 )
 
 WEIGHTS = "adapter_model.safetensors"
@@ -306,17 +307,15 @@ def test_an_outcome_counts_once(llama: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_was_exchanged_is_noticed(llama: Path, tmp_path: Path) -> None:
-    from sealtune.errors import ModelError
-    from sealtune.model.resolve import check_resolved
     from tests.model.tiny import make_llama
 
     model = make_llama(tmp_path / "model", seed=1)
-    resolved = resolve_signed(make_job(tmp_path, model), tmp_path / "job.resolved.json")
-    check_resolved(resolved)
+    parties = sign_job(make_job(tmp_path, model), tmp_path / "run")
+    admitted = admit_party(parties["north"])
     make_llama(model, seed=2)
-    with pytest.raises(ModelError, match="is not the one that this job was made for"):
-        check_resolved(resolved)
-    assert load_model(resolved.job.model, 3) is not None
+    with pytest.raises(DigestMismatchError, match="these differ: model"):
+        admit_party(parties["north"])
+    assert load_model(admitted.job.model, 3) is not None
 
 
 def test_enclaves_prove_themselves_anew_each_epoch(llama: Path, tmp_path: Path) -> None:

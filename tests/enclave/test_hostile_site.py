@@ -142,10 +142,9 @@ def test_two_sites_of_one_organisation_are_no_cohort(llama: Path, tmp_path: Path
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from sealtune.cli.signing import propose
-    from sealtune.enclave.trust import trust_for
     from sealtune.job.dsse import sign
     from sealtune.job.manifest import wrap
-    from sealtune.model.resolve import resolve
+    from sealtune.plan.resolve import resolve
 
     job = make_spare_job(tmp_path, llama)
     keys = [Ed25519PrivateKey.generate() for _ in range(2)]
@@ -162,11 +161,7 @@ def test_two_sites_of_one_organisation_are_no_cohort(llama: Path, tmp_path: Path
     envelope = wrap(manifest)
     for key in keys:
         envelope = sign(envelope, key)
-    (tmp_path / "run").mkdir()
-    resolved = resolution.write(tmp_path / "run" / "job.resolved.json", envelope)
-    federation = Federation(resolved, tmp_path / "run", trust_for(resolved))
-    for site in job.sites.names:
-        federation.start_site(site)
+    federation = make_federation(job, tmp_path / "run", envelope)
     with pytest.raises(SiteLostError, match=r"only 2 of 3 .* at least 2 organisations"):
         federation.run(
             federation.aggregator(),

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save as torch_save
 
 from sealtune import frames
-from sealtune.enclave.config import read_config
-from sealtune.enclave.trust import simulated_sealing_key
-from sealtune.errors import AdapterMismatchError, ConfigError, FrameError, StorageError
+from sealtune.attest.evidence import Kind
+from sealtune.attest.platforms import platform
+from sealtune.errors import AdapterMismatchError, FrameError, StorageError
 from sealtune.job.manifest import DataIdentity
 from sealtune.methods.federated.adapter import read_adapter, write_adapter
 from sealtune.methods.federated.aggregation import FedAvg
@@ -165,7 +165,7 @@ def checkpoints(folder: Path, key: bytes = bytes(32)) -> CheckpointFile[Ledger]:
 
 
 def test_checkpoint_goes_in_and_out(tmp_path: Path) -> None:
-    file = checkpoints(tmp_path, simulated_sealing_key())
+    file = checkpoints(tmp_path, platform(Kind.SIMULATED).sealing_key())
     assert file.load() is None
     for number in (0, 1, 7):
         file.save(Checkpoint(number, LEDGER, b"tensor" * number))
@@ -212,32 +212,12 @@ def test_the_sealing_key_lies_outside_and_is_not_the_development_key_itself(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    key = simulated_sealing_key()
+    key = platform(Kind.SIMULATED).sealing_key()
     [file] = (tmp_path / "sealtune").iterdir()
     assert file.name == "simulated-tee.key"
     assert file.stat().st_mode & 0o777 == 0o600
     assert key != file.read_bytes()
-    assert key == simulated_sealing_key()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "JSON"),
-        ('{"role": "server"}', "job: Field required"),
-        ('{"role": "server", "job": "j", "socket": "s", "run_dir": "r", "no": "k"}', "no: Extra"),
-        ('{"role": "client", "site": "a", "job": "j", "socket": "s", "run_dir": "r"}', "role"),
-    ],
-)
-def test_bad_config_is_explained(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConfigError, match=said):
-        read_config(tmp_path / "config.json", "server")
-
-
-def test_missing_config_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path / "config.json", "server")
+    assert key == platform(Kind.SIMULATED).sealing_key()
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -275,7 +255,7 @@ def test_the_aggregator_loads_no_torch() -> None:
 
 PROGRAM = """
 import os, sys
-from sealtune.enclave.events import run_program
+from sealtune.party.events import run_program
 from sealtune.errors import IntegrityError
 from sealtune.job.training_events import Step
 def work(emit):

@@ -19,8 +19,10 @@ import pytest
 from sealtune.errors import FederationError
 from sealtune.federation.enclave_link import ServerEnclave, deliver
 from sealtune.federation.transport import Outcome
+from sealtune.job.local import Local
 from sealtune.launch import environment
-from tests.enclave.flow import SITES, make_job, resolve_signed
+from sealtune.launch.parties import command
+from tests.enclave.flow import SITES, make_job, sign_job
 
 
 @dataclass
@@ -46,27 +48,26 @@ class Process:
 
 
 class Processes:
-    """The processes of a job; a subclass says which."""
+    """The processes of a job, each started as a run starts it.
+
+    Args:
+        parties: site, or role of another party -> its own file; the sockets are put into a folder.
+    """
 
     server: Process
     clients: dict[str, Process]
 
-    def __init__(self, run_dir: Path, sockets: Path, job_file: Path) -> None:
-        self._sockets = sockets
-        self._common = {"job": str(job_file), "run_dir": str(run_dir)}
+    def __init__(self, parties: dict[str, Local], sockets: Path) -> None:
+        self.parties = {name: party.anchored(sockets) for name, party in parties.items()}
+        for name in parties:
+            if name not in SITES:
+                setattr(self, name, self.start(name))
+        self.clients = {site: self.start(site) for site in SITES}
 
-    def start(self, role: str, program: str, site: str | None = None, **config: Any) -> Process:
+    def start(self, name: str) -> Process:
         """Start one."""
-        config |= {
-            **self._common,
-            "role": role,
-            "site": site,
-            "socket": str(self.socket(role, site)),
-        }
-        path = self._sockets / f"{role}-{site}.json"
-        path.write_text(json.dumps(config))
         popen = subprocess.Popen(
-            environment.program(program, str(path)),
+            command(self.parties[name]),
             stdout=subprocess.PIPE,
             text=True,
             env=environment.variables({"OMP_NUM_THREADS": "1"}),
@@ -75,8 +76,8 @@ class Processes:
         threading.Thread(target=process.read, daemon=True).start()
         return process
 
-    def socket(self, role: str, site: str | None) -> Path:
-        return self._sockets / (role if site is None else site)
+    def socket(self, name: str) -> Path:
+        return Path(self.parties[name].listen)
 
     @property
     def all(self) -> list[Process]:
@@ -93,7 +94,7 @@ class Processes:
             return False
         for site, message in order[0].items():
             try:
-                body, reason = deliver(self.socket("client", site), message), ""
+                body, reason = deliver(self.socket(site), message), ""
             except FederationError as error:
                 body, reason = None, error.message
             server.report(Outcome(site, body, reason, 1, 0.0, len(message)))
@@ -113,12 +114,7 @@ class Processes:
 class Machine(Processes):
     """All processes of a federated job."""
 
-    def __init__(self, run_dir: Path, sockets: Path, job_file: Path) -> None:
-        super().__init__(run_dir, sockets, job_file)
-        where = {"accelerator": f"unix:{sockets}/accelerator"}
-        self.accelerator = self.start("accelerator", "accelerator", **where)
-        self.server = self.start("server", "aggregator", **where)
-        self.clients = {site: self.start("client", "site-enclave", site, **where) for site in SITES}
+    accelerator: Process
 
     @property
     def all(self) -> list[Process]:
@@ -127,12 +123,9 @@ class Machine(Processes):
 
 @pytest.fixture
 def machine(llama: Path, tmp_path: Path) -> Iterator[Machine]:
-    job = make_job(tmp_path, llama)
-    (tmp_path / "run").mkdir()
-    job_file = tmp_path / "run" / "job.resolved.json"
-    resolve_signed(job, job_file)
+    parties = sign_job(make_job(tmp_path, llama), tmp_path / "run")
     with tempfile.TemporaryDirectory(prefix="st-") as sockets:
-        found = Machine(tmp_path / "run", Path(sockets), job_file)
+        found = Machine(parties, Path(sockets))
         try:
             yield found
         finally:
@@ -141,7 +134,7 @@ def machine(llama: Path, tmp_path: Path) -> Iterator[Machine]:
 
 def send_nonsense(machine: Machine) -> None:
     """What the network says without a key must change nothing."""
-    for path in (machine.socket("server", None), machine.socket("client", "north")):
+    for path in (machine.socket("server"), machine.socket("north")):
         for data in (b"", b"GET / HTTP/1.1\r\n\r\n" * 40, b"STF1" + b"\xff" * 40):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.connect(str(path))
@@ -151,9 +144,9 @@ def send_nonsense(machine: Machine) -> None:
                     sock.recv(1)
     for data in (b"", b"x" * 500, b"STSS" + bytes(400)):
         with pytest.raises(FederationError, match="the client enclave failed"):
-            deliver(machine.socket("client", "north"), data)
+            deliver(machine.socket("north"), data)
     with (
-        ServerEnclave(machine.socket("server", None)) as server,
+        ServerEnclave(machine.socket("server")) as server,
         pytest.raises(FederationError, match="nothing was asked"),
     ):
         server.report(Outcome("north", b"", "", 1, 0.0, 0))
@@ -163,7 +156,7 @@ def send_nonsense(machine: Machine) -> None:
 def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
     machine.wait_ready()
     send_nonsense(machine)
-    with ServerEnclave(machine.socket("server", None)) as server:
+    with ServerEnclave(machine.socket("server")) as server:
         while machine.exchange(server):
             pass
     assert machine.server.end() == 0
@@ -188,7 +181,7 @@ def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_accelerator_ends_the_site_with_its_reason(machine: Machine) -> None:
     machine.wait_ready()
-    with ServerEnclave(machine.socket("server", None)) as server:
+    with ServerEnclave(machine.socket("server")) as server:
         for _ in range(3):  # handshake and first evaluation
             machine.exchange(server)
         machine.accelerator.popen.kill()

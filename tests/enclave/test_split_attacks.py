@@ -16,17 +16,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealtune.channel.server import ServerHandshake
 from sealtune.channel.stream import sealed_size
-from sealtune.enclave.trust import split_server_trust, trust_for
 from sealtune.errors import (
     AttestationError,
     ConfigError,
     DataError,
+    DigestMismatchError,
     SiteLostError,
     StorageError,
     UnknownKeyError,
 )
 from sealtune.frames import Frame
+from sealtune.job.key_files import new_key
 from sealtune.job.spec import ModelSpec, NetworkSpec, SplitSpec
+from sealtune.launch.parties import admit_party
 from sealtune.methods.split import upload
 from sealtune.methods.split.answers import SplitAnswers
 from sealtune.model import cut_chunk
@@ -36,7 +38,9 @@ from sealtune.model.load import load_tokenizer
 from sealtune.owner.asking import ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 from sealtune.owner.client import SplitClient
+from sealtune.party.admit import admit
 from sealtune.party.driver import Driver
+from sealtune.plan.roles import OWNER_ASKING
 from sealtune.tuning.answers import continue_text
 from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import SITES
@@ -45,7 +49,7 @@ from tests.enclave.split_flow import (
     SplitFederation,
     make_split,
     make_split_job,
-    resolve_split,
+    sign_split,
 )
 from tests.model.tiny import Text, batch_of, make_llama, make_tokenizer
 
@@ -378,8 +382,8 @@ def test_lengths_cannot_be_read_off_the_disk(stored: SplitFederation) -> None:
 
 
 def test_nothing_opens_with_another_job(stored: SplitFederation, tmp_path: Path) -> None:
-    resolved = dataclasses.replace(stored.resolved, job_id="ab" * 48)
-    other = SplitFederation(resolved, stored.run_dir, stored.trust)
+    other = SplitFederation(stored.parties, stored.run_dir)
+    other.resolved = dataclasses.replace(stored.resolved, job_id="ab" * 48)
     with pytest.raises(StorageError, match="does not open"):
         other.server(resume=True)
 
@@ -390,7 +394,7 @@ def test_nothing_opens_with_another_job(stored: SplitFederation, tmp_path: Path)
 def test_a_stranger_cannot_take_part(llama: Path, tmp_path: Path) -> None:
     federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
     with pytest.raises(UnknownKeyError, match="not the one of 'south'"):
-        federation.start_site("south", Ed25519PrivateKey.generate())
+        federation.start_site("south", new_key("stranger", tmp_path)[0])
 
 
 @pytest.mark.parametrize("key", ["stranger", "north"])
@@ -415,7 +419,7 @@ def test_simulated_evidence_does_not_stand_in_for_a_key(llama: Path, tmp_path: P
     """Whoever holds the development key of the simulation is not a participant."""
     job = make_split_job(tmp_path, llama, network=SPARE)
     federation = make_split(job, tmp_path / "run")
-    simulated = trust_for(federation.resolved).attester
+    simulated = federation.resolved.trust["south"].attester
     federation.sites["south"]._trust = dataclasses.replace(
         federation.sites["south"]._trust, attester=simulated
     )
@@ -427,7 +431,7 @@ def test_a_signature_is_no_evidence_for_the_server(llama: Path, tmp_path: Path) 
     """A participant that poses as the server enclave gets nothing from a site."""
     federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
     attester = _attester(federation)
-    server_trust = split_server_trust(federation.resolved)["north"]
+    server_trust = federation.resolved.trust["north"]
     fake = ServerHandshake(
         bytes.fromhex(federation.resolved.job_id), "north", attester, server_trust.verifier,
         server_trust.policy,
@@ -445,7 +449,7 @@ def test_a_signature_is_no_evidence_for_the_server(llama: Path, tmp_path: Path) 
 def test_a_cut_outside_the_model(llama: Path, tmp_path: Path, cut: int) -> None:
     job = make_split_job(tmp_path, llama, split=SplitSpec(cut=cut))
     with pytest.raises(ConfigError, match="whole number from 1 to 1"):
-        resolve_split(job, tmp_path / "job.resolved.json")
+        sign_split(job, tmp_path / "run")
 
 
 def test_another_model_under_the_same_path(tmp_path: Path) -> None:
@@ -453,22 +457,22 @@ def test_another_model_under_the_same_path(tmp_path: Path) -> None:
     federation = make_split(make_split_job(tmp_path, base), tmp_path / "run")
     other = make_llama(tmp_path / "other", seed=9)
     (base / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
-    from sealtune.model.resolve import check_resolved
-
-    with pytest.raises(Exception, match="not the one that this job was made for"):
-        check_resolved(federation.resolved)
+    for party in federation.parties.values():
+        with pytest.raises(DigestMismatchError, match="these differ: model\n"):
+            admit_party(party)
 
 
 # ---- what stays in the enclave ------------------------------------------------------------------
 
 
 def ask(federation: SplitFederation, asker: Any, site: str = "north") -> None:
-    resolved = federation.resolved
-    folder, emit = federation.run_dir / "state", federation.emitter("server")
-    server = SplitAnswers(resolved, folder, federation.trust.sealing_key, emit, site=site)
+    emit = federation.emitter("server")
+    local = federation.resolved.local.model_copy(update={"serve": site})
+    resolved = dataclasses.replace(federation.resolved, local=local)
+    server = SplitAnswers(resolved, emit)
     if asker is not None:
         federation.sites[site]._worker = asker
-    federation.run(Driver(server, resolved, split_server_trust(resolved), emit))
+    federation.run(Driver(server, resolved, emit))
 
 
 def test_a_model_that_stays_in_answers_through_the_split(llama: Path, tmp_path: Path) -> None:
@@ -529,7 +533,7 @@ def test_a_text_goes_on_alike_with_the_adapter_and_through_the_split(tmp_path: P
     federation.run(federation.server())
     loaded = load_adapter(federation.run_dir / "sites" / "north" / "adapter")
     texts = ["acute angina", "rash", "severe asthma with"]
-    client = SplitClient(federation.resolved, "north", KEYS["north"])
+    client = SplitClient(admit(federation.parties["north"], OWNER_ASKING))
 
     def carry(deliver: Callable[[bytes], bytes]) -> None:
         federation.sites["north"].deliver = deliver  # type: ignore[method-assign]

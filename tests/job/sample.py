@@ -60,8 +60,8 @@ def make_manifest(**changes: Any) -> Manifest:
         "plan": PLAN,
         "data": {"north": DATA, "south": DATA},
         "participants": PARTICIPANTS,
-        "code_digest": "ef" * 48,
-        "appraisal": APPRAISAL,
+        "code": {"aggregator": "ef" * 48, "site-enclave": "ee" * 48},
+        "appraisal": {"server": APPRAISAL, "site": APPRAISAL},
     }
     settings = changes.pop("settings", Settings.of(JOB))
     return manifest.make_manifest(settings, **(parts | changes))

@@ -22,7 +22,7 @@ from sealtune.errors import (
     NotCanonicalError,
     StorageError,
 )
-from sealtune.job import dsse, keys, load, manifest, resolved, spec, storage, template
+from sealtune.job import dsse, keys, load, local, manifest, spec, storage, template
 from sealtune.job.describe import describe
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import parse_manifest
@@ -171,7 +171,11 @@ def test_lora_is_not_written_twice() -> None:
         (("job", "rounds"), "a whole number from 1 to 10000"),
         (("job", "seed"), "a whole number, at least 0 and less than 4294967296"),
         (("job", "method"), 'one of "federated-lora", "split"'),
-        (("protection", "attestation"), '"simulated"'),
+        (
+            ("protection", "attestation"),
+            'one of "simulated", "sgx", "tdx", "sev-snp", or a table with a kind for server and '
+            "site",
+        ),
         (("job", "name"), "a name of lower-case letters, digits and hyphens (at most 40, starting"),
         (("model", "path"), "text in quotes, not empty"),
         (("model", "revision"), "text in quotes"),
@@ -223,10 +227,10 @@ def changed(**changes: Any) -> bytes:
         ("epoch", [1, 10_000], [0, 10_001]),
         ("data__north__train_rows", [1, 2**29 - 1], [-1, 0, 2**29]),
         ("data__north__test_rows", [0, 2**29 - 1], [-1, 2**29]),
-        ("settings__data__template", ["x" * 100_000], ["x" * 100_001]),
+        ("settings__data__template", ["x" * 19_994 + "{text}"], ["x" * 19_995 + "{text}"]),
         ("settings__data__label", ["x" * 1000], ["x" * 1001]),
         ("min_cohort", [2], [0, 1, 3, 65]),
-        ("format", [1], [0, 2, "1"]),
+        ("format", [2], [0, 1, 3, "2"]),
         ("participants__0__org", ["a" * 40], ["a" * 41, "A"]),
         ("settings__sites__names", [], [["north"], ["north", "south", "east"]]),
     ],
@@ -283,7 +287,7 @@ def test_the_limits_are_these() -> None:
     assert dsse.MAX_PAYLOAD == 8 * 1024 * 1024
     assert dsse.MAX_ENVELOPE == 12 * 1024 * 1024
     assert dsse.MAX_SIGNATURES == 64
-    assert resolved.MAX_BYTES == 32 * 1024 * 1024
+    assert local.MAX_BYTES == 1024 * 1024
     assert load.MAX_JOB_BYTES == 1024 * 1024
     assert keys.MAX_FILE == 16 * 1024
     assert template.MAX_TEMPLATE == 20_000
@@ -414,15 +418,15 @@ def test_a_job_file_at_its_bound(tmp_path: Path) -> None:
         load.load_job(path)
 
 
-def test_a_resolved_file_at_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "job.resolved.json"
+def test_a_local_file_at_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "local.json"
     path.write_bytes(b" " * 65)
-    monkeypatch.setattr(resolved, "MAX_BYTES", 65)
-    with pytest.raises(ConfigError, match="is not JSON"):
-        resolved.read_resolved(path)
-    monkeypatch.setattr(resolved, "MAX_BYTES", 64)
+    monkeypatch.setattr(local, "MAX_BYTES", 65)
+    with pytest.raises(ConfigError, match="Invalid JSON"):
+        local.read_local(path)
+    monkeypatch.setattr(local, "MAX_BYTES", 64)
     with pytest.raises(ConfigError, match="has more than 64 bytes"):
-        resolved.read_resolved(path)
+        local.read_local(path)
 
 
 def test_a_template_at_its_bound() -> None:

@@ -1,9 +1,9 @@
 """Programs that speak the glue's protocol and do nothing else, in place of enclaves.
 
-    python fake_enclave.py server|client|accelerator CONFIG.json
+    python fake_enclave.py server|site|accelerator LOCAL.json
 
-What they do is under "fake" in the resolved job: ``rounds``, ``payload`` (bytes each way),
-``deadline`` (seconds), ``work`` (seconds a site works on a message), ``start`` (seconds until
+What they do is in ``fake.json`` beside the manifest: ``sites``, ``rounds``, ``payload`` (bytes each
+way), ``deadline`` (seconds), ``work`` (seconds a site works on a message), ``start`` (seconds until
 ready). Each body is derived from round and site, and both sides check every byte of it.
 """
 
@@ -41,9 +41,9 @@ def listen(path: str) -> socket.socket:
     return sock
 
 
-def server(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) -> None:
-    sites = job["job"]["sites"]["names"]
-    listener = listen(config["socket"])
+def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
+    sites = fake["sites"]
+    listener = listen(config["listen"])
     time.sleep(fake.get("start", 0))
     say("ready")
     glue, _ = listener.accept()
@@ -83,9 +83,9 @@ def server(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) ->
     say("done", seconds=time.monotonic() - start)
 
 
-def client(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) -> None:
+def client(config: dict[str, Any], fake: dict[str, Any]) -> None:
     site = config["site"]
-    listener = listen(config["socket"])
+    listener = listen(config["listen"])
     accelerator = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     while accelerator.connect_ex(config["accelerator"].removeprefix("unix:")) != 0:
         time.sleep(0.05)
@@ -124,10 +124,10 @@ def work(number: int, seconds: float, accelerator: socket.socket) -> None:
     say("evaluated", round=number, correct=20 + 10 * number, total=100, loss=1.0)
 
 
-def accelerator(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any]) -> None:
+def accelerator(config: dict[str, Any], fake: dict[str, Any]) -> None:
     import threading
 
-    listener = listen(config["accelerator"].removeprefix("unix:"))
+    listener = listen(config["listen"].removeprefix("unix:"))
     calls = 0
 
     def echo(sock: socket.socket) -> None:
@@ -152,9 +152,9 @@ def accelerator(config: dict[str, Any], job: dict[str, Any], fake: dict[str, Any
 def main() -> None:
     role, config_path = sys.argv[1:]
     config = json.loads(Path(config_path).read_bytes())
-    job = json.loads(Path(config["job"]).read_bytes())
+    fake = json.loads(Path(config["manifest"]).with_name("fake.json").read_bytes())
     print(f"fake {role} of {config['site']} here", file=sys.stderr)
-    {"server": server, "client": client, "accelerator": accelerator}[role](config, job, job["fake"])
+    {"server": server, "site": client, "accelerator": accelerator}[role](config, fake)
 
 
 if __name__ == "__main__":

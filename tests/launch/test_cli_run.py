@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,9 +24,11 @@ from sealtune.errors import (
     SealtuneError,
     StorageError,
 )
-from sealtune.job.dsse import Envelope
+from sealtune.job.local import Local, read_local
 from sealtune.job.spec import Job
-from tests.report.sample_run import events, resolved, write_run
+from sealtune.plan.resolve import Resolution
+from tests.job.sample import DATA, LABELS, MODEL, PLAN
+from tests.report.sample_run import events, write_run
 
 JOB = """
 [job]
@@ -62,18 +63,16 @@ class Stage:
         self.act: Callable[[Path], None] = self.succeed
 
     @staticmethod
-    def resolve(job: Job) -> SimpleNamespace:
+    def resolve(job: Job) -> Resolution:
         from sealtune.data.site import discover_labels
 
         discover_labels(job)
-        return SimpleNamespace(
-            majority_class=0.057,
-            write=lambda path, envelope: path.write_text(json.dumps(resolved())),
-        )
+        data = dict.fromkeys(job.sites.names, DATA)
+        return Resolution(job, LABELS, PLAN, MODEL, data, majority_class=0.057)
 
-    def run(self, path: Path, run_dir: Path, **options: Any) -> None:
-        self.calls.append({"path": path, "run_dir": run_dir, **options})
-        self.act(run_dir)
+    def run(self, parties: list[Local], **options: Any) -> None:
+        self.calls.append({"parties": parties, **options})
+        self.act(parties[0].folder)
 
     @staticmethod
     def succeed(run_dir: Path) -> None:
@@ -87,11 +86,10 @@ class Stage:
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
-    monkeypatch.setattr("sealtune.model.resolve.resolve", stage.resolve)
-    unsigned = Envelope("test", b"")
-    monkeypatch.setattr("sealtune.cli.signing.throw_away", lambda resolution, keys: unsigned)
+    monkeypatch.setattr("sealtune.plan.resolve.resolve", stage.resolve)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
     monkeypatch.setattr(launch, "run", stage.run)
     return stage
 
@@ -108,8 +106,17 @@ def test_a_run_and_its_results(
 ) -> None:
     run_dir = start(job_file)
     (call,) = stage.calls
-    assert call["path"] == run_dir / "job.resolved.json"
-    assert (call["resume"], call["port"]) == (False, None)
+    assert call["port"] is None
+    assert [party.name for party in call["parties"]] == [
+        "accelerator",
+        "server",
+        "site-a",
+        "site-b",
+    ]
+    assert {party.manifest for party in call["parties"]} == {run_dir / "job.manifest.json"}
+    assert not any(party.resume for party in call["parties"])
+    for party in call["parties"]:
+        assert read_local(run_dir / "parties" / f"{party.name}.json") == party
     assert call["facts"] == {"majority_class": 0.057, "job_file": str(job_file)}
     assert (run_dir / "job.toml").read_text() == JOB
     assert (run_dir / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
@@ -202,31 +209,23 @@ def test_an_interrupt_says_how_to_go_on(
     assert f"sealtune run {job_file} --runs {runs} --resume" in capsys.readouterr().out
 
 
-def resumable(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sealtune.job.load import load_job
-
-    before = load_job(job_file)
-    monkeypatch.setattr(
-        "sealtune.job.resolved.read_resolved", lambda path: SimpleNamespace(job=before)
-    )
-
-
-def test_resume(job_file: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume(job_file: Path, stage: Stage) -> None:
     with pytest.raises(StorageError, match="no run to resume"):
         start(job_file, resume=True)
     start(job_file)
-    resumable(job_file, monkeypatch)
     start(job_file, resume=True)
-    assert [call["resume"] for call in stage.calls] == [False, True]
+    resumed = [[p.name for p in call["parties"] if p.resume] for call in stage.calls]
+    assert resumed == [[], ["server"]]
     assert stage.calls[1]["facts"] == {"majority_class": 0.057, "job_file": str(job_file)}
 
 
-def test_resume_of_a_changed_job(
-    job_file: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_of_a_changed_job(job_file: Path, stage: Stage) -> None:
     start(job_file)
-    resumable(job_file, monkeypatch)
     job_file.write_text(JOB.replace("rounds = 2", "rounds = 3"))
+    with pytest.raises(StorageError, match="has changed"):
+        start(job_file, resume=True)
+    (job_file.parent / "train.jsonl").rename(job_file.parent / "moved.jsonl")
+    job_file.write_text(JOB.replace("train.jsonl", "moved.jsonl"))
     with pytest.raises(StorageError, match="has changed"):
         start(job_file, resume=True)
     with pytest.raises(StorageError, match="exclude each other"):

@@ -22,7 +22,6 @@ from sealtune.launch import collect_adapter, prepare
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.environment import program, variables, versions
 from sealtune.launch.flower import Flower
-from sealtune.launch.job_facts import JobFacts
 from sealtune.launch.metrics import MetricsLog
 from sealtune.launch.ports import check_port, free_port
 from sealtune.launch.threads import cores, thread_settings
@@ -250,13 +249,3 @@ def test_a_full_disk_is_said_so() -> None:
 def test_metrics_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="could not write"):
         MetricsLog(tmp_path / "missing" / "m")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"job": 1}'])
-def test_not_a_resolved_job(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "job.resolved.json"
-    path.write_text(text)
-    with pytest.raises(StorageError, match="not a resolved job"):
-        JobFacts.read(path)
-    with pytest.raises(StorageError, match="cannot read"):
-        JobFacts.read(tmp_path / "missing")

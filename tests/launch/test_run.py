@@ -17,30 +17,34 @@ import psutil
 import pytest
 
 from sealtune.errors import PortInUseError, StorageError
+from sealtune.job.keys import public_hex
+from sealtune.job.manifest import Participant, wrap
+from sealtune.job.settings import Settings
+from sealtune.job.spec import Job
 from sealtune.launch import run
-from tests.launch.drive import programs
+from sealtune.launch.parties import MANIFEST
+from tests.job.sample import DATA, JOB, KEYS, make_manifest
+from tests.launch.drive import command, parties
 
 DRIVE = Path(__file__).with_name("drive.py")
 MIB = 1 << 20
 
 
-def resolved(folder: Path, sites: tuple[str, ...] = ("a", "b"), **fake: Any) -> Path:
-    """A resolved job for fake enclaves."""
-    defaults = {"rounds": 1, "payload": 1000, "deadline": 60.0, "work": 0.1}
-    document = {
-        "format": 1,
-        "job": {
-            "job": {"name": "fake", "seed": 1, "rounds": max(1, fake.get("rounds", 1))},
-            "sites": {"names": list(sites)},
-            "protection": {"protect": "adapter+data"},
-        },
-        "job_id": "ab",
-        "plan_digest": "cd",
-        "fake": defaults | fake,
-    }
-    path = folder / "job.resolved.json"
-    path.write_text(json.dumps(document))
-    return path
+def fake_job(folder: Path, sites: tuple[str, ...] = ("a", "b"), **fake: Any) -> Path:
+    """A folder with the manifest of a job, and what fake enclaves are to do."""
+    defaults = {"sites": sites, "rounds": 1, "payload": 1000, "deadline": 60.0, "work": 0.1}
+    content = JOB.model_dump(mode="json")
+    content["job"] = {"name": "fake", "seed": 1, "rounds": max(1, fake.get("rounds", 1))}
+    content["sites"]["names"] = sites
+    key = public_hex(KEYS["clinic"].public_key())
+    manifest = make_manifest(
+        settings=Settings.of(Job.model_validate(content)),
+        data=dict.fromkeys(sites, DATA),
+        participants=(Participant(org="clinic", key=key, sites=sites),),
+    )
+    (folder / MANIFEST).write_bytes(wrap(manifest).encode())
+    (folder / "fake.json").write_text(json.dumps(defaults | fake))
+    return folder
 
 
 class Launched:
@@ -131,7 +135,7 @@ Launch = Callable[[Path], Launched]
 @pytest.mark.slow
 def test_three_rounds_with_two_sites(tmp_path: Path, launched: Launch) -> None:
     """Fake enclaves compare every byte that arrives with the bytes that were sent."""
-    one = launched(resolved(tmp_path, rounds=3, payload=3 * MIB))
+    one = launched(fake_job(tmp_path, rounds=3, payload=3 * MIB))
     code, output = one.end()
     assert code == 0, output
     events = one.events()
@@ -147,7 +151,7 @@ def test_three_rounds_with_two_sites(tmp_path: Path, launched: Launch) -> None:
     assert {e["role"] for e in events if e["event"] == "memory"} >= {"server", "flower"}
     assert "round 3 of 3: 2 of 2 sites" in output
     assert sorted(p.name for p in one.run_dir.iterdir()) == ["logs", "metrics.jsonl"]
-    assert "fake client of a here" in (one.run_dir / "logs" / "client-a.log").read_text()
+    assert "fake site of a here" in (one.run_dir / "logs" / "client-a.log").read_text()
     made = [path for path in one.run_dir.rglob("*") if path != one.run_dir]
     assert {path.stat().st_mode & 0o077 for path in made} == {0}
 
@@ -155,7 +159,7 @@ def test_three_rounds_with_two_sites(tmp_path: Path, launched: Launch) -> None:
 @pytest.mark.slow
 def test_forty_mebibytes_each_way(tmp_path: Path, launched: Launch) -> None:
     """More than one piece in both directions, through real Flower."""
-    one = launched(resolved(tmp_path, rounds=0, payload=40 * MIB))
+    one = launched(fake_job(tmp_path, rounds=0, payload=40 * MIB))
     code, output = one.end()
     assert code == 0, output
     transfers = [e for e in one.events() if e["event"] == "transfer"]
@@ -164,7 +168,7 @@ def test_forty_mebibytes_each_way(tmp_path: Path, launched: Launch) -> None:
 
 @pytest.mark.slow
 def test_a_killed_accelerator(tmp_path: Path, launched: Launch) -> None:
-    one = launched(resolved(tmp_path, work=60.0))
+    one = launched(fake_job(tmp_path, work=60.0))
     one.wait_for("phase", "client:a")
     os.kill(one.pid("fake_enclave.py accelerator"), signal.SIGKILL)
     code, output = one.end()
@@ -177,7 +181,7 @@ def test_a_killed_accelerator(tmp_path: Path, launched: Launch) -> None:
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_nothing(tmp_path: Path, launched: Launch) -> None:
-    one = launched(resolved(tmp_path, work=60.0))
+    one = launched(fake_job(tmp_path, work=60.0))
     one.wait_for("phase", "client:a")
     one.process.send_signal(signal.SIGINT)
     code, output = one.end()
@@ -186,7 +190,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, launched: Launch) -> None:
 
 
 def test_an_interrupt_at_the_start_leaves_nothing(tmp_path: Path, launched: Launch) -> None:
-    one = launched(resolved(tmp_path, start=60.0))
+    one = launched(fake_job(tmp_path, start=60.0))
     one.wait_for("ready", "accelerator")
     one.process.send_signal(signal.SIGTERM)
     code, _ = one.end()
@@ -198,7 +202,7 @@ def test_an_interrupt_at_the_start_leaves_nothing(tmp_path: Path, launched: Laun
 def test_a_killed_node_comes_back_and_a_stuck_one_is_absent(
     tmp_path: Path, launched: Launch
 ) -> None:
-    one = launched(resolved(tmp_path, rounds=0, work=3.0, deadline=20.0))
+    one = launched(fake_job(tmp_path, rounds=0, work=3.0, deadline=20.0))
     one.wait_for("phase", "client:a")
     one.wait_for("phase", "client:b")
     os.kill(one.pid("node-a.json"), signal.SIGKILL)
@@ -218,7 +222,7 @@ def test_a_killed_node_comes_back_and_a_stuck_one_is_absent(
 
 @pytest.mark.slow
 def test_a_killed_relay_ends_the_run_and_names_itself(tmp_path: Path, launched: Launch) -> None:
-    one = launched(resolved(tmp_path, work=60.0))
+    one = launched(fake_job(tmp_path, work=60.0))
     one.wait_for("phase", "client:a")
     os.kill(one.pid("relay.json"), signal.SIGKILL)
     code, output = one.end()
@@ -227,9 +231,9 @@ def test_a_killed_relay_ends_the_run_and_names_itself(tmp_path: Path, launched: 
 
 
 def test_an_enclave_that_is_killed_names_itself(tmp_path: Path, launched: Launch) -> None:
-    one = launched(resolved(tmp_path, start=60.0))
+    one = launched(fake_job(tmp_path, start=60.0))
     one.wait_for("ready", "accelerator")
-    os.kill(one.pid("client-b.json"), signal.SIGKILL)
+    os.kill(one.pid("site-b.json"), signal.SIGKILL)
     code, output = one.end()
     assert code == 8
     assert "client:b was killed by SIGKILL" in output
@@ -241,7 +245,7 @@ def test_a_port_in_use_leaves_no_trace(tmp_path: Path) -> None:
         sock.listen()
         port = sock.getsockname()[1]
         with pytest.raises(PortInUseError, match=str(port)):
-            run(resolved(tmp_path), tmp_path / "run", port=port, programs=programs())
+            run(parties(fake_job(tmp_path), tmp_path / "run"), port=port, command=command)
     assert not (tmp_path / "run").exists()
 
 
@@ -249,10 +253,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="disk is full"):
-        run(resolved(tmp_path), tmp_path / "run", programs=programs())
+        run(parties(fake_job(tmp_path), tmp_path / "run"), command=command)
 
 
 def test_the_run_folder_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(StorageError, match="could not write"):
-        run(resolved(tmp_path), tmp_path / "run", programs=programs())
+        run(parties(fake_job(tmp_path), tmp_path / "run"), command=command)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.federation.hostile import ask, hostile_app, start_run
-from tests.launch.test_run import Launch, Launched, launched, resolved
+from tests.launch.test_run import Launch, Launched, fake_job, launched
 
 __all__ = ["launched"]  # the fixture
 
@@ -29,7 +29,7 @@ def test_nobody_who_knows_the_port_can_run_code(tmp_path: Path, launched: Launch
     """An app that leaves a file where it runs, at the server and at the sites."""
     canaries = tmp_path / "canaries"
     canaries.mkdir()
-    one = launched(resolved(tmp_path, start=20.0))
+    one = launched(fake_job(tmp_path, start=20.0))
     one.wait_for("ready", "accelerator")
     end = time.monotonic() + 12  # ample for SuperExecs: they asked for work twice a second
     asked: dict[int, int] = {}

@@ -35,7 +35,7 @@ from sealtune.model.cut import Bottom, CutEntry
 from sealtune.model.files import model_digest, model_files
 from sealtune.model.load import load_config, load_model, load_tokenizer, quiet
 from sealtune.model.partial import check_weights, load_part
-from sealtune.model.resolve import check, resolve
+from sealtune.plan.resolve import check, resolve
 from tests.enclave.flow import make_job
 from tests.enclave.split_flow import make_split_job
 from tests.model.test_cut import texts_and_mask

@@ -86,9 +86,11 @@ class Server:
 
 def drive(server: Server) -> Driver:
     resolved: Any = SimpleNamespace(
-        job_id="00" * 48, job=SimpleNamespace(network=SimpleNamespace(deadline=9.0))
+        job_id="00" * 48,
+        job=SimpleNamespace(network=SimpleNamespace(deadline=9.0)),
+        trust=dict.fromkeys(SITES),
     )
-    return Driver(server, resolved, dict.fromkeys(SITES, None), print)  # type: ignore[arg-type]
+    return Driver(server, resolved, print)  # type: ignore[arg-type]
 
 
 def hello(driver: Driver) -> None:

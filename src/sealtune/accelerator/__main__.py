@@ -1,5 +1,7 @@
 """``python -m sealtune.accelerator CONFIG.json``: the accelerator process of a run.
 
+Its file says where to listen, and of the slice plan what it computes (``launch.parties``).
+
 Trust domain: accelerator (untrusted).
 """
 
@@ -12,6 +14,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -28,16 +31,14 @@ def _emit(**event: object) -> None:
     print(json.dumps(event), flush=True)
 
 
-def _engine(config: dict[str, str]) -> Engine:
-    resolved = json.loads(Path(config["job"]).read_text())
-    plan = resolved["plan"]
-    backbone = Path(plan["backbone"]["path"])
+def _engine(config: dict[str, Any]) -> Engine:
+    backbone, blocks = Path(config["backbone"]), config["prefix_blocks"]
     prefix = None
-    if plan["prefix_blocks"]:
-        model = resolved["job"]["model"]
-        prefix = PlainBlocks(model["path"], model["revision"], plan["prefix_blocks"], backbone)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Engine(backbone, plan["groups"], prefix=prefix, device=device)
+    if blocks:
+        model = config["model"]
+        prefix = PlainBlocks(model["path"], model["revision"], blocks, backbone)
+    device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Engine(backbone, config["groups"], prefix=prefix, device=device)
 
 
 def _report(server: Server) -> None:
@@ -61,7 +62,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        server = Server(_engine(config), config["accelerator"])
+        server = Server(_engine(config), config["listen"])
     except SealtuneError as error:
         _emit(
             event="error",

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sealtune.attest.appraise import Appraiser
 from sealtune.attest.errors import MalformedEvidenceError, OversizeEvidenceError
@@ -23,6 +24,8 @@ from sealtune.attest.platforms.simulated import BODY
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.attest.wrapping import unwrap
 from sealtune.errors import ConfigError, Problem
+
+_T = TypeVar("_T")
 
 
 def appraise(
@@ -105,8 +108,24 @@ def load_policy(path: Path) -> AppraisalPolicy:
     Raises:
         ConfigError: not readable, not JSON, or with faults; all of them are listed.
     """
+    return _load(path, TypeAdapter(AppraisalPolicy))
+
+
+def load_policies(path: Path, roles: Sequence[str]) -> dict[str, AppraisalPolicy]:
+    """Each role's policy from a JSON file: a table ``role: policy``, or one policy for all of them.
+
+    Raises:
+        ConfigError: as for ``load_policy``.
+    """
+    table = _load(path, TypeAdapter(dict[str, object]))
+    if table and table.keys() <= set(roles):
+        return _load(path, TypeAdapter(dict[str, AppraisalPolicy]))
+    return dict.fromkeys(roles, load_policy(path))
+
+
+def _load(path: Path, form: TypeAdapter[_T]) -> _T:
     try:
-        return AppraisalPolicy.model_validate_json(path.read_bytes())
+        return form.validate_json(path.read_bytes())
     except OSError as error:
         problem = Problem("(file)", f"cannot be read: {error.strerror or error}")
         raise ConfigError(str(path), [problem]) from error

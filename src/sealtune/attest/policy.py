@@ -323,8 +323,11 @@ class AppraisalPolicy(_Strict):
         return self.kinds[kind]
 
 
-def parse_policy(content: Mapping[str, object]) -> AppraisalPolicy:
+def parse_policy(content: Mapping[str, object], place: str = "appraisal") -> AppraisalPolicy:
     """The policy that a signed manifest carries.
+
+    Args:
+        place: where in the manifest.
 
     Raises:
         MalformedManifestError: it is none.
@@ -333,7 +336,7 @@ def parse_policy(content: Mapping[str, object]) -> AppraisalPolicy:
         return AppraisalPolicy.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, ("appraisal", *first["loc"])))
+        where = ".".join(map(str, (place, *first["loc"])))
         raise MalformedManifestError(
             f"the job manifest at {printable(where, 100)}: {printable(first['msg'])}"
         ) from error

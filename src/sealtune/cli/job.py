@@ -83,11 +83,12 @@ def build(
     """
     from rich.console import Console
 
-    from sealtune.attest.files import load_policy
+    from sealtune.attest.files import load_policies
     from sealtune.cli.signing import propose, read_participants
     from sealtune.errors import StorageError
     from sealtune.job.load import check_files, load_job
     from sealtune.job.manifest import wrap
+    from sealtune.job.method import method_of
     from sealtune.job.storage import write_atomic
 
     settings = load_job(job_file)
@@ -97,10 +98,11 @@ def build(
             hint="--force to replace it, or another -o",
         )
     participants = read_participants(settings, participant or [])
-    accepted = None if policy is None else load_policy(policy)
+    roles = method_of(settings.job.method).attested
+    accepted = None if policy is None else load_policies(policy, roles)
     check_files(settings)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):
-        from sealtune.model.resolve import resolve
+        from sealtune.plan.resolve import resolve
 
         manifest = propose(
             resolve(settings),
@@ -138,19 +140,19 @@ def sign(
 
         sealtune job sign job.manifest.json --key north.key --job job.toml --site north
     """
-    from sealtune.cli.accepted import check_accepted
-    from sealtune.cli.signing import read_envelope
+    from sealtune.cli.signing import check_expected
     from sealtune.errors import UnknownKeyError
     from sealtune.job import dsse
+    from sealtune.job.dsse import Envelope
     from sealtune.job.key_files import load_private, spaced
     from sealtune.job.keys import fingerprint, public_hex
     from sealtune.job.load import load_job
     from sealtune.job.manifest import check_terms, check_time, open_manifest
     from sealtune.job.storage import write_atomic
 
-    envelope = read_envelope(file)
+    envelope = Envelope.read(file)
     manifest = open_manifest(envelope)
-    checks = check_accepted(manifest, policy)
+    checks = check_expected(manifest, policy)
     check_time(manifest)
     check_terms(manifest)
     dsse.verify_present(envelope, manifest.keys)
@@ -209,14 +211,14 @@ def verify(
 
         sealtune job verify job.manifest.json --participant south=south.pub
     """
-    from sealtune.cli.accepted import check_accepted
-    from sealtune.cli.signing import check_keys, read_envelope
+    from sealtune.cli.signing import check_expected, check_keys
+    from sealtune.job.dsse import Envelope
     from sealtune.job.load import load_job
     from sealtune.job.manifest import job_id, verify_manifest
 
-    envelope = read_envelope(file)
+    envelope = Envelope.read(file)
     manifest = verify_manifest(envelope)
-    accepted = check_accepted(manifest, policy)
+    accepted = check_expected(manifest, policy)
     check_keys(manifest, participant or [])
     orgs = [one.org for one in manifest.participants]
     checks = [
@@ -255,16 +257,16 @@ def show(file: _File, as_json: _Json = False) -> None:
     """
     from rich.console import Console
 
-    from sealtune.attest.policy import parse_policy
     from sealtune.cli.manifest_view import show_manifest
-    from sealtune.cli.signing import read_envelope
     from sealtune.errors import ManifestError
     from sealtune.job import dsse
+    from sealtune.job.dsse import Envelope
     from sealtune.job.manifest import job_id, open_manifest
+    from sealtune.party.trust import read_policies
 
-    envelope = read_envelope(file)
+    envelope = Envelope.read(file)
     manifest = open_manifest(envelope)
-    policy = parse_policy(manifest.appraisal)
+    policies = read_policies(manifest)
     signed: tuple[str, ...] = ()
     fault: ManifestError | None = None
     try:
@@ -282,7 +284,7 @@ def show(file: _File, as_json: _Json = False) -> None:
         }
         typer.echo(json.dumps(found, indent=2))
     else:
-        show_manifest(manifest, policy, identity, signed, Console(highlight=False))
+        show_manifest(manifest, policies, identity, signed, Console(highlight=False))
     if fault is not None:
         raise fault
 
@@ -291,9 +293,12 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
     from rich.console import Console
 
     with Console(stderr=True).status("Reading model and data, planning what runs where"):
-        from sealtune.model.agree import check_local
+        from sealtune.party.admit import check_found, check_settings
+        from sealtune.plan.resolve import work_out
 
-        return [f"{what}: as the manifest says" for what in check_local(manifest, settings, site)]
+        check_settings(manifest, settings)
+        found = check_found(manifest, work_out(settings, manifest, site))
+        return [f"{what}: as the manifest says" for what in ("settings", *found)]
 
 
 def _say_state(file: Path, payload: bytes, manifest: Manifest, missing: list[str]) -> None:

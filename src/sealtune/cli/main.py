@@ -24,6 +24,7 @@ from sealtune.cli.init import init
 from sealtune.cli.job import job
 from sealtune.cli.keys import keys
 from sealtune.cli.merge import merge
+from sealtune.cli.party import party
 from sealtune.cli.plan import plan
 from sealtune.cli.predict import predict
 from sealtune.cli.report import report
@@ -78,6 +79,7 @@ app.command("tcb")(tcb)
 app.add_typer(keys, name="keys")
 app.add_typer(job, name="job")
 app.add_typer(attest, name="attest")
+app.command("party", hidden=True)(party)
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)
 

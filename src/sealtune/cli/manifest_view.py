@@ -8,7 +8,7 @@ Trust domain: a participant's own machine; manifests come from outside.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +29,7 @@ RELEASE = {
     "quorum": "a quorum of participants must sign for its release",
     "never": "nobody gets the adapter; the server enclave answers questions",
 }
+_ROLES = {"server": "server enclave", "site": "sites’ enclaves"}
 _RED = "bold red"
 _RUNS = {"enclave": ("in the enclave", "green"), "masked": ("masked on the accelerator", "yellow"),
          "plain": ("PLAIN on the accelerator", "red"),
@@ -37,7 +38,7 @@ _RUNS = {"enclave": ("in the enclave", "green"), "masked": ("masked on the accel
 
 def show_manifest(
     manifest: Manifest,
-    policy: AppraisalPolicy,
+    policies: Mapping[str, AppraisalPolicy],
     job_id: str,
     signed: Sequence[str],
     console: Console,
@@ -45,7 +46,7 @@ def show_manifest(
     """Print ``manifest``.
 
     Args:
-        policy: its ``appraisal``, understood.
+        policies: its ``appraisal``, understood.
         job_id: its digest.
         signed: organisations whose signature was verified.
     """
@@ -63,13 +64,15 @@ def show_manifest(
     _heading(console, "Who takes part")
     _participants(manifest, signed, console)
     _heading(console, "Evidence that is accepted")
-    _evidence(policy, console)
+    for role, policy in policies.items():
+        console.print(Text(f"of the {_ROLES[role]}", "bold"))
+        _evidence(policy, console)
     _heading(console, "What is trained")
     _training(manifest, console)
     _heading(console, "What runs where")
     _plan(manifest, console)
     _heading(console, "What each party will see")
-    _parties(manifest, policy, console)
+    _parties(manifest, policies.values(), console)
 
 
 def _cohort(manifest: Manifest) -> str:
@@ -138,7 +141,7 @@ def _training(manifest: Manifest, console: Console) -> None:
         ("model", f"{printable(model.name)} ({printable(manifest.plan.architecture)})"),
         ("digest", f"SHA-256 {model.digest}"),
         ("tokenizer", f"SHA-256 {model.tokenizer_digest}"),
-        ("code", f"SHA-384 {manifest.code_digest}"),
+        *((f"{program}", f"code SHA-384 {digest}") for program, digest in manifest.code.items()),
         ("method", f"{manifest.method}: {printable(tuned(tuning))}"),
         (
             "training",
@@ -204,12 +207,12 @@ def _split(manifest: Manifest, cut: int) -> list[tuple[str, str | Text]]:
     return rows
 
 
-def _parties(manifest: Manifest, policy: AppraisalPolicy, console: Console) -> None:
+def _parties(manifest: Manifest, policies: Iterable[AppraisalPolicy], console: Console) -> None:
     plan, view = manifest.plan, view_of(manifest.method)
     facts = Facts(
         protect=manifest.settings.protection.protect,
         sites=manifest.settings.sites.names,
-        simulated=Kind.SIMULATED in policy.kinds,
+        simulated=any(Kind.SIMULATED in policy.kinds for policy in policies),
         prefix_blocks=plan.prefix_blocks,
         cut=plan.cut,
         blocks=plan.blocks,

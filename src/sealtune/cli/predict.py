@@ -16,10 +16,9 @@ import typer
 from sealtune.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from rich.console import Console
 
-    from sealtune.job.resolved import Resolved
+    from sealtune.job.manifest import Manifest
 
 _NO_TEXTS: list[str] = []
 
@@ -167,15 +166,18 @@ def _through_the_split(
 ) -> list[dict[str, Any]]:
     from rich.console import Console
 
-    from sealtune.job.resolved import read_resolved
+    from sealtune.job.dsse import Envelope
+    from sealtune.job.local import read_local
+    from sealtune.job.manifest import open_manifest
+    from sealtune.launch.parties import MANIFEST, party_file
 
-    resolved_file = run_dir / "job.resolved.json"
-    if not resolved_file.is_file():
+    signed = run_dir / MANIFEST
+    if not signed.is_file():
         raise ConfigError(
-            "--run", [Problem(str(run_dir), "is not a run's folder: it holds no job.resolved.json")]
+            "--run", [Problem(str(run_dir), f"is not a run's folder: it holds no {MANIFEST}")]
         )
-    resolved = read_resolved(resolved_file)
-    if resolved.job.job.method != "split":
+    manifest = open_manifest(Envelope.read(signed))  # verified before it is believed
+    if manifest.method != "split":
         raise ConfigError(
             "--run",
             [Problem(str(run_dir), "is not a split job's folder: use --adapter with its adapter")],
@@ -183,21 +185,29 @@ def _through_the_split(
     if model is not None:
         raise ConfigError("--model", [Problem(model, "goes with --adapter only")])
     _warn_of_unfinished(run_dir)
-    name, private = _who_asks(resolved, run_dir, site, key)
-    texts = wanted.prompts(resolved.job.data.template)
+    name, key = _who_asks(manifest, run_dir, site, key)
+    texts = wanted.prompts(manifest.settings.data.template)
+    # the folder may have been moved since the run
+    home = {"manifest": signed.resolve(), "folder": run_dir.resolve()}
     with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
         from sealtune.job.storage import private_files
         from sealtune.launch.answering import ask_enclave
         from sealtune.owner.client import SplitClient
+        from sealtune.party.admit import admit
+        from sealtune.plan.roles import OWNER_ASKING
 
-        client = SplitClient(resolved, name, private)
+        asking = read_local(party_file(run_dir, f"site-{name}"))
+        client = SplitClient(admit(asking.model_copy(update={**home, "key": key}), OWNER_ASKING))
+        server = read_local(party_file(run_dir, "server")).model_copy(
+            update={**home, "listen": "server.sock", "resume": False, "serve": name}
+        )
 
         def carry(deliver: Callable[[bytes], bytes]) -> None:
             with private_files():
-                ask_enclave(resolved_file, run_dir, name, deliver)
+                ask_enclave(server, deliver)
 
-        if resolved.labels:
-            return wanted.ranked(texts, resolved.labels, client.classify(texts, carry))
+        if manifest.labels:
+            return wanted.ranked(texts, manifest.labels, client.classify(texts, carry))
         longer = client.continue_texts(texts, carry, tokens=wanted.tokens)
         return [{"text": t, "continuation": c} for t, c in zip(texts, longer, strict=True)]
 
@@ -217,14 +227,14 @@ def _warn_of_unfinished(run_dir: Path) -> None:
 
 
 def _who_asks(
-    resolved: Resolved, run_dir: Path, site: str | None, key: Path | None
-) -> tuple[str, Ed25519PrivateKey]:
-    """The site that asks, and the key that proves it."""
+    manifest: Manifest, run_dir: Path, site: str | None, key: Path | None
+) -> tuple[str, Path]:
+    """The site that asks, and the file of the key that proves it."""
     from sealtune.cli.signing import KEYS
     from sealtune.job.key_files import load_private
     from sealtune.job.keys import public_hex
 
-    names = resolved.job.sites.names
+    names = manifest.settings.sites.names
     if site is not None and site not in names:
         raise ConfigError("--site", [Problem(site, f"the job has the sites {', '.join(names)}")])
     if key is None:
@@ -233,13 +243,10 @@ def _who_asks(
         if not kept.is_file():
             words = "is needed: this run was signed with the participants' own keys"
             raise ConfigError("--key", [Problem(name, words)])
-        return name, load_private(kept)
-    private = load_private(key)
-    owned = [
-        one.sites for one in resolved.manifest.participants
-        if one.key == public_hex(private.public_key())
-    ]  # fmt: skip
-    return site or (owned[0][0] if owned else names[0]), private
+        return name, kept
+    public = public_hex(load_private(key).public_key())
+    owned = [one.sites for one in manifest.participants if one.key == public]
+    return site or (owned[0][0] if owned else names[0]), key
 
 
 def _render(texts: list[str], template: str) -> list[str]:

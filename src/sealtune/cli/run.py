@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sealtune.job.dsse import Envelope
+    from sealtune.job.local import Local
     from sealtune.job.spec import Job
 
 
 _RUNS = Path("runs")
-_RESOLVED = "job.resolved.json"
-_MANIFEST = "job.manifest.json"
 
 
 class Baseline(StrEnum):
@@ -119,10 +118,10 @@ def run(
     if port is not None:
         launch.check_port(port)
     if resume:
-        majority, keys = _take_up(job, job_file, run_dir, envelope, key or [])
+        parties, majority = _take_up(job, job_file, run_dir, envelope, key or [])
     else:
-        majority, keys = _prepare(job, job_file, run_dir, force, envelope, key or [])
-    _launch(job, job_file, run_dir, port, majority, keys, resume=resume)
+        parties, majority = _prepare(job, job_file, run_dir, force, envelope, key or [])
+    _launch(parties, job_file, run_dir, port, majority)
 
 
 def _prepare(
@@ -132,11 +131,11 @@ def _prepare(
     force: bool,
     given: Envelope | None,
     key_files: Sequence[Path],
-) -> tuple[float | None, dict[str, Path]]:
+) -> tuple[list[Local], float | None]:
     """Make the folder of a new run; what can be wrong is found before an earlier one is touched.
 
     Returns:
-        Share of the largest class, and the key files of the sites that sign.
+        The parties' own files, and the share of the largest class.
     """
     from rich.console import Console
 
@@ -144,32 +143,40 @@ def _prepare(
     from sealtune.cli import signing
     from sealtune.job.load import check_files
     from sealtune.job.manifest import open_manifest
+    from sealtune.job.method import method_of
     from sealtune.job.storage import write_atomic
+    from sealtune.party.admit import check_found, check_settings
+    from sealtune.party.trust import check_machine
 
+    check_machine(job.protection, *method_of(job.job.method).attested)
     check_files(job)
-    with Console(stderr=True).status("Checking data and model, planning what runs where"):
-        from sealtune.model.resolve import resolve
-
-        resolution = resolve(job)
     keys: dict[str, Path] = {}
     if given is not None:
         manifest = open_manifest(given)
-        signing.check_resolution(manifest, resolution)
+        check_settings(manifest, job)
         keys = signing.keys_of_sites(manifest, key_files)
+    with Console(stderr=True).status("Checking data and model, planning what runs where"):
+        from sealtune.plan.resolve import resolve
+
+        resolution = resolve(job)
+    if given is not None:
+        check_found(manifest, resolution.found)
     launch.prepare(run_dir, resume=False, force=force)
     try:
         envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir))
         keys = keys or signing.kept_keys(run_dir, job)
         write_atomic(run_dir / "job.toml", job_file.read_bytes())
-        write_atomic(run_dir / _MANIFEST, envelope.encode())
-        resolution.write(run_dir / _RESOLVED, envelope)
+        write_atomic(run_dir / launch.MANIFEST, envelope.encode())
+        parties = launch.line_up(resolution.job, run_dir, keys=keys)
+        for party in parties:
+            launch.write_party(party)
     except BaseException:
         shutil.rmtree(run_dir, ignore_errors=True)  # nothing has happened yet: leave no trace
         raise
     if given is None:
         words = f"manifest signed with {signing.THROW_AWAY}"
         Console(highlight=False).print(words, style="yellow", soft_wrap=True)
-    return resolution.majority_class, keys
+    return parties, resolution.majority_class
 
 
 def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
@@ -183,13 +190,16 @@ def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
 
 
 def _signed(path: Path) -> Envelope:
-    """The manifest in ``path``, if every participant signed it."""
-    from sealtune.attest.policy import parse_policy
-    from sealtune.cli.signing import read_envelope
+    """The manifest in ``path``, if it may be run here."""
+    from sealtune.job.dsse import Envelope
     from sealtune.job.manifest import verify_manifest
+    from sealtune.party.admit import check_code
+    from sealtune.party.trust import accepted_evidence
 
-    envelope = read_envelope(path)
-    parse_policy(verify_manifest(envelope).appraisal)
+    envelope = Envelope.read(path)
+    manifest = verify_manifest(envelope)
+    accepted_evidence(manifest)
+    check_code(manifest)
     return envelope
 
 
@@ -199,58 +209,59 @@ def _take_up(
     run_dir: Path,
     given: Envelope | None,
     key_files: Sequence[Path],
-) -> tuple[float | None, dict[str, Path]]:
+) -> tuple[list[Local], float | None]:
     """Check that the run that is there is this job's; returns what ``_prepare`` does."""
+    from sealtune import launch
     from sealtune.cli import signing
-    from sealtune.job.manifest import job_id
-    from sealtune.job.resolved import read_resolved
+    from sealtune.job.local import read_local
+    from sealtune.job.manifest import job_id, open_manifest
+    from sealtune.job.settings import Settings
     from sealtune.report import build_summary
 
-    resolved = read_resolved(run_dir / _RESOLVED)
-    if given is not None and job_id(given.payload) != resolved.job_id:
+    envelope = _signed(run_dir / launch.MANIFEST)
+    manifest = open_manifest(envelope)
+    if given is not None and job_id(given.payload) != job_id(envelope.payload):
         raise DigestMismatchError(
             f"the run in {run_dir} was started from another manifest",
             hint="leave --manifest out to continue that run, or start over with --force",
         )
-    if resolved.job != job:
+    keys = signing.kept_keys(run_dir, job) or signing.keys_of_sites(manifest, key_files)
+    changed = bool(manifest.settings.differences(Settings.of(job)))
+    if not changed:
+        before = [read_local(launch.party_file(run_dir, f"site-{s}")) for s in job.sites.names]
+        model = before[0].model
+        if model is not None and job.model.revision is None:  # a hub's model at its commit
+            at_commit = job.model.model_copy(update={"revision": model.revision})
+            job = job.model_copy(update={"model": at_commit})
+        parties = launch.line_up(job, run_dir, keys=keys, resume=True)
+        places = [(party.model, party.data) for party in parties if party.role == "site"]
+        changed = places != [(party.model, party.data) for party in before]
+    if changed:
         raise StorageError(
             f"{job_file} has changed since the run in {run_dir} was started",
             hint="undo the change to continue that run, or start over with --force",
         )
-    keys: dict[str, Path] = {}
-    if job.job.method == "split":
-        kept = signing.kept_keys(run_dir, job)
-        keys = kept or signing.keys_of_sites(resolved.manifest, key_files)
-    return build_summary(run_dir)["majority_class"], keys
+    return parties, build_summary(run_dir)["majority_class"]
 
 
 def _launch(
-    job: Job,
+    parties: Sequence[Local],
     job_file: Path,
     run_dir: Path,
     port: int | None,
     majority: float | None,
-    keys: Mapping[str, Path],
-    *,
-    resume: bool,
 ) -> None:
     """Run, report, and say where things are, however it ended."""
     from rich.console import Console
 
     from sealtune import launch, report
+    from sealtune.job.dsse import Envelope
+    from sealtune.job.manifest import open_manifest
 
     console = Console(highlight=False)
     facts = {"majority_class": majority, "job_file": str(job_file)}
     try:
-        launch.run(
-            run_dir / _RESOLVED,
-            run_dir,
-            resume=resume,
-            port=port,
-            console=console,
-            facts=facts,
-            keys=keys,
-        )
+        launch.run(parties, port=port, console=console, facts=facts)
     except (SealtuneError, launch.Interrupted) as error:
         with contextlib.suppress(SealtuneError):  # the run's own error is the one to tell
             report.write(run_dir)
@@ -259,20 +270,11 @@ def _launch(
             console.print(f"stopped; continue with: {again}", soft_wrap=True, markup=False)
             raise typer.Exit(error.exit_code) from error
         raise
-    if _is_released(job, run_dir):
-        launch.collect_adapter(run_dir, job.sites.names)
+    manifest = open_manifest(Envelope.read(run_dir / launch.MANIFEST))
+    if manifest.release == "participants":
+        launch.collect_adapter(run_dir, manifest.settings.sites.names)
     page = report.write(run_dir)
     show_results(report.build_summary(run_dir), run_dir, page, console)
-
-
-def _is_released(job: Job, run_dir: Path) -> bool:
-    """Whether the sites have the adapter: in a split job the manifest decides."""
-    from sealtune.cli.signing import read_envelope
-    from sealtune.job.manifest import open_manifest
-
-    if job.job.method != "split":
-        return True
-    return open_manifest(read_envelope(run_dir / _MANIFEST)).release == "participants"
 
 
 def _again(job_file: Path, run_dir: Path) -> str:

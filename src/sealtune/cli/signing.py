@@ -10,68 +10,134 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sealtune.errors import ConfigError, DigestMismatchError, MalformedManifestError, Problem
-from sealtune.job.dsse import MAX_ENVELOPE, Envelope, sign
+from sealtune.errors import ConfigError, DigestMismatchError, Problem
+from sealtune.job.dsse import Envelope, sign
 from sealtune.job.key_files import is_name, load_public
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest, Participant, wrap
+from sealtune.job.method import method_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from sealtune.attest import AppraisalPolicy
-    from sealtune.job.spec import Job
-    from sealtune.model.resolve import Resolution
+    from sealtune.job.spec import Job, ProtectionSpec
+    from sealtune.plan.resolve import Resolution
 
 KEYS = "keys"  # folder of a run's throw-away keys, where they are kept
 THROW_AWAY = "throw-away keys: the signatures prove nothing"
 
 
-def read_envelope(path: Path) -> Envelope:
-    """The envelope in the file ``path``.
-
-    Raises:
-        MalformedManifestError: unreadable, or no envelope.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_ENVELOPE + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise MalformedManifestError(
-            f"the manifest {path} cannot be read: {reason}",
-            hint="`sealtune job build JOB.toml -o job.manifest.json` writes one",
-        ) from error
-    return Envelope.decode(data)
-
-
 def propose(
     resolution: Resolution,
     participants: Sequence[Participant],
-    policy: AppraisalPolicy | None = None,
+    given: Mapping[str, AppraisalPolicy] | None = None,
     **terms: Any,
 ) -> Manifest:
     """A manifest of ``resolution`` for the code installed here.
 
     Args:
-        policy: accepted evidence; default: simulated enclaves of this very code, and nothing else.
+        given: role -> accepted evidence; for roles left out, see ``expected_evidence``.
         terms: ``release``, ``epoch``, ``valid`` of ``make_manifest``.
 
     Raises:
-        WeakEvidenceError: the policy accepts code that nobody named.
+        ConfigError: a role shows evidence of hardware and its policy is not given.
+        ManifestError: a policy accepts code that nobody named, or not the kind that the job names.
     """
-    from sealtune.attest.measure import own_measurement
-    from sealtune.attest.platforms.simulated import simulated_policy
-    from sealtune.attest.strength import check_strength
+    from sealtune.attest.measure import program_digest
+    from sealtune.party.trust import accepted_evidence
 
-    accepted = policy or simulated_policy()
-    check_strength(accepted)
-    return resolution.manifest(
+    method, protection = resolution.job.job.method, resolution.job.protection
+    expected = expected_evidence(method, protection, given or {})
+    manifest = resolution.manifest(
         participants=tuple(participants),
-        code_digest=own_measurement().hex(),
-        appraisal=accepted.model_dump(mode="json"),
+        code={
+            program: program_digest(program).hex()
+            for program in method_of(method).programs.values()
+        },
+        appraisal={role: policy.model_dump(mode="json") for role, policy in expected.items()},
         **terms,
     )
+    accepted_evidence(manifest)
+    return manifest
+
+
+def expected_evidence(
+    method: str, protection: ProtectionSpec, given: Mapping[str, AppraisalPolicy]
+) -> dict[str, AppraisalPolicy]:
+    """For each role that shows evidence, what is given, or simulated evidence of the code here.
+
+    Raises:
+        ConfigError: a role shows evidence of hardware, whose measurements must be given.
+    """
+    from sealtune.attest.measure import program_digest
+    from sealtune.attest.platforms.simulated import simulated_policy
+
+    expected: dict[str, AppraisalPolicy] = {}
+    problems = []
+    rules = method_of(method)
+    for role in rules.attested:
+        kind = protection.evidence(role)
+        if role in given:
+            expected[role] = given[role]
+        elif kind == "simulated":
+            expected[role] = simulated_policy(program_digest(rules.programs[role]))
+        else:
+            words = f"the {role} enclave shows {kind} evidence: --policy must name its measurements"
+            problems.append(Problem("protection.attestation", words))
+    if problems:
+        raise ConfigError("the job", problems, hint="docs/attestation.md explains policies")
+    return expected
+
+
+def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
+    """Hold code and accepted evidence of a manifest against what a participant means to accept.
+
+    Args:
+        policy_file: accepted evidence; None: simulated enclaves of the code installed here.
+
+    Returns:
+        what was found right, in words.
+
+    Raises:
+        WeakEvidenceError: it would accept code that nobody named.
+        DigestMismatchError: other code, or other evidence than expected.
+    """
+    from sealtune.attest.files import load_policies
+    from sealtune.party.admit import check_code
+    from sealtune.party.trust import accepted_evidence
+
+    accepted = accepted_evidence(manifest)
+    check_code(manifest)
+    given = {} if policy_file is None else load_policies(policy_file, list(accepted))
+    expected = expected_evidence(manifest.method, manifest.settings.protection, given)
+    differing = [
+        f"{role}.{key}"
+        for role, policy in accepted.items()
+        for key in _differences(policy, expected[role])
+    ]
+    if differing:
+        source = "simulated enclaves of this code" if policy_file is None else str(policy_file)
+        raise DigestMismatchError(
+            f"the manifest accepts other evidence than {source}; these differ: "
+            f"{', '.join(differing)}",
+            hint="do not sign before you know why; --policy FILE says what you mean to accept",
+        )
+    return ["code: the sealtune that is installed here", "evidence: what is to be accepted"]
+
+
+def _differences(accepted: AppraisalPolicy, expected: AppraisalPolicy) -> list[str]:
+    """Dotted keys whose values differ."""
+    here, there = (policy.model_dump(mode="json") for policy in (accepted, expected))
+    differing = [key for key in here if key != "kinds" and here[key] != there[key]]
+    kinds, others = here["kinds"], there["kinds"]
+    for kind in sorted(kinds.keys() | others.keys()):
+        if kind in kinds and kind in others:
+            values = kinds[kind]
+            differing += [f"{kind}.{key}" for key in values if values[key] != others[kind][key]]
+        else:
+            differing.append(kind)
+    return differing
 
 
 def throw_away(
@@ -209,34 +275,3 @@ def check_keys(manifest: Manifest, given: Sequence[str]) -> None:
                 f"the manifest does not name the key in {file} for '{org}'",
                 hint="somebody else may have put their key in: ask that organisation",
             )
-
-
-def check_resolution(manifest: Manifest, resolution: Resolution) -> None:
-    """Hold what lies on this machine against the manifest, before anything is started.
-
-    Raises:
-        DigestMismatchError: lists everything that differs.
-        WeakEvidenceError: it accepts code that nobody named.
-    """
-    from sealtune.attest.measure import own_measurement
-    from sealtune.attest.policy import parse_policy
-    from sealtune.attest.strength import check_strength
-    from sealtune.job.settings import Settings
-
-    check_strength(parse_policy(manifest.appraisal))
-    wrong = manifest.settings.differences(Settings.of(resolution.job))
-    pairs: list[tuple[str, object, object]] = [
-        ("labels", manifest.labels, resolution.labels),
-        ("model", manifest.model.digest, resolution.model.digest),
-        ("slice plan", manifest.plan_digest, resolution.plan.digest),
-        ("code", manifest.code_digest, own_measurement().hex()),
-    ]
-    pairs += [
-        (f"data.{site}", manifest.data.get(site), data) for site, data in resolution.data.items()
-    ]
-    wrong += [what for what, signed, found in pairs if signed != found]
-    if wrong:
-        raise DigestMismatchError(
-            f"what lies here is not what was signed; these differ: {', '.join(wrong)}",
-            hint="restore what was signed, or build and sign a new manifest",
-        )

@@ -39,7 +39,7 @@ def validate(
 
     with Console(stderr=True).status("Reading data and model"):
         from sealtune.advise.assess import assess
-        from sealtune.model.resolve import check
+        from sealtune.plan.resolve import check
 
         checked = check(job)
         own = assess(checked.job, checked.labels, probing=False).own

@@ -14,8 +14,7 @@ import struct
 from collections.abc import Sequence
 
 from sealtune.data.site import Example, SiteData
-from sealtune.errors import DigestMismatchError
-from sealtune.job.manifest import DataIdentity, Manifest
+from sealtune.job.manifest import DataIdentity
 
 _HEAD = struct.Struct("<Qq")  # bytes of the text, label or -1
 
@@ -28,21 +27,6 @@ def identify(data: SiteData) -> DataIdentity:
         test=_digest(data.test),
         test_rows=len(data.test),
     )
-
-
-def check_data(manifest: Manifest, site: str, data: SiteData) -> None:
-    """Hold a site's data against the manifest.
-
-    Raises:
-        DigestMismatchError: the training or the test data is not what was signed.
-    """
-    signed, found = manifest.data[site], identify(data)
-    wrong = [what for what in ("train", "test") if getattr(signed, what) != getattr(found, what)]
-    if wrong:
-        raise DigestMismatchError(
-            f"the {' and '.join(wrong)} data of site '{site}' is not the data that was signed",
-            hint="restore the files, or build and sign a new manifest",
-        )
 
 
 def _digest(examples: Sequence[Example]) -> str:

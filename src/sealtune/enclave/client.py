@@ -1,4 +1,4 @@
-"""``python -m sealtune.enclave.client CONFIG.json``: a site's enclave process.
+"""``python -m sealtune.enclave.client LOCAL.json``: a site's enclave process.
 
 Checks the job for itself, loads its site's data and the model, and answers messages that the glue
 delivers, one connection each.
@@ -12,40 +12,32 @@ import sys
 from pathlib import Path
 
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.config import read_config
-from sealtune.enclave.events import EventLines, run_program
 from sealtune.enclave.site_serving import serve_forever
-from sealtune.enclave.trust import trust_for
-from sealtune.errors import ConfigError, Problem
-from sealtune.job.resolved import read_resolved
-from sealtune.methods.federated.site_trainer import SiteTrainer
-from sealtune.model.resolve import check_resolved
+from sealtune.enclave.site_trainer import SiteTrainer
+from sealtune.job.local import read_local
 from sealtune.offload.session import OffloadSession
+from sealtune.party.admit import admit
+from sealtune.party.events import EventLines, run_program
+from sealtune.plan.roles import SITE_ENCLAVE
 
 _PATIENCE = 120.0  # seconds that the accelerator, started with us, may take to listen
 
 
 def work(events: EventLines) -> None:
     """The whole life of a site's enclave."""
-    config = read_config(Path(sys.argv[1]), "client")
-    resolved = read_resolved(config.job)
-    site = config.site or ""
-    if site not in resolved.job.sites.names:
-        raise ConfigError(str(config.job), [Problem("sites.names", f"there is no site '{site}'")])
-    trust = trust_for(resolved)
-    check_resolved(resolved)
+    admitted = admit(read_local(Path(sys.argv[1])), SITE_ENCLAVE)
+    for fields in admitted.holdings.truncated:
+        events("warning", site=admitted.site, **fields)
     with OffloadSession.connect(
-        config.accelerator,
-        resolved.plan,
-        integrity_bits=resolved.job.protection.integrity_bits,
-        owner=f"{resolved.job_id}/{site}",
+        admitted.local.accelerator,
+        admitted.plan,
+        integrity_bits=admitted.job.protection.integrity_bits,
+        owner=f"{admitted.job_id}/{admitted.site}",
         patience=_PATIENCE,
     ) as session:
         events("products", arithmetic=session.arithmetic)
-        worker = SiteTrainer(resolved, site, session, config.run_dir, events)
-        program = SiteProgram(bytes.fromhex(resolved.job_id), site, trust, worker, events)
-        spare = resolved.job.quorum < len(resolved.job.sites.names)
-        serve_forever(config.socket, program, events, spare=spare)
+        program = SiteProgram(admitted, SiteTrainer(admitted, session, events), events)
+        serve_forever(Path(admitted.local.listen), program, events, spare=admitted.is_spare)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from sealtune import frames
 from sealtune.channel.client import ClientHandshake, is_challenge
 from sealtune.channel.handshake import Established
 from sealtune.channel.sealed import message_round
-from sealtune.enclave.events import Emit
-from sealtune.enclave.trust import Trust, emit_attested
 from sealtune.errors import ChannelError, SealError
 from sealtune.frames import Frame
+from sealtune.party.admit import Admitted
+from sealtune.party.events import Emit, emit_attested
+from sealtune.party.trust import SERVER
 
 MAX_MESSAGE = 1 << 31  # bytes
 
@@ -35,17 +36,15 @@ class SiteProgram:
     bytes and no second training.
 
     Args:
-        job_id: 48 bytes.
-        site: this site's name.
-        trust: own evidence and what is accepted of the server.
+        admitted: the job, as this site.
         worker: trains and evaluates.
         emit: told when the server has been attested.
     """
 
-    def __init__(self, job_id: bytes, site: str, trust: Trust, worker: Worker, emit: Emit) -> None:
-        self._job_id = job_id
-        self._site = site
-        self._trust = trust
+    def __init__(self, admitted: Admitted, worker: Worker, emit: Emit) -> None:
+        self._job_id = bytes.fromhex(admitted.job_id)
+        self._site = admitted.site
+        self._trust = admitted.trust[SERVER]
         self._worker = worker
         self._emit = emit
         self._handshake: ClientHandshake | None = None

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from sealtune import frames
 from sealtune.enclave.client_program import MAX_MESSAGE, SiteProgram
-from sealtune.enclave.events import Emit
-from sealtune.enclave.serving import listening
 from sealtune.errors import (
     AttestationError,
     ChannelError,
@@ -22,6 +20,8 @@ from sealtune.errors import (
     SealtuneError,
 )
 from sealtune.frames import Frame
+from sealtune.party.events import Emit
+from sealtune.party.serving import listening
 
 
 def serve_forever(path: Path, program: SiteProgram, ready: Emit, *, spare: bool) -> None:

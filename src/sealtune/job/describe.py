@@ -100,8 +100,12 @@ def _words(node: Mapping[str, Any]) -> str:
     }
     if node.get("type") in kinds:
         return kinds[node["type"]](node)
-    if isinstance(node.get("additionalProperties"), dict):
-        return "a table of site = file"
+    values = node.get("additionalProperties")
+    if isinstance(values, dict):
+        names = node.get("propertyNames", {}).get("enum")
+        return (
+            f"a table with a kind for {' and '.join(names)}" if names else "a table of site = file"
+        )
     return "a section of its own, with keys below it"
 
 

@@ -19,6 +19,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import rfc8785
@@ -82,6 +83,24 @@ class Envelope:
             return cls.from_object(json.loads(data, object_pairs_hook=_distinct))
         except (ValueError, RecursionError) as error:
             raise _malformed("is not JSON") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Envelope:
+        """The envelope in a file.
+
+        Raises:
+            MalformedManifestError: unreadable, or no envelope.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_ENVELOPE + 1)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise MalformedManifestError(
+                f"the manifest {path} cannot be read: {reason}",
+                hint="`sealtune job build JOB.toml -o job.manifest.json` writes one",
+            ) from error
+        return cls.decode(data)
 
     @classmethod
     def from_object(cls, value: object) -> Envelope:

@@ -27,6 +27,7 @@ from sealtune.job.spec import (
     JobSpec,
     ModelSpec,
     NetworkSpec,
+    ProtectionSpec,
     Section,
     SitesSpec,
     SplitSpec,
@@ -50,7 +51,7 @@ def load_job(path: Path) -> Job:
     Raises:
         ConfigError: the file cannot be read, is not TOML, or has faults; all of them are listed.
     """
-    raw = _read_toml(path)
+    raw = read_toml(path)
     problems, job = _validate(raw)
     if job is None:
         raise ConfigError(str(path), problems, hint="docs/job-file.md explains every key")
@@ -83,7 +84,7 @@ def check_files(job: Job) -> None:
         )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "there is no such file"
@@ -143,7 +144,8 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], Job | None]:
     split = _section(SplitSpec, raw.get("split"))
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
         tuning = _section(TuningSpec, raw.get("tuning", {}))
-        problems += method_problems(_section(JobSpec, raw.get("job")), tuning, split)
+        protection = _section(ProtectionSpec, raw.get("protection", {}))
+        problems += method_problems(_section(JobSpec, raw.get("job")), tuning, split, protection)
     return list(dict.fromkeys(problems)), None
 
 

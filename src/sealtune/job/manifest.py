@@ -121,8 +121,8 @@ class Manifest(_Strict):
         model: the base model.
         plan: which module runs where; its backbone names no path.
         plan_digest: of ``plan``.
-        code_digest: of the enclaves' code (``sealtune.attest.measure``).
-        appraisal: the evidence that is accepted (``sealtune.attest.AppraisalPolicy``).
+        code: program -> digest of its code (``sealtune.attest.measure``).
+        appraisal: role -> the evidence that is accepted of it (``attest.AppraisalPolicy``).
         data: each site's data.
         participants: who signs.
         min_cohort: how many organisations every aggregate comes from at least.
@@ -132,15 +132,15 @@ class Manifest(_Strict):
         not_before, expires: UTC times between which a run may start.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     method: Literal["federated-lora", "split"]
     settings: Settings
     labels: tuple[Label, ...] = Field(max_length=100_000)
     model: ModelIdentity
     plan: SlicePlan
     plan_digest: Sha256
-    code_digest: Sha384
-    appraisal: dict[str, JsonValue]
+    code: dict[str, Sha384]
+    appraisal: dict[str, dict[str, JsonValue]]
     data: dict[Name, DataIdentity]
     participants: tuple[Participant, ...] = Field(min_length=1, max_length=64)
     min_cohort: int = Field(ge=1, le=64)
@@ -173,6 +173,10 @@ class Manifest(_Strict):
             )
         if self.method != self.settings.job.method:
             raise ValueError(f"method is {self.method}, that of the job {self.settings.job.method}")
+        self.settings.job_at()
+        attested = method_of(self.method).attested
+        _same("the programs of code", sorted(self.code), sorted(self.programs.values()))
+        _same("the roles of appraisal", sorted(self.appraisal), sorted(attested))
         if self.plan.backbone.path:
             raise ValueError("plan.backbone.path must be empty: a manifest names no place")
         if self.plan.digest != self.plan_digest:
@@ -193,6 +197,15 @@ class Manifest(_Strict):
         organisations = sum(not set(one.sites).isdisjoint(sites) for one in self.participants)
         return len(sites) >= self.settings.quorum and organisations >= self.min_cohort
 
+    def participant(self, site: str) -> Participant:
+        """Who answers for ``site``."""
+        return next(one for one in self.participants if site in one.sites)
+
+    @property
+    def programs(self) -> Mapping[str, str]:
+        """Role -> its program."""
+        return method_of(self.method).programs
+
     @property
     def keys(self) -> dict[str, Ed25519PublicKey]:
         """Organisation -> key."""
@@ -207,7 +220,7 @@ def make_manifest(
     plan: SlicePlan,
     data: Mapping[str, DataIdentity],
     participants: tuple[Participant, ...],
-    code_digest: str,
+    code: Mapping[str, str],
     appraisal: Mapping[str, Any],
     release: Release = "participants",
     epoch: int = 5,
@@ -223,14 +236,14 @@ def make_manifest(
     begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
     backbone = plan.backbone.model_copy(update={"path": ""})
     content = {
-        "format": 1,
+        "format": 2,
         "method": settings.job.method,
         "settings": settings.model_dump(mode="json"),
         "labels": list(labels),
         "model": model.model_dump(mode="json"),
         "plan": plan.model_copy(update={"backbone": backbone}).model_dump(mode="json"),
         "plan_digest": plan.digest,
-        "code_digest": code_digest,
+        "code": dict(code),
         "appraisal": dict(appraisal),
         "data": {site: one.model_dump(mode="json") for site, one in data.items()},
         "participants": [one.model_dump(mode="json") for one in participants],

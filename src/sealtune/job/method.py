@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+Attested = Literal["server", "site"]  # roles that may show evidence
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Method:
 
     name: str
     programs: Mapping[str, str]
-    attested: tuple[str, ...]
+    attested: tuple[Attested, ...]
     accelerated: bool
     server_trains: bool
     releases: tuple[str, ...]

@@ -5,6 +5,7 @@ Trust domain: every process; settings only.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -73,6 +74,38 @@ class Settings(Section):
             faults = error.errors(include_url=False, include_input=False)
             problems = [Problem(".".join(map(str, one["loc"])), one["msg"]) for one in faults]
             raise ConfigError("the job", problems) from error
+
+    def job_at(
+        self,
+        *,
+        model: str = "-",
+        revision: str | None = None,
+        train: Path | dict[str, Path] | None = None,
+        test: Path | dict[str, Path] | None = None,
+    ) -> Job:
+        """The job with these settings whose model and data lie at these places.
+
+        Whoever has no data, or one site's alone, names no file of the others.
+
+        Raises:
+            ValueError: the settings are not those of a job; the message says why.
+        """
+        values = self.model_dump()
+        values["model"] |= {"path": model, "revision": revision}
+        of_sites = self.sites.partition == "file"
+        files = dict.fromkeys(self.sites.names, Path("-")) if of_sites else Path("-")
+        values["data"] |= {"train": files, "test": files}
+        try:
+            job = Job.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        nothing: Path | dict[str, Path] = {} if of_sites else Path("-")
+        places = {
+            "train": nothing if train is None else train,
+            "test": nothing if test is None else test,
+        }
+        return job.model_copy(update={"data": job.data.model_copy(update=places)})
 
     @property
     def quorum(self) -> int:

@@ -11,7 +11,7 @@ Trust domain: every process; settings only.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.method import Attested, method_of
 from sealtune.job.template import parse_template
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -35,6 +36,7 @@ ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
 Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Probed = Annotated[float | None, Field(gt=0, strict=True)]
+EvidenceKind = Literal["simulated", "sgx", "tdx", "sev-snp"]
 
 
 class Section(BaseModel):
@@ -195,8 +197,17 @@ class ProtectionSpec(Section):
     """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
     integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
     """A wrong product of the accelerator is missed with probability at most 2^-bits per step."""
-    attestation: Literal["simulated"] = "simulated"
-    """Evidence of the enclaves; `simulated` protects nothing, and results say so."""
+    attestation: EvidenceKind | dict[Attested, EvidenceKind] = "simulated"
+    """Evidence of the enclaves; `simulated` protects nothing, and results say so.
+
+    One kind for all enclaves, or a table `{server = kind, site = kind}`; a split job's sites sign
+    with their key instead. Any other kind needs measurements: `sealtune job build --policy`."""
+
+    def evidence(self, role: Attested) -> EvidenceKind:
+        """The kind of evidence that the enclave of this role shows."""
+        if isinstance(self.attestation, dict):
+            return self.attestation[role]
+        return self.attestation
 
 
 class TrainSpec(Section):
@@ -323,9 +334,9 @@ class Job(Section):
     def _sections_agree(self) -> Self:
         problems = cross_problems(
             self.model, self.data, self.sites, self.network
-        ) + method_problems(self.job, self.tuning, self.split)
+        ) + method_problems(self.job, self.tuning, self.split, self.protection)
         if problems:
-            raise ValidationError.from_exception_data("Job", [_as_detail(p) for p in problems])
+            raise rule_error("Job", problems)
         return self
 
 
@@ -359,12 +370,17 @@ def cross_problems(
 
 
 def method_problems(
-    job: JobSpec | None, tuning: TuningSpec | None, split: SplitSpec | None
+    job: JobSpec | None,
+    tuning: TuningSpec | None,
+    split: SplitSpec | None,
+    protection: ProtectionSpec | None,
 ) -> list[Problem]:
     """Faults between the method and the sections that only one of the methods has."""
-    if job is None or tuning is None:
+    if job is None:
         return []
-    problems: list[Problem] = []
+    problems = _attestation_problems(job, protection)
+    if tuning is None:
+        return problems
     if job.method == "split" and split is None:
         problems.append(
             Problem("split.cut", 'is missing: job.method = "split" needs the section [split]')
@@ -378,6 +394,23 @@ def method_problems(
             Problem("tuning.spf", 'needs job.method = "split": it runs in a large server enclave')
         )
     return problems
+
+
+def _attestation_problems(job: JobSpec, protection: ProtectionSpec | None) -> list[Problem]:
+    """A table of kinds must name each role that shows evidence, and no other."""
+    if protection is None or not isinstance(protection.attestation, dict):
+        return []
+    roles, named = method_of(job.method).attested, protection.attestation
+    key = "protection.attestation"
+    return [
+        Problem(f"{key}.{role}", "is missing: each role that shows evidence needs its kind")
+        for role in roles
+        if role not in named
+    ] + [
+        Problem(f"{key}.{role}", f"shows no evidence in a {job.method} job: it signs; remove it")
+        for role in named
+        if role not in roles
+    ]
 
 
 def _files_and_sites(key: str, files: Path | dict[str, Path], sites: SitesSpec) -> list[Problem]:
@@ -414,6 +447,14 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _as_detail(problem: Problem) -> InitErrorDetails:
-    fault = PydanticCustomError("rule", "{message}", {"message": problem.message})
-    return InitErrorDetails(type=fault, loc=tuple(problem.key.split(".")), input=None)
+def rule_error(title: str, problems: Sequence[Problem]) -> ValidationError:
+    """The error of a model whose keys are well-formed and do not go together."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("rule", "{message}", {"message": problem.message}),
+            loc=tuple(problem.key.split(".")),
+            input=None,
+        )
+        for problem in problems
+    ]
+    return ValidationError.from_exception_data(title, details)

@@ -4,19 +4,21 @@ Trust domain: operator (untrusted).
 """
 
 from sealtune.launch.folder import check, prepare
-from sealtune.launch.job_facts import JobFacts
+from sealtune.launch.parties import MANIFEST, line_up, party_file, write_party
 from sealtune.launch.ports import check_port
 from sealtune.launch.processes import Interrupted
 from sealtune.launch.released import collect_adapter
-from sealtune.launch.supervise import Programs, run
+from sealtune.launch.supervise import run
 
 __all__ = [
+    "MANIFEST",
     "Interrupted",
-    "JobFacts",
-    "Programs",
     "check",
     "check_port",
     "collect_adapter",
+    "line_up",
+    "party_file",
     "prepare",
     "run",
+    "write_party",
 ]

@@ -5,8 +5,7 @@ Trust domain: operator (untrusted); sealed bytes pass through here.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,23 +14,21 @@ from sealtune.errors import ProcessDiedError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.federation.transport import Outcome
 from sealtune.job.events import Error, Ready
+from sealtune.job.local import Local
 from sealtune.job.scratch import make_scratch, remove_scratch, sweep
 from sealtune.launch import environment
 from sealtune.launch.child import Child, Exit, Failure, Inbox
 from sealtune.launch.failure import revive
+from sealtune.launch.parties import command
 
 _END = 20.0  # seconds that the enclave gets to end by itself
 
 
-def ask_enclave(
-    resolved: Path, run_dir: Path, site: str, deliver: Callable[[bytes], bytes]
-) -> None:
+def ask_enclave(server: Local, deliver: Callable[[bytes], bytes]) -> None:
     """Start the enclave, carry messages between it and the site until it is done, end it.
 
     Args:
-        resolved: ``job.resolved.json``.
-        run_dir: the run's folder, with its sealed state.
-        site: who asks.
+        server: the enclave's local file: the run's folder, with its sealed state, and who asks.
         deliver: hands a message to the site and returns its answer.
 
     Raises:
@@ -41,18 +38,11 @@ def ask_enclave(
     sweep()
     folder = make_scratch()
     try:
-        config = folder / "server.json"
-        content = {
-            "role": "server",
-            "job": str(resolved.resolve()),
-            "socket": str(folder / "server.sock"),
-            "run_dir": str(run_dir.resolve()),
-            "serve": site,
-        }
-        config.write_text(json.dumps(content), encoding="utf-8")
+        server = server.anchored(folder)
+        started = command(server, folder / "server.json")
         with (
-            _enclave(config, run_dir / "logs" / "answers.log"),
-            ServerEnclave(folder / "server.sock") as enclave,
+            _enclave(started, server.folder / "logs" / "answers.log"),
+            ServerEnclave(Path(server.listen)) as enclave,
         ):
             while (order := enclave.next()) is not None:
                 for asked, body in order[0].items():
@@ -62,12 +52,11 @@ def ask_enclave(
 
 
 @contextmanager
-def _enclave(config: Path, log: Path) -> Iterator[None]:
+def _enclave(started: Sequence[str], log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = environment.program("split-server", str(config))
     variables = environment.variables({"OMP_WAIT_POLICY": "PASSIVE"})
     inbox: Inbox = SimpleQueue()
-    child = Child.start("server", command, variables, log, inbox, events=True)
+    child = Child.start("server", started, variables, log, inbox, events=True)
     try:
         _until_ready(inbox, log)
         yield

@@ -13,7 +13,7 @@ from sealtune.errors import StorageError
 from sealtune.launch.metrics import lock, storage_error
 
 _KEPT = {"baselines"}  # may be there before the run
-_MARKS = ("metrics.jsonl", "job.resolved.json")  # what only a run of ours has
+_MARKS = ("metrics.jsonl", "job.manifest.json")  # what only a run of ours has
 
 
 def check(run_dir: Path, *, resume: bool, force: bool) -> None:

@@ -11,30 +11,32 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from sealtune.errors import SealtuneError
+from sealtune.job.dsse import Envelope
 from sealtune.job.event_log import Bye, End, Start
 from sealtune.job.events import Error, Event, Memory, Ready
+from sealtune.job.local import Local
+from sealtune.job.manifest import Manifest, job_id, open_manifest
+from sealtune.job.method import method_of
 from sealtune.job.scratch import make_scratch, remove_scratch, sweep
 from sealtune.job.storage import private_files
 from sealtune.launch.child import Inbox, Interrupt
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.display import Display
-from sealtune.launch.environment import program, versions
+from sealtune.launch.environment import versions
 from sealtune.launch.flower import Flower
-from sealtune.launch.job_facts import JobFacts
 from sealtune.launch.memory import MemoryPeak
 from sealtune.launch.metrics import MetricsLog, storage_error
+from sealtune.launch.parties import command
 from sealtune.launch.ports import check_port, free_port
 from sealtune.launch.processes import Interrupted, Processes
 from sealtune.launch.progress import Progress
@@ -47,39 +49,22 @@ _FLOWER = "flower"
 _LAUNCHER = "launcher"
 
 
-@dataclass(frozen=True)
-class Programs:
-    """Commands of our own processes; each is given the path of its CONFIG.json. For tests."""
-
-    aggregator: Sequence[str] = tuple(program("aggregator"))
-    client: Sequence[str] = tuple(program("site-enclave"))
-    accelerator: Sequence[str] = tuple(program("accelerator"))
-    split_trainer: Sequence[str] = tuple(program("split-server"))
-    split_site: Sequence[str] = tuple(program("owner-site"))
-
-
 def run(
-    resolved_path: Path,
-    run_dir: Path,
+    parties: Sequence[Local],
     *,
-    resume: bool = False,
     port: int | None = None,
     console: Console | None = None,
     facts: Mapping[str, Any] | None = None,
-    keys: Mapping[str, Path] | None = None,
-    programs: Programs | None = None,
+    command: Callable[[Local], Sequence[str]] = command,
 ) -> None:
-    """Run a resolved job from start to end on this machine.
+    """Run a job from start to end on this machine.
 
     Args:
-        resolved_path: ``job.resolved.json``.
-        run_dir: the run's folder, see ``folder.prepare``.
-        resume: continue from the sealed checkpoint in ``run_dir``.
+        parties: of ``parties.line_up``; they share the run's folder (``folder.prepare``).
         port: of the relay; a free one by default.
         console: where to show progress; the terminal by default.
         facts: more keys for the "start" event, such as ``majority_class``.
-        keys: site -> file of its organisation's private key; for a split job.
-        programs: commands of our processes.
+        command: what starts a party's program.
 
     Raises:
         PortInUseError: ``port`` is taken.
@@ -88,19 +73,25 @@ def run(
         Interrupted: the user pressed Ctrl-C.
         SealtuneError: what an enclave said that went wrong.
     """
-    job = JobFacts.read(resolved_path)
     if port is not None:
         check_port(port)
+    run_dir = parties[0].folder
+    envelope = Envelope.read(parties[0].manifest)
+    manifest = open_manifest(envelope)
+    job = manifest.settings.job
+    sites = manifest.settings.sites.names
+    resume = any(party.resume for party in parties)
+    server_trains = method_of(manifest.method).server_trains
     start = time.monotonic()
     with private_files(), _temporary_folder() as temp, _metrics(run_dir) as metrics:
-        metrics.append(_start_event(job, resume, facts or {}))
+        identity = job_id(envelope.payload)
+        metrics.append(_start_event(manifest, identity, resume, facts or {}))
         outcome = "failed"
         try:
-            progress = Progress.begin(job.sites, job.rounds, server_trains=job.split)
+            progress = Progress.begin(sites, job.rounds, server_trains=server_trains)
             with Display(console or Console(), progress, job.name) as display:
-                _Run(job, run_dir, temp, metrics, progress, display, keys or {}).work(
-                    programs or Programs(), port, resume=resume
-                )
+                placed = [party.anchored(temp) for party in parties]
+                _Run(placed, command, temp, metrics, progress, display).work(port)
             outcome = "ok"
         except Interrupted:
             outcome = "interrupted"
@@ -124,16 +115,19 @@ def _record_failure(metrics: MetricsLog, error: SealtuneError) -> None:
         metrics.append(Error.of(error).model_copy(update={"role": _LAUNCHER}))
 
 
-def _start_event(job: JobFacts, resume: bool, facts: Mapping[str, Any]) -> Start:
+def _start_event(
+    manifest: Manifest, identity: str, resume: bool, facts: Mapping[str, Any]
+) -> Start:
+    settings = manifest.settings
     return Start(
         role=_LAUNCHER,
         versions=versions(),
-        seed=job.seed,
-        job_id=job.job_id,
-        plan_digest=job.plan_digest,
-        protect=job.protect,
-        sites=job.sites,
-        rounds=job.rounds,
+        seed=settings.job.seed,
+        job_id=identity,
+        plan_digest=manifest.plan_digest,
+        protect=manifest.plan.protect,
+        sites=settings.sites.names,
+        rounds=settings.job.rounds,
         resume=resume,
         **facts,
     )
@@ -190,35 +184,34 @@ class _Run:
 
     def __init__(
         self,
-        job: JobFacts,
-        run_dir: Path,
+        parties: Sequence[Local],
+        command: Callable[[Local], Sequence[str]],
         temp: Path,
         metrics: MetricsLog,
         progress: Progress,
         display: Display,
-        keys: Mapping[str, Path],
     ) -> None:
-        self._job = job
-        self._keys = keys
-        self._run_dir = run_dir
+        self._parties = parties
+        self._command = command
+        self._sites = {_role(party): party for party in parties if party.role == "site"}
         self._temp = temp
         self._metrics = metrics
         self._progress = progress
         self._display = display
-        self._processes = Processes(run_dir / "logs", self._record, self._tick)
+        self._processes = Processes(parties[0].folder / "logs", self._record, self._tick)
         self._memory = MemoryPeak()
 
-    def work(self, programs: Programs, port: int | None, *, resume: bool) -> None:
+    def work(self, port: int | None) -> None:
         """Start everything, wait for the end of the work, stop everything."""
         processes = self._processes
         with _signals(processes.inbox):
             try:
-                self._start_ours(programs, resume)
+                self._start_ours()
                 self._start_flower(port)
                 self._until_ready()
                 processes.settled = True
                 # The relay looks for this name: now, and not before, it may ask for work.
-                self._work_socket.symlink_to(self._socket("server"))
+                self._work_socket.symlink_to(self._server.listen)
                 processes.until(lambda: "server" in processes.ended)
                 self._finish()
             except Interrupted:
@@ -242,41 +235,15 @@ class _Run:
             event = event.model_copy(update={"role": _FLOWER})
         self._progress.apply(self._metrics.append(event))
 
-    def _start_ours(self, programs: Programs, resume: bool) -> None:
-        server = {"role": "server", "site": None, "resume": resume}
-        if self._job.split:
-            self._start_one("server", programs.split_trainer, server, computes_as="trainer")
-            for site in self._job.sites:
-                owner = {"role": "client", "site": site, "key": str(self._keys[site])}
-                self._start_one(_client(site), programs.split_site, owner)
-            return
-        self._start_one("accelerator", programs.accelerator, {"role": "accelerator", "site": None})
-        self._start_one("server", programs.aggregator, server)
-        for site in self._job.sites:
-            self._start_one(_client(site), programs.client, {"role": "client", "site": site})
-
-    def _start_one(
-        self,
-        role: str,
-        program: Sequence[str],
-        config: dict[str, Any],
-        *,
-        computes_as: str | None = None,
-    ) -> None:
-        config |= {
-            "job": str(self._job.path),
-            "socket": str(self._socket(role)),
-            **({} if self._job.split else {"accelerator": f"unix:{self._socket('accelerator')}"}),
-            "run_dir": str(self._run_dir.resolve()),
-        }
-        path = self._temp / f"{role.replace(':', '-')}.json"
-        path.write_text(json.dumps(config), encoding="utf-8")
-        share = computes_as or config["role"]
-        threads = thread_settings(share, len(self._job.sites), cores())
-        self._processes.start(role, [*program, str(path)], threads, events=True)
+    def _start_ours(self) -> None:
+        for party in self._parties:
+            # a server enclave that has a model trains it
+            share = "trainer" if party.role == "server" and party.model else _role(party)
+            threads = thread_settings(share.partition(":")[0], len(self._sites), cores())
+            self._processes.start(_role(party), self._command(party), threads, events=True)
 
     def _start_flower(self, port: int | None) -> None:
-        sites = self._job.sites
+        sites = tuple(party.site or "" for party in self._sites.values())
         credentials = make_credentials(self._temp / "keys", sites)
         flower = Flower(self._temp, port or free_port(), credentials)
         extra = flower.environment()
@@ -284,26 +251,24 @@ class _Run:
         self._progress.network = "starting the relay"
         relay = flower.relay(self._work_socket)
         processes.start(_RELAY, relay, extra, events=True, bare=True)
-        for site in sites:
+        for site, party in zip(sites, self._sites.values(), strict=True):
             spool = self._temp / "spool" / site
             spool.mkdir(parents=True)
-            node = flower.node(site, self._socket(_client(site)), spool)
+            node = flower.node(site, Path(party.listen), spool)
             processes.start(f"flower:node:{site}", node, extra, again=True, bare=True)
 
     def _until_ready(self) -> None:
         processes = self._processes
         processes.until(lambda: _RELAY in processes.ready)
         self._progress.network = "ready, waiting for the enclaves"
-        enclaves = {"server", *map(_client, self._job.sites)}
-        if not self._job.split:
-            enclaves.add("accelerator")
+        enclaves = set(map(_role, self._parties))
         processes.until(lambda: enclaves <= processes.ready)
 
     def _finish(self) -> None:
         """Let our processes end: clients first, since the accelerator serves them."""
         processes = self._processes
         processes.finishing = True
-        clients = [_client(site) for site in self._job.sites]
+        clients = list(self._sites)
 
         def gone() -> bool:
             return all(role in processes.ended for role in clients)
@@ -311,7 +276,7 @@ class _Run:
         if not processes.until(gone, _LEAVE):
             processes.stop(clients)
             processes.until(gone, _FINISH)
-        if not self._job.split:
+        if any(party.role == "accelerator" for party in self._parties):
             processes.stop(["accelerator"])
             processes.until(lambda: "accelerator" in processes.ended, _FINISH)
         self._record(Memory(role=_FLOWER, peak_mib=round(self._memory.mib, 1)))
@@ -321,12 +286,11 @@ class _Run:
         """Where the relay finds the aggregator."""
         return self._temp / "work.sock"
 
-    def _socket(self, role: str) -> Path:
-        if role.startswith("client:"):
-            # Site names may be long, and a socket's path may not.
-            return self._temp / f"c{self._job.sites.index(role.removeprefix('client:'))}.sock"
-        return self._temp / f"{role}.sock"
+    @property
+    def _server(self) -> Local:
+        return next(party for party in self._parties if party.role == "server")
 
 
-def _client(site: str) -> str:
-    return f"client:{site}"
+def _role(party: Local) -> str:
+    """What events call the party's process."""
+    return f"client:{party.site}" if party.site else party.role

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from sealtune.data.site import Example
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
-from sealtune.job.resolved import Resolved
 from sealtune.methods.split.messages import upload_head
 from sealtune.model.cut_chunk import Chunk, chunk_spans
 from sealtune.model.tasks import Task
 from sealtune.owner.bottom_site import CutMaker
+from sealtune.party.admit import Admitted
 
 _BATCH = 64  # texts in one message
 
@@ -34,7 +34,7 @@ class Asker(ABC):
         maker: runs the bottom.
     """
 
-    def __init__(self, resolved: Resolved, maker: CutMaker) -> None:
+    def __init__(self, resolved: Admitted, maker: CutMaker) -> None:
         self._head = upload_head(resolved)
         self._maker = maker
         self._rows: list[Sequence[int]] = []  # of the message under way
@@ -82,7 +82,7 @@ class ClassAsker(Asker):
     """
 
     def __init__(
-        self, resolved: Resolved, maker: CutMaker, task: Task, texts: Sequence[str]
+        self, resolved: Admitted, maker: CutMaker, task: Task, texts: Sequence[str]
     ) -> None:
         super().__init__(resolved, maker)
         encoded = task.encode([Example(text, None) for text in texts])
@@ -108,7 +108,7 @@ class ContinueAsker(Asker):
 
     def __init__(
         self,
-        resolved: Resolved,
+        resolved: Admitted,
         maker: CutMaker,
         rows: Sequence[Sequence[int]],
         *,
@@ -153,7 +153,7 @@ def read_answers(data: bytes, rows: int) -> NDArray[np.float32]:
     """
     if not data or len(data) % (4 * rows):
         raise FrameError(f"{len(data)} bytes are no answers to {rows} texts")
-    answers: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(rows, -1)
-    if not np.isfinite(answers).all():
+    found: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(rows, -1)
+    if not np.isfinite(found).all():
         raise FrameError("the server's answers are not finite")
-    return answers
+    return found

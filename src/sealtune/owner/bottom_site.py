@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sealtune.enclave.events import Emit
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
-from sealtune.job.resolved import Resolved
 from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
@@ -24,6 +21,8 @@ from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layou
 from sealtune.model.partial import load_part
 from sealtune.model.texts import SiteTexts, Texts, join, pad
 from sealtune.owner.received import Received
+from sealtune.party.admit import Admitted
+from sealtune.party.events import Emit
 from sealtune.tuning.adapter import own_copy
 from sealtune.tuning.folder import read_fingerprint, write_adapter
 
@@ -36,7 +35,7 @@ class CutMaker:
         pad_id: token that fills a batch up.
     """
 
-    def __init__(self, resolved: Resolved, pad_id: int) -> None:
+    def __init__(self, resolved: Admitted, pad_id: int) -> None:
         self.layout: Layout = layout_of(resolved.job, len(resolved.labels))
         self._pad_id = pad_id
         self._size = resolved.job.train.eval_batch_size
@@ -78,23 +77,14 @@ class BottomSite:
 
     Args:
         resolved: the job, checked.
-        site: whose data it is.
-        data: the site's texts.
-        run_dir: the run's folder; the released adapter goes to ``sites/<site>/adapter``.
         emit: gets progress events.
     """
 
-    def __init__(
-        self,
-        resolved: Resolved,
-        site: str,
-        data: SiteTexts,
-        run_dir: Path,
-        emit: Emit,
-    ) -> None:
+    def __init__(self, resolved: Admitted, emit: Emit) -> None:
+        data: SiteTexts = resolved.holdings.texts
         self._head = upload_head(resolved)
         self._maker = CutMaker(resolved, data.train.pad_id)
-        self._folder = run_dir / "sites" / site / "adapter"
+        self._folder = resolved.adapter_folder
         self._emit = emit
         self._resolved = resolved
         self._sent: set[int] = set()
@@ -102,7 +92,7 @@ class BottomSite:
         parts: tuple[tuple[PartName, Texts], ...] = (("train", data.train), ("test", data.test))
         if min(join([data.train, data.test]).lengths) < self._maker.layout.least_tokens:
             raise DataError(
-                f"site '{site}' has a text of a single token, which leaves nothing to predict",
+                f"site '{resolved.site}' has a text of a single token: nothing to predict",
                 hint="delete such rows",
             )
         self._chunks = [

@@ -24,11 +24,10 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from sealtune.enclave.events import Emit
-from sealtune.enclave.trust import Trust
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame
-from sealtune.job.resolved import Resolved
+from sealtune.party.admit import Admitted
+from sealtune.party.events import Emit
 from sealtune.party.outcome import Outcomes
 from sealtune.party.site_link import SiteLink
 
@@ -80,7 +79,6 @@ class Driver:
     Args:
         server: what is done.
         resolved: the job.
-        trust: for each site, own evidence and what is accepted of it.
         emit: told when a site has been attested.
 
     Attributes:
@@ -88,15 +86,15 @@ class Driver:
         max_message: bytes that an honest site's message has at most.
     """
 
-    def __init__(
-        self, server: Server, resolved: Resolved, trust: Mapping[str, Trust], emit: Emit
-    ) -> None:
+    def __init__(self, server: Server, resolved: Admitted, emit: Emit) -> None:
         job_id = bytes.fromhex(resolved.job_id)
         self.deadline = resolved.job.network.deadline
         self.max_message = 2 * server.answer_limit
         self._limit = server.answer_limit
         self._program = server.program()
-        self._links = {site: SiteLink(site, job_id, one, emit) for site, one in trust.items()}
+        self._links = {
+            site: SiteLink(site, job_id, one, emit) for site, one in resolved.trust.items()
+        }
         self._ask: Ask[Any] | None = None
         self._answered: Any = None  # what the program is sent next: a generator starts with None
         self._chances: dict[str, int] = {}  # site that the Ask waits for -> messages it may lose

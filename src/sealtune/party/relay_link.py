@@ -10,11 +10,11 @@ import socket
 from pathlib import Path
 
 from sealtune import frames
-from sealtune.enclave.events import Emit
-from sealtune.enclave.serving import listening
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.party.driver import Driver
+from sealtune.party.events import Emit
+from sealtune.party.serving import listening
 
 
 def serve_until_done(path: Path, program: Driver, ready: Emit) -> None:

@@ -9,10 +9,10 @@ from sealtune import frames
 from sealtune.channel.handshake import Established
 from sealtune.channel.sealed import SealedSession
 from sealtune.channel.server import ServerHandshake
-from sealtune.enclave.events import Emit
-from sealtune.enclave.trust import Trust, emit_attested
 from sealtune.errors import FrameError
 from sealtune.frames import Frame
+from sealtune.party.events import Emit, emit_attested
+from sealtune.party.trust import Trust
 
 
 class SiteLink:

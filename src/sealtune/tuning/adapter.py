@@ -28,8 +28,8 @@ from torch import nn
 
 from sealtune import __version__
 from sealtune.errors import AdapterMismatchError, ModelError
-from sealtune.job.resolved import Resolved
 from sealtune.model.trainable import trainable_state
+from sealtune.party.admit import Admitted
 from sealtune.tuning.registry import LORA_CONFIG, registered, sections
 
 FINGERPRINT = "sealtune.json"
@@ -69,7 +69,7 @@ class Fingerprint(BaseModel):
     versions: dict[str, str]
 
 
-def fingerprint_of(resolved: Resolved) -> Fingerprint:
+def fingerprint_of(resolved: Admitted) -> Fingerprint:
     """The fingerprint of what a job's enclaves have tuned."""
     job = resolved.job
     return Fingerprint(
@@ -126,7 +126,7 @@ def require_same_state(live: nn.Module, reloaded: nn.Module) -> None:
         raise AdapterMismatchError("the written adapter differs from the live one")
 
 
-def own_copy(files: Mapping[str, bytes], resolved: Resolved) -> dict[str, bytes]:
+def own_copy(files: Mapping[str, bytes], resolved: Admitted) -> dict[str, bytes]:
     """Files that another party made of a job, naming the base model where it lies here.
 
     Raises:

@@ -14,20 +14,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from sealtune.enclave.events import Emit
 from sealtune.errors import ChannelError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
-from sealtune.job.resolved import Resolved
 from sealtune.methods.federated.adapter import Tensors, adapter_size, read_adapter, write_adapter
 from sealtune.methods.federated.aggregation import Aggregation, aggregation_named
 from sealtune.methods.federated.site_report import StageKind, read_report
 from sealtune.methods.federated.update_bound import UpdateBound
+from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
+from sealtune.party.events import Emit
 from sealtune.party.outcome import SiteOutcome, new_outcomes, too_few
 
 _SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
@@ -45,19 +44,14 @@ class FederatedServer:
 
     Args:
         resolved: the job.
-        folder: where the checkpoint goes.
-        key: 32 bytes, the enclave's sealing key.
         emit: gets progress events.
-        resume: go on after the checkpoint, if there is one.
 
     Raises:
         ConfigError: there is no aggregation of that name.
         StorageError: the checkpoint does not open.
     """
 
-    def __init__(
-        self, resolved: Resolved, folder: Path, key: bytes, emit: Emit, *, resume: bool
-    ) -> None:
+    def __init__(self, resolved: Admitted, emit: Emit) -> None:
         self._manifest = resolved.manifest
         self._sites = resolved.job.sites.names
         self._rounds = resolved.job.job.rounds
@@ -71,8 +65,9 @@ class FederatedServer:
         self._emit = emit
         self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(resolved.job_id)
+        folder, key = resolved.state_folder, resolved.sealing_key
         self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
-        saved = self._checkpoints.load() if resume else None
+        saved = self._checkpoints.load() if resolved.local.resume else None
         self._round = saved.round if saved else None  # the last finished one
         # empty before round 1 has ended: every site draws the same adapter from the job's seed
         self._adapter = saved.tensors if saved else b""

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from sealtune.enclave.events import Emit
+from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
 from sealtune.frames import Frame
-from sealtune.job.resolved import Resolved
 from sealtune.methods.split.messages import upload_head
 from sealtune.methods.split.server import SplitState, top_state
-from sealtune.methods.split.top_trainer import TopTrainer
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, layout_of, read_chunk
 from sealtune.model.samples import Contents, Sample
+from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import CheckpointFile
 from sealtune.party.driver import Ask, Program
+from sealtune.party.events import Emit
 from sealtune.party.outcome import new_outcomes
 
 _MOST = 1024  # texts in one message
@@ -65,24 +64,17 @@ class SplitAnswers:
     """Answers one site, then ends.
 
     Args:
-        resolved: the finished job.
-        folder: where the last checkpoint is.
-        key: 32 bytes, the enclave's sealing key.
+        resolved: the finished job; ``serve`` in its local file says who may ask.
         emit: gets progress events.
-        site: who may ask.
 
     Raises:
-        DataError: the job has no such site.
         StorageError: there is no finished training.
     """
 
-    def __init__(
-        self, resolved: Resolved, folder: Path, key: bytes, emit: Emit, *, site: str
-    ) -> None:
-        names = resolved.job.sites.names
-        if site not in names:
-            raise DataError(f"there is no site '{site}'; the job has {', '.join(names)}")
-        checkpoints = CheckpointFile(folder, key, bytes.fromhex(resolved.job_id), SplitState)
+    def __init__(self, resolved: Admitted, emit: Emit) -> None:
+        job_id = bytes.fromhex(resolved.job_id)
+        folder, key = resolved.state_folder, resolved.sealing_key
+        checkpoints = CheckpointFile(folder, key, job_id, SplitState)
         saved = checkpoints.load()
         if saved is None or saved.round < resolved.job.job.rounds:
             raise StorageError(
@@ -90,7 +82,7 @@ class SplitAnswers:
             )
         layout = layout_of(resolved.job, len(resolved.labels))
         self.answer_limit = 2 * CHUNK + layout.max_tokens * layout.token_bytes
-        self._site = site
+        self._site = resolved.local.serve or ""
         self._head = upload_head(resolved)
         self._layout = question_layout(layout)
         self._asked_for = _Asked(self._layout)

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sealtune.job.resolved import Resolved
+from sealtune.party.admit import Admitted
 
 PART = 30 << 20  # bytes; one piece of the network engine
 MAX_PARTS = 1 << 16
 
 
-def upload_head(resolved: Resolved) -> dict[str, Any]:
+def upload_head(resolved: Admitted) -> dict[str, Any]:
     """What samples were made with; a site states it with every chunk."""
     return {
         "model": resolved.model_digest,

@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from sealtune.enclave.events import Emit
+from sealtune.enclave.top_trainer import TopState, TopTrainer
 from sealtune.errors import DataError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
-from sealtune.job.resolved import Resolved
 from sealtune.job.training_events import Upload
 from sealtune.methods.split.release import Release, release_parts
 from sealtune.methods.split.sample_store import SampleStore
-from sealtune.methods.split.top_trainer import TopState, TopTrainer
 from sealtune.methods.split.upload import Checked, Uploads, check_complete
 from sealtune.model.cut_chunk import CHUNK, layout_of
 from sealtune.model.training import Evaluation
+from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
+from sealtune.party.events import Emit
 from sealtune.party.outcome import SiteOutcome, new_outcomes, too_few
 
 _SLACK = 64 << 20  # bytes: one long sample more, lengths, labels and token ids
@@ -56,19 +55,15 @@ class SplitServer:
 
     Args:
         resolved: the job.
-        folder: where samples and the checkpoint go.
-        key: 32 bytes, the enclave's sealing key.
         emit: gets progress events.
-        resume: go on after the checkpoint, and with the chunks that are there.
 
     Raises:
         StorageError: what is there does not open.
     """
 
-    def __init__(
-        self, resolved: Resolved, folder: Path, key: bytes, emit: Emit, *, resume: bool
-    ) -> None:
-        job_id = bytes.fromhex(resolved.job_id)
+    def __init__(self, resolved: Admitted, emit: Emit) -> None:
+        job_id, resume = bytes.fromhex(resolved.job_id), resolved.local.resume
+        folder, key = resolved.state_folder, resolved.sealing_key
         layout = layout_of(resolved.job, len(resolved.labels))
         self.answer_limit = CHUNK + layout.max_tokens * layout.token_bytes + _SLACK
         self._manifest = resolved.manifest

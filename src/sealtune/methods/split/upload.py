@@ -12,11 +12,11 @@ from typing import Any
 from sealtune.errors import DataError
 from sealtune.frames import Frame, is_count
 from sealtune.job.manifest import DataIdentity
-from sealtune.job.resolved import Resolved
 from sealtune.methods.split.messages import upload_head
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.model import cut_chunk
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
+from sealtune.party.admit import Admitted
 
 MAX_CHUNKS = 1 << 20
 _LONGEST = 1e9  # seconds
@@ -42,7 +42,7 @@ class Uploads:
     """
 
     def __init__(
-        self, resolved: Resolved, store: SampleStore, layout: Layout, *, resume: bool
+        self, resolved: Admitted, store: SampleStore, layout: Layout, *, resume: bool
     ) -> None:
         self._resolved = resolved
         self._store = store

@@ -1,11 +1,10 @@
 """Decide everything that a job file leaves open, and find its faults before a process is started.
 
     resolution = resolve(job)
-    manifest = resolution.manifest(participants, code_digest=code, appraisal=policy)
-    resolved = resolution.write(run_dir / "job.resolved.json", envelope)  # signed by all
+    manifest = resolution.manifest(participants, code=digests, appraisal=policies)
 
-This is for runs where one machine holds every site's data. Client enclaves do not rely on it: they
-work the plan and the digests out again and compare.
+This is for runs where one machine holds every site's data. No party relies on it: each works plan
+and digests out again and compares (``plan.holdings``).
 
 Trust domain: data owners' machine; its result is public to the job's participants.
 """
@@ -14,24 +13,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sealtune.data.digest import identify
 from sealtune.data.site import SiteData, discover_labels, load_sites
-from sealtune.errors import DataError, ModelError
-from sealtune.job.dsse import Envelope
+from sealtune.errors import DataError, DigestMismatchError
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, make_manifest
 from sealtune.job.plan import SlicePlan
-from sealtune.job.resolved import Resolved, write_resolved
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
-from sealtune.model.agree import identify_model
-from sealtune.model.files import ModelFiles, model_digest, model_files
+from sealtune.model.files import ModelFiles, model_files
 from sealtune.model.fit import check_tokenizer, fit_texts
 from sealtune.model.load import load_config, load_tokenizer
 from sealtune.model.partial import check_weights
 from sealtune.model.tasks import task_of
+from sealtune.party.admit import Found
+from sealtune.plan.holdings import identify_model
 from sealtune.plan.planner import make_plan
 
 
@@ -67,24 +64,10 @@ class Resolution:
             **terms,
         )
 
-    def write(self, path: Path, envelope: Envelope) -> Resolved:
-        """Write ``job.resolved.json``; see ``job.resolved``.
-
-        Args:
-            envelope: the manifest, signed by every participant.
-
-        Raises:
-            ManifestError: it is not, or it is of another job.
-            StorageError: the file cannot be written.
-        """
-        return write_resolved(
-            path,
-            job=self.job,
-            labels=self.labels,
-            plan=self.plan,
-            model_digest=self.model.digest,
-            envelope=envelope,
-        )
+    @property
+    def found(self) -> Found:
+        """What of it a manifest is held against."""
+        return Found(self.labels, self.model, self.plan, self.data)
 
 
 @dataclass(frozen=True)
@@ -147,23 +130,25 @@ def resolve(job: Job) -> Resolution:
     )
 
 
-def check_resolved(resolved: Resolved) -> None:
-    """Repeat what ``resolve`` decided about the model and compare: an enclave believes no file.
+def work_out(job: Job, manifest: Manifest, site: str | None = None) -> Found:
+    """What lies on this machine of a job that was signed, or is to be, as ``check_found`` takes it.
+
+    Args:
+        site: look at this site's data only; None: at every site's.
 
     Raises:
-        ModelError: the model or the slice plan is not the one that the job id stands for.
+        DigestMismatchError: the manifest names no such site.
+        DataError, ModelError: files that cannot be used at all.
     """
-    if model_digest(resolved.job.model) != resolved.model_digest:
-        raise ModelError(
-            f"the model in {resolved.job.model.path} is not the one that this job was made for",
-            hint="start the run anew, or restore the model's files",
-        )
-    plan = make_plan(resolved.job, len(resolved.labels) or None)
-    if plan.digest != resolved.plan.digest:
-        raise ModelError(
-            "the slice plan in job.resolved.json is not the one that follows from the job",
-            hint="somebody changed it, or versions differ: start the run anew",
-        )
+    if site is not None and site not in manifest.data:
+        raise DigestMismatchError(f"the manifest names no site '{site}'")
+    sites = load_sites(job, manifest.labels, only=None if site is None else (site,))
+    return Found(
+        labels=discover_labels(job) if site is None else None,
+        model=identify_model(job.model),
+        plan=make_plan(job, len(manifest.labels) or None),
+        data={name: identify(data) for name, data in sites.items()},
+    )
 
 
 def _at_its_commit(job: Job) -> tuple[Job, ModelFiles]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
+from sealtune.attest import Claims
 from sealtune.errors import SealtuneError
 from sealtune.job.events import Done, Error, Event, Memory
 from sealtune.memory import peak_mib
@@ -94,3 +95,15 @@ def _stop_on_signals() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+
+
+def emit_attested(emit: Emit, claims: Claims, *, who: str, by: str, job_id: str) -> None:
+    """Say that ``by`` has verified ``who``."""
+    emit(
+        "attested",
+        who=who,
+        by=by,
+        kind=str(claims.kind),
+        confidential=claims.confidential,
+        job_id=job_id,
+    )

@@ -14,9 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sealtune.enclave.events import Emit
 from sealtune.errors import StorageError
-from sealtune.job.resolved import Resolved
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.compare import SAME_LEAST, compare_logits
 from sealtune.model.cut import CutEntry
@@ -33,6 +31,8 @@ from sealtune.model.training import (
     local_round,
     make_optimizer,
 )
+from sealtune.party.admit import Admitted
+from sealtune.party.events import Emit
 from sealtune.tuning.adapter import (
     adapter_files,
     fingerprint_of,
@@ -79,7 +79,7 @@ class TopTrainer:
         emit: gets progress events.
     """
 
-    def __init__(self, resolved: Resolved, store: SampleSource, emit: Emit) -> None:
+    def __init__(self, resolved: Admitted, store: SampleSource, emit: Emit) -> None:
         self._resolved = resolved
         self._job = resolved.job
         self._store = store

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sealtune.enclave.events import Emit
-from sealtune.enclave.own_data import load_own_data
 from sealtune.errors import AdapterMismatchError, FrameError
 from sealtune.frames import Frame
-from sealtune.job.resolved import Resolved
 from sealtune.model.load import load_model
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
 from sealtune.offload.session import OffloadSession
+from sealtune.party.admit import Admitted
+from sealtune.party.events import Emit
 from sealtune.tuning.adapter import fingerprint_of
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.folder import check_export, save_adapter
@@ -39,23 +37,19 @@ class SiteTrainer:
 
     Args:
         resolved: the job, checked.
-        site: whose data to load.
         session: the accelerator.
-        run_dir: the run's folder; the released adapter goes to ``sites/<site>/adapter``.
         emit: gets progress events.
     """
 
-    def __init__(
-        self, resolved: Resolved, site: str, session: OffloadSession, run_dir: Path, emit: Emit
-    ) -> None:
+    def __init__(self, resolved: Admitted, session: OffloadSession, emit: Emit) -> None:
         job = resolved.job
         self._resolved = resolved
         self._job = job
-        self._site = site
+        self._site = resolved.site
         self._session = session
-        self._folder = run_dir / "sites" / site / "adapter"
+        self._folder = resolved.adapter_folder
         self._emit = emit
-        self._data, self._task = load_own_data(resolved, site, emit)
+        self._data, self._task = resolved.holdings.texts, resolved.holdings.task
         base = load_model(job.model, len(resolved.labels) or None)
         self._model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
         self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}

@@ -1,0 +1,134 @@
+"""What one party of a job knows alone: its places, sockets, key and device.
+
+The signed manifest is what all share. People write a ``local.toml`` (``job.local_file``); programs
+read the same as JSON, with absolute paths, from their operator. So it is not believed: it names
+places, and decides nothing that the manifest or evidence has to vouch for.
+
+Trust domain: every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sealtune.errors import ConfigError, Problem
+from sealtune.job.spec import Name, rule_error
+
+MAX_BYTES = 1 << 20
+Side = Literal["server", "site", "accelerator"]
+# which party has a key that not all have
+_ONLY: Mapping[str, Side] = {
+    "site": "site",
+    "key": "site",
+    "data": "site",
+    "accelerator": "site",
+    "resume": "server",
+    "serve": "server",
+    "device": "accelerator",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelPlace(_Strict):
+    """Where the base model lies."""
+
+    path: str = Field(min_length=1, description="folder of the base model, or a hub id")
+    revision: str | None = Field(default=None, description="commit of a hub's model")
+
+
+class DataPlace(_Strict):
+    """Where a site's data lies."""
+
+    train: Path = Field(description="the site's training file, or the pooled one")
+    test: Path = Field(description="the site's test file, or the pooled one")
+
+
+class Local(_Strict):
+    """One party's own file. Sockets are ``unix:/path`` or ``tcp:host:port`` where an accelerator
+    listens, and a path where the network's messages come in.
+    """
+
+    manifest: Path = Field(description="the job's manifest, signed by every participant")
+    role: Side = Field(description="which party this is: server, site or accelerator")
+    site: Name | None = Field(default=None, description="the site's name in the manifest")
+    folder: Path = Field(description="folder for results, sealed state and logs")
+    listen: str = Field(min_length=1, description="socket to listen on")
+    accelerator: str = Field(default="", description="where a site's accelerator listens")
+    key: Path | None = Field(
+        default=None, description="private key with which a split job's site signs who it is"
+    )
+    device: Literal["cpu", "cuda"] | None = Field(
+        default=None, description="where the accelerator computes; left out: on CUDA, if it can"
+    )
+    resume: bool = Field(default=False, description="whether to go on from the sealed checkpoint")
+    serve: Name | None = Field(
+        default=None, description="the site to answer with a finished split job's model"
+    )
+    model: ModelPlace | None = Field(default=None, description="place of the base model")
+    data: DataPlace | None = Field(default=None, description="place of the site's data")
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Self:
+        given = {key: getattr(self, key) for key in self.model_fields_set}
+        if problems := role_problems(given):
+            raise rule_error("Local", problems)
+        return self
+
+    @property
+    def name(self) -> str:
+        """What its process and its file are called: ``server``, ``site-north``."""
+        return f"{self.role}-{self.site}" if self.site else self.role
+
+    def anchored(self, folder: Path) -> Local:
+        """The same with relative sockets taken from ``folder``."""
+        named = ("listen", "accelerator")
+        return self.model_copy(update={k: _anchored(getattr(self, k), folder) for k in named})
+
+
+def _anchored(socket: str, folder: Path) -> str:
+    scheme, colon, place = socket.rpartition(":")
+    return socket if not socket or scheme.startswith("tcp") else f"{scheme}{colon}{folder / place}"
+
+
+def role_problems(given: Mapping[str, object]) -> list[Problem]:
+    """Keys that do not belong to the party that ``given`` is of, and a site's missing name."""
+    role = given.get("role")
+    problems = [
+        Problem(key, f"belongs into a file of role '{side}', not '{role}'")
+        for key, side in _ONLY.items()
+        if given.get(key) and role is not None and role != side
+    ]
+    if role == "site" and not given.get("site"):
+        problems.append(Problem("site", "is missing: which of the job's sites is this?"))
+    return problems
+
+
+def read_local(path: Path) -> Local:
+    """The JSON form, as a program gets it.
+
+    Raises:
+        ConfigError: missing, too long or malformed; all faults are listed.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(str(path), [Problem("file", f"cannot be read: {reason}")]) from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(str(path), [Problem("file", f"has more than {MAX_BYTES} bytes")])
+    try:
+        return Local.model_validate_json(data)
+    except ValidationError as error:
+        problems = [
+            Problem(".".join(map(str, e["loc"])) or "file", e["msg"])
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigError(str(path), problems) from error

@@ -1,0 +1,81 @@
+"""Read ``local.toml``, a party's own file, as people write it.
+
+    local = load_local(Path("local.toml"))    # paths absolute, from the file's own folder
+
+Trust domain: operator; no enclave reads TOML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sealtune.errors import ConfigError, Problem
+from sealtune.job.load import read_toml
+from sealtune.job.local import DataPlace, Local, ModelPlace, read_local, role_problems
+from sealtune.job.sources import is_hub_data
+
+_TABLES: Mapping[str, type[BaseModel]] = {"model": ModelPlace, "data": DataPlace}
+
+
+def load_local(path: Path) -> Local:
+    """Read and check a local file; one that ends in ``.json`` is the form that programs read.
+
+    Relative paths and sockets are taken from the file's folder; ``~`` is the home folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or has faults; all of them are listed.
+    """
+    if path.suffix == ".json":
+        return read_local(path)
+    raw = read_toml(path)
+    problems = [] if isinstance(raw.get("role"), dict) else role_problems(raw)
+    local = None
+    try:
+        local = Local.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        problems += [_problem(fault["loc"], fault["type"], fault["msg"])
+                     for fault in error.errors(include_url=False, include_input=False)
+                     if fault["type"] != "rule"]  # fmt: skip
+    if problems or local is None:
+        raise ConfigError(str(path), problems, hint="`sealtune party -h` has an example")
+    return _absolute(local, Path(os.path.abspath(path)).parent)
+
+
+def _problem(place: tuple[int | str, ...], kind: str, message: str) -> Problem:
+    key = ".".join(map(str, place))
+    fields: Mapping[str, Any] = Local.model_fields
+    if len(place) > 1:
+        fields = _TABLES[str(place[0])].model_fields
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), fields, n=1)
+        advice = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(fields)}"
+        return Problem(key, f"unknown key; {advice}")
+    wanted = fields[str(place[-1])].description
+    said = "is missing" if kind == "missing" else message[:1].lower() + message[1:]
+    return Problem(key, f"{said}: {wanted}")
+
+
+def _absolute(local: Local, base: Path) -> Local:
+    def at(path: Path) -> Path:
+        return Path(os.path.abspath(base / path.expanduser()))
+
+    changes: dict[str, Any] = {"manifest": at(local.manifest), "folder": at(local.folder)}
+    if local.key is not None:
+        changes["key"] = at(local.key)
+    if local.model is not None:
+        named = local.model.path
+        if named.startswith((".", "/", "~")) or at(Path(named)).is_dir():
+            changes["model"] = local.model.model_copy(update={"path": str(at(Path(named)))})
+    if local.data is not None:
+        files = {"train": local.data.train, "test": local.data.test}
+        changes["data"] = DataPlace(
+            **{part: file if is_hub_data(file) else at(file) for part, file in files.items()}
+        )
+    return local.model_copy(update=changes).anchored(base)

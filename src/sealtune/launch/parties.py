@@ -1,0 +1,131 @@
+"""The parties of a job: each one's own file, and the command of its program.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sealtune.errors import ConfigError, Problem
+from sealtune.job.dsse import Envelope
+from sealtune.job.local import DataPlace, Local, ModelPlace
+from sealtune.job.manifest import open_manifest
+from sealtune.job.method import method_of
+from sealtune.job.spec import Job
+from sealtune.job.storage import write_atomic
+from sealtune.launch.environment import program
+
+if TYPE_CHECKING:
+    from sealtune.party.admit import Admitted
+
+MANIFEST = "job.manifest.json"  # in a run's folder
+FOLDER = "parties"  # of a run's folder: what each party's program reads
+
+
+def line_up(
+    job: Job, run_dir: Path, *, keys: Mapping[str, Path], resume: bool = False
+) -> list[Local]:
+    """The parties of a run on one machine, in the order in which they start.
+
+    Their sockets are relative, to be ``anchored`` in the run's temporary folder.
+
+    Args:
+        job: with the places of model and data.
+        run_dir: the run's folder, which holds its manifest.
+        keys: site -> file of its organisation's key, where sites sign.
+        resume: go on from the sealed checkpoint.
+    """
+    home = run_dir.resolve()
+    common: dict[str, Any] = {"manifest": home / MANIFEST, "folder": home}
+    model = ModelPlace(path=job.model.path, revision=job.model.revision)
+    method = method_of(job.job.method)
+    parties = []
+    if method.accelerated:
+        listen = "unix:accelerator.sock"
+        parties.append(Local(role="accelerator", listen=listen, model=model, **common))
+    held = model if method.server_trains else None
+    server = Local(role="server", listen="server.sock", resume=resume, model=held, **common)
+    parties.append(server)
+    for number, site in enumerate(job.sites.names):
+        parties.append(
+            Local(
+                role="site",
+                site=site,
+                listen=f"c{number}.sock",  # names may be long, and a socket's path may not
+                accelerator="unix:accelerator.sock" if method.accelerated else "",
+                key=keys[site].resolve() if site in keys else None,
+                model=model,
+                data=data_of(job, site),
+                **common,
+            )
+        )
+    return parties
+
+
+def data_of(job: Job, site: str) -> DataPlace:
+    """Where the data of ``site`` lies: its own files, or the pooled ones."""
+    train, test = (f[site] if isinstance(f, dict) else f for f in (job.data.train, job.data.test))
+    return DataPlace(train=train, test=test)
+
+
+def admit_party(local: Local) -> Admitted:
+    """Admit the party of a local file, whichever it is.
+
+    Raises:
+        ConfigError: jobs of this method have no such party.
+        SealtuneError: it is not admitted.
+    """
+    from sealtune.party.admit import admit
+    from sealtune.plan.roles import ROLES
+
+    method = open_manifest(Envelope.read(local.manifest)).method
+    if local.role not in ROLES[method]:
+        words = f"is '{local.role}', which no {method} job has"
+        raise ConfigError("local file", [Problem("role", words)])
+    return admit(local, ROLES[method][local.role])
+
+
+def command(local: Local, path: Path | None = None) -> list[str]:
+    """Write what a party's program reads, and return the program's command.
+
+    Args:
+        path: where to write it; default: the party's folder.
+
+    Raises:
+        SealtuneError: an accelerator's party is not admitted; the others' programs find out.
+    """
+    path = path or party_file(local.folder, local.name)
+    if local.role == "accelerator":
+        content = json.dumps(_for_accelerator(admit_party(local)))
+        write_atomic(path, content.encode())
+        return program("accelerator", str(path))
+    write_party(local, path)
+    name = open_manifest(Envelope.read(local.manifest)).programs[local.role]
+    return program(name, str(path))
+
+
+def write_party(local: Local, path: Path | None = None) -> None:
+    """Write a party's own file as programs read it; default: into the party's folder."""
+    write_atomic(path or party_file(local.folder, local.name), local.model_dump_json().encode())
+
+
+def party_file(run_dir: Path, name: str) -> Path:
+    """Where a run's folder keeps what one party's program reads."""
+    return run_dir / FOLDER / f"{name}.json"
+
+
+def _for_accelerator(admitted: Admitted) -> dict[str, Any]:
+    """The little that the accelerator's program may know; it has no reader of jobs."""
+    local, plan = admitted.local, admitted.plan
+    return {
+        "listen": local.listen,
+        "device": local.device,
+        "backbone": plan.backbone.path,
+        "groups": [group.model_dump(mode="json") for group in plan.groups],
+        "prefix_blocks": plan.prefix_blocks,
+        "model": {"path": admitted.job.model.path, "revision": admitted.job.model.revision},
+    }

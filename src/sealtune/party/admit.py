@@ -1,0 +1,308 @@
+"""The decision: from a signed manifest and one party's own file to a program that may start.
+
+    admitted = admit(local, AGGREGATOR)    # raises, or all of it is right
+
+There is no other way to an ``Admitted``, and programs take nothing else. The single checks serve
+people before they sign or start a run, too, so that the answer is the same wherever it is asked.
+
+Trust domain: every enclave; data owner; operator, for the accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sealtune.attest.measure import program_digest
+from sealtune.attest.platforms.base import MACHINE
+from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem
+from sealtune.job.dsse import Envelope
+from sealtune.job.local import Local, Side
+from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, job_id, verify_manifest
+from sealtune.job.plan import SlicePlan
+from sealtune.job.settings import Settings
+from sealtune.job.spec import Job, SplitSpec
+from sealtune.party.trust import (
+    SERVER,
+    Trust,
+    accepted_evidence,
+    check_key,
+    make_trust,
+    own_platform,
+)
+
+
+class Holdings(Protocol):
+    """What a party holds of a job, loaded and checked."""
+
+    @property
+    def plan(self) -> SlicePlan:
+        """The slice plan, worked out anew from the model here."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a program is in a job.
+
+    Attributes:
+        side: which party it is of.
+        program: its name in the manifest's ``code``; empty for one that nobody has to trust.
+        needs: keys of the local file that it cannot do without.
+        holds: loads what it holds of the job and compares it with the manifest (a site's name goes
+            with it); None: it holds nothing.
+    """
+
+    side: Side
+    program: str
+    needs: tuple[str, ...] = ()
+    holds: Callable[[Manifest, Job, str], Holdings] | None = None
+
+
+AGGREGATOR = Role("server", "aggregator")
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A job that this party takes part in; everything in it has been checked.
+
+    Attributes:
+        local: the party's own file.
+        manifest: what every participant signed.
+        job_id: SHA-384 of the manifest's bytes, 96 hex digits.
+        job: the signed settings, with this party's places.
+        plan: where each module runs.
+        trust: peer -> what is shown to it and accepted of it.
+        holdings: what the role's ``holds`` returned, or None.
+        sealing_key: 32 bytes that only this kind of enclave on this machine can get; empty for a
+            party that seals no files.
+    """
+
+    local: Local
+    manifest: Manifest
+    job_id: str
+    job: Job
+    plan: SlicePlan
+    trust: Mapping[str, Trust] = field(repr=False)
+    holdings: Any = field(repr=False)
+    sealing_key: bytes = field(default=b"", repr=False)
+
+    @property
+    def site(self) -> str:
+        """This site's name; empty for another party."""
+        return self.local.site or ""
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether the job can go on without this site."""
+        return self.job.quorum < len(self.job.sites.names)
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the server enclave's sealed files are."""
+        return self.local.folder / "state"
+
+    @property
+    def adapter_folder(self) -> Path:
+        """Where the released adapter goes that this site's owner gets."""
+        return self.local.folder / "sites" / self.site / "adapter"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of their numbers; empty for ``causal-lm``."""
+        return self.manifest.labels
+
+    @property
+    def model_digest(self) -> str:
+        """Hex digest of the base model."""
+        return self.manifest.model.digest
+
+    @property
+    def plan_digest(self) -> str:
+        """Hex digest of the plan."""
+        return self.manifest.plan_digest
+
+    @property
+    def cut(self) -> int:
+        """Blocks at the sites of a split job.
+
+        Raises:
+            ModelError: the slice plan is another method's.
+        """
+        if self.plan.cut is None:
+            raise ModelError("the slice plan is not that of a split job")
+        return self.plan.cut
+
+    @property
+    def split(self) -> SplitSpec:
+        """The section ``[split]``, which every split job has.
+
+        Raises:
+            ModelError: the job is of another method.
+        """
+        if self.job.split is None:
+            raise ModelError("the job is not split")
+        return self.job.split
+
+
+def admit(local: Local, role: Role, root: Path = MACHINE) -> Admitted:
+    """Check everything that decides whether this party's program may start, in this order.
+
+    Args:
+        local: the party's own file.
+        role: what the program is in the job.
+        root: of the file system with the machine's devices; a test brings its own.
+
+    Raises:
+        ManifestError: the manifest, its signatures, time or terms; the key; the code; the evidence
+            that is accepted; what lies here is not what was signed.
+        ConfigError: the local file is not one of this program, or of a party of this job.
+        AttestationError: this machine cannot make the evidence that it has to show.
+        ModelError, DataError, StorageError: files that cannot be used at all.
+    """
+    envelope = Envelope.read(local.manifest)
+    manifest = verify_manifest(envelope)
+    _check_party(manifest, local, role)
+    key = None
+    if local.key is not None:
+        from sealtune.job.key_files import load_private
+
+        key = load_private(local.key)
+        check_key(manifest, local.site or "", key)
+    if role.program:
+        check_code(manifest, role.program)
+    policies = accepted_evidence(manifest)
+    trust: dict[str, Trust] = {}
+    sealing_key = b""
+    if role.side != "accelerator":
+        trust = make_trust(manifest, role.side, policies, key, root)
+    if role.side == SERVER:
+        sealing_key = own_platform(manifest, SERVER, root).sealing_key()
+    job = place(manifest, local)
+    holdings = role.holds(manifest, job, local.site or "") if role.holds else None
+    return Admitted(
+        local=local,
+        manifest=manifest,
+        job_id=job_id(envelope.payload),
+        job=job,
+        plan=holdings.plan if holdings else manifest.plan,
+        trust=trust,
+        holdings=holdings,
+        sealing_key=sealing_key,
+    )
+
+
+def _check_party(manifest: Manifest, local: Local, role: Role) -> None:
+    """Whether the local file is of this program and of a party of this job."""
+    problems = []
+    if local.role != role.side:
+        problems.append(Problem("role", f"is '{local.role}', but this program is the {role.side}"))
+    elif role.program and role.program not in manifest.code:
+        words = f"is of a {manifest.method} job, which has no {role.program}"
+        problems.append(Problem("manifest", words))
+    problems += [
+        Problem(key, f"is missing: the {role.program or role.side} needs it")
+        for key in role.needs
+        if not getattr(local, key)
+    ]
+    sites = manifest.settings.sites.names
+    problems += [
+        Problem(key, f"there is no site '{name}'; the job has {', '.join(sites)}")
+        for key, name in (("site", local.site), ("serve", local.serve))
+        if name is not None and name not in sites
+    ]
+    if problems:
+        raise ConfigError(f"local file of the {local.name}", problems)
+
+
+def place(manifest: Manifest, local: Local) -> Job:
+    """The signed settings, with the places of the local file."""
+    where: dict[str, Any] = {}
+    if local.model is not None:
+        where = {"model": local.model.path, "revision": local.model.revision}
+    if local.data is not None:
+        of_sites = manifest.settings.sites.partition == "file"
+        for part in ("train", "test"):
+            file = getattr(local.data, part)
+            where[part] = {local.site or "": file} if of_sites else file
+    return manifest.settings.job_at(**where)
+
+
+def check_code(manifest: Manifest, *programs: str) -> None:
+    """Hold the code installed here against the code that was signed.
+
+    Args:
+        programs: of the manifest; default: all.
+
+    Raises:
+        DigestMismatchError: names the programs whose code is another.
+    """
+    other = [
+        program
+        for program in programs or sorted(manifest.code)
+        if manifest.code[program] != program_digest(program).hex()
+    ]
+    if other:
+        raise DigestMismatchError(
+            "the manifest names other code than the sealtune that is installed here: "
+            f"{', '.join(other)}",
+            hint="use the version that built the manifest, everywhere, or build and sign a new one",
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies on this machine of a job, as far as somebody has looked; None: not looked at.
+
+    Attributes:
+        labels: of the training data.
+        model: name and digests.
+        plan: worked out from the model.
+        data: site -> digests.
+    """
+
+    labels: tuple[str, ...] | None = None
+    model: ModelIdentity | None = None
+    plan: SlicePlan | None = None
+    data: Mapping[str, DataIdentity] = field(default_factory=dict)
+
+
+def check_found(manifest: Manifest, found: Found) -> list[str]:
+    """Hold what lies here against what was signed.
+
+    Returns:
+        what was found equal, in words.
+
+    Raises:
+        DigestMismatchError: lists everything that differs.
+    """
+    pairs: list[tuple[str, object, object]] = []
+    if found.labels is not None:
+        pairs.append(("labels", found.labels, manifest.labels))
+    if found.model is not None:
+        signed = manifest.model
+        pairs.append(("model", found.model.digest, signed.digest))
+        pairs.append(("tokenizer", found.model.tokenizer_digest, signed.tokenizer_digest))
+    if found.plan is not None:
+        pairs.append(("slice plan", found.plan.digest, manifest.plan_digest))
+    for site, data in found.data.items():
+        own = manifest.data.get(site)
+        for part in ("train", "test"):
+            pairs.append((f"data.{site}.{part}", getattr(data, part), getattr(own, part, None)))
+    _refuse([what for what, here, there in pairs if here != there])
+    return [what for what, _, _ in pairs]
+
+
+def check_settings(manifest: Manifest, job: Job) -> None:
+    """Raise DigestMismatchError, with all keys that differ, unless ``job`` is the one signed."""
+    _refuse(manifest.settings.differences(Settings.of(job)))
+
+
+def _refuse(differing: list[str]) -> None:
+    if differing:
+        raise DigestMismatchError(
+            f"what lies here is not what was signed; these differ: {', '.join(differing)}",
+            hint="do not sign or start before you know why; restore what was signed, or build and "
+            "sign a new manifest",
+        )

@@ -1,0 +1,160 @@
+"""What a party of a job shows its peers, what it accepts of them, and the key for its own files.
+
+    federated   each site's enclave and the server enclave show evidence and appraise the other's
+    split       the server enclave shows evidence; a site, which has no TEE, signs with its key
+
+Trust domain: every enclave; data owner (split).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealtune.attest import AppraisalPolicy, Attester, Verifier
+from sealtune.attest.appraise import Appraiser
+from sealtune.attest.errors import AttesterUnavailableError
+from sealtune.attest.evidence import Kind
+from sealtune.attest.measure import program_digest
+from sealtune.attest.platforms import platform
+from sealtune.attest.platforms.base import MACHINE, Platform
+from sealtune.attest.platforms.participant import (
+    ParticipantAttester,
+    ParticipantVerifier,
+    participant_policy,
+)
+from sealtune.attest.policy import parse_policy
+from sealtune.attest.strength import check_strength
+from sealtune.errors import MalformedManifestError, UnknownKeyError
+from sealtune.job.keys import public_hex
+from sealtune.job.manifest import Manifest
+from sealtune.job.method import Attested, method_of
+from sealtune.job.spec import ProtectionSpec
+
+SERVER: Attested = "server"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is shown to one peer and accepted of it.
+
+    Attributes:
+        attester: makes own evidence.
+        verifier: appraises the peer's.
+        policy: what is accepted.
+    """
+
+    attester: Attester
+    verifier: Verifier
+    policy: AppraisalPolicy
+
+
+def read_policies(manifest: Manifest) -> dict[str, AppraisalPolicy]:
+    """For each role that shows evidence, what the manifest says of it.
+
+    Raises:
+        MalformedManifestError: it is no policy.
+    """
+    return {
+        role: parse_policy(content, f"appraisal.{role}")
+        for role, content in manifest.appraisal.items()
+    }
+
+
+def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
+    """For each role that shows evidence, what is accepted of it: what was signed, nothing else.
+
+    Raises:
+        MalformedManifestError: a policy is none, or not of the kind that the job's settings name.
+        WeakEvidenceError: one accepts code that nobody named.
+    """
+    policies = read_policies(manifest)
+    for role in method_of(manifest.method).attested:
+        policy = policies[role]
+        check_strength(policy)
+        kind = Kind(manifest.settings.protection.evidence(role))
+        if kind not in policy.kinds:
+            raise MalformedManifestError(
+                f"the job manifest at appraisal.{role}: protection.attestation is {kind}, which "
+                f"is not accepted, but {', '.join(policy.kinds)}",
+                hint="build it with the --policy of that kind of evidence",
+            )
+    return policies
+
+
+def check_machine(protection: ProtectionSpec, *roles: Attested, root: Path = MACHINE) -> None:
+    """Whether this machine can show what the enclaves of ``roles`` must.
+
+    Args:
+        root: of the file system with the machine's devices.
+
+    Raises:
+        AttesterUnavailableError: lists what is missing.
+    """
+    for role in roles:
+        kind = Kind(protection.evidence(role))
+        missing = platform(kind, root).missing(sealing=role == SERVER)
+        if missing:
+            raise AttesterUnavailableError(
+                f"the {role} enclave must show {kind} evidence; this machine lacks "
+                f"{'; '.join(missing)}",
+                hint='protection.attestation = "simulated" needs no hardware: for trials',
+            )
+
+
+def check_key(manifest: Manifest, site: str, key: Ed25519PrivateKey) -> None:
+    """Raise UnknownKeyError unless ``key`` is of the organisation that answers for ``site``."""
+    owner = manifest.participant(site)
+    if owner.key != public_hex(key.public_key()):
+        raise UnknownKeyError(
+            f"the key given for site '{site}' is not the one of '{owner.org}' in the manifest",
+            hint=f"give the key that signed the manifest as '{owner.org}'",
+        )
+
+
+def make_trust(
+    manifest: Manifest,
+    role: Attested,
+    policies: Mapping[str, AppraisalPolicy],
+    key: Ed25519PrivateKey | None,
+    root: Path,
+) -> dict[str, Trust]:
+    """What the party of ``role`` shows each of its peers, by their names, and accepts of them.
+
+    Args:
+        policies: of ``accepted_evidence``.
+        key: the organisation's; for a role that shows no evidence.
+        root: of the file system with the machine's devices.
+
+    Raises:
+        AttesterUnavailableError: this machine cannot make such evidence.
+        UnknownKeyError: there is no key, and it is needed.
+    """
+    attester: Attester
+    if role in policies:
+        check_machine(manifest.settings.protection, role, root=root)
+        attester = own_platform(manifest, role, root).attester(
+            program_digest(manifest.programs[role])
+        )
+    elif key is not None:
+        attester = ParticipantAttester(key)
+    else:
+        raise UnknownKeyError("a party that shows no evidence signs with its key: there is none")
+    if role == "site":
+        return {SERVER: Trust(attester, Appraiser(), policies[SERVER])}
+    trust = {}
+    for site in manifest.settings.sites.names:
+        if "site" in policies:
+            trust[site] = Trust(attester, Appraiser(), policies["site"])
+        else:
+            accepted = participant_policy(manifest.participant(site).key)
+            trust[site] = Trust(attester, ParticipantVerifier(), accepted)
+    return trust
+
+
+def own_platform(manifest: Manifest, role: Attested, root: Path) -> Platform:
+    """The kind of TEE that the enclave of ``role`` runs in."""
+    return platform(Kind(manifest.settings.protection.evidence(role)), root)

@@ -1,0 +1,116 @@
+"""What a party holds of a job: model, slice plan, data. Loaded, worked out anew, and compared with
+the manifest before anything is done with it. Which role holds what is in ``plan.roles``.
+
+Trust domain: every process that holds a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sealtune.data.digest import identify
+from sealtune.data.site import load_site
+from sealtune.job.manifest import Manifest, ModelIdentity
+from sealtune.job.plan import SlicePlan
+from sealtune.job.spec import Job, ModelSpec
+from sealtune.model.files import model_files
+from sealtune.model.fit import check_tokenizer, fit_texts
+from sealtune.model.load import load_config, load_tokenizer
+from sealtune.model.tasks import Task, task_of
+from sealtune.model.texts import SiteTexts
+from sealtune.party.admit import Found, check_found
+from sealtune.plan.planner import make_plan
+
+
+@dataclass(frozen=True)
+class ModelHoldings:
+    """The model of the manifest lies here, and its plan follows from the settings.
+
+    Attributes:
+        plan: where each module runs; its backbone is a file of this machine.
+    """
+
+    plan: SlicePlan
+
+
+@dataclass(frozen=True)
+class TaskHoldings(ModelHoldings):
+    """The same, and the task that reads texts.
+
+    Attributes:
+        task: the job's task, with the model's tokenizer.
+    """
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class SiteHoldings(TaskHoldings):
+    """The same, and a site's own data.
+
+    Attributes:
+        texts: the site's examples, encoded.
+    """
+
+    texts: SiteTexts
+
+    @property
+    def truncated(self) -> list[dict[str, Any]]:
+        """How many texts are cut, for an event of each part of the data in which some are."""
+        parts = (("training", self.texts.train), ("test", self.texts.test))
+        return [
+            {"what": "truncated", "part": part, "count": texts.truncated, "of": len(texts)}
+            for part, texts in parts
+            if texts.truncated
+        ]
+
+
+def hold_model(manifest: Manifest, job: Job, _site: str) -> ModelHoldings:
+    """Compare the model's files, and the plan that follows from them.
+
+    Raises:
+        DigestMismatchError: they are not what was signed.
+        ModelError: they cannot be used at all.
+    """
+    check_found(manifest, Found(model=identify_model(job.model)))
+    plan = make_plan(job, len(manifest.labels) or None)
+    check_found(manifest, Found(plan=plan))
+    return ModelHoldings(plan)
+
+
+def hold_task(manifest: Manifest, job: Job, site: str) -> TaskHoldings:
+    """As ``hold_model``, and make the task."""
+    plan = hold_model(manifest, job, site).plan
+    tokenizer = load_tokenizer(job.model)
+    check_tokenizer(tokenizer, load_config(job.model))
+    return TaskHoldings(plan, task_of(job, manifest.labels, tokenizer))
+
+
+def hold_data(manifest: Manifest, job: Job, site: str) -> SiteHoldings:
+    """As ``hold_task``, and compare the site's data.
+
+    Raises:
+        DataError: data that cannot be used at all, or texts that the model has no place for.
+    """
+    held = hold_task(manifest, job, site)
+    data = load_site(job, site, manifest.labels)
+    check_found(manifest, Found(data={site: identify(data)}))
+    config = load_config(job.model)
+    train, test = (fit_texts(held.task, config, part) for part in (data.train, data.test))
+    return SiteHoldings(held.plan, held.task, SiteTexts(train, test))
+
+
+def identify_model(spec: ModelSpec) -> ModelIdentity:
+    """Name and digests of the model.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    files = model_files(spec)
+    hub = f"{spec.path}@{files.revision}" if files.revision else ""
+    return ModelIdentity(
+        name=(hub or files.folder.name)[:200],
+        digest=files.digest,
+        tokenizer_digest=files.tokenizer_digest,
+    )

@@ -1,0 +1,27 @@
+"""What each program is in a job, and what of it it holds.
+
+Trust domain: none of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sealtune.party.admit import AGGREGATOR, Role
+from sealtune.plan.holdings import hold_data, hold_model, hold_task
+
+SITE_ENCLAVE = Role("site", "site-enclave", ("model", "data", "accelerator"), hold_data)
+ACCELERATOR = Role("accelerator", "", ("model",), hold_model)
+SPLIT_SERVER = Role("server", "split-server", ("model",), hold_model)
+OWNER_SITE = Role("site", "owner-site", ("model", "data", "key"), hold_data)
+OWNER_ASKING = Role("site", "owner-site", ("model", "key"), hold_task)  # of a finished run
+
+# method -> what its parties run
+ROLES: Mapping[str, Mapping[str, Role]] = {
+    "federated-lora": {
+        "accelerator": ACCELERATOR,
+        "server": AGGREGATOR,
+        "site": SITE_ENCLAVE,
+    },
+    "split": {"server": SPLIT_SERVER, "site": OWNER_SITE},
+}

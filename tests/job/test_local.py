@@ -1,0 +1,130 @@
+"""A party's own file: every fault is found, with its key, before anything is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealtune.errors import ConfigError
+from sealtune.job.local import DataPlace, Local, ModelPlace, read_local
+from sealtune.job.local_file import load_local
+
+SITE: dict[str, Any] = {
+    "manifest": "/m.json",
+    "role": "site",
+    "site": "north",
+    "folder": "/run",
+    "listen": "/n.sock",
+    "accelerator": "unix:/a.sock",
+    "model": {"path": "/model"},
+    "data": {"train": "/a.csv", "test": "/b.csv"},
+}
+TOML = """
+manifest = "job.manifest.json"
+role = "site"
+site = "north"
+folder = "out"
+listen = "n.sock"
+accelerator = "unix:gpu.sock"
+key = "keys/north.key"
+[model]
+path = "model"
+[data]
+train = "../train.csv"
+test = "hf:owner/name:test"
+"""
+
+
+def read(folder: Path, content: object) -> Local:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / "local.json").write_text(text)
+    return read_local(folder / "local.json")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    found = read(tmp_path, SITE)
+    assert found.name == "site-north"
+    assert read(tmp_path, found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"role": "client"}, "role: "),
+        ({"role": "server"}, "site: belongs into a file of role 'site', not 'server'"),
+        ({"role": "accelerator", "resume": True}, "resume: belongs into a file of role 'server'"),
+        ({"site": None}, "site: is missing"),
+        ({"site": "No Name"}, "site: "),
+        ({"serve": "south"}, "serve: belongs into a file of role 'server'"),
+        ({"device": "cpu"}, "device: belongs into a file of role 'accelerator'"),
+        ({"listen": ""}, "listen: "),
+        ({"resume": 1}, "resume: "),
+        ({"colour": "red"}, "colour: "),
+        ({"data": {"train": "/a.csv"}}, r"data\.test: Field required"),
+        ({"model": {"path": ""}}, r"model\.path: "),
+    ],
+)
+def test_faults_of_the_form_that_programs_read(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read(tmp_path, SITE | change)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"role": 1}', "[" * 100_000])
+def test_other_bytes_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_or_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_local(tmp_path / "none.json")
+    with pytest.raises(ConfigError, match="more than 1048576 bytes"):
+        read(tmp_path, " " * (1 << 20) + "7")
+
+
+def test_paths_are_taken_from_the_files_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    file = tmp_path / "here" / "local.toml"
+    file.write_text(TOML)
+    here = tmp_path / "here"
+    assert load_local(file) == Local(
+        manifest=here / "job.manifest.json",
+        role="site",
+        site="north",
+        folder=here / "out",
+        listen=str(here / "n.sock"),
+        accelerator=f"unix:{here}/gpu.sock",
+        key=here / "keys" / "north.key",
+        model=ModelPlace(path=str(here / "model")),
+        data=DataPlace(train=tmp_path / "train.csv", test=Path("hf:owner/name:test")),
+    )
+    file.write_text(TOML.replace("unix:gpu.sock", "tcp:host:80").replace('"model"', '"org/model"'))
+    found = load_local(file)
+    assert (found.accelerator, found.model) == ("tcp:host:80", ModelPlace(path="org/model"))
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    text = TOML.replace('folder = "out"', 'fodler = "out"\nserve = "x"\nresume = 3')
+    (tmp_path / "local.toml").write_text(text.replace("[model]\npath", "[model]\npart"))
+    with pytest.raises(ConfigError) as caught:
+        load_local(tmp_path / "local.toml")
+    assert {(one.key, one.message) for one in caught.value.problems} == {
+        ("fodler", "unknown key; did you mean 'folder'?"),
+        ("folder", "is missing: folder for results, sealed state and logs"),
+        ("serve", "belongs into a file of role 'server', not 'site'"),
+        ("resume", "belongs into a file of role 'server', not 'site'"),
+        ("resume", "input should be a valid boolean: whether to go on from the sealed checkpoint"),
+        ("model.path", "is missing: folder of the base model, or a hub id"),
+        ("model.part", "unknown key; did you mean 'path'?"),
+    }
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "local.toml").write_text("role = site")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_local(tmp_path / "local.toml")
