@@ -146,7 +146,7 @@ def measure(piece: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     import torch
 
     import sealtune.enclave.client
-    import sealtune.enclave.top_trainer  # noqa: F401
+    import sealtune.methods.split.top_trainer  # noqa: F401
 
     kind = piece["kind"]
     if kind == "aggregator":
@@ -221,8 +221,8 @@ def _top(
 ) -> dict[str, Any]:
     import torch
 
-    from sealtune.enclave.top_trainer import TopTrainer
     from sealtune.memory import peak_mib
+    from sealtune.methods.split.top_trainer import TopTrainer
     from sealtune.model.load import load_config
     from sealtune.model.samples import Contents, Sample
 

@@ -37,8 +37,7 @@ from torch import Tensor
 from sealtune.cli.signing import throw_away
 from sealtune.data.site import load_sites
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.top_trainer import EVERYBODY, TopTrainer
-from sealtune.job.keys import load_private, new_key
+from sealtune.job.key_files import load_private, new_key
 from sealtune.job.spec import (
     DataSpec,
     Job,
@@ -54,6 +53,7 @@ from sealtune.job.spec import (
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.methods.split.server import SplitServer
+from sealtune.methods.split.top_trainer import EVERYBODY, TopTrainer
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.batches import step_batches
 from sealtune.model.cut import CutEntry

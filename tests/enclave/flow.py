@@ -14,7 +14,6 @@ from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.cli.signing import throw_away
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.errors import SealtuneError
 from sealtune.job.dsse import Envelope
 from sealtune.job.event_log import make
@@ -31,6 +30,7 @@ from sealtune.job.spec import (
 )
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.server import FederatedServer
+from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from sealtune.data.site import load_sites
-from sealtune.enclave.top_trainer import EVERYBODY
 from sealtune.errors import SiteLostError, StorageError
 from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
+from sealtune.methods.split.top_trainer import EVERYBODY
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.load import load_model, load_tokenizer

@@ -235,7 +235,28 @@ def test_an_enclave_opens_no_connection_through_the_hub(package: Path, call: str
     online = {k: v for k, v in variables({}).items() if not k.endswith("_OFFLINE")}
     done = isolated(package, name, env=online)
     assert done.returncode == 1
+    assert "ConnectError: httpx" in done.stderr
     assert "in a program that opens no connection of its own" in done.stderr
+
+
+def test_an_enclave_finds_a_model_of_the_hub_that_was_fetched_before(
+    package: Path, tmp_path: Path
+) -> None:
+    commit = "0123456789" * 4
+    folder = tmp_path / "hub" / "models--owner--name"
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "snapshots" / commit / "config.json").write_text("{}")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    name = adds(
+        package,
+        "from huggingface_hub import snapshot_download\n"
+        f"for revision in (None, {commit!r}):\n"
+        "    print(snapshot_download('owner/name', revision=revision))\n",
+    )
+    for more in ({}, {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}):
+        done = isolated(package, name, env=variables({"HF_HOME": str(tmp_path), **more}))
+        assert done.stdout.split()[:2] == [str(folder / "snapshots" / commit)] * 2, done.stderr
 
 
 def test_an_enclave_finds_no_package_that_is_not_on_its_list(package: Path) -> None:

@@ -183,8 +183,8 @@ def _pooled_accuracy(answers: Mapping[str, Evaluation]) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _versions() -> dict[str, str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.site_serving import serve_forever
-from sealtune.enclave.site_trainer import SiteTrainer
 from sealtune.job.local import read_local
+from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import admit
 from sealtune.party.events import EventLines, run_program

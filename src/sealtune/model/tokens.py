@@ -23,10 +23,12 @@ def text_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     Some tokenizers append their end token. A text that is to be continued, or whose class is read
     at its last word, must not end in it.
     """
-    found = tokenizer(list(texts), truncation=False, verbose=False, return_special_tokens_mask=True)
+    encoded = tokenizer(
+        list(texts), truncation=False, verbose=False, return_special_tokens_mask=True
+    )
     return [
         _without_end(ids, added)
-        for ids, added in zip(found["input_ids"], found["special_tokens_mask"], strict=True)
+        for ids, added in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
     ]
 
 

@@ -153,7 +153,7 @@ def read_answers(data: bytes, rows: int) -> NDArray[np.float32]:
     """
     if not data or len(data) % (4 * rows):
         raise FrameError(f"{len(data)} bytes are no answers to {rows} texts")
-    found: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(rows, -1)
-    if not np.isfinite(found).all():
+    answers: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(rows, -1)
+    if not np.isfinite(answers).all():
         raise FrameError("the server's answers are not finite")
-    return found
+    return answers

@@ -32,9 +32,9 @@ def reach(name: str, root: Path = ROOT) -> Program:
     """What a program may load; its packages are those that its list names."""
     path, main = list_file(name, root), MAINS[name]
     listed = read_program(name, root) if path.is_file() else Program(main, (), (), (), ())
-    stands_in = {"closed.py"} if listed.closed else set()
-    at_start = _closure({"start.py", main} | stands_in, root, later=False)
-    on_demand = _closure(at_start, root, later=True) - at_start
+    at_start = _closure({"start.py", main}, root, later=False)
+    stands_in = {"closed.py"} if listed.closed else set()  # loaded when others' packages ask
+    on_demand = _closure(at_start | stands_in, root, later=True) - at_start
     return listed._replace(
         main=main, at_start=tuple(sorted(at_start)), on_demand=tuple(sorted(on_demand))
     )

@@ -61,8 +61,8 @@ def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
         StorageError: no space or no permission; an adapter that was there stays as it was.
         ModelError: a name that no such file has.
     """
-    known = {FINGERPRINT, *(name for entry in TUNERS.values() for name in entry.files)}
-    odd = sorted(files.keys() - known)
+    allowed = {FINGERPRINT, *(name for tuner in TUNERS.values() for name in tuner.files)}
+    odd = sorted(files.keys() - allowed)
     if odd:
         raise ModelError(f"{odd[0][:80]!r} is no file of an adapter")
     _replace_folder(folder, files)
@@ -148,9 +148,9 @@ def _read_folder(folder: Path) -> tuple[Fingerprint, dict[str, bytes]]:
         raise ModelError(
             f"{folder / FINGERPRINT} is damaged, or of another version of sealtune"
         ) from error
-    named = {name for tuner in fingerprint.tuning for name in registered(tuner).files}
-    for entry in TUNERS.values():
-        for name in entry.files:
+    named = {file for name in fingerprint.tuning for file in registered(name).files}
+    for tuner in TUNERS.values():
+        for name in tuner.files:
             if name not in named and (folder / name).exists():
                 raise AdapterMismatchError(
                     f"{folder} holds {name}, of which {FINGERPRINT} knows nothing",

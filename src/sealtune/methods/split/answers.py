@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from sealtune.enclave.top_trainer import TopTrainer
 from sealtune.errors import ChannelError, DataError, SiteLostError, StorageError
 from sealtune.frames import Frame
 from sealtune.methods.split.messages import upload_head
 from sealtune.methods.split.server import SplitState, top_state
+from sealtune.methods.split.top_trainer import TopTrainer
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import CHUNK, Chunk, Layout, layout_of, read_chunk
 from sealtune.model.samples import Contents, Sample

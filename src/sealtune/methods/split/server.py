@@ -13,13 +13,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sealtune.enclave.top_trainer import TopState, TopTrainer
 from sealtune.errors import DataError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
 from sealtune.job.training_events import Upload
 from sealtune.methods.split.release import Release, release_parts
 from sealtune.methods.split.sample_store import SampleStore
+from sealtune.methods.split.top_trainer import TopState, TopTrainer
 from sealtune.methods.split.upload import Checked, Uploads, check_complete
 from sealtune.model.cut_chunk import CHUNK, layout_of
 from sealtune.model.training import Evaluation

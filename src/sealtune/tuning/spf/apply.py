@@ -58,9 +58,9 @@ def apply_spf(
         for part in group.parts if numbers else ():
             index = part.index[list(numbers)].reshape(-1)
             slices.setdefault(part.projection, []).append((part.axis, index))
-    for projection, found in slices.items():
-        index = torch.cat([index for _, index in found]).sort().values
-        projection.add_module("spf", SparseDelta(weight_of(projection), index, found[0][0]))
+    for projection, parts in slices.items():
+        index = torch.cat([index for _, index in parts]).sort().values
+        projection.add_module("spf", SparseDelta(weight_of(projection), index, parts[0][0]))
         projection.register_forward_hook(add_delta)
     for module in saved:
         module.requires_grad_(True)
@@ -146,8 +146,8 @@ def remove_spf(model: M) -> M:
 def _module_to_save(model: nn.Module, name: str) -> nn.Module:
     for path, module in model.named_modules():
         if plain_name(path) == name:
-            found: nn.Module = module
-            return found
+            wanted: nn.Module = module
+            return wanted
     raise TargetModulesError(
         f"modules_to_save names {name}, which {type(model).__name__} does not have"
     )
@@ -157,8 +157,8 @@ def _given(
     groups: list[HeadGroup], heads: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> list[tuple[int, ...]]:
     """Heads that were chosen before."""
-    known = {(group.attention, group.role) for group in groups}
-    unknown = [(a, r) for a, roles in heads.items() for r in roles if (a, r) not in known]
+    own = {(group.attention, group.role) for group in groups}
+    unknown = [(a, r) for a, roles in heads.items() for r in roles if (a, r) not in own]
     if unknown:
         raise ModelError(f"the model has no heads '{unknown[0][1]}' in {unknown[0][0]}")
     chosen = []
@@ -173,7 +173,7 @@ def _given(
 
 
 def _by_attention(groups: list[HeadGroup], chosen: list[tuple[int, ...]]) -> Heads:
-    found: Heads = {}
+    heads: Heads = {}
     for group, numbers in zip(groups, chosen, strict=True):
-        found.setdefault(group.attention, {})[group.role] = numbers
-    return found
+        heads.setdefault(group.attention, {})[group.role] = numbers
+    return heads

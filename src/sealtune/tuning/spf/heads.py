@@ -113,10 +113,10 @@ def _of_block(block: nn.Module, number: int, prefix: str, config: Any) -> list[H
             if inward == ("c_attn",) and not isinstance(projections[0], Conv1D):
                 break  # GPTBigCode arranges heads in another way under this name
             return _groups(projections, inward, number, attention, config)
-    found = ", ".join(sorted(linear)) or "no linear layer"
+    layers = ", ".join(sorted(linear)) or "no linear layer"
     raise UnsupportedModelError(
         f"SPF does not know how {prefix} ({type(block).__name__}) arranges its attention heads; "
-        f"it has {found}",
+        f"it has {layers}",
         hint="known: " + "; ".join("/".join((*i, o[0])) for i, o in _ARRANGEMENTS),
     )
 

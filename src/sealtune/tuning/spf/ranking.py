@@ -130,15 +130,15 @@ def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]
 
 
 def _losses(calibrate: Calibrate) -> Iterable[Tensor]:
-    found = calibrate()
-    return (found,) if isinstance(found, Tensor) else found
+    losses = calibrate()
+    return (losses,) if isinstance(losses, Tensor) else losses
 
 
 def _activation(
     groups: Sequence[HeadGroup], calibrate: Calibrate, model: nn.Module | None
 ) -> list[Tensor]:
     """Magnitude of each head's output, read off the input of the output projection."""
-    found: dict[int, Tensor] = {}
+    magnitude: dict[int, Tensor] = {}  # of each block: float64 [heads]
     mask: Tensor | None = None
 
     def see_mask(_module: nn.Module, _args: object, kwargs: dict[str, Any]) -> None:
@@ -149,12 +149,12 @@ def _activation(
 
     def watch(block: int, part: Part) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            size = inputs[0].detach().abs()
+            size = inputs[0].detach().abs()  # [B, T, heads x width]
             if mask is not None and mask.shape == size.shape[:2]:
                 size = size * mask[..., None]  # a padding position says nothing of a text
             flat = size.reshape(-1, size.shape[-1])
             mean = flat.sum(dim=0, dtype=torch.float64)[part.index].sum(dim=1)
-            found[block] = found.get(block, torch.zeros_like(mean)) + mean
+            magnitude[block] = magnitude.get(block, torch.zeros_like(mean)) + mean
 
         return hook
 
@@ -177,4 +177,4 @@ def _activation(
         for handle in handles:
             handle.remove()
     # a key/value head counts for all the query heads that read it
-    return [found[g.block].reshape(g.heads, -1).sum(dim=1) for g in groups]
+    return [magnitude[g.block].reshape(g.heads, -1).sum(dim=1) for g in groups]
