@@ -140,7 +140,7 @@ class _Classes(Task):
         return functional.cross_entropy(self.scores(model, batch), _labels(batch))
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
-        scores, labels = self.scores(model, batch), _labels(batch)
+        scores, labels = self.scores(model, batch), _labels(batch)  # [B, C], [B]
         predicted = scores.argmax(dim=1)
         return Outcome(
             correct=int((predicted == labels).sum()),
@@ -163,7 +163,7 @@ class Classification(_Classes):
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         result = model(**batch.inputs())
-        return cast(Tensor, result.logits).float()
+        return cast(Tensor, result.logits).float()  # [B, C]
 
 
 class LabelWords(_Classes):
@@ -193,7 +193,7 @@ class LabelWords(_Classes):
         return int(after[len(before)])
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        return _last_logits(model, batch)[:, self.words].float()
+        return _last_logits(model, batch)[:, self.words].float()  # [B, V] -> [B, C]
 
 
 class CausalLM(Task):
@@ -227,7 +227,7 @@ class CausalLM(Task):
         """Logits float32 [M, V] and the tokens int64 [M] that they should predict."""
         result = model(**batch.inputs())
         # by length, not by pad id: the end token often has the same id
-        inside = batch.attention_mask[:, 1:].bool()
+        inside = batch.attention_mask[:, 1:].bool()  # [B, T-1]: tokens that one before predicts
         if not inside.any():
             raise DataError("texts of a single token leave nothing to predict")
         return result.logits[:, :-1][inside].float(), batch.input_ids[:, 1:][inside]
@@ -271,7 +271,7 @@ def _last_logits(model: nn.Module, batch: Batch) -> Tensor:
     rows = torch.arange(len(batch.lengths))
 
     def last_only(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0][rows, batch.lengths - 1].unsqueeze(1),)
+        return (inputs[0][rows, batch.lengths - 1].unsqueeze(1),)  # [B, T, D] -> [B, 1, D]
 
     hook = head.register_forward_pre_hook(last_only)
     try:
