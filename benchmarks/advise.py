@@ -244,7 +244,7 @@ def _top(
     trainer.begin(["one"])
     watch.start()
     trainer.train(1)
-    trainer.export(1)
+    trainer.export()
     return {
         "memory": peak_mib(),
         "step_cpu": median(watch.cpu[1:]),

@@ -53,6 +53,7 @@ def test_a_chain_of_messages(plan: list[int]) -> None:
     for round_, size in enumerate(plan):
         assert receiver.open(sender.seal(bytes(size), round_), round_) == bytes(size)
         assert sender.previous == receiver.previous
+        assert (sender.sequence, sender.round) == (round_ + 1, round_)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint8])
