@@ -174,6 +174,7 @@ def resolved_of(job: Any, labels: tuple[str, ...], cut: int | None) -> Any:
         plan=SimpleNamespace(cut=cut),
         cut=cut,
         split=job.split,
+        manifest=SimpleNamespace(model=SimpleNamespace(name="model")),
         model_digest="0" * 64,
         job_id="0" * 96,
     )
