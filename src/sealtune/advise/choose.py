@@ -68,12 +68,12 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     method = METHODS.get(option.way)
     if method and "site" in method.attested and not spec.client_tee:
         reasons.append("needs a TEE at every site, and there is none (client_tee = false)")
-    for part, words, there in (
-        ("client_enclave", "client TEE", equipment.client_gib),
-        ("server_enclave", "server TEE", equipment.server_gib),
-        ("owner_machine", "data owner's machine", equipment.owner_gib),
+    for part, words, key in (
+        ("client_enclave", "client TEE", "client_tee_memory_gib"),
+        ("server_enclave", "server TEE", "server_tee_memory_gib"),
+        ("owner_machine", "data owner's machine", "owner_memory_gib"),
     ):
-        needed = option.memory_mib[part] / 1024
+        needed, there = option.memory_mib[part] / 1024, getattr(spec, key)
         if needed > there:
             reasons.append(f"{words} of {size(there * 2**30)} cannot hold {size(needed * 2**30)}")
     if spec.max_hours is not None and option.hours > spec.max_hours:

@@ -40,6 +40,11 @@ class Part:
     step: Batch
     largest: Batch
 
+    @property
+    def whole(self) -> Batch:
+        """All rows as one batch: only their tokens and their length count."""
+        return Batch(self.padded, self.step.length)
+
 
 @dataclass(frozen=True)
 class Counts:

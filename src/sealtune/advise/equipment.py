@@ -62,40 +62,18 @@ class Equipment:
     """Everything that the estimates ask for.
 
     Attributes:
-        spec: the section as it stands in the job.
+        spec: the job's section, with what was probed filled in.
+        sources: key of the section -> where its value is from.
         client, owner, server, accelerator: speeds of the client TEE, the data owner's machine, the
             server TEE and the accelerator.
-        client_gib, owner_gib, server_gib: memory.
-        sources: key of the section -> where its value is from.
     """
 
     spec: EquipmentSpec
+    sources: dict[str, Source]
     client: Speeds
     owner: Speeds
     server: Speeds
     accelerator: Speeds
-    client_gib: float
-    owner_gib: float
-    server_gib: float
-    sources: dict[str, Source]
-
-    def values(self) -> dict[str, float | bool | None]:
-        """Key of the section -> its value, with what was probed filled in."""
-        values = self.spec.model_dump()
-        for name, gib in (
-            ("client_tee_memory_gib", self.client_gib),
-            ("owner_memory_gib", self.owner_gib),
-            ("server_tee_memory_gib", self.server_gib),
-        ):
-            values[name] = round(gib, 2)
-        for name, speeds in (
-            ("client_tee_tflops", self.client),
-            ("owner_tflops", self.owner),
-            ("server_tee_tflops", self.server),
-        ):
-            values[name] = round(speeds.flops / 1e12, 4)
-        values["accelerator_tops"] = round(self.accelerator.ring / 1e12, 4)
-        return values
 
 
 def take_stock(
@@ -110,32 +88,29 @@ def take_stock(
         rows: tokens of a step.
         probing: measure this machine; otherwise take the reference machine's figures.
     """
-    named = spec.model_fields_set
-    wanted = {"client_tee_tflops", "owner_tflops", "server_tee_tflops", "accelerator_tops"}
-    open_speeds = any(getattr(spec, name) is None for name in wanted)
-    here = probe(width, inner, rows) if probing and open_speeds else REFERENCE
+    stated = spec.model_dump(exclude_unset=True, exclude_none=True)
+    asked = {"client_tee_tflops", "owner_tflops", "server_tee_tflops", "accelerator_tops"}
+    here = probe(width, inner, rows) if probing and asked - stated.keys() else REFERENCE
     memory = psutil.virtual_memory().total / GIB if probing else REFERENCE_MEMORY
+    measured = dict.fromkeys(sorted(asked), round(here.flops / 1e12, 4))
+    measured["accelerator_tops"] = round(here.ring / 1e12, 4)
+    for name in ("client_tee_memory_gib", "owner_memory_gib", "server_tee_memory_gib"):
+        measured[name] = round(memory, 2)
     other: Source = "probed" if probing else "default"
-    sources: dict[str, Source] = {}
-    for name in EquipmentSpec.model_fields:
-        measured = name in wanted or name.endswith("_memory_gib")
-        stated = name in named and getattr(spec, name) is not None
-        sources[name] = "stated" if stated else other if measured else "default"
 
-    def speeds(tflops: float | None) -> Speeds:
-        return here if tflops is None else scaled(tflops)
+    def speeds(name: str, unit: float = 1.0) -> Speeds:
+        return scaled(stated[name] * unit) if name in stated else here
 
-    tops = spec.accelerator_tops
     return Equipment(
-        spec=spec,
-        client=speeds(spec.client_tee_tflops),
-        owner=speeds(spec.owner_tflops),
-        server=speeds(spec.server_tee_tflops),
-        accelerator=here if tops is None else scaled(tops * REFERENCE.flops / REFERENCE.ring),
-        client_gib=spec.client_tee_memory_gib or memory,
-        owner_gib=spec.owner_memory_gib or memory,
-        server_gib=spec.server_tee_memory_gib or memory,
-        sources=sources,
+        spec=spec.model_copy(update={k: v for k, v in measured.items() if k not in stated}),
+        sources={
+            name: "stated" if name in stated else other if name in measured else "default"
+            for name in EquipmentSpec.model_fields
+        },
+        client=speeds("client_tee_tflops"),
+        owner=speeds("owner_tflops"),
+        server=speeds("server_tee_tflops"),
+        accelerator=speeds("accelerator_tops", REFERENCE.flops / REFERENCE.ring),
     )
 
 

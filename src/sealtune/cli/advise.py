@@ -81,7 +81,7 @@ def advise(
 
 def as_dict(advice: Advice, counts: Counts, equipment: Equipment) -> dict[str, Any]:
     """What ``--json`` prints."""
-    values = equipment.values()
+    values = equipment.spec.model_dump()
     return {
         "recommended": None if advice.best is None else advice.best.name,
         "reason": advice.reason,
@@ -165,7 +165,7 @@ def _names(options: list[Option]) -> list[str]:
 
 
 def _basis(counts: Counts, equipment: Equipment) -> str:
-    values = equipment.values()
+    values = equipment.spec.model_dump()
     shown = ["server_tee_tflops", "owner_tflops", "client_tee_tflops", "accelerator_tops"]
     shown += ["uplink_mbit", "downlink_mbit"]
     speeds = ", ".join(f"{n} {values[n]:g} ({equipment.sources[n]})" for n in shown)
