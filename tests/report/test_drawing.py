@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealtune.report import heads, numbers
-from sealtune.report.charts import Axes, Chart, Drawn, Series, line_chart
+from sealtune.report.charts import Axes, Chart, Series
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 from sealtune.report.scale import bounds, segments, smooth, spread, thin, ticks
@@ -24,66 +24,63 @@ PICTURE = Path(__file__).parents[2] / "docs" / "trust-domains.svg"
 reals = st.floats(-1e6, 1e6)
 
 
-def only(chart: Chart) -> Drawn:
-    (series,) = chart.series
-    return series
-
-
-def corners(drawn: Drawn) -> list[float]:
-    """All coordinates of a series; a point's path ends in ``h0``."""
-    paths = [*drawn.curves, *(path.removesuffix("h0") for _, path in drawn.points)]
-    return [float(n) for path in paths for n in re.findall(r"-?[0-9.]+", path)]
-
-
 def test_chart_with_one_point() -> None:
-    assert only(line_chart([Series("a", [(1, 2.0)])], AXES)).points == [
-        ("a, round 1: 2.000", "M500 500h0")
-    ]
+    only = Series("a", [(1, 2.0)])
+    chart = Chart([only], AXES)
+    assert chart.points(only) == [(1, 2.0)]
+    assert chart.path(chart.points(only)) == "M500 500"
+    assert chart.hover(only, 1, 2.0) == "a, round 1: 2.000"
 
 
 def test_chart_without_points_says_so() -> None:
-    assert not line_chart([], AXES).series
-    assert not line_chart([Series("a", [(1, None)])], AXES).series
+    assert not Chart([], AXES).series
+    assert not Chart([Series("a", [(1, None)])], AXES).series
 
 
 def test_chart_does_not_bridge_a_missing_value() -> None:
-    drawn = only(line_chart([Series("a", [(1, 3.0), (2, None), (3, 1.0)])], AXES))
-    assert [path.count("L") for path in drawn.curves] == [0, 0]
-    assert drawn.gaps == [("a, round 2: no value", 50.0)]
+    only = Series("a", [(1, 3.0), (2, None), (3, 1.0)])
+    chart = Chart([only], AXES)
+    assert chart.runs(only) == [[(1, 3.0)], [(3, 1.0)]]
+    assert chart.gaps(only) == [2]
+    assert chart.hover(only, 2) == "a, round 2: no value"
 
 
 def test_chart_puts_values_where_they_belong() -> None:
     axes = Axes("Accuracy", "round", "%", numbers.percent, (0.0, 1.0), references=[("base", 0.75)])
-    chart = line_chart([Series("a", [(0, 0.0), (1, 0.25), (4, 1.0)])], axes)
-    assert only(chart).curves == ["M0 1000L250 750L1000 0"]
-    assert [(t.name, t.at) for t in chart.x_ticks] == [(str(i), 25.0 * i) for i in range(5)]
-    assert chart.y_ticks[0].at == 100.0
-    assert chart.y_ticks[-1].at == 0.0
-    assert [(r.name, r.at) for r in chart.references] == [("base", 25.0)]
+    only = Series("a", [(0, 0.0), (1, 0.25), (4, 1.0)])
+    chart = Chart([only], axes)
+    assert [chart.path(run) for run in chart.runs(only)] == ["M0 1000L250 750L1000 0"]
+    assert [chart.across(x) for x in chart.x_ticks] == [0, 25, 50, 75, 100]
+    assert (chart.down(chart.y_ticks[0]), chart.down(chart.y_ticks[-1])) == (100, 0)
+    assert chart.reference_names() == [("base", 25.0)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.none() | reals), min_size=1, max_size=30))
 def test_chart_stays_inside_its_frame(points: list[tuple[float, float | None]]) -> None:
-    chart = line_chart([Series("a", sorted(points, key=lambda p: p[0]))], AXES)
-    assert all(0 <= n <= 1000 for drawn in chart.series for n in corners(drawn))
-    places = [*chart.x_ticks, *chart.y_ticks]
-    assert all(-1e-6 <= place.at <= 100 + 1e-6 for place in places)
+    series = Series("a", sorted(points, key=lambda p: p[0]))
+    chart = Chart([series], AXES)
+    places: list[float] = []
+    for s in chart.series:
+        places += [chart.across(x) for x in (*chart.x_ticks, *chart.gaps(s))]
+        drawn = chart.path([*chart.points(s), *(p for run in chart.runs(s) for p in run)])
+        assert all(0 <= float(n) <= 1000 for n in re.findall(r"-?[0-9.]+", drawn))
+        places += [chart.down(y) for y in chart.y_ticks]
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
 
 
 def test_many_series_are_grey_except_the_mean() -> None:
     series = [Series(f"site {i}", [(0, i), (1, i + 1)]) for i in range(12)]
-    chart = line_chart([*series, Series("all sites", [(0, 5), (1, 6)], emphasis=True)], AXES)
-    assert chart.legend == [("all sites", "all"), ("12 sites, one line each", "many")]
-    assert [drawn.class_ for drawn in chart.series] == ["many"] * 12 + ["all"]
+    chart = Chart([*series, Series("all sites", [(0, 5), (1, 6)], emphasis=True)], AXES)
+    assert chart.legend() == [("all sites", "all"), ("12 sites, one line each", "many")]
+    assert [chart.class_of(s) for s in chart.series] == ["many"] * 12 + ["all"]
 
 
 def test_names_of_marks_leave_room() -> None:
     for count, wide, narrow in ((3, 3, 3), (12, 12, 4), (100, 12, 4)):
         axes = Axes("L", "x", "y", numbers.loss, marks=[(f"round {i}", i) for i in range(count)])
-        marks = line_chart([Series("a", [(0, 1.0), (count, 2.0)])], axes).marks
-        assert len(marks) == count
-        assert count / 12 <= sum(mark.class_ != "bare" for mark in marks) <= wide
-        assert 1 <= sum(mark.class_ == "" for mark in marks) <= narrow
+        named = Chart([Series("a", [(0, 1.0), (count, 2.0)])], axes).mark_names()
+        assert min(count, wide) / 2 < len(named) <= wide
+        assert 1 <= sum(class_ == "" for _, _, class_ in named) <= narrow
 
 
 @given(st.tuples(reals, reals).filter(lambda p: abs(p[0] - p[1]) > 1e-6))

@@ -140,13 +140,15 @@ def test_trust_chain_of_keys_and_evidence() -> None:
     for good, look in ((True, "enclave"), (False, "simulated")):
         proven = Verdict("north", SERVER, "tdx", good, True, 1.8e9)
         drawn = chain([signed, proven], ("north",), view_of("split"))
-        ((site, key, evidence),) = drawn.rows
-        assert "signature by its key" in key.said
-        assert (site.role, site.look, key.look) == ("participant key, no TEE", "owner", "owner")
-        assert ("protects nothing" in evidence.said) == (not good)
-        assert (evidence.look, drawn.server.look) == (look, look)
+        (row,) = drawn["rows"]
+        key, evidence = row["proofs"]
+        assert "signature by its key" in key["said"]
+        assert row["end"] == {"name": "north", "role": "participant key, no TEE", "look": "owner"}
+        assert ("protects nothing" in evidence["said"]) == (not good)
+        assert [key["look"], evidence["look"], drawn["server"]["look"]] == ["owner", look, look]
     other = Verdict(SERVER, "north", PARTICIPANT, False, False, 1.8e9)
-    assert chain([other], ("north",), view_of("split")).rows[0][1].look == "simulated"
+    (row,) = chain([other], ("north",), view_of("split"))["rows"]
+    assert row["proofs"][0]["look"] == "simulated"
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -11,72 +11,37 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sealtune.report.evidence import SERVER, Verdict
 from sealtune.report.methods import View
 from sealtune.report.numbers import moment
+from sealtune.report.values import Json
 
 
-@dataclass(frozen=True)
-class End:
-    """A box: ``look`` is its colour and border."""
-
-    name: str
-    role: str
-    look: str
-
-
-@dataclass(frozen=True)
-class Proof:
-    """An arrow from prover to verifier, or the words on its absence.
-
-    Attributes:
-        forth: from the site to the server.
-        drawn: whether there is a verdict.
-    """
-
-    said: str
-    look: str
-    forth: bool
-    drawn: bool
-
-
-@dataclass(frozen=True)
-class Chain:
-    """All rows: a site, what it proved, what it checked; and the server that they share."""
-
-    rows: Sequence[tuple[End, Proof, Proof]]
-    server: End
-
-
-def chain(verdicts: Sequence[Verdict], sites: Sequence[str], view: View) -> Chain:
-    """The picture's parts; the server looks as its weakest verdict does."""
+def chain(verdicts: Sequence[Verdict], sites: Sequence[str], view: View) -> Json:
+    """Rows of ends and proofs, and the server's end, which looks as its weakest verdict does."""
     by_pair = {(verdict.by, verdict.who): verdict for verdict in verdicts}
-    rows: list[tuple[End, Proof, Proof]] = []
+    rows: list[Json] = []
     for site in sites:
-        of_site, of_server = by_pair.get((SERVER, site)), by_pair.get((site, SERVER))
-        look = "owner" if view.method.sites_sign else _look(of_site)
-        proofs = (
-            _proof(of_site, "server checked the site", forth=True),
-            _proof(of_server, "site checked the server", forth=False),
-        )
-        rows.append((End(site, view.site_role, look), *proofs))
-    looks = {_look(by_pair.get((site, SERVER))) for site in sites}
-    weakest = "enclave" if looks == {"enclave"} else "simulated"
-    return Chain(rows, End(SERVER, view.server_role, weakest))
+        forth = _proof(by_pair.get((SERVER, site)), "server checked the site") | {"way": "forth"}
+        back = _proof(by_pair.get((site, SERVER)), "site checked the server") | {"way": "back"}
+        look = "owner" if view.method.sites_sign else forth["look"]
+        rows.append({"end": _end(site, view.site_role, look), "proofs": (forth, back)})
+    sound = bool(rows) and all(row["proofs"][1]["look"] == "enclave" for row in rows)
+    look = "enclave" if sound else "simulated"
+    return {"rows": rows, "server": _end(SERVER, view.server_role, look)}
 
 
-def _proof(verdict: Verdict | None, words: str, *, forth: bool) -> Proof:
+def _end(name: str, role: str, look: str) -> Json:
+    return {"name": name, "role": role, "look": look}
+
+
+def _proof(verdict: Verdict | None, words: str) -> Json:
     if verdict is None:
-        return Proof(f"{words}: not recorded", "simulated", forth, drawn=False)
+        return {"said": f"{words}: not recorded", "look": "simulated", "drawn": False}
     shown = "signature by its key" if verdict.look == "owner" else verdict.kind or "unknown"
     if verdict.is_test_root:
         shown += " under a test root"
     unsafe = ", protects nothing" if verdict.look == "simulated" else ""
     said = f"{words}: {shown}{unsafe}, {moment(verdict.time)}"
-    return Proof(said, verdict.look, forth, drawn=True)
-
-
-def _look(verdict: Verdict | None) -> str:
-    return verdict.look if verdict else "simulated"
+    return {"said": said, "look": verdict.look, "drawn": True}

@@ -1,4 +1,4 @@
-"""Line charts as data: where lines, points and labels lie, as the template draws them.
+"""Line charts: where lines, points and labels lie, as the template draws them.
 
 Lines and points are an SVG of 1000 x 1000 units that the page stretches; ticks, names and legend
 are the page's own text beside it. So one drawing serves every width, and text stays text.
@@ -19,11 +19,8 @@ from typing import Literal
 from sealtune.report.scale import Point, bounds, finite, segments, spread, thin, ticks
 
 MANY = 8
-UNITS = 1000  # of a drawing, across and down
 _LINE = 6.0  # percent of the height that a line of small text takes
-_NAMED = 12  # vertical marks that are named
-_NAMED_NARROW = 4
-Format = Callable[[float | None], str]
+_NAMED, _NAMED_NARROW = 12, 4  # vertical marks that there is room to name, by the page's width
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,14 @@ class Series:
         points: (x, y) by ascending x; y None where there is no figure.
         emphasis: drawn thick in the text's colour (a mean, a total).
         style: points joined by lines; lines alone (``smooth``); or faint points alone (``dots``).
-        colour: index of the colour; by default the position among the series.
+        colour: index of the colour.
     """
 
     name: str
     points: Sequence[Point]
     emphasis: bool = False
     style: Literal["line", "smooth", "dots"] = "line"
-    colour: int | None = None
+    colour: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Axes:
     title: str
     x: str
     y: str
-    show: Format
+    show: Callable[[float | None], str]
     span: tuple[float, float] | None = None
     x_span: tuple[float, float] | None = None
     references: Sequence[tuple[str, float]] = ()
@@ -71,147 +68,80 @@ class Axes:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Something named at a place along an axis.
-
-    Attributes:
-        at: percent from the left, or from the top.
-        label: percent where its name stands.
-        class_: ``minor`` is left out on a narrow page, ``bare`` has no name.
-    """
-
-    name: str
-    at: float
-    label: float
-    class_: str = ""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A series as it lies in the drawing.
-
-    Attributes:
-        curves: path of each unbroken run.
-        points: (hover title, path) of single points.
-        gaps: (hover title, percent from the left) of missing values.
-    """
-
-    name: str
-    class_: str
-    style: str
-    curves: Sequence[str]
-    points: Sequence[tuple[str, str]]
-    gaps: Sequence[tuple[str, float]]
-
-
-@dataclass(frozen=True)
 class Chart:
-    """A line chart; without ``series`` there was nothing to draw."""
+    """A line chart.
 
-    axes: Axes
-    series: Sequence[Drawn] = ()
-    legend: Sequence[tuple[str, str]] = ()
-    x_ticks: Sequence[Place] = ()
-    y_ticks: Sequence[Place] = ()
-    marks: Sequence[Place] = ()
-    references: Sequence[Place] = ()
+    Args:
+        series: its curves; without a single value there is nothing to draw.
+        axes: what it shows.
+    """
 
+    def __init__(self, series: Sequence[Series], axes: Axes) -> None:
+        self.axes = axes
+        values = [y for s in series for _, y in finite(s.points)]
+        self.series = sorted(series, key=lambda s: s.emphasis) if values else []  # those on top
+        xs = [x for s in self.series for x, _ in s.points] or [0.0]
+        left, right = axes.x_span or (min(xs), max(xs))
+        self._x = (left, right) if left < right else (left - 0.5, right + 0.5)
+        self._y = axes.span or bounds([*values, *(y for _, y in axes.references)])
+        self._many = len({s.name for s in series if not s.emphasis}) > MANY
+        self.x_ticks = ticks(*self._x, 8, integers=True)
+        self.y_ticks = ticks(*self._y)
 
-def line_chart(series: Sequence[Series], axes: Axes) -> Chart:
-    """Lay a chart out."""
-    values = [y for s in series for _, y in finite(s.points)]
-    if not values:
-        return Chart(axes)
-    xs = [x for s in series for x, _ in s.points]
-    left, right = axes.x_span or (min(xs), max(xs))
-    if left == right:
-        left, right = left - 0.5, right + 0.5
-    low, high = axes.span or bounds([*values, *(y for _, y in axes.references)])
+    def across(self, x: float) -> float:
+        """Percent from the left."""
+        return 100 * (x - self._x[0]) / (self._x[1] - self._x[0])
 
-    def across(x: float) -> float:
-        return 100 * (x - left) / (right - left)
+    def down(self, y: float) -> float:
+        """Percent from the top."""
+        return 100 * (self._y[1] - y) / (self._y[1] - self._y[0])
 
-    def down(y: float) -> float:
-        return 100 * (high - y) / (high - low)
+    def path(self, run: Sequence[tuple[float, float]]) -> str:
+        """A line through these points."""
+        return "M" + "L".join(f"{10 * self.across(x):.0f} {10 * self.down(y):.0f}" for x, y in run)
 
-    classes = _classes(series)
-    return Chart(
-        axes,
-        [_draw(s, class_, axes, across, down) for s, class_ in classes],
-        _legend(classes),
-        [_tick(f"{x:.0f}", across(x)) for x in ticks(left, right, 8, integers=True)],
-        [_tick(axes.show(y), down(y)) for y in ticks(low, high)],
-        _marks(axes.marks, across),
-        _references(axes, down),
-    )
+    def class_of(self, series: Series) -> str:
+        """A series' CSS class."""
+        coloured = "many" if self._many else f"s{series.colour % MANY}"
+        return "all" if series.emphasis else coloured
 
+    def runs(self, series: Series) -> list[list[tuple[float, float]]]:
+        """What lines join: the points between gaps."""
+        return segments(thin(series.points)) if series.style != "dots" else []
 
-def _tick(name: str, at: float) -> Place:
-    return Place(name, at, at)
+    def points(self, series: Series) -> list[tuple[float, float]]:
+        """Points that are drawn one by one."""
+        shown = thin(series.points)
+        single = series.style == "dots" or (series.style == "line" and len(shown) <= 60)
+        return finite(shown) if single else []
 
+    def gaps(self, series: Series) -> list[float]:
+        """Where a value is missing."""
+        shown = thin(series.points) if series.style != "smooth" else []
+        return [x for x, y in shown if y is None]
 
-def _classes(series: Sequence[Series]) -> list[tuple[Series, str]]:
-    """Each series with its CSS class; emphasised ones last, so that they lie on top."""
-    many = len({s.name for s in series if not s.emphasis}) > MANY
-    classed: list[tuple[Series, str]] = []
-    for i, s in enumerate(series):
-        index = i if s.colour is None else s.colour
-        classed.append((s, "all" if s.emphasis else "many" if many else f"s{index % MANY}"))
-    return sorted(classed, key=lambda pair: pair[0].emphasis)
+    def hover(self, series: Series, x: float, y: float | None = None) -> str:
+        """What a point says of itself."""
+        value = "no value" if y is None else self.axes.show(y)
+        return f"{series.name}, {self.axes.x} {x:g}: {value}"
 
+    def legend(self) -> list[tuple[str, str]]:
+        """(name, class), emphasised ones first; dots share their line's entry; none for one."""
+        lines = [s for s in self.series if s.style != "dots"]
+        shown = [(s.name, self.class_of(s)) for s in reversed(lines) if s.emphasis]
+        rest = [(s.name, self.class_of(s)) for s in lines if not s.emphasis]
+        shown += [(f"{len(rest)} sites, one line each", "many")] if self._many else rest
+        return shown if len(shown) > 1 else []
 
-def _legend(classes: Sequence[tuple[Series, str]]) -> list[tuple[str, str]]:
-    """(name, class), emphasised ones first; dots share their line's entry; none for one alone."""
-    shown = [(s, class_) for s, class_ in classes if s.style != "dots"]
-    shown.sort(key=lambda pair: not pair[0].emphasis)
-    named = [(s.name, class_) for s, class_ in shown if class_ != "many"]
-    grey = len(shown) - len(named)
-    if grey:
-        named.append((f"{grey} sites, one line each", "many"))
-    return named if len(named) > 1 else []
+    def mark_names(self) -> list[tuple[str, float, str]]:
+        """(name, x, class) of as many marks as there is room for; ``minor``: on a wide page."""
+        marks = self.axes.marks
+        wide, narrow = (-(-len(marks) // most) or 1 for most in (_NAMED, _NAMED_NARROW))
+        named = [(i, mark) for i, mark in enumerate(marks) if i % wide == 0]
+        return [(name, x, "minor" if i % narrow else "") for i, (name, x) in named]
 
-
-def _draw(
-    series: Series,
-    class_: str,
-    axes: Axes,
-    across: Callable[[float], float],
-    down: Callable[[float], float],
-) -> Drawn:
-    def at(x: float, y: float) -> str:
-        return f"{across(x) * UNITS / 100:.0f} {down(y) * UNITS / 100:.0f}"
-
-    def hover(x: float, y: float | None) -> str:
-        return f"{series.name}, {axes.x} {x:g}: {'no value' if y is None else axes.show(y)}"
-
-    points = thin(series.points)
-    single = series.style == "dots" or (series.style == "line" and len(points) <= 60)
-    runs = segments(points) if series.style != "dots" else []
-    return Drawn(
-        series.name,
-        class_,
-        series.style,
-        ["M" + "L".join(at(x, y) for x, y in run) for run in runs],
-        [(hover(x, y), f"M{at(x, y)}h0") for x, y in finite(points) if single],
-        [(hover(x, y), across(x)) for x, y in points if y is None and series.style != "smooth"],
-    )
-
-
-def _marks(marks: Sequence[tuple[str, float]], across: Callable[[float], float]) -> list[Place]:
-    """As many of them named as there is room for."""
-    wide, narrow = (-(-len(marks) // most) or 1 for most in (_NAMED, _NAMED_NARROW))
-    return [
-        Place(name, across(x), across(x), "bare" if i % wide else "minor" if i % narrow else "")
-        for i, (name, x) in enumerate(marks)
-    ]
-
-
-def _references(axes: Axes, down: Callable[[float], float]) -> list[Place]:
-    """Horizontal lines, their names moved apart."""
-    places = [down(y) for _, y in axes.references]
-    labels = spread(places, _LINE, 2.0, 98.0)
-    return [
-        Place(name, at, label)
-        for (name, _), at, label in zip(axes.references, places, labels, strict=True)
-    ]
+    def reference_names(self) -> list[tuple[str, float]]:
+        """(name, percent from the top), moved apart."""
+        places = [self.down(y) for _, y in self.axes.references]
+        names = (name for name, _ in self.axes.references)
+        return list(zip(names, spread(places, _LINE, 2.0, 98.0), strict=True))

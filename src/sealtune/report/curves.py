@@ -6,7 +6,7 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from sealtune.job.training_events import Step
-from sealtune.report.charts import MANY, Axes, Chart, Series, line_chart
+from sealtune.report.charts import MANY, Axes, Chart, Series
 from sealtune.report.log import RunLog
 from sealtune.report.methods import View
 from sealtune.report.numbers import loss, percent
@@ -51,7 +51,7 @@ def by_step(log: RunLog, view: View) -> Chart:
         marks=[(f"round {r}", start) for r, start in starts.items()],
         note=note,
     )
-    return line_chart(series, axes)
+    return Chart(series, axes)
 
 
 def _mean(raw: dict[str, list[Point]]) -> list[Point]:
@@ -99,8 +99,8 @@ def round_loss(log: RunLog, view: View, summary: Json) -> Chart:
     curve = summary["loss_curve"]
     if view.method.server_trains:
         points = list(zip(curve["rounds"], curve["all"], strict=True))
-        return line_chart([Series(name, points, True) for name in view.trainers(log)], axes)
-    return line_chart(_by_round(curve, log.sites), axes)
+        return Chart([Series(name, points, True) for name in view.trainers(log)], axes)
+    return Chart(_by_round(curve, log.sites), axes)
 
 
 def round_accuracy(log: RunLog, summary: Json) -> Chart:
@@ -119,7 +119,7 @@ def round_accuracy(log: RunLog, summary: Json) -> Chart:
         references=references,
         note="Points are measurements; lines only join them.",
     )
-    return line_chart(_by_round(curve, log.sites), axes)
+    return Chart(_by_round(curve, log.sites), axes)
 
 
 def _span(values: list[float | None], references: list[tuple[str, float]]) -> tuple[float, float]:
