@@ -108,6 +108,13 @@ def test_paths_are_taken_from_the_files_own_folder(tmp_path: Path) -> None:
     assert (found.accelerator, found.model) == ("tcp:host:80", ModelPlace(path="org/model"))
 
 
+def test_what_goes_with_evidence_lies_beside_the_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "local.toml"
+    file.write_text('collateral = "intel.json"\nevidence_root = "guest"\n' + TOML)
+    found = load_local(file)
+    assert (found.collateral, found.evidence_root) == (tmp_path / "intel.json", tmp_path / "guest")
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     text = TOML.replace('folder = "out"', 'fodler = "out"\nserve = "x"\nresume = 3')
     (tmp_path / "local.toml").write_text(text.replace("[model]\npath", "[model]\npart"))

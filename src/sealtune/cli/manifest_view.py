@@ -107,6 +107,10 @@ def _evidence(policy: AppraisalPolicy, console: Console) -> None:
         if kind is Kind.SIMULATED:
             words = "simulated  NOT CONFIDENTIAL: whoever runs a machine can read all that is on it"
             console.print(Text(words, _RED), soft_wrap=True)
+        elif accepted.insecure_test_root is not None:
+            root = accepted.insecure_test_root
+            words = f"{kind}  NOT CONFIDENTIAL: under an INSECURE TEST ROOT, {root}"
+            console.print(Text(words, _RED), soft_wrap=True)
         else:
             console.print(Text(str(kind), "bold green"))
         rows: list[tuple[str, str | Text]] = [
@@ -212,7 +216,7 @@ def _parties(manifest: Manifest, policies: Iterable[AppraisalPolicy], console: C
     facts = Facts(
         protect=manifest.settings.protection.protect,
         sites=manifest.settings.sites.names,
-        simulated=any(Kind.SIMULATED in policy.kinds for policy in policies),
+        simulated=not all(policy.confidential for policy in policies),
         prefix_blocks=plan.prefix_blocks,
         cut=plan.cut,
         blocks=plan.blocks,

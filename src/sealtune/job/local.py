@@ -67,6 +67,14 @@ class Local(_Strict):
     device: Literal["cpu", "cuda"] | None = Field(
         default=None, description="where the accelerator computes; left out: on CUDA, if it can"
     )
+    collateral: Path | None = Field(
+        default=None, description="Intel's collateral for this machine, to go with its evidence"
+    )
+    evidence_root: Path | None = Field(
+        default=None,
+        description='folder of a software TEE in the place of "/", for tests: only under a '
+        "manifest that names its insecure_test_root",
+    )
     resume: bool = Field(default=False, description="whether to go on from the sealed checkpoint")
     serve: Name | None = Field(
         default=None, description="the site to answer with a finished split job's model"

@@ -67,8 +67,9 @@ def _absolute(local: Local, base: Path) -> Local:
         return Path(os.path.abspath(base / path.expanduser()))
 
     changes: dict[str, Any] = {"manifest": at(local.manifest), "folder": at(local.folder)}
-    if local.key is not None:
-        changes["key"] = at(local.key)
+    for name in ("key", "collateral", "evidence_root"):
+        if (given := getattr(local, name)) is not None:
+            changes[name] = at(given)
     if local.model is not None:
         named = local.model.path
         if named.startswith((".", "/", "~")) or at(Path(named)).is_dir():

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from sealtune.attest.evidence import MAX_PART
 from sealtune.attest.measure import program_digest
-from sealtune.attest.platforms.base import MACHINE
 from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
@@ -29,6 +29,7 @@ from sealtune.party.trust import (
     Trust,
     accepted_evidence,
     check_key,
+    devices,
     make_trust,
     own_platform,
 )
@@ -146,13 +147,12 @@ class Admitted:
         return self.job.split
 
 
-def admit(local: Local, role: Role, root: Path = MACHINE) -> Admitted:
+def admit(local: Local, role: Role) -> Admitted:
     """Check everything that decides whether this party's program may start, in this order.
 
     Args:
         local: the party's own file.
         role: what the program is in the job.
-        root: of the file system with the machine's devices; a test brings its own.
 
     Raises:
         ManifestError: the manifest, its signatures, time or terms; the key; the code; the evidence
@@ -176,7 +176,8 @@ def admit(local: Local, role: Role, root: Path = MACHINE) -> Admitted:
     trust: dict[str, Trust] = {}
     sealing_key = b""
     if role.side != "accelerator":
-        trust = make_trust(manifest, role.side, policies, key, root)
+        root = devices(manifest, role.side, policies, local.evidence_root)
+        trust = make_trust(manifest, role.side, policies, key, root, _collateral(local))
     if role.side == SERVER:
         sealing_key = own_platform(manifest, SERVER, root).sealing_key()
     job = place(manifest, local)
@@ -191,6 +192,19 @@ def admit(local: Local, role: Role, root: Path = MACHINE) -> Admitted:
         holdings=holdings,
         sealing_key=sealing_key,
     )
+
+
+def _collateral(local: Local) -> bytes:
+    """Vendor data to go with own evidence; its vendor has signed it."""
+    if local.collateral is None:
+        return b""
+    try:
+        with local.collateral.open("rb") as file:
+            return file.read(MAX_PART + 1)
+    except OSError as error:
+        words = f"cannot be read: {(error.strerror or str(error)).lower()}"
+        problem = Problem("collateral", f"{local.collateral} {words}")
+        raise ConfigError(f"local file of the {local.name}", [problem]) from error
 
 
 def _check_party(manifest: Manifest, local: Local, role: Role) -> None:

@@ -21,14 +21,9 @@ from sealtune.attest.evidence import Kind
 from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms import platform
 from sealtune.attest.platforms.base import MACHINE, Platform
-from sealtune.attest.platforms.participant import (
-    ParticipantAttester,
-    ParticipantVerifier,
-    participant_policy,
-)
 from sealtune.attest.policy import parse_policy
 from sealtune.attest.strength import check_strength
-from sealtune.errors import MalformedManifestError, UnknownKeyError
+from sealtune.errors import ConfigError, MalformedManifestError, Problem, UnknownKeyError
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Attested, method_of
@@ -85,11 +80,14 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
     return policies
 
 
-def check_machine(protection: ProtectionSpec, *roles: Attested, root: Path = MACHINE) -> None:
+def check_machine(
+    protection: ProtectionSpec, *roles: Attested, root: Path = MACHINE, gpu: bool = False
+) -> None:
     """Whether this machine can show what the enclaves of ``roles`` must.
 
     Args:
         root: of the file system with the machine's devices.
+        gpu: whether it must show a GPU, too.
 
     Raises:
         AttesterUnavailableError: lists what is missing.
@@ -97,12 +95,35 @@ def check_machine(protection: ProtectionSpec, *roles: Attested, root: Path = MAC
     for role in roles:
         kind = Kind(protection.evidence(role))
         missing = platform(kind, root).missing(sealing=role == SERVER)
+        if gpu:
+            missing += platform(Kind.NVIDIA_GPU, root).missing()
         if missing:
             raise AttesterUnavailableError(
                 f"the {role} enclave must show {kind} evidence; this machine lacks "
                 f"{'; '.join(missing)}",
                 hint='protection.attestation = "simulated" needs no hardware: for trials',
             )
+
+
+def devices(
+    manifest: Manifest, role: Attested, policies: Mapping[str, AppraisalPolicy], given: Path | None
+) -> Path:
+    """The root of the file system with this machine's devices.
+
+    Args:
+        policies: of ``accepted_evidence``.
+        given: a folder in its place.
+
+    Raises:
+        ConfigError: no insecure test root is accepted of ``role``, so nothing may take its place.
+    """
+    if given is None:
+        return MACHINE
+    kind = Kind(manifest.settings.protection.evidence(role)) if role in policies else None
+    if kind is None or policies[role].kinds[kind].insecure_test_root is None:
+        words = f"the manifest accepts no insecure_test_root of the {role}"
+        raise ConfigError("the local file", [Problem("evidence_root", words)], hint="leave it out")
+    return given
 
 
 def check_key(manifest: Manifest, site: str, key: Ed25519PrivateKey) -> None:
@@ -121,6 +142,7 @@ def make_trust(
     policies: Mapping[str, AppraisalPolicy],
     key: Ed25519PrivateKey | None,
     root: Path,
+    collateral: bytes = b"",
 ) -> dict[str, Trust]:
     """What the party of ``role`` shows each of its peers, by their names, and accepts of them.
 
@@ -128,6 +150,7 @@ def make_trust(
         policies: of ``accepted_evidence``.
         key: the organisation's; for a role that shows no evidence.
         root: of the file system with the machine's devices.
+        collateral: vendor data to go with own evidence.
 
     Raises:
         AttesterUnavailableError: this machine cannot make such evidence.
@@ -135,24 +158,32 @@ def make_trust(
     """
     attester: Attester
     if role in policies:
-        check_machine(manifest.settings.protection, role, root=root)
+        with_gpu = policies[role].gpu_required
+        check_machine(manifest.settings.protection, role, root=root, gpu=with_gpu)
         attester = own_platform(manifest, role, root).attester(
-            program_digest(manifest.programs[role])
+            program_digest(manifest.programs[role]),
+            collateral=collateral,
+            gpu=platform(Kind.NVIDIA_GPU, root) if with_gpu else None,
         )
     elif key is not None:
+        from sealtune.attest.platforms.participant import ParticipantAttester
+
         attester = ParticipantAttester(key)
     else:
         raise UnknownKeyError("a party that shows no evidence signs with its key: there is none")
     if role == "site":
         return {SERVER: Trust(attester, Appraiser(), policies[SERVER])}
-    trust = {}
-    for site in manifest.settings.sites.names:
-        if "site" in policies:
-            trust[site] = Trust(attester, Appraiser(), policies["site"])
-        else:
-            accepted = participant_policy(manifest.participant(site).key)
-            trust[site] = Trust(attester, ParticipantVerifier(), accepted)
-    return trust
+    sites = manifest.settings.sites.names
+    if "site" in policies:
+        return {site: Trust(attester, Appraiser(), policies["site"]) for site in sites}
+    from sealtune.attest.platforms.participant import ParticipantVerifier, participant_policy
+
+    return {
+        site: Trust(
+            attester, ParticipantVerifier(), participant_policy(manifest.participant(site).key)
+        )
+        for site in sites
+    }
 
 
 def own_platform(manifest: Manifest, role: Attested, root: Path) -> Platform:
