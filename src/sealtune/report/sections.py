@@ -49,8 +49,6 @@ def warnings(log: RunLog, view: View, s: Json) -> list[Banner]:
 
 def _protection(log: RunLog, view: View, s: Json) -> Iterator[Banner]:
     on_test_root = any(v.is_test_root for v in evidence.of_evidence(log, view))
-    if evidence.SIMULATED in s["evidence"]:
-        yield Banner("bad", "Simulated evidence: not confidential.", view.simulated)
     if on_test_root:
         yield Banner("bad", "Evidence under a test root: not confidential.", TEST_ROOT)
     elif s["confidential"] is not True and evidence.SIMULATED not in s["evidence"]:

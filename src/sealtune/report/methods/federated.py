@@ -31,15 +31,9 @@ class Federated(View):
     """See the module's text."""
 
     method = METHODS["federated-lora"]
-    enclaves = ("The enclaves were", "their")
-    simulated = (
-        "The enclaves of this run were ordinary processes. Whoever controls a machine could read "
-        "all that its enclave held. Masks, seals and the handshake were really carried out; the "
-        "protection by hardware was not there."
-    )
+    words = "methods/federated.html"
     site_role = "enclave of the site"
     server_role = "aggregator enclave"
-    trust = "Before any key was handed over, each side checked the other’s evidence."
     client = "client enclave"
     time_parts: ClassVar = {
         "enclave": "in the enclave",
@@ -49,12 +43,6 @@ class Federated(View):
         "waiting": "waiting for other sites",
         "other": "start and export",
     }
-    time_note = (
-        "Network and server: the part of each round in which no site was computing. Start and "
-        "export: starting processes, loading the model, the handshake, writing the adapter. Pads "
-        "can be made ahead in idle time; they are counted in full here. A bar ends early if the "
-        "site missed rounds."
-    )
 
     def picture(self, facts: Facts) -> Picture:
         """Each site's enclave beside an accelerator; the server's averages."""

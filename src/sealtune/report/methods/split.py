@@ -35,19 +35,9 @@ class Split(View):
     """See the module's text."""
 
     method = METHODS["split"]
-    enclaves = ("The server enclave was", "its")
-    simulated = (
-        "The server enclave of this run was an ordinary process. Whoever controls its machine "
-        "could read all that it held: the sites’ cut activations and labels, and the adapter. "
-        "Seals and the handshake were really carried out; the protection by hardware was not there."
-    )
+    words = "methods/split.html"
     site_role = "participant key, no TEE"
     server_role = "training enclave"
-    trust = (
-        "Before any activation was sent, each site checked the server enclave’s evidence: that is "
-        "what protects its samples. A site has no enclave. It signs with the key that the manifest "
-        "names, so that nobody else can send samples in its place."
-    )
     client = "site"
     time_parts: ClassVar = {
         "enclave": "first blocks, at the site",
@@ -56,12 +46,6 @@ class Split(View):
         "waiting": "waiting for other sites",
         "other": "start and end",
     }
-    time_note = (
-        "First blocks: at the site, once for each sample. Server enclave: training and testing, "
-        "while the sites wait. Network: sealing, carrying, and all else of a round in which "
-        "neither side computed. Start and end: starting processes, loading the model, writing the "
-        "adapter. A bar ends early if the site was lost."
-    )
 
     def picture(self, facts: Facts) -> Picture:
         """Text stays left, cut activations go once to the right."""

@@ -21,24 +21,18 @@ class View(ABC):
 
     Attributes:
         method: what it fixes.
-        enclaves: those that a simulated run only played, for a sentence: (subject, possessive).
-        simulated: the banner of a run with simulated evidence.
+        words: template with what the page says of it: banner, sentences, sections of its own.
         site_role, server_role: in the trust chain's picture.
-        trust: what the trust chain rests on.
         client: what a site's process is called.
         time_parts: key of ``seconds`` -> what the time went into, in the order of the bars.
-        time_note: what the parts stand for.
     """
 
     method: ClassVar[Method]
-    enclaves: ClassVar[tuple[str, str]]
-    simulated: ClassVar[str]
+    words: ClassVar[str]
     site_role: ClassVar[str]
     server_role: ClassVar[str]
-    trust: ClassVar[str]
     client: ClassVar[str]
     time_parts: ClassVar[Mapping[str, str]]
-    time_note: ClassVar[str]
 
     @abstractmethod
     def picture(self, facts: Facts) -> Picture:
