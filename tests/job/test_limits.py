@@ -289,7 +289,7 @@ def test_the_limits_are_these() -> None:
     assert dsse.MAX_SIGNATURES == 64
     assert local.MAX_BYTES == 1024 * 1024
     assert load.MAX_JOB_BYTES == 1024 * 1024
-    assert keys.MAX_FILE == 16 * 1024
+    assert key_files.MAX_FILE == 16 * 1024
     assert template.MAX_TEMPLATE == 20_000
     assert manifest.MAX_ROWS == 536_870_912
     assert manifest.LONGEST.days == 366

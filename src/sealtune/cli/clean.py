@@ -33,9 +33,10 @@ def clean(
     from sealtune.job.units import size
     from sealtune.launch.folder import remove_activations
     from sealtune.report import read_run
+    from sealtune.report.methods import view_of
 
     log = read_run(run_dir)
-    if log.method != "split":
+    if not view_of(log.method).method.server_trains:
         raise ConfigError(
             "RUN", [Problem(str(run_dir), "is not a split job's run: it keeps no activations")]
         )

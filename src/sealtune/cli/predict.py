@@ -169,6 +169,7 @@ def _through_the_split(
     from sealtune.job.dsse import Envelope
     from sealtune.job.local import read_local
     from sealtune.job.manifest import open_manifest
+    from sealtune.job.method import method_of
     from sealtune.launch.parties import MANIFEST, party_file
 
     signed = run_dir / MANIFEST
@@ -177,7 +178,7 @@ def _through_the_split(
             "--run", [Problem(str(run_dir), f"is not a run's folder: it holds no {MANIFEST}")]
         )
     manifest = open_manifest(Envelope.read(signed))  # verified before it is believed
-    if manifest.method != "split":
+    if not method_of(manifest.method).server_trains:
         raise ConfigError(
             "--run",
             [Problem(str(run_dir), "is not a split job's folder: use --adapter with its adapter")],

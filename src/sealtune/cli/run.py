@@ -183,8 +183,9 @@ def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
     """Throw-away keys that a split job's sites sign with, kept in the run folder for --resume."""
     from sealtune.cli.signing import KEYS
     from sealtune.job.key_files import load_private, new_key
+    from sealtune.job.method import method_of
 
-    if job.job.method != "split":
+    if not method_of(job.job.method).sites_sign:
         return None
     return {site: load_private(new_key(site, run_dir / KEYS)[0]) for site in job.sites.names}
 
@@ -309,6 +310,7 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     from rich.text import Text
 
     from sealtune.cli.signing import KEYS
+    from sealtune.report.methods import view_of
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
@@ -339,20 +341,23 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
         if path.exists():
             console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
-    if summary["method"] == "split" and summary["split"]["release"] == "never":
+    method = view_of(summary["method"]).method
+    if method.server_trains and summary["split"]["release"] == "never":
         signed = "" if (run_dir / KEYS).is_dir() else " --key ORG.key"
         words = f"kept in the server enclave: sealtune predict --run {run_dir}{signed} --text ..."
         console.print(Text.assemble(("adapter ", "dim"), words), soft_wrap=True)
     console.print()
     if summary["confidential"] is not True:
         kinds = " and ".join(summary["evidence"]) or "no"
-        who = "server enclave" if summary["method"] == "split" else "enclaves"
+        who = "server enclave" if method.sites_sign else "enclaves"
         words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
         console.print(Text(words, style="bold red"), soft_wrap=True)
 
 
 def _show_costs(summary: Mapping[str, Any], console: Console) -> None:
     from rich.text import Text
+
+    from sealtune.report.methods import view_of
 
     one_method_only = ("accelerator", "pads", "server")
     parts = {
@@ -361,7 +366,7 @@ def _show_costs(summary: Mapping[str, Any], console: Console) -> None:
         if summary["shares"][name]
         or (summary["shares"][name] is not None and name not in one_method_only)
     }
-    if summary["method"] == "split":
+    if view_of(summary["method"]).method.server_trains:
         parts = {"sites" if name == "enclave" else name: share for name, share in parts.items()}
     shares = ", ".join(f"{name} {_percent(share, 0)}" for name, share in parts.items())
     total = summary["seconds"]["total"]

@@ -172,7 +172,7 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
     from sealtune.errors import UnknownKeyError
     from sealtune.job.key_files import load_private
 
-    if manifest.method != "split":
+    if not method_of(manifest.method).sites_sign:
         return {}
     owners = {one.key: one for one in manifest.participants}
     found: dict[str, Path] = {}
@@ -200,7 +200,7 @@ def key_options(manifest: Manifest, files: Iterable[Path] | None = None) -> str:
     Args:
         files: the organisations' private keys; default: each under its organisation's name.
     """
-    if manifest.method != "split":
+    if not method_of(manifest.method).sites_sign:
         return ""
     names = files or [Path(f"{one.org}.key") for one in manifest.participants]
     return "".join(f" --key {shlex.quote(str(name))}" for name in dict.fromkeys(names))

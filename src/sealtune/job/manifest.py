@@ -133,7 +133,7 @@ class Manifest(_Strict):
     """
 
     format: Literal[2]
-    method: Literal["federated-lora", "split"]
+    method: str
     settings: Settings
     labels: tuple[Label, ...] = Field(max_length=100_000)
     model: ModelIdentity
@@ -152,6 +152,8 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
+        if self.method != self.settings.job.method:  # which is one that there is
+            raise ValueError(f"method is {self.method}, that of the job {self.settings.job.method}")
         sites = self.settings.sites.names
         _same("the sites of data", sorted(self.data), sorted(sites))
         named = sorted(site for one in self.participants for site in one.sites)
@@ -171,8 +173,6 @@ class Manifest(_Strict):
                 f"min_cohort is {self.min_cohort}; with {len(self.participants)} organisations it "
                 f"is {least} to {len(self.participants)}"
             )
-        if self.method != self.settings.job.method:
-            raise ValueError(f"method is {self.method}, that of the job {self.settings.job.method}")
         self.settings.job_at()
         attested = method_of(self.method).attested
         _same("the programs of code", sorted(self.code), sorted(self.programs.values()))

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sealtune.errors import Problem
+
 Attested = Literal["server", "site"]  # roles that may show evidence
 
 
@@ -32,6 +34,7 @@ class Method:
         releases: rules of release that its enclaves keep to.
         least_organisations: whose contributions an aggregate comes from at least, where there are
             so many.
+        required, refused: sections of the job file -> what to say of a job without, or with it.
         unused: sections and keys of the job file that it does not read.
         cohort: what the quorum is about, for people.
         reattested: when both sides prove themselves anew, for people; ``{epoch}`` is filled in.
@@ -44,6 +47,8 @@ class Method:
     server_trains: bool
     releases: tuple[str, ...]
     least_organisations: int
+    required: Mapping[str, Problem]
+    refused: Mapping[str, Problem]
     unused: tuple[str, ...]
     cohort: str
     reattested: str
@@ -69,6 +74,16 @@ METHODS = {
             server_trains=False,
             releases=("participants",),  # a site's enclave holds the adapter all along
             least_organisations=2,  # an average of one's updates would hand them to the others
+            required={},
+            refused={
+                "split": Problem(
+                    "job.method",
+                    'is "federated-lora", but there is a section [split]; set "split"',
+                ),
+                "tuning.spf": Problem(
+                    "tuning.spf", 'needs job.method = "split": it runs in a large server enclave'
+                ),
+            },
             unused=("split", "tuning.spf", "equipment"),
             cohort="every aggregate holds the updates of",
             reattested="anew every {epoch}",
@@ -81,6 +96,12 @@ METHODS = {
             server_trains=True,
             releases=("participants", "never"),
             least_organisations=1,
+            required={
+                "split": Problem(
+                    "split.cut", 'is missing: job.method = "split" needs the section [split]'
+                )
+            },
+            refused={},
             unused=(
                 "protection.protect",
                 "protection.integrity_bits",

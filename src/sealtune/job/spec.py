@@ -381,18 +381,9 @@ def method_problems(
     problems = _attestation_problems(job, protection)
     if tuning is None:
         return problems
-    if job.method == "split" and split is None:
-        problems.append(
-            Problem("split.cut", 'is missing: job.method = "split" needs the section [split]')
-        )
-    if job.method != "split" and split is not None:
-        problems.append(
-            Problem("job.method", f'is "{job.method}", but there is a section [split]; set "split"')
-        )
-    if job.method != "split" and tuning.spf is not None:
-        problems.append(
-            Problem("tuning.spf", 'needs job.method = "split": it runs in a large server enclave')
-        )
+    method, given = method_of(job.method), {"split": split, "tuning.spf": tuning.spf}
+    problems += [problem for key, problem in method.required.items() if given[key] is None]
+    problems += [problem for key, problem in method.refused.items() if given[key] is not None]
     return problems
 
 

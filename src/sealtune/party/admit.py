@@ -23,7 +23,7 @@ from sealtune.job.local import Local, Side
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, job_id, verify_manifest
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
-from sealtune.job.spec import Job, SplitSpec
+from sealtune.job.spec import Job
 from sealtune.party.trust import (
     SERVER,
     Trust,
@@ -134,17 +134,6 @@ class Admitted:
         if self.plan.cut is None:
             raise ModelError("the slice plan is not that of a split job")
         return self.plan.cut
-
-    @property
-    def split(self) -> SplitSpec:
-        """The section ``[split]``, which every split job has.
-
-        Raises:
-            ModelError: the job is of another method.
-        """
-        if self.job.split is None:
-            raise ModelError("the job is not split")
-        return self.job.split
 
 
 def admit(local: Local, role: Role) -> Admitted:

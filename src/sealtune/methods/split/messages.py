@@ -28,5 +28,5 @@ def upload_head(resolved: Admitted) -> dict[str, Any]:
     return {
         "model": resolved.model_digest,
         "cut": resolved.cut,
-        "form": resolved.split.activations,
+        "form": resolved.job.split_settings.activations,
     }

@@ -231,7 +231,7 @@ class TopTrainer:
             calibrate=calibrate,
             choices=choices,
         )
-        if self._resolved.split.checkpointing:
+        if self._job.split_settings.checkpointing:
             top.activation_checkpointing_enable()
         return tuned
 
@@ -243,7 +243,7 @@ class TopTrainer:
             len(self._resolved.labels) or None,
             cut,
             "top",
-            dtype=torch.bfloat16 if self._resolved.split.compute == "bf16" else torch.float32,
+            dtype=torch.bfloat16 if self._job.split_settings.compute == "bf16" else torch.float32,
         )
         return model, CutEntry(model, cut)
 
