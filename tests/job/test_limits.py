@@ -22,7 +22,7 @@ from sealtune.errors import (
     NotCanonicalError,
     StorageError,
 )
-from sealtune.job import dsse, keys, load, local, manifest, spec, storage, template
+from sealtune.job import dsse, key_files, load, local, manifest, spec, storage, template
 from sealtune.job.describe import describe
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import parse_manifest
@@ -331,8 +331,8 @@ def test_envelopes_cannot_be_changed() -> None:
 
 
 def test_a_key_file_at_its_bound(tmp_path: Path) -> None:
-    private, public = keys.new_key("north", tmp_path)
-    for path, read in ((private, keys.load_private), (public, keys.load_public)):
+    private, public = key_files.new_key("north", tmp_path)
+    for path, read in ((private, key_files.load_private), (public, key_files.load_public)):
         data = path.read_bytes()
         path.write_bytes(data.ljust(16384, b"\n"))
         read(path)
@@ -344,7 +344,7 @@ def test_a_key_file_at_its_bound(tmp_path: Path) -> None:
 def test_a_public_key_file_is_readable_and_a_private_one_never_was(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        private, public = keys.new_key("north", tmp_path)
+        private, public = key_files.new_key("north", tmp_path)
     finally:
         os.umask(before)
     assert (private.stat().st_mode & 0o777, public.stat().st_mode & 0o777) == (0o600, 0o644)
@@ -358,7 +358,7 @@ def test_a_key_file_that_cannot_be_finished(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="no space left"):
-        keys.new_key("north", tmp_path)
+        key_files.new_key("north", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -369,7 +369,7 @@ def test_files_are_whole_before_they_are_made_lasting(
     seen = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_size))
     storage.write_atomic(tmp_path / "file", b"contents")
-    private, public = keys.new_key("north", tmp_path)
+    private, public = key_files.new_key("north", tmp_path)
     assert seen == [8, private.stat().st_size, public.stat().st_size]
 
 
