@@ -221,7 +221,7 @@ class DigestMismatchError(ManifestError):
 
 
 class WeakEvidenceError(ManifestError):
-    """The manifest accepts any code at all, or simulated evidence where hardware was asked for."""
+    """The manifest accepts any code at all, or what needs no hardware beside what does."""
 
 
 class UnsupportedTermsError(ManifestError):
