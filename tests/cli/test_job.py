@@ -402,6 +402,20 @@ def test_evidence_that_was_meant_is_signed(folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
+def test_a_tests_root_is_shown_in_red_like_simulated_evidence(folder: Path) -> None:
+    (folder / "tdx.toml").write_text(JOB + "[protection]\nattestation = 'tdx'\n")
+    policy = {"kinds": {"tdx": {**TDX, "insecure_test_root": "ab" * 32}}}
+    (folder / "policy.json").write_text(json.dumps(policy))
+    ok("job", "build", "tdx.toml", "-o", "job.manifest.json", "--force", "--policy", "policy.json")
+    for org in ("north", "south"):
+        ok("job", "sign", "job.manifest.json", "--key", f"{org}.key", "--policy", "policy.json")
+    said = ok("job", "show", "job.manifest.json")
+    assert f"tdx  NOT CONFIDENTIAL: under an INSECURE TEST ROOT, {'ab' * 32}" in said
+    assert "keep nothing from whoever runs their machine" in said
+    said = ok("job", "verify", "job.manifest.json", "--policy", "policy.json")
+    assert "NOT CONFIDENTIAL: evidence of the server, site protects nothing" in said
+
+
 def test_each_role_has_its_own_kind(folder: Path) -> None:
     table = "[protection]\nattestation = {server = 'sgx', site = 'simulated'}\n"
     (folder / "mixed.toml").write_text(JOB + table)

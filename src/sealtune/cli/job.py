@@ -215,6 +215,7 @@ def verify(
     from sealtune.job.dsse import Envelope
     from sealtune.job.load import load_job
     from sealtune.job.manifest import job_id, verify_manifest
+    from sealtune.party.trust import read_policies
 
     envelope = Envelope.read(file)
     manifest = verify_manifest(envelope)
@@ -239,6 +240,10 @@ def verify(
         return
     for check in checks:
         typer.echo(f"ok  {check}")
+    weak = [role for role, policy in read_policies(manifest).items() if not policy.confidential]
+    if weak:
+        words = f"NOT CONFIDENTIAL: evidence of the {', '.join(weak)} protects nothing"
+        typer.secho(words, fg="red", bold=True)
     typer.echo(f"job id  {job_id(envelope.payload)}")
 
 

@@ -1,6 +1,6 @@
 """What a run leaves behind for people: ``summary.json`` and ``report.html``.
 
-Both are pure functions of the run folder's ``metrics.jsonl`` and ``job.resolved.json`` (and of
+Both are pure functions of the run folder's ``metrics.jsonl`` and ``job.manifest.json`` (and of
 ``baselines/*.json`` where a comparison was run), so they can be rebuilt at any time. Start reading
 at ``summary.py`` (the figures), then ``page.py`` (the page).
 

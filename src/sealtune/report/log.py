@@ -27,7 +27,6 @@ from sealtune.report.values import Json, table, text
 
 METRICS = "metrics.jsonl"
 MANIFEST = "job.manifest.json"
-RESOLVED = "job.resolved.json"  # of runs before there were manifests
 BASELINES = ("local", "pooled", "plain-federated")
 E = TypeVar("E", bound=Event)
 
@@ -146,7 +145,7 @@ def read_run(run_dir: Path) -> RunLog:
         StorageError: the folder holds neither log nor manifest, or one cannot be read.
     """
     metrics = run_dir / METRICS
-    if not any((run_dir / name).is_file() for name in (METRICS, MANIFEST, RESOLVED)):
+    if not any((run_dir / name).is_file() for name in (METRICS, MANIFEST)):
         raise StorageError(
             f"{run_dir} is not a run folder: it holds neither {METRICS} nor {MANIFEST}",
             hint="give the folder that `sealtune run` wrote, such as runs/my-job",
@@ -164,9 +163,6 @@ def read_run(run_dir: Path) -> RunLog:
 
 def _read_signed(run_dir: Path) -> Json:
     """The manifest's keys with ``model_digest`` and ``job_id``; signatures are not looked at."""
-    if not (run_dir / MANIFEST).is_file():  # the names that an older run has for the same things
-        resolved = _read_object(run_dir / RESOLVED)
-        return {**resolved, "settings": resolved.get("job")} if resolved else {}
     payload = text(_read_object(run_dir / MANIFEST).get("payload"))
     try:
         data = base64.b64decode(payload or "", validate=True)
