@@ -11,19 +11,19 @@ import pytest
 
 from sealtune.data.site import load_sites
 from sealtune.model import tokens
-from tests.enclave.flow import SITES, Federation, make_federation, make_job, resolve_signed
-from tests.enclave.split_flow import make_split, make_split_job, resolve_split
+from tests.enclave.flow import SITES, Federation, make_federation, make_job, sign_job
+from tests.enclave.split_flow import make_split, make_split_job, sign_split
 
 
 def federated(folder: Path, base: Path) -> Any:
     job = make_job(folder, base)
-    resolve_signed(job, folder / "job.resolved.json")
+    sign_job(job, folder)
     return job, lambda: make_federation(job, folder), Federation.aggregator
 
 
 def split(folder: Path, base: Path) -> Any:
     job = make_split_job(folder, base)
-    resolve_split(job, folder / "job.resolved.json")
+    sign_split(job, folder)
     return job, lambda: make_split(job, folder), lambda federation: federation.server()
 
 
