@@ -30,12 +30,12 @@ class Asker(ABC):
     """Asks until it has every answer; see ``methods.split.messages``.
 
     Args:
-        resolved: the job.
+        admitted: the job.
         maker: runs the bottom.
     """
 
-    def __init__(self, resolved: Admitted, maker: CutMaker) -> None:
-        self._head = upload_head(resolved)
+    def __init__(self, admitted: Admitted, maker: CutMaker) -> None:
+        self._head = upload_head(admitted)
         self._maker = maker
         self._rows: list[Sequence[int]] = []  # of the message under way
 
@@ -82,12 +82,12 @@ class ClassAsker(Asker):
     """
 
     def __init__(
-        self, resolved: Admitted, maker: CutMaker, task: Task, texts: Sequence[str]
+        self, admitted: Admitted, maker: CutMaker, task: Task, texts: Sequence[str]
     ) -> None:
-        super().__init__(resolved, maker)
+        super().__init__(admitted, maker)
         encoded = task.encode([Example(text, None) for text in texts])
         self._texts = [row.tolist() for row in encoded.rows(range(len(texts)))]
-        self._classes = len(resolved.labels)
+        self._classes = len(admitted.labels)
         self.shares: list[list[float]] = []
 
     def _next(self) -> Sequence[Sequence[int]]:
@@ -108,14 +108,14 @@ class ContinueAsker(Asker):
 
     def __init__(
         self,
-        resolved: Admitted,
+        admitted: Admitted,
         maker: CutMaker,
         rows: Sequence[Sequence[int]],
         *,
         tokens: int,
         end: int | None,
     ) -> None:
-        super().__init__(resolved, maker)
+        super().__init__(admitted, maker)
         self.rows = [list(row) for row in rows]
         most, longest = maker.layout.max_tokens, max(map(len, rows))
         if longest + tokens > most:

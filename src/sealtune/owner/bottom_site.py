@@ -31,16 +31,16 @@ class CutMaker:
     """Runs the bottom on texts.
 
     Args:
-        resolved: the job, checked.
+        admitted: the job, checked.
         pad_id: token that fills a batch up.
     """
 
-    def __init__(self, resolved: Admitted, pad_id: int) -> None:
-        self.layout: Layout = layout_of(resolved.job, len(resolved.labels))
+    def __init__(self, admitted: Admitted, pad_id: int) -> None:
+        self.layout: Layout = layout_of(admitted.job, len(admitted.labels))
         self._pad_id = pad_id
-        self._size = resolved.job.train.eval_batch_size
-        part = load_part(resolved.job.model, len(resolved.labels) or None, resolved.cut, "bottom")
-        self._bottom = Bottom(part, resolved.cut)
+        self._size = admitted.job.train.eval_batch_size
+        part = load_part(admitted.job.model, len(admitted.labels) or None, admitted.cut, "bottom")
+        self._bottom = Bottom(part, admitted.cut)
 
     def chunk(self, part: PartName, texts: Texts, span: range) -> Chunk:
         """The cut activations of the texts in ``span``, in their order, with their labels.
@@ -76,23 +76,23 @@ class BottomSite:
     finish {"round", "part"}   -> received; the adapter, where it was released, is written
 
     Args:
-        resolved: the job, checked.
+        admitted: the job, checked.
         emit: gets progress events.
     """
 
-    def __init__(self, resolved: Admitted, emit: Emit) -> None:
-        data: SiteTexts = resolved.holdings.texts
-        self._head = upload_head(resolved)
-        self._maker = CutMaker(resolved, data.train.pad_id)
-        self._folder = resolved.adapter_folder
+    def __init__(self, admitted: Admitted, emit: Emit) -> None:
+        data: SiteTexts = admitted.holdings.texts
+        self._head = upload_head(admitted)
+        self._maker = CutMaker(admitted, data.train.pad_id)
+        self._folder = admitted.adapter_folder
         self._emit = emit
-        self._resolved = resolved
+        self._admitted = admitted
         self._sent: set[int] = set()
         self._received = Received()
         parts: tuple[tuple[PartName, Texts], ...] = (("train", data.train), ("test", data.test))
         if min(join([data.train, data.test]).lengths) < self._maker.layout.least_tokens:
             raise DataError(
-                f"site '{resolved.site}' has a text of a single token: nothing to predict",
+                f"site '{admitted.site}' has a text of a single token: nothing to predict",
                 hint="delete such rows",
             )
         self._chunks = [
@@ -142,7 +142,7 @@ class BottomSite:
         self._emit("phase", round=round_, phase="release", of=0)
         files = self._received.take(message)
         if files:
-            write_adapter(self._folder, own_copy(files, self._resolved))
+            write_adapter(self._folder, own_copy(files, self._admitted))
             read_fingerprint(self._folder)
         self._emit("phase", round=round_, phase="wait", of=0)
         return Frame("received", {"round": round_, "have": self._received.have})

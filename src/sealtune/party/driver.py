@@ -78,7 +78,7 @@ class Driver:
 
     Args:
         server: what is done.
-        resolved: the job.
+        admitted: the job.
         emit: told when a site has been attested.
 
     Attributes:
@@ -86,14 +86,14 @@ class Driver:
         max_message: bytes that an honest site's message has at most.
     """
 
-    def __init__(self, server: Server, resolved: Admitted, emit: Emit) -> None:
-        job_id = bytes.fromhex(resolved.job_id)
-        self.deadline = resolved.job.network.deadline
+    def __init__(self, server: Server, admitted: Admitted, emit: Emit) -> None:
+        job_id = bytes.fromhex(admitted.job_id)
+        self.deadline = admitted.job.network.deadline
         self.max_message = 2 * server.answer_limit
         self._limit = server.answer_limit
         self._program = server.program()
         self._links = {
-            site: SiteLink(site, job_id, one, emit) for site, one in resolved.trust.items()
+            site: SiteLink(site, job_id, one, emit) for site, one in admitted.trust.items()
         }
         self._ask: Ask[Any] | None = None
         self._answered: Any = None  # what the program is sent next: a generator starts with None

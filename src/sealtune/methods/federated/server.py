@@ -43,7 +43,7 @@ class FederatedServer:
     """The aggregator of one run.
 
     Args:
-        resolved: the job.
+        admitted: the job.
         emit: gets progress events.
 
     Raises:
@@ -51,23 +51,23 @@ class FederatedServer:
         StorageError: the checkpoint does not open.
     """
 
-    def __init__(self, resolved: Admitted, emit: Emit) -> None:
-        self._manifest = resolved.manifest
-        self._sites = resolved.job.sites.names
-        self._rounds = resolved.job.job.rounds
-        self._shapes = resolved.plan.trainable
-        self._questions_per_row = 1 if resolved.labels else resolved.job.data.max_tokens
+    def __init__(self, admitted: Admitted, emit: Emit) -> None:
+        self._manifest = admitted.manifest
+        self._sites = admitted.job.sites.names
+        self._rounds = admitted.job.job.rounds
+        self._shapes = admitted.plan.trainable
+        self._questions_per_row = 1 if admitted.labels else admitted.job.data.max_tokens
         self._bounds = {
-            site: UpdateBound(resolved.job.train, data.train_rows, resolved.plan.first_values)
+            site: UpdateBound(admitted.job.train, data.train_rows, admitted.plan.first_values)
             for site, data in self._manifest.data.items()
         }
-        self._aggregation = aggregation_named(resolved.job.train.aggregation)
+        self._aggregation = aggregation_named(admitted.job.train.aggregation)
         self._emit = emit
         self.answer_limit = adapter_size(self._shapes) + _SLACK
-        job_id = bytes.fromhex(resolved.job_id)
-        folder, key = resolved.state_folder, resolved.sealing_key
+        job_id = bytes.fromhex(admitted.job_id)
+        folder, key = admitted.state_folder, admitted.sealing_key
         self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
-        saved = self._checkpoints.load() if resolved.local.resume else None
+        saved = self._checkpoints.load() if admitted.local.resume else None
         self._round = saved.round if saved else None  # the last finished one
         # empty before round 1 has ended: every site draws the same adapter from the job's seed
         self._adapter = saved.tensors if saved else b""

@@ -36,21 +36,21 @@ class SiteTrainer:
     """Everything that a site's enclave holds.
 
     Args:
-        resolved: the job, checked.
+        admitted: the job, checked.
         session: the accelerator.
         emit: gets progress events.
     """
 
-    def __init__(self, resolved: Admitted, session: OffloadSession, emit: Emit) -> None:
-        job = resolved.job
-        self._resolved = resolved
+    def __init__(self, admitted: Admitted, session: OffloadSession, emit: Emit) -> None:
+        job = admitted.job
+        self._admitted = admitted
         self._job = job
-        self._site = resolved.site
+        self._site = admitted.site
         self._session = session
-        self._folder = resolved.adapter_folder
+        self._folder = admitted.adapter_folder
         self._emit = emit
-        self._data, self._task = resolved.holdings.texts, resolved.holdings.task
-        base = load_model(job.model, len(resolved.labels) or None)
+        self._data, self._task = admitted.holdings.texts, admitted.holdings.task
+        base = load_model(job.model, len(admitted.labels) or None)
         self._model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
         self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}
         session.install(self._model)
@@ -121,7 +121,7 @@ class SiteTrainer:
         return fields
 
     def _release(self) -> None:
-        save_adapter(self._folder, self._model, fingerprint_of(self._resolved))
+        save_adapter(self._folder, self._model, fingerprint_of(self._admitted))
         texts = self._data.test or self._data.train
         batch = texts.batch(range(min(_CHECKED, len(texts))))
         check = check_export(self._folder, self._model.eval(), batch)

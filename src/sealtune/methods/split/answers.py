@@ -64,29 +64,29 @@ class SplitAnswers:
     """Answers one site, then ends.
 
     Args:
-        resolved: the finished job; ``serve`` in its local file says who may ask.
+        admitted: the finished job; ``serve`` in its local file says who may ask.
         emit: gets progress events.
 
     Raises:
         StorageError: there is no finished training.
     """
 
-    def __init__(self, resolved: Admitted, emit: Emit) -> None:
-        job_id = bytes.fromhex(resolved.job_id)
-        folder, key = resolved.state_folder, resolved.sealing_key
+    def __init__(self, admitted: Admitted, emit: Emit) -> None:
+        job_id = bytes.fromhex(admitted.job_id)
+        folder, key = admitted.state_folder, admitted.sealing_key
         checkpoints = CheckpointFile(folder, key, job_id, SplitState)
         saved = checkpoints.load()
-        if saved is None or saved.round < resolved.job.job.rounds:
+        if saved is None or saved.round < admitted.job.job.rounds:
             raise StorageError(
                 "the run has not finished its training", hint="continue it with --resume"
             )
-        layout = layout_of(resolved.job, len(resolved.labels))
+        layout = layout_of(admitted.job, len(admitted.labels))
         self.answer_limit = 2 * CHUNK + layout.max_tokens * layout.token_bytes
-        self._site = resolved.local.serve or ""
-        self._head = upload_head(resolved)
+        self._site = admitted.local.serve or ""
+        self._head = upload_head(admitted)
         self._layout = question_layout(layout)
         self._asked_for = _Asked(self._layout)
-        self._top = TopTrainer(resolved, self._asked_for, emit)
+        self._top = TopTrainer(admitted, self._asked_for, emit)
         self._top.begin((), top_state(saved))
         self._answers: bytes | None = b""  # to the last texts; None: the site has enough
 

@@ -23,10 +23,10 @@ PART = 30 << 20  # bytes; one piece of the network engine
 MAX_PARTS = 1 << 16
 
 
-def upload_head(resolved: Admitted) -> dict[str, Any]:
+def upload_head(admitted: Admitted) -> dict[str, Any]:
     """What samples were made with; a site states it with every chunk."""
     return {
-        "model": resolved.model_digest,
-        "cut": resolved.cut,
-        "form": resolved.job.split_settings.activations,
+        "model": admitted.model_digest,
+        "cut": admitted.cut,
+        "form": admitted.job.split_settings.activations,
     }

@@ -54,27 +54,27 @@ class SplitServer:
     """The split trainer of one run.
 
     Args:
-        resolved: the job.
+        admitted: the job.
         emit: gets progress events.
 
     Raises:
         StorageError: what is there does not open.
     """
 
-    def __init__(self, resolved: Admitted, emit: Emit) -> None:
-        job_id, resume = bytes.fromhex(resolved.job_id), resolved.local.resume
-        folder, key = resolved.state_folder, resolved.sealing_key
-        layout = layout_of(resolved.job, len(resolved.labels))
+    def __init__(self, admitted: Admitted, emit: Emit) -> None:
+        job_id, resume = bytes.fromhex(admitted.job_id), admitted.local.resume
+        folder, key = admitted.state_folder, admitted.sealing_key
+        layout = layout_of(admitted.job, len(admitted.labels))
         self.answer_limit = CHUNK + layout.max_tokens * layout.token_bytes + _SLACK
-        self._manifest = resolved.manifest
-        self._sites = resolved.job.sites.names
-        self._rounds = resolved.job.job.rounds
+        self._manifest = admitted.manifest
+        self._sites = admitted.job.sites.names
+        self._rounds = admitted.job.job.rounds
         self._emit = emit
         self._store = SampleStore(folder / "activations", key, job_id, layout)
-        self._trainer = TopTrainer(resolved, self._store, emit)
+        self._trainer = TopTrainer(admitted, self._store, emit)
         self._checkpoints = CheckpointFile(folder, key, job_id, SplitState)
         self._saved = self._checkpoints.load() if resume else None
-        self._uploads = Uploads(resolved, self._store, layout, resume=resume)
+        self._uploads = Uploads(admitted, self._store, layout, resume=resume)
         self._outcomes = new_outcomes(self._sites)
         self._reported = time.monotonic()  # when the last round ended
 

@@ -74,17 +74,17 @@ class TopTrainer:
     """Model, optimizer and samples.
 
     Args:
-        resolved: the job, checked.
+        admitted: the job, checked.
         store: the sites' samples (``SampleStore``).
         emit: gets progress events.
     """
 
-    def __init__(self, resolved: Admitted, store: SampleSource, emit: Emit) -> None:
-        self._resolved = resolved
-        self._job = resolved.job
+    def __init__(self, admitted: Admitted, store: SampleSource, emit: Emit) -> None:
+        self._admitted = admitted
+        self._job = admitted.job
         self._store = store
         self._emit = emit
-        self._task = task_of(resolved.job, resolved.labels, load_tokenizer(resolved.job.model))
+        self._task = task_of(admitted.job, admitted.labels, load_tokenizer(admitted.job.model))
 
     def begin(self, sites: Sequence[str], saved: TopState | None = None) -> None:
         """Load and tune the top for the samples of ``sites``.
@@ -178,8 +178,8 @@ class TopTrainer:
         Raises:
             AdapterMismatchError: they do not give the same answers.
         """
-        name = self._resolved.manifest.model.name  # its place here is nobody's business
-        fingerprint = fingerprint_of(self._resolved).model_copy(update={"base_model": name})
+        name = self._admitted.manifest.model.name  # its place here is nobody's business
+        fingerprint = fingerprint_of(self._admitted).model_copy(update={"base_model": name})
         files = adapter_files(self._model, fingerprint)
         fresh, entry = self._top()
         fresh = install_adapter(fresh, files, fingerprint.tuning, "the export")
@@ -227,7 +227,7 @@ class TopTrainer:
             self._job.tuning,
             self._job.model.task,
             self._job.job.seed,
-            first_block=self._resolved.cut,
+            first_block=self._admitted.cut,
             calibrate=calibrate,
             choices=choices,
         )
@@ -237,10 +237,10 @@ class TopTrainer:
 
     def _top(self) -> tuple[Any, CutEntry]:
         """The frozen top as it is published, and where activations enter it."""
-        cut = self._resolved.cut
+        cut = self._admitted.cut
         model = load_part(
             self._job.model,
-            len(self._resolved.labels) or None,
+            len(self._admitted.labels) or None,
             cut,
             "top",
             dtype=torch.bfloat16 if self._job.split_settings.compute == "bf16" else torch.float32,

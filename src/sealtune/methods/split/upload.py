@@ -28,7 +28,7 @@ class Uploads:
     """How far every site has come.
 
     Args:
-        resolved: the job.
+        admitted: the job.
         store: where samples go.
         layout: what the job's samples look like.
         resume: go on with the chunks that are there.
@@ -42,12 +42,12 @@ class Uploads:
     """
 
     def __init__(
-        self, resolved: Admitted, store: SampleStore, layout: Layout, *, resume: bool
+        self, admitted: Admitted, store: SampleStore, layout: Layout, *, resume: bool
     ) -> None:
-        self._resolved = resolved
+        self._admitted = admitted
         self._store = store
         self._layout = layout
-        names = resolved.job.sites.names
+        names = admitted.job.sites.names
         self.of = {site: store.resume(site) if resume else None for site in names}
         self.seconds = dict.fromkeys(names, 0.0)
 
@@ -74,7 +74,7 @@ class Uploads:
         if answer.kind != "chunk":
             raise DataError(f"answered with {answer.kind[:40]!r}, not with a chunk")
         meta, number, known = answer.meta, self._store.chunks(site), self.of[site]
-        for key, wanted in upload_head(self._resolved).items():
+        for key, wanted in upload_head(self._admitted).items():
             if meta.get(key) != wanted:
                 raise DataError(
                     f"its activations were made with another {_NAMES[key]} than the job's",
@@ -87,7 +87,7 @@ class Uploads:
             raise DataError(f"it first had {known} chunks, and now {of}")
         chunk = read_chunk(meta, memoryview(answer.body), self._layout)
         self._layout.check(chunk)  # here, and not while training
-        signed, have = self._resolved.manifest.data[site], self._store.counts(site)
+        signed, have = self._admitted.manifest.data[site], self._store.counts(site)
         rows = {"train": signed.train_rows, "test": signed.test_rows}[chunk.part]
         now = have[chunk.part] + len(chunk.lengths)
         if now > rows:
