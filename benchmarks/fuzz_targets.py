@@ -40,14 +40,13 @@ from sealtune.job.manifest import (
     DataIdentity,
     ModelIdentity,
     Participant,
-    make_manifest,
     manifest_bytes,
     parse_manifest,
     verify_manifest,
-    wrap,
 )
 from sealtune.job.method import METHODS
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
+from sealtune.job.proposal import make_manifest, wrap
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.methods.federated.adapter import read_adapter, write_adapter

@@ -13,7 +13,8 @@ from sealtune.enclave.client_program import SiteProgram
 from sealtune.job.dsse import sign
 from sealtune.job.keys import public_hex
 from sealtune.job.local import Local
-from sealtune.job.manifest import Participant, wrap
+from sealtune.job.manifest import Participant
+from sealtune.job.proposal import wrap
 from sealtune.job.spec import Job, JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
 from sealtune.launch.parties import admit_party
 from sealtune.methods.split.server import SplitServer

@@ -143,7 +143,7 @@ def test_two_sites_of_one_organisation_are_no_cohort(llama: Path, tmp_path: Path
 
     from sealtune.cli.signing import propose
     from sealtune.job.dsse import sign
-    from sealtune.job.manifest import wrap
+    from sealtune.job.proposal import wrap
     from sealtune.plan.resolve import resolve
 
     job = make_spare_job(tmp_path, llama)

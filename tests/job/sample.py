@@ -6,11 +6,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.job import manifest
+from sealtune.job import proposal
 from sealtune.job.dsse import Envelope, sign
 from sealtune.job.keys import public_hex
-from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, Participant, wrap
+from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, Participant
 from sealtune.job.plan import Backbone, ModulePlan, SlicePlan
+from sealtune.job.proposal import wrap
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 
@@ -64,7 +65,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "appraisal": {"server": APPRAISAL, "site": APPRAISAL},
     }
     settings = changes.pop("settings", Settings.of(JOB))
-    return manifest.make_manifest(settings, **(parts | changes))
+    return proposal.make_manifest(settings, **(parts | changes))
 
 
 def sign_all(found: Manifest) -> Envelope:

@@ -35,9 +35,9 @@ from sealtune.job.manifest import (
     open_manifest,
     parse_manifest,
     verify_manifest,
-    wrap,
 )
 from sealtune.job.printable import printable
+from sealtune.job.proposal import wrap
 from sealtune.job.settings import ELSEWHERE, Settings
 from sealtune.job.spec import Job, NetworkSpec, SitesSpec
 from tests.job.sample import DATA, JOB, KEYS, PARTICIPANTS, PLAN, make_manifest, sign_all

@@ -18,7 +18,8 @@ import pytest
 
 from sealtune.errors import PortInUseError, StorageError
 from sealtune.job.keys import public_hex
-from sealtune.job.manifest import Participant, wrap
+from sealtune.job.manifest import Participant
+from sealtune.job.proposal import wrap
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.launch import run

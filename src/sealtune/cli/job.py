@@ -87,8 +87,8 @@ def build(
     from sealtune.cli.signing import propose, read_participants
     from sealtune.errors import StorageError
     from sealtune.job.load import check_files, load_job
-    from sealtune.job.manifest import wrap
     from sealtune.job.method import method_of
+    from sealtune.job.proposal import wrap
     from sealtune.job.storage import write_atomic
 
     settings = load_job(job_file)
@@ -298,7 +298,7 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
     from rich.console import Console
 
     with Console(stderr=True).status("Reading model and data, planning what runs where"):
-        from sealtune.party.admit import check_found, check_settings
+        from sealtune.party.found import check_found, check_settings
         from sealtune.plan.resolve import work_out
 
         check_settings(manifest, settings)

@@ -145,7 +145,7 @@ def _prepare(
     from sealtune.job.manifest import open_manifest
     from sealtune.job.method import method_of
     from sealtune.job.storage import write_atomic
-    from sealtune.party.admit import check_found, check_settings
+    from sealtune.party.found import check_found, check_settings
     from sealtune.party.trust import check_machine
 
     check_machine(job.protection, *method_of(job.job.method).attested)

@@ -14,8 +14,9 @@ from sealtune.errors import ConfigError, DigestMismatchError, Problem
 from sealtune.job.dsse import Envelope, sign
 from sealtune.job.key_files import is_name, load_public
 from sealtune.job.keys import public_hex
-from sealtune.job.manifest import Manifest, Participant, wrap
+from sealtune.job.manifest import Manifest, Participant
 from sealtune.job.method import method_of
+from sealtune.job.proposal import wrap
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -212,74 +212,18 @@ class Manifest(_Strict):
         return {one.org: public_from_hex(one.key) for one in self.participants}
 
 
-def make_manifest(
-    settings: Settings,
-    *,
-    labels: tuple[str, ...],
-    model: ModelIdentity,
-    plan: SlicePlan,
-    data: Mapping[str, DataIdentity],
-    participants: tuple[Participant, ...],
-    code: Mapping[str, str],
-    appraisal: Mapping[str, Any],
-    release: Release = "participants",
-    epoch: int = 5,
-    not_before: datetime | None = None,
-    valid: timedelta = timedelta(days=30),
-) -> Manifest:
-    """A manifest, checked as if it came from outside.
-
-    Raises:
-        MalformedManifestError: the parts do not go together.
-        UnsupportedTermsError: a release rule that the enclaves cannot keep.
-    """
-    begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
-    backbone = plan.backbone.model_copy(update={"path": ""})
-    content = {
-        "format": 2,
-        "method": settings.job.method,
-        "settings": settings.model_dump(mode="json"),
-        "labels": list(labels),
-        "model": model.model_dump(mode="json"),
-        "plan": plan.model_copy(update={"backbone": backbone}).model_dump(mode="json"),
-        "plan_digest": plan.digest,
-        "code": dict(code),
-        "appraisal": dict(appraisal),
-        "data": {site: one.model_dump(mode="json") for site, one in data.items()},
-        "participants": [one.model_dump(mode="json") for one in participants],
-        # as many as sites are needed, where there are so many
-        "min_cohort": max(
-            min(settings.quorum, len(participants)),
-            method_of(settings.job.method).least_cohort(len(participants)),
-        ),
-        "dp": None,
-        "release": release,
-        "epoch": epoch,
-        "not_before": begin.strftime(TIME),
-        "expires": (begin + valid).strftime(TIME),
-    }
-    manifest = parse_manifest(_canonical(content))
-    check_terms(manifest)
-    return manifest
-
-
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The one byte string of ``manifest``.
 
     Raises:
         NotCanonicalError: a value that canonical JSON cannot hold.
     """
-    return _canonical(manifest.model_dump(mode="json"))
+    return canonical(manifest.model_dump(mode="json"))
 
 
 def job_id(payload: bytes) -> str:
     """SHA-384 of a manifest's bytes, 96 hex digits."""
     return hashlib.sha384(payload).hexdigest()
-
-
-def wrap(manifest: Manifest) -> Envelope:
-    """An envelope of ``manifest`` that nobody has signed yet."""
-    return Envelope(PAYLOAD_TYPE, manifest_bytes(manifest))
 
 
 def parse_manifest(payload: bytes) -> Manifest:
@@ -363,7 +307,12 @@ def check_terms(manifest: Manifest) -> None:
         )
 
 
-def _canonical(content: Mapping[str, Any]) -> bytes:
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """RFC 8785.
+
+    Raises:
+        NotCanonicalError: a value that canonical JSON cannot hold.
+    """
     try:
         return rfc8785.dumps(dict(content))
     except (ValueError, RecursionError) as error:  # includes CanonicalizationError, UnicodeError

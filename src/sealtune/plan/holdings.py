@@ -19,7 +19,7 @@ from sealtune.model.fit import check_tokenizer, fit_texts
 from sealtune.model.load import load_config, load_tokenizer
 from sealtune.model.tasks import Task, task_of
 from sealtune.model.texts import SiteTexts
-from sealtune.party.admit import Found, check_found
+from sealtune.party.found import Found, check_found
 from sealtune.plan.planner import make_plan
 
 

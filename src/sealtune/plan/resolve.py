@@ -18,8 +18,9 @@ from typing import Any
 from sealtune.data.digest import identify
 from sealtune.data.site import SiteData, discover_labels, load_sites
 from sealtune.errors import DataError, DigestMismatchError
-from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, make_manifest
+from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
+from sealtune.job.proposal import make_manifest
 from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.model.files import ModelFiles, model_files
@@ -27,7 +28,7 @@ from sealtune.model.fit import check_tokenizer, fit_texts
 from sealtune.model.load import load_config, load_tokenizer
 from sealtune.model.partial import check_weights
 from sealtune.model.tasks import task_of
-from sealtune.party.admit import Found
+from sealtune.party.found import Found
 from sealtune.plan.holdings import identify_model
 from sealtune.plan.planner import make_plan
 

@@ -1,0 +1,84 @@
+"""Make a job's manifest, for its participants to sign.
+
+Trust domain: whoever builds a manifest; every participant checks what is signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sealtune.job.dsse import Envelope
+from sealtune.job.manifest import (
+    PAYLOAD_TYPE,
+    TIME,
+    DataIdentity,
+    Manifest,
+    ModelIdentity,
+    Participant,
+    Release,
+    canonical,
+    check_terms,
+    manifest_bytes,
+    parse_manifest,
+)
+from sealtune.job.method import method_of
+from sealtune.job.plan import SlicePlan
+from sealtune.job.settings import Settings
+
+
+def make_manifest(
+    settings: Settings,
+    *,
+    labels: tuple[str, ...],
+    model: ModelIdentity,
+    plan: SlicePlan,
+    data: Mapping[str, DataIdentity],
+    participants: tuple[Participant, ...],
+    code: Mapping[str, str],
+    appraisal: Mapping[str, Any],
+    release: Release = "participants",
+    epoch: int = 5,
+    not_before: datetime | None = None,
+    valid: timedelta = timedelta(days=30),
+) -> Manifest:
+    """A manifest, checked as if it came from outside.
+
+    Raises:
+        MalformedManifestError: the parts do not go together.
+        UnsupportedTermsError: a release rule that the enclaves cannot keep.
+    """
+    begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
+    backbone = plan.backbone.model_copy(update={"path": ""})
+    content = {
+        "format": 2,
+        "method": settings.job.method,
+        "settings": settings.model_dump(mode="json"),
+        "labels": list(labels),
+        "model": model.model_dump(mode="json"),
+        "plan": plan.model_copy(update={"backbone": backbone}).model_dump(mode="json"),
+        "plan_digest": plan.digest,
+        "code": dict(code),
+        "appraisal": dict(appraisal),
+        "data": {site: one.model_dump(mode="json") for site, one in data.items()},
+        "participants": [one.model_dump(mode="json") for one in participants],
+        # as many as sites are needed, where there are so many
+        "min_cohort": max(
+            min(settings.quorum, len(participants)),
+            method_of(settings.job.method).least_cohort(len(participants)),
+        ),
+        "dp": None,
+        "release": release,
+        "epoch": epoch,
+        "not_before": begin.strftime(TIME),
+        "expires": (begin + valid).strftime(TIME),
+    }
+    manifest = parse_manifest(canonical(content))
+    check_terms(manifest)
+    return manifest
+
+
+def wrap(manifest: Manifest) -> Envelope:
+    """An envelope of ``manifest`` that nobody has signed yet."""
+    return Envelope(PAYLOAD_TYPE, manifest_bytes(manifest))
