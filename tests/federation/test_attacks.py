@@ -53,6 +53,15 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def listening() -> Iterator[Engine]:
+    """A relay for those who only ask it something."""
+    engine = Engine()
+    engine.relay()
+    yield engine
+    engine.close()
+
+
 @pytest.fixture
 def canaries(tmp_path: Path) -> Path:
     folder = tmp_path / "canaries"
@@ -90,10 +99,9 @@ def test_who_knows_the_port_can_ask_for_nothing(engine: Engine, canaries: Path) 
     assert list(canaries.iterdir()) == []
 
 
-def test_a_site_of_the_job_can_move_messages_and_nothing_else(engine: Engine) -> None:
-    engine.relay()
-    key = node_key(engine.flower.credentials.nodes["a"])
-    with Membership(engine.address, engine.authority, key) as member:
+def test_a_site_of_the_job_can_move_messages_and_nothing_else(listening: Engine) -> None:
+    key = node_key(listening.flower.credentials.nodes["a"])
+    with Membership(listening.address, listening.authority, key) as member:
         client = member._client
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             client.RegisterNode(RegisterNodeFleetRequest(public_key=b"x"))
@@ -136,33 +144,30 @@ def test_an_unknown_node_key_cannot_join(engine: Engine) -> None:
     assert "does not know this site's node key" in engine.log()
 
 
-def test_a_known_public_key_is_not_enough(engine: Engine) -> None:
+def test_a_known_public_key_is_not_enough(listening: Engine) -> None:
     """The header of somebody else, and no signature, or one under another key."""
-    engine.relay()
-    ours = engine.flower.credentials.nodes["a"]
+    ours = listening.flower.credentials.nodes["a"]
     public = load_ssh_public_key(Path(f"{ours}.pub").read_bytes())
     data = public_key_to_bytes(public)  # type: ignore[arg-type]
     request = ActivateNodeRequest(public_key=data, heartbeat_interval=30)
     headers = {FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(data).decode()}
-    assert ask(engine.port, "/v1/fleet/activate-node", request, headers).status_code == 401
+    assert ask(listening.port, "/v1/fleet/activate-node", request, headers).status_code == 401
 
 
-def test_who_is_not_the_relay_is_not_joined(engine: Engine) -> None:
+def test_who_is_not_the_relay_is_not_joined(listening: Engine) -> None:
     """The site's program trusts the run's authority only."""
-    engine.relay()
-    other = engine.credentials("other").certificate.read_text()
+    other = listening.credentials("other").certificate.read_text()
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-        Membership(engine.address, other, node_key(engine.flower.credentials.nodes["a"]))
+        Membership(listening.address, other, node_key(listening.flower.credentials.nodes["a"]))
 
 
-def test_requests_are_bounded(engine: Engine) -> None:
-    engine.relay()
-    key = node_key(engine.flower.credentials.nodes["a"])
+def test_requests_are_bounded(listening: Engine) -> None:
+    key = node_key(listening.flower.credentials.nodes["a"])
     headers = {
         FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public_key_to_bytes(key.public_key())).decode()
     }
-    url = f"https://{engine.address}/v1/fleet/activate-node"
-    context = ssl.create_default_context(cadata=engine.authority)
+    url = f"https://{listening.address}/v1/fleet/activate-node"
+    context = ssl.create_default_context(cadata=listening.authority)
     with httpx.Client(verify=context, trust_env=False) as client:
         large = bytes(fleet.MAX_REQUEST + 1)
         assert client.post(url, content=large, headers=headers).status_code == 413

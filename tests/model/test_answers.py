@@ -69,7 +69,7 @@ def test_evaluate_counts_as_training_does(adapter: Path, job_file: Path) -> None
         t.label == shares.index(max(shares))
         for t, shares in zip(texts, classify(loaded, [t.text for t in texts]), strict=True)
     )
-    assert result["correct"] == right > 30
+    assert result["correct"] == right > 20  # of three classes
     assert result["total"] == 60
     assert result["accuracy"] == right / 60
     assert sum(line["correct"] for line in result["per_site"].values()) == right
