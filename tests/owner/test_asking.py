@@ -13,6 +13,8 @@ import torch
 from sealtune.errors import FrameError
 from sealtune.frames import Frame
 from sealtune.model.cut_chunk import read_chunk
+from sealtune.model.load import load_tokenizer
+from sealtune.model.tasks import make_task
 from sealtune.owner.asking import Asker, ClassAsker, ContinueAsker, read_answers
 from tests.enclave.split_flow import SplitFederation
 
@@ -26,8 +28,11 @@ def ask(asker: Asker, answers: Sequence[Sequence[float]] = ()) -> Frame:
 
 def parts(federation: SplitFederation) -> tuple[Any, Any]:
     """A site's bottom, and its task."""
-    maker: Any = federation.sites["north"]._worker._maker  # type: ignore[attr-defined]
-    return maker, maker._task
+    maker = federation.sites["north"]._worker._maker  # type: ignore[attr-defined]
+    job, labels = federation.resolved.job, federation.resolved.labels
+    tokenizer = load_tokenizer(job.model)
+    task = make_task(job.model.task, tokenizer, max_tokens=24, template="{text}", labels=labels)
+    return maker, task
 
 
 @pytest.fixture

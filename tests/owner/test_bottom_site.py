@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,17 @@ def test_chunks_follow_from_the_data_alone(llama: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_chunks")
 def test_chunks_hold_every_sample_once_and_in_order(llama: Path, tmp_path: Path) -> None:
     federation = make_split(make_split_job(tmp_path, llama), tmp_path / "run")
-    data = federation.sites["north"]._worker._data  # type: ignore[attr-defined]
+    worker: Any = federation.sites["north"]._worker
+    expected = {part: list(texts.labels) for part, texts, _ in worker._chunks}
     answers = [upload(federation, n) for n in range(upload(federation, 0).meta["of"])]
-    for part, examples in (("train", data.train), ("test", data.test)):
+    assert expected.keys() == {"train", "test"}
+    for part, wanted in expected.items():
         labels: list[int] = []
         for answer in answers:
             if answer.meta["part"] == part:
                 n = answer.meta["samples"]
                 labels += np.frombuffer(answer.body, "<i4", n, offset=4 * n).tolist()
-        assert labels == [example.label for example in examples]
+        assert labels == wanted
 
 
 @pytest.mark.parametrize("chunk", [-1, 99, 1.0, "0", None, [0]])
@@ -119,7 +122,7 @@ def test_a_text_of_one_token_is_refused_where_it_teaches_nothing(
     }
     model = ModelSpec(path=str(llama), task="causal-lm")
     job = make_split_job(tmp_path, llama, model=model, **sections)
-    with pytest.raises(DataError, match="single token, which leaves nothing to predict"):
+    with pytest.raises(DataError, match="single token: nothing to predict"):
         make_split(job, tmp_path / "run")
 
 
@@ -128,18 +131,18 @@ def test_nothing_but_sealed_bytes_leaves(llama: Path, tmp_path: Path) -> None:
     """Neither texts, nor tokens, nor activations are in messages, events or files for others."""
     model = ModelSpec(path=str(llama), task="causal-lm")
     federation = make_split(make_split_job(tmp_path, llama, model=model), tmp_path / "run")
-    texts, secrets, bodies = [], [], []
+    lines = [p.read_text().splitlines() for p in tmp_path.glob("*.jsonl")]
+    texts = [json.loads(line)["text"].encode() for line in chain.from_iterable(lines)]
+    secrets, bodies = [], []
     for site in SITES:
         worker: Any = federation.sites[site]._worker
-        for examples in (worker._data.train, worker._data.test):
-            texts += [example.text.encode() for example in examples]
-            for row in (worker._maker._task.encode(example.text) for example in examples):
-                secrets.append(np.asarray(row, "<u4").tobytes())
+        for _, rows, span in worker._chunks:
+            secrets += [np.asarray(row, "<u4").tobytes() for row in rows.rows(span)]
         for number in range(upload(federation, 0, site).meta["of"]):
             bodies.append(bytes(upload(federation, number, site).body))
         federation.start_site(site)
     secrets += [body[i : i + 16] for body in bodies for i in range(2000, len(body) - 16, 4001)]
-    assert len(secrets) > 90
+    assert len(texts) == 84 < len(secrets)
     federation.run(federation.server())
     told = json.dumps(federation.events).encode()
     files = b"".join(p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file())

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sealtune.enclave.trust import split_server_trust
 
-from sealtune.channel import ServerHandshake
+from sealtune.channel.server import ServerHandshake
+from sealtune.enclave.trust import split_server_trust
 from sealtune.errors import AttestationError, UnknownKeyError
 from sealtune.owner.client import SplitClient
 from tests.enclave.split_flow import KEYS, SplitFederation
