@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealtune.channel.server import ServerHandshake
-from sealtune.enclave.trust import split_server_trust
 from sealtune.errors import AttestationError, UnknownKeyError
+from sealtune.job.key_files import new_key
 from sealtune.owner.client import SplitClient
-from tests.enclave.split_flow import KEYS, SplitFederation
+from sealtune.party.admit import admit
+from sealtune.plan.roles import OWNER_ASKING
+from tests.enclave.split_flow import SplitFederation
 
 
-@pytest.mark.parametrize("key", [Ed25519PrivateKey.generate(), KEYS["south"]])
-def test_a_wrong_key_is_refused(classes: SplitFederation, key: Ed25519PrivateKey) -> None:
+@pytest.mark.parametrize("whose", ["a stranger", "south"])
+def test_a_wrong_key_is_refused(classes: SplitFederation, tmp_path: Path, whose: str) -> None:
+    key = new_key("stranger", tmp_path)[0]
+    if whose == "south":
+        key = classes.parties["south"].key or key
+    local = classes.parties["north"].model_copy(update={"key": key})
     with pytest.raises(UnknownKeyError, match="not the one of 'north'"):
-        SplitClient(classes.resolved, "north", key)
+        admit(local, OWNER_ASKING)
 
 
 def test_whoever_is_not_the_attested_server_gets_no_question(classes: SplitFederation) -> None:
     """A participant carries the bytes and poses as the server enclave."""
-    client = SplitClient(classes.resolved, "north", KEYS["north"])
-    server = split_server_trust(classes.resolved)["north"]
+    client = SplitClient(admit(classes.parties["north"], OWNER_ASKING))
+    server = classes.resolved.trust["north"]
     liar = classes.sites["south"]._trust.attester
     fake = ServerHandshake(
         bytes.fromhex(classes.resolved.job_id), "north", liar, server.verifier, server.policy
