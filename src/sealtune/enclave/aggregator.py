@@ -1,8 +1,8 @@
 """``python -m sealtune.enclave.aggregator LOCAL.json``: the server enclave's process.
 
-Listens on its Unix socket for the glue, which carries sealed bytes to the sites and back.
+Listens on its Unix socket for the relay, which carries sealed bytes to the sites and back.
 
-Trust domain: server enclave. The glue is untrusted.
+Trust domain: server enclave. The relay is untrusted.
 """
 
 from __future__ import annotations

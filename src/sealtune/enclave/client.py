@@ -1,9 +1,9 @@
 """``python -m sealtune.enclave.client LOCAL.json``: a site's enclave process.
 
-Checks the job for itself, loads its site's data and the model, and answers messages that the glue
+Checks the job for itself, loads its site's data and the model, and answers messages that the node
 delivers, one connection each.
 
-Trust domain: client enclave. The glue is untrusted.
+Trust domain: client enclave. The node is untrusted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A site's conversation with the glue: one connection for each message that is delivered.
+"""A site's conversation with the node: one connection for each message that is delivered.
 
-Trust domain: client enclave (federated), data owner (split). The glue is untrusted.
+Trust domain: client enclave (federated), data owner (split). The node is untrusted.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def serve(sock: socket.socket, program: SiteProgram, *, spare: bool) -> None:
         spare: the job can go on without this site.
 
     Raises:
-        SealtuneError: the site's own work failed; the glue has been told.
+        SealtuneError: the site's own work failed; the node has been told.
     """
     try:
         question = frames.receive(sock, max_body=MAX_MESSAGE)
         if question.kind != "deliver":
-            raise FrameError(f"the glue said {question.kind[:40]!r}")
+            raise FrameError(f"the node said {question.kind[:40]!r}")
     except (EOFError, OSError, FrameError):
-        return  # the glue went away or talks nonsense: only this connection ends
+        return  # the node went away or talks nonsense: only this connection ends
     try:
         answer = Frame("reply", {}, program.deliver(bytes(question.body)))
     except (ChannelError, AttestationError) as error:
@@ -74,5 +74,5 @@ def serve(sock: socket.socket, program: SiteProgram, *, spare: bool) -> None:
 
 
 def _tell(sock: socket.socket, answer: Frame) -> None:
-    with contextlib.suppress(OSError):  # the glue has gone: the server learns it from the engine
+    with contextlib.suppress(OSError):  # the node has gone: the server learns it from the engine
         frames.send(sock, answer)

@@ -3,7 +3,7 @@
 Collects the sites' cut activations and tunes the top of the model on them; with ``serve`` in its
 local file, it answers a site's questions with the model of a finished run instead.
 
-Trust domain: server enclave. The glue is untrusted.
+Trust domain: server enclave. The relay is untrusted.
 """
 
 from __future__ import annotations

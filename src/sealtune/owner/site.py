@@ -1,10 +1,10 @@
 """``python -m sealtune.owner.site LOCAL.json``: a site's process in a split job.
 
 Checks the job for itself, loads its data and the first blocks of the model, and answers messages
-that the glue delivers. It proves who it is with its organisation's key, and talks to nobody but a
+that the node delivers. It proves who it is with its organisation's key, and talks to nobody but a
 server enclave whose evidence the manifest accepts.
 
-Trust domain: data owner. The glue is untrusted.
+Trust domain: data owner. The node is untrusted.
 """
 
 from __future__ import annotations

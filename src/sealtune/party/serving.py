@@ -1,4 +1,4 @@
-"""The Unix socket between an enclave and the glue, from the enclave's side.
+"""The Unix socket between an enclave and the relay or node, from the enclave's side.
 
 Trust domain: every enclave. The peer is untrusted: what it sends is checked, sealed or opaque.
 """
