@@ -29,6 +29,7 @@ from sealtune.channel.hpke import KeyPair, seal_key
 from sealtune.channel.server import ServerHandshake
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError, SealtuneError
+from sealtune.job.events import Event
 from sealtune.party.trust import Trust
 from tests.channel import parties
 
@@ -351,8 +352,8 @@ class Silent:
 def program(alice: Owner, events: list[str]) -> SiteProgram:
     trust = Trust(alice.attester, parties.verifier(), parties.simulated_policy(parties.CODE))
 
-    def emit(event: object, **fields: Any) -> None:
-        events.append(event)
+    def emit(event: Event) -> None:
+        events.append(event.event)
 
     admitted: Any = SimpleNamespace(
         job_id=parties.JOB.hex(), site=alice.site, trust={"server": trust}

@@ -16,7 +16,6 @@ from sealtune.cli.signing import throw_away
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import SealtuneError
 from sealtune.job.dsse import Envelope
-from sealtune.job.event_log import make
 from sealtune.job.events import Event
 from sealtune.job.local import Local
 from sealtune.job.manifest import open_manifest
@@ -89,8 +88,8 @@ class Federation:
     def emitter(self, role: str) -> Emit:
         """Keeps the events of one process."""
 
-        def emit(event: Event | str, **fields: Any) -> None:
-            stated = (make(event, **fields) if isinstance(event, str) else event).fields()
+        def emit(event: Event) -> None:
+            stated = event.fields()
             self.events.append({"role": role, **json.loads(json.dumps(stated, allow_nan=False))})
 
         return emit

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sealtune.job.event_log import make
+from sealtune.job.event_log import parse
 from sealtune.job.events import Event
 from sealtune.launch.display import Display
 from sealtune.launch.progress import Progress
@@ -25,6 +26,12 @@ def entry(**changes: Any) -> dict[str, Any]:
         "bytes_up": 2048,
         "bytes_down": 1024,
     } | changes
+
+
+def make(event: str, **fields: Any) -> Event:
+    read = parse(json.dumps({"event": event, **fields}))
+    assert read is not None, fields
+    return read
 
 
 def feed(progress: Progress, role: str, event: str, **fields: Any) -> None:

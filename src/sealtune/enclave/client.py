@@ -14,6 +14,7 @@ from pathlib import Path
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.site_serving import serve_forever
 from sealtune.job.local import read_local
+from sealtune.job.training_events import CutTexts, Products
 from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import admit
@@ -27,7 +28,7 @@ def work(events: EventLines) -> None:
     """The whole life of a site's enclave."""
     admitted = admit(read_local(Path(sys.argv[1])), SITE_ENCLAVE)
     for fields in admitted.holdings.truncated:
-        events("warning", site=admitted.site, **fields)
+        events(CutTexts(site=admitted.site, **fields))
     with OffloadSession.connect(
         admitted.local.accelerator,
         admitted.plan,
@@ -35,7 +36,7 @@ def work(events: EventLines) -> None:
         owner=f"{admitted.job_id}/{admitted.site}",
         patience=_PATIENCE,
     ) as session:
-        events("products", arithmetic=session.arithmetic)
+        events(Products(arithmetic=session.arithmetic))
         program = SiteProgram(admitted, SiteTrainer(admitted, session, events), events)
         serve_forever(Path(admitted.local.listen), program, events, spare=admitted.is_spare)
 

@@ -20,6 +20,7 @@ from sealtune.errors import (
     SealtuneError,
 )
 from sealtune.frames import Frame
+from sealtune.job.events import Ready
 from sealtune.party.events import Emit
 from sealtune.party.serving import listening
 
@@ -31,7 +32,7 @@ def serve_forever(path: Path, program: SiteProgram, ready: Emit, *, spare: bool)
         spare: the job can go on without this site.
     """
     with listening(path) as listener:
-        ready("ready")
+        ready(Ready())
         while True:
             sock, _ = listener.accept()
             with sock:

@@ -109,15 +109,6 @@ def parse(line: str | bytes) -> Event | None:
         return None
 
 
-def make(event: str, **fields: Any) -> Event:
-    """An event by its name."""
-    kind = _KINDS[event]
-    unknown = fields.keys() - kind.model_fields.keys()
-    if unknown:
-        raise TypeError(f"the event {event!r} has no {', '.join(sorted(unknown))}")
-    return kind(**fields)
-
-
 def _harmless(value: Any) -> Any:
     if isinstance(value, str):
         first, *more = (printable(line, _MAX_TEXT) for line in value.split("\n"))

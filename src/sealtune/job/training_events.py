@@ -5,6 +5,8 @@ Trust domain: every enclave; data owner (split).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sealtune.job.events import Count, Event, Number
 
 
@@ -85,6 +87,6 @@ class Upload(Event, event="upload"):
 class Heads(Event, event="heads"):
     """The attention heads that SPF chose: module -> group -> numbers of heads."""
 
-    heads: dict[str, dict[str, tuple[Count, ...]]]
+    heads: Mapping[str, Mapping[str, tuple[Count, ...]]]
     query_heads: Count | None = None
     key_value_heads: Count | None = None

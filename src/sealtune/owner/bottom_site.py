@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
+from sealtune.job.training_events import Phase, Repeated, Uploaded
 from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
@@ -119,7 +120,7 @@ class BottomSite:
         if not isinstance(number, int) or not 0 <= number < len(self._chunks):
             raise FrameError(f"the server asked for chunk {number!r} of {len(self._chunks)}")
         of = len(self._chunks)
-        self._emit("phase", round=0, phase="upload", of=of)
+        self._emit(Phase(round=0, phase="upload", of=of))
         begun = time.perf_counter()
         part, texts, span = self._chunks[number]
         chunk = self._maker.chunk(part, texts, span)
@@ -133,16 +134,16 @@ class BottomSite:
             "seconds": round(time.perf_counter() - begun, 3),
         }
         if number in self._sent:
-            self._emit("repeated", chunk=number + 1, of=of)  # lost on its way, or asked for anew
+            self._emit(Repeated(chunk=number + 1, of=of))  # lost on its way, or asked for anew
         self._sent.add(number)
-        self._emit("uploaded", chunk=number + 1, of=of, tokens=sum(chunk.lengths))
+        self._emit(Uploaded(chunk=number + 1, of=of, tokens=sum(chunk.lengths)))
         return Frame("chunk", meta, chunk.body())
 
     def _finish(self, round_: int, message: Frame) -> Frame:
-        self._emit("phase", round=round_, phase="release", of=0)
+        self._emit(Phase(round=round_, phase="release", of=0))
         files = self._received.take(message)
         if files:
             write_adapter(self._folder, own_copy(files, self._admitted))
             read_fingerprint(self._folder)
-        self._emit("phase", round=round_, phase="wait", of=0)
+        self._emit(Phase(round=round_, phase="wait", of=0))
         return Frame("received", {"round": round_, "have": self._received.have})

@@ -9,7 +9,6 @@ Trust domain: data owner. Whoever carries the bytes is untrusted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import DataError
@@ -66,5 +65,5 @@ class SplitClient:
         carry(SiteProgram(self._admitted, asker, _silent).deliver)
 
 
-def _silent(event: object, **fields: Any) -> None:
+def _silent(event: object) -> None:
     """Nobody follows the progress of a question."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.enclave.site_serving import serve_forever
 from sealtune.job.local import read_local
+from sealtune.job.training_events import CutTexts
 from sealtune.owner.bottom_site import BottomSite
 from sealtune.party.admit import admit
 from sealtune.party.events import EventLines, run_program
@@ -25,7 +26,7 @@ def work(events: EventLines) -> None:
     """The whole life of a site's process."""
     admitted = admit(read_local(Path(sys.argv[1])), OWNER_SITE)
     for fields in admitted.holdings.truncated:
-        events("warning", site=admitted.site, **fields)
+        events(CutTexts(site=admitted.site, **fields))
     program = SiteProgram(admitted, BottomSite(admitted, events), events)
     serve_forever(Path(admitted.local.listen), program, events, spare=admitted.is_spare)
 

@@ -15,18 +15,14 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Protocol
 
 from sealtune.attest import Claims
 from sealtune.errors import SealtuneError
-from sealtune.job.events import Done, Error, Event, Memory
+from sealtune.job.events import Attested, Done, Error, Event, Memory
 from sealtune.memory import peak_mib
 
-
-class Emit(Protocol):
-    """Sends one event; by its name and fields as long as not every emitter builds it."""
-
-    def __call__(self, event: Event | str, **fields: Any) -> None: ...
+Emit = Callable[[Event], None]
+"""Sends one event."""
 
 
 class EventLines:
@@ -36,12 +32,8 @@ class EventLines:
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
-    def __call__(self, event: Event | str, **fields: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Send one event."""
-        if isinstance(event, str):
-            from sealtune.job.event_log import make
-
-            event = make(event, **fields)
         line = json.dumps(event.fields(), allow_nan=False) + "\n"
         with self._lock:
             rest = line.encode()
@@ -99,11 +91,5 @@ def _stop_on_signals() -> None:
 
 def emit_attested(emit: Emit, claims: Claims, *, who: str, by: str, job_id: str) -> None:
     """Say that ``by`` has verified ``who``."""
-    emit(
-        "attested",
-        who=who,
-        by=by,
-        kind=str(claims.kind),
-        confidential=claims.confidential,
-        job_id=job_id,
-    )
+    kind, confidential = str(claims.kind), claims.confidential
+    emit(Attested(who=who, by=by, kind=kind, confidential=confidential, job_id=job_id))

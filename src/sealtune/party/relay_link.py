@@ -12,6 +12,7 @@ from pathlib import Path
 from sealtune import frames
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame
+from sealtune.job.events import Ready
 from sealtune.party.driver import Driver
 from sealtune.party.events import Emit
 from sealtune.party.serving import listening
@@ -25,7 +26,7 @@ def serve_until_done(path: Path, program: Driver, ready: Emit) -> None:
         StorageError: the socket cannot be made.
     """
     with listening(path) as listener:
-        ready("ready")
+        ready(Ready())
         done = False
         while not done:
             sock, _ = listener.accept()

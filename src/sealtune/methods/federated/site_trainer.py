@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sealtune.errors import AdapterMismatchError, FrameError
 from sealtune.frames import Frame
+from sealtune.job.training_events import Evaluated, Exported, Phase, Step
 from sealtune.model.load import load_model
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
@@ -79,22 +80,16 @@ class SiteTrainer:
             self._release()
         meta = {"round": round_, **fields}
         meta["seconds"] = self._seconds(time.perf_counter() - started, before)
-        self._emit("phase", round=round_, phase="wait", of=0)
+        self._emit(Phase(round=round_, phase="wait", of=0))
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
     def _train(self, round_: int) -> dict[str, Any]:
         steps = self._job.train.steps(len(self._data.train))
-        self._emit("phase", round=round_, phase="train", of=steps)
+        self._emit(Phase(round=round_, phase="train", of=steps))
 
         def on_step(info: StepInfo) -> None:
-            self._emit(
-                "step",
-                round=round_,
-                step=info.step,
-                of=info.of,
-                loss=round(info.loss, 5),
-                tokens=info.tokens,
-            )
+            step, of, loss = info.step, info.of, round(info.loss, 5)
+            self._emit(Step(round=round_, step=step, of=of, loss=loss, tokens=info.tokens))
 
         result = local_round(
             self._model,
@@ -109,23 +104,24 @@ class SiteTrainer:
         return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
 
     def _evaluate(self, round_: int, *, announce: bool) -> dict[str, Any]:
-        self._emit("phase", round=round_, phase="evaluate" if announce else "release", of=0)
+        phase = "evaluate" if announce else "release"
+        self._emit(Phase(round=round_, phase=phase, of=0))
         answers: Evaluation = evaluate(
             self._model,
             self._task,
             self._data.test,
             batch_size=self._job.train.eval_batch_size,
         )
-        fields = {"correct": answers.correct, "total": answers.total, "loss": answers.loss}
-        self._emit("evaluated", round=round_, **fields)
-        return fields
+        correct, total, loss = answers.correct, answers.total, answers.loss
+        self._emit(Evaluated(round=round_, correct=correct, total=total, loss=loss))
+        return {"correct": correct, "total": total, "loss": loss}
 
     def _release(self) -> None:
         save_adapter(self._folder, self._model, fingerprint_of(self._admitted))
         texts = self._data.test or self._data.train
         batch = texts.batch(range(min(_CHECKED, len(texts))))
         check = check_export(self._folder, self._model.eval(), batch)
-        self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
+        self._emit(Exported(difference=round(check.difference, 5), agreement=check.agreement))
 
     def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:
         spent = {key: self._session.seconds[key] - before[key] for key in before}

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sealtune.errors import StorageError
+from sealtune.job.training_events import Exported, Heads, Phase, Step
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.compare import SAME_LEAST, compare_logits
 from sealtune.model.cut import CutEntry
@@ -111,12 +112,8 @@ class TopTrainer:
         if self.heads:
             config = self._model.config
             shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-            self._emit(
-                "heads",
-                heads=self.heads,
-                query_heads=int(config.num_attention_heads),
-                key_value_heads=int(shared),
-            )
+            heads = int(config.num_attention_heads)
+            self._emit(Heads(heads=self.heads, query_heads=heads, key_value_heads=int(shared)))
 
     @property
     def heads(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
@@ -133,13 +130,12 @@ class TopTrainer:
             ModelError: it diverged, or what should move did not.
         """
         steps = self._job.train.steps(len(self._train))
-        self._emit("phase", round=round_, phase="train", of=steps)
+        self._emit(Phase(round=round_, phase="train", of=steps))
 
         def on_step(info: StepInfo) -> None:
             loss = round(info.loss, 5)
-            self._emit(
-                "step", round=round_, step=info.step, of=info.of, loss=loss, tokens=info.tokens
-            )
+            step, of, tokens = info.step, info.of, info.tokens
+            self._emit(Step(round=round_, step=step, of=of, loss=loss, tokens=tokens))
 
         return local_round(
             self._model,
@@ -155,7 +151,7 @@ class TopTrainer:
 
     def test(self, round_: int) -> dict[str, Evaluation]:
         """Every site's test samples, answered as the model is now."""
-        self._emit("phase", round=round_, phase="evaluate", of=0)
+        self._emit(Phase(round=round_, phase="evaluate", of=0))
         size = self._job.train.eval_batch_size
         return {
             site: evaluate(self._model, self._task, data, batch_size=size)
@@ -191,7 +187,7 @@ class TopTrainer:
             expected = self._task.logits(self._model, batch)
             got = self._task.logits(fresh, replace(batch, entry=entry))
         check = compare_logits(expected, got, least=SAME_LEAST)
-        self._emit("exported", difference=round(check.difference, 5), agreement=check.agreement)
+        self._emit(Exported(difference=round(check.difference, 5), agreement=check.agreement))
         return files
 
     def answer(self, samples: Sequence[Sample]) -> list[list[float]]:
