@@ -17,14 +17,8 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
-from importlib.machinery import (
-    BuiltinImporter,
-    FileFinder,
-    FrozenImporter,
-    ModuleSpec,
-    PathFinder,
-    SourceFileLoader,
-)
+from importlib import machinery
+from importlib.machinery import FileFinder, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import NamedTuple
@@ -155,7 +149,8 @@ def enter(name: str) -> str:
     sys.path_hooks.insert(0, finder_for(name, files))
     sys.path_importer_cache.clear()
     if program.packages:
-        sys.meta_path[:] = [BuiltinImporter, FrozenImporter, finder_of_packages(program)]
+        packages = finder_of_packages(program)
+        sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter, packages]
     package = importlib.util.spec_from_file_location(
         "sealtune",
         ROOT / "__init__.py",
@@ -167,7 +162,6 @@ def enter(name: str) -> str:
     module = importlib.util.module_from_spec(package)
     sys.modules["sealtune"] = module
     package.loader.exec_module(module)
-    module.program = name  # type: ignore[attr-defined]
     return program.module
 
 

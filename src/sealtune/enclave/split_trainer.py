@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from sealtune.job.local import read_local
-from sealtune.methods.split.answers import SplitAnswers
 from sealtune.methods.split.server import SplitServer
 from sealtune.party.admit import admit
 from sealtune.party.driver import Driver, Server
@@ -24,8 +23,13 @@ from sealtune.plan.roles import SPLIT_SERVER
 def work(events: EventLines) -> None:
     """The whole life of the server enclave."""
     admitted = admit(read_local(Path(sys.argv[1])), SPLIT_SERVER)
-    serves = admitted.local.serve is not None
-    server: Server = SplitAnswers(admitted, events) if serves else SplitServer(admitted, events)
+    server: Server
+    if admitted.local.serve is None:
+        server = SplitServer(admitted, events)
+    else:
+        from sealtune.methods.split.answers import SplitAnswers
+
+        server = SplitAnswers(admitted, events)
     serve_until_done(Path(admitted.local.listen), Driver(server, admitted, events), events)
 
 

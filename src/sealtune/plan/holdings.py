@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sealtune.data.digest import identify
-from sealtune.data.site import load_site
 from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import Job, ModelSpec
@@ -93,6 +91,10 @@ def hold_data(manifest: Manifest, job: Job, site: str) -> SiteHoldings:
     Raises:
         DataError: data that cannot be used at all, or texts that the model has no place for.
     """
+    # the readers of data are for those who hold data
+    from sealtune.data.digest import identify
+    from sealtune.data.site import load_site
+
     held = hold_task(manifest, job, site)
     data = load_site(job, site, manifest.labels)
     check_found(manifest, Found(data={site: identify(data)}))

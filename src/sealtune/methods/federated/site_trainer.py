@@ -28,7 +28,6 @@ from sealtune.party.admit import Admitted
 from sealtune.party.events import Emit
 from sealtune.tuning.adapter import fingerprint_of
 from sealtune.tuning.apply import apply_tuning
-from sealtune.tuning.folder import check_export, save_adapter
 
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
 
@@ -117,6 +116,8 @@ class SiteTrainer:
         return {"correct": correct, "total": total, "loss": loss}
 
     def _release(self) -> None:
+        from sealtune.tuning.folder import check_export, save_adapter  # needed once, at the end
+
         save_adapter(self._folder, self._model, fingerprint_of(self._admitted))
         texts = self._data.test or self._data.train
         batch = texts.batch(range(min(_CHECKED, len(texts))))
