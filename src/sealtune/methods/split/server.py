@@ -94,8 +94,10 @@ class SplitServer:
         self._check_cohort(sites)
         samples = {site: self._store.digest(site) for site in sites}
         self._trainer.begin(sites, top_state(saved) if saved else None)
+        first = saved.round + 1 if saved else 0
+        self._saved = saved = None  # its tensors are as many as the top's
         yield None
-        for number in range(saved.round + 1 if saved else 0, self._rounds + 1):
+        for number in range(first, self._rounds + 1):
             self._train_and_test(number, begun)
             top = self._trainer.save()
             state = SplitState(samples=samples, choices=top.choices)
