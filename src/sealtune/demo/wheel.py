@@ -15,7 +15,6 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +40,6 @@ class Member:
     path: str
     size: int
     sha256: str
-
-
-def member_list(members: Sequence[Member]) -> str:
-    """Markdown list of the members and their digests, for data cards."""
-    return "\n".join(f"- `{member.path}`,\n  SHA-256 `{member.sha256}`" for member in members)
 
 
 def read_member(member: Member) -> bytes:
