@@ -59,7 +59,7 @@ def _as_json(facts: Facts) -> dict[str, object]:
     return {
         **asdict(facts.at_start),
         "distributions": facts.distributions,
-        "on_demand": asdict(facts.on_demand),
+        "on_demand": {**asdict(facts.on_demand), "distributions": facts.later},
     }
 
 
@@ -67,14 +67,16 @@ def _show(programs: dict[str, Facts]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("program", title="loaded at start, and on demand", title_justify="left")
-    for column in ("modules", "lines", "lines on demand", "packages of others"):
+    table = Table("program", title="code that each program loads", title_justify="left")
+    for column in ("modules", "lines", "lines on demand", "packages", "on demand"):
         table.add_column(column, justify="right")
     for name, facts in programs.items():
         start, later = facts.at_start, facts.on_demand
-        counts = (start.modules, start.lines, later.lines, len(facts.distributions))
+        packages = (len(facts.distributions), len(facts.later))
+        counts = (start.modules, start.lines, later.lines, *packages)
         table.add_row(name, *(f"{count:,}" for count in counts))
     console = Console()
     console.print(table)
     for name, facts in programs.items():
-        console.print(f"{name}: {', '.join(facts.distributions)}", highlight=False)
+        more = f"; on demand {', '.join(facts.later)}" if facts.later else ""
+        console.print(f"{name}: {', '.join(facts.distributions)}{more}", highlight=False)

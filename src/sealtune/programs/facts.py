@@ -42,11 +42,13 @@ class Facts:
         at_start: sealtune's own, loaded with the main.
         on_demand: sealtune's own, that functions may load.
         distributions: names of others' packages that the main loads; Python's library apart.
+        later: of those that it finds besides, where it has a list of packages.
     """
 
     at_start: Size
     on_demand: Size
     distributions: tuple[str, ...]
+    later: tuple[str, ...]
 
 
 def facts(name: str) -> Facts:
@@ -56,7 +58,9 @@ def facts(name: str) -> Facts:
         SealtuneError: its main cannot be imported.
     """
     program = read_program(name)
-    return Facts(_size(program.at_start), _size(program.on_demand), distributions(loaded(name)))
+    first = distributions(loaded(name))
+    later = [one for one in distributions(dict.fromkeys(program.packages)) if one not in first]
+    return Facts(_size(program.at_start), _size(program.on_demand), first, tuple(later))
 
 
 def loaded(name: str) -> dict[str, str | None]:
