@@ -27,6 +27,7 @@ from sealtune.job.spec import (
     TrainSpec,
     TuningSpec,
 )
+from sealtune.job.training_events import CutTexts
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.server import FederatedServer
 from sealtune.methods.federated.site_trainer import SiteTrainer
@@ -110,7 +111,7 @@ class Federation:
         session = OffloadSession(engine, plan, integrity_bits=40, owner=f"test/{site}")
         emit = self.emitter(f"client:{site}")
         for fields in admitted.holdings.truncated:
-            emit("warning", site=site, **fields)
+            emit(CutTexts(site=site, **fields))
         worker = SiteTrainer(admitted, session, emit)
         self.sites[site] = SiteProgram(admitted, worker, emit)
         self.models[site] = worker._model
