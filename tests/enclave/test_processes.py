@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from sealtune.errors import FederationError
-from sealtune.federation.enclave_link import ServerEnclave, deliver
-from sealtune.federation.transport import Outcome
+from sealtune.federation.enclave_link import Outcome, ServerEnclave, deliver
 from sealtune.job.local import Local
 from sealtune.launch import environment
 from sealtune.launch.parties import command

@@ -240,14 +240,14 @@ def answered(engine: Engine, state: object, node: int, content: RecordDict, kind
 
     grid = object.__new__(LinkGrid)
     grid._state, grid._arriving = state, {}  # type: ignore[assignment]
-    (grid._run,) = state.get_run_info(run_ids=[TaskIdentity.run_id])  # type: ignore[attr-defined]
-    engine.until(lambda: node in list(grid.get_node_ids()))
+    (grid.run,) = state.get_run_info(run_ids=[TaskIdentity.run_id])  # type: ignore[attr-defined]
+    engine.until(lambda: node in state.get_nodes(grid.run.run_id))
     message = Message(content, node, kind, ttl=60.0)
-    (identity,) = grid.push_messages([message])
+    identity = grid.push(message)
     found: list[Message] = []
 
     def arrived() -> bool:
-        found.extend(grid.pull_messages([identity]))
+        found.extend(grid.pull({identity}))
         return bool(found)
 
     engine.until(arrived)

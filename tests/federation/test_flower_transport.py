@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message
 
 from sealtune.federation import flower_transport, payload
+from sealtune.federation.enclave_link import Outcome
 from sealtune.federation.flower_transport import ATTEMPTS, FlowerTransport
-from sealtune.federation.local_grid import LocalGrid, LocalNode
 from sealtune.federation.node import answer as node_answer
 from sealtune.federation.spool import Spool
-from sealtune.federation.transport import Outcome
 from sealtune.frames import Frame
 from tests.federation.enclaves import client_enclave
+from tests.federation.local_grid import LocalGrid, LocalNode
 
 
 def backwards(frame: Frame) -> Frame:
@@ -41,7 +41,7 @@ class World:
         spool = Spool(folder)
         self._stack.enter_context(client_enclave(socket, answer))
         node = LocalNode(site, number, lambda message: node_answer(message, socket, spool))
-        self.grid.nodes[number] = self.nodes[site] = node
+        self.grid.sites[number] = self.nodes[site] = node
         return node
 
     def exchange(self, outgoing: dict[str, bytes], deadline: float = 20.0) -> dict[str, Outcome]:
@@ -202,15 +202,15 @@ class _Forger(FlowerTransport):
 
     def __init__(self, grid: LocalGrid, forge: Callable[[Frame], Frame]) -> None:
         super().__init__(grid, poll=0.01, node_poll=0.02)
-        pull = grid.pull_messages
+        pull = grid.pull
 
-        def pull_messages(message_ids: object) -> list[Message]:
-            replies = list(pull(message_ids))
+        def forged(wanted: Set[str]) -> list[Message]:
+            replies = pull(wanted)
             for reply in replies:
                 reply.content = payload.pack(forge(payload.unpack(reply.content)))
             return replies
 
-        grid.pull_messages = pull_messages  # type: ignore[method-assign]
+        grid.pull = forged  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,34 @@ def test_an_endless_answer_is_refused_at_its_start(world: World) -> None:
     outcomes: list[Outcome] = []
     _Forger(world.grid, forge).exchange({"a": b"ab"}, 5.0, outcomes.append)
     assert "pieces" in outcomes[0].reason
+
+
+def test_a_site_that_answers_every_piece_with_a_whole_answer_is_reported_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both answers arrive in one look; the second must not end the relay."""
+    monkeypatch.setattr(payload, "PIECE", 2)
+    asked: list[Message] = []
+    grid = world.grid
+    world.add("a")
+
+    def push(message: Message) -> str:
+        asked.append(message)
+        message.metadata.__dict__["_message_id"] = f"m{len(asked)}"
+        return f"m{len(asked)}"
+
+    def pull(wanted: Set[str]) -> list[Message]:
+        replies = []
+        for message in asked:
+            exchange = payload.unpack(message.content).meta["exchange"]
+            answer = Frame("reply", {"exchange": exchange, "index": 0, "count": 1}, b"x")
+            replies.append(Message(payload.pack(answer), reply_to=message))
+        return replies
+
+    monkeypatch.setattr(grid, "push", push)
+    monkeypatch.setattr(grid, "pull", pull)
+    assert world.exchange({"a": b"abcd"})["a"].body == b"x"
+    assert len(asked) == 2
 
 
 def test_of_two_nodes_with_one_name_the_latest_is_asked(world: World) -> None:

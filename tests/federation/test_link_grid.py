@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 
 import pytest
 from fastapi import HTTPException
@@ -16,13 +16,13 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.node_pb2 import Node
 
+from sealtune.federation.enclave_link import Outcome
 from sealtune.federation.fleet import activate_node, confirm_message_received, push_messages
 from sealtune.federation.flower_transport import FlowerTransport
 from sealtune.federation.link_grid import LinkGrid, link_state
 from sealtune.federation.membership import HEARTBEAT
 from sealtune.federation.objects import Parts, names, put_together, take_apart
 from sealtune.federation.payload import pack, unpack
-from sealtune.federation.transport import Outcome
 from sealtune.frames import Frame
 
 
@@ -47,8 +47,7 @@ class World:
 
     def send(self, body: bytes = b"question") -> str:
         message = Message(pack(Frame("put", {}, body)), self.node, "query.sealed", ttl=60.0)
-        (identity,) = self.grid.push_messages([message])
-        return identity
+        return self.grid.push(message)
 
     def fetch(self) -> Message:
         """What the site's program does with the next message."""
@@ -98,11 +97,11 @@ def world() -> World:
 
 def test_there_and_back_and_nothing_stays(world: World) -> None:
     identity = world.send()
-    assert list(world.grid.pull_messages([identity])) == []
+    assert world.grid.pull({identity}) == []
     message = world.fetch()
     assert unpack(message.content).body == b"question"
     world.store(world.reply(message))
-    (reply,) = world.grid.pull_messages([identity])
+    (reply,) = world.grid.pull({identity})
     assert unpack(reply.content).body == b"answer"
     assert reply.metadata.reply_to_message_id == identity
     assert len(world.state.object_store) == 0
@@ -114,18 +113,18 @@ def test_a_reply_is_waited_for_until_it_is_whole(world: World) -> None:
     parts = world.reply(world.fetch())
     top = parts.head.metadata.message_id
     session = world.store(parts, lambda name: name != top)
-    assert list(world.grid.pull_messages([identity])) == []
+    assert world.grid.pull({identity}) == []
     run = world.grid.run.run_id
     assert world.state.store_object(run, session, top, parts.contents[top])
-    (reply,) = world.grid.pull_messages([identity])
+    (reply,) = world.grid.pull({identity})
     assert unpack(reply.content).body == b"answer"
 
 
 def test_a_reply_that_nobody_waits_for_any_more_goes(world: World) -> None:
     identity = world.send()
     world.store(world.reply(world.fetch()), lambda name: False)
-    assert list(world.grid.pull_messages([identity])) == []
-    assert list(world.grid.pull_messages([])) == []
+    assert world.grid.pull({identity}) == []
+    assert world.grid.pull(set()) == []
     assert len(world.state.object_store) == 0
 
 
@@ -136,7 +135,7 @@ def test_a_site_cannot_pretend_to_be_lost(world: World) -> None:
     parts = take_apart(forged)
     head = make_message(parts.head.metadata, content=pack(Frame("x")))
     world.store(Parts(head, parts.tree, parts.contents))
-    (reply,) = world.grid.pull_messages([identity])
+    (reply,) = world.grid.pull({identity})
     assert (reply.has_content(), reply.error.code) == (False, ErrorCode.UNKNOWN)
     assert "boo" not in reply.error.reason
 
@@ -149,7 +148,7 @@ def test_the_content_must_be_an_answer_to_the_question(world: World) -> None:
     announced.__dict__["_message_id"] = other.head.metadata.message_id
     head = make_message(announced, content=pack(Frame("x")))
     world.store(Parts(head, other.tree, other.contents))
-    (reply,) = world.grid.pull_messages([first])
+    (reply,) = world.grid.pull({first})
     assert reply.error.code == ErrorCode.UNKNOWN
 
 
@@ -158,7 +157,7 @@ def test_a_site_that_deletes_its_own_reply_fails_alone(world: World) -> None:
     parts = world.reply(world.fetch())
     world.push(parts, parts.tree)
     world.confirm(parts)
-    (reply,) = world.grid.pull_messages([identity])
+    (reply,) = world.grid.pull({identity})
     assert reply.error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
@@ -172,7 +171,7 @@ def test_a_reply_announced_with_other_content_fails_alone(world: World, root: st
     parts = world.reply(world.fetch())
     with contextlib.suppress(ValueError):  # beneath the Fleet API
         world.store(Parts(parts.head, ObjectTree(object_id=root), parts.contents), lambda _: False)
-    (reply,) = world.grid.pull_messages([other])
+    (reply,) = world.grid.pull({other})
     assert reply.error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
@@ -193,34 +192,34 @@ def test_trees_that_grow_from_reply_to_reply_fail_their_site_alone(world: World)
     parts = world.reply(world.fetch())
     top = parts.head.metadata.message_id
     world.push(parts, ObjectTree(object_id=top, children=before))
-    (reply,) = world.grid.pull_messages([identity])
+    (reply,) = world.grid.pull({identity})
     assert "more than" in reply.error.reason
 
 
 def test_a_site_that_joins_anew_finds_nothing_waiting(world: World) -> None:
     """What was on its way to the killed program would meet one that knows nothing of it."""
-    before = [node.last_activated_at for node in world.grid.get_nodes()]
+    before = [node.last_activated_at for node in world.grid.nodes()]
     world.send()
     world.join()
     assert world.state.get_message_ins(world.node, limit=None) == []
     assert len(world.state.object_store) == 0
-    assert [node.last_activated_at for node in world.grid.get_nodes()] != before
+    assert [node.last_activated_at for node in world.grid.nodes()] != before
 
 
 def test_errors_of_a_site_reach_the_aggregator_as_its_absence(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes: list[Outcome] = []
-    pull = world.grid.pull_messages
+    pull = world.grid.pull
 
-    def answered(message_ids: Iterable[str]) -> Iterable[Message]:
+    def answered(wanted: Set[str]) -> list[Message]:
         for question in world.state.get_message_ins(world.node, limit=None):
             parts = take_apart(Message(Error(5, "x"), reply_to=question))
             head = make_message(parts.head.metadata, content=pack(Frame("x")))
             world.store(Parts(head, parts.tree, parts.contents))
-        return pull(message_ids)
+        return pull(wanted)
 
-    monkeypatch.setattr(world.grid, "pull_messages", answered)
+    monkeypatch.setattr(world.grid, "pull", answered)
     FlowerTransport(world.grid, poll=0.01).exchange({"a": b"x"}, 20.0, outcomes.append)
     (outcome,) = outcomes
     assert (outcome.body, outcome.attempts) == (None, 1)

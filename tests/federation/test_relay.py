@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from sealtune.errors import FederationError, FrameError
+from sealtune.federation.enclave_link import Outcome
+from sealtune.federation.flower_transport import FlowerTransport
 from sealtune.federation.relay import relay
-from sealtune.federation.transport import Outcome, Transport
 from sealtune.frames import Frame
 from sealtune.party.relay_link import serve_until_done
 from tests.federation.enclaves import Aggregator, order
 
 
-class Echo(Transport):
+class Echo(FlowerTransport):
     """Sends every body back, except to sites whose name starts with "no"."""
+
+    def __init__(self) -> None: ...
 
     def exchange(
         self,

@@ -6,16 +6,40 @@ Trust domain: network engine (untrusted).
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from sealtune import frames
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.payload import text
-from sealtune.federation.transport import Outcome
 from sealtune.frames import Frame
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the message to one site.
+
+    Attributes:
+        site: the site's name.
+        body: the site's answer, or None when there is none.
+        reason: why there is no answer; empty when there is one.
+        attempts: how many times the message was sent.
+        seconds: wall time from the start of the exchange to this outcome.
+        bytes_down: size of the sealed message to the site.
+    """
+
+    site: str
+    body: bytes | None
+    reason: str
+    attempts: int
+    seconds: float
+    bytes_down: int
+
+    @property
+    def bytes_up(self) -> int:
+        """Size of the answer."""
+        return 0 if self.body is None else len(self.body)
 
 
 def connect(path: Path) -> socket.socket:
@@ -43,12 +67,7 @@ class ServerEnclave:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._sock.close()
 
     def next(self) -> tuple[dict[str, bytes], float] | None:

@@ -1,7 +1,7 @@
 """The transport over Flower: pieces, own polling, deadlines, and one retry after another.
 
-``Grid.send_and_receive`` knows one timeout for all and hands back what it has; this loop follows
-each site on its own and accounts for each.
+Flower's ``Grid.send_and_receive`` knows one timeout for all and hands back what it has; this loop
+follows each site on its own and accounts for each.
 
 A site is the SuperNode registered under the site's name. What can go wrong with one, and what is
 done about it while the deadline allows:
@@ -25,20 +25,12 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 
 from sealtune.errors import FrameError
-from sealtune.federation.payload import (
-    MESSAGE_TYPE,
-    integer,
-    pack,
-    piece,
-    pieces,
-    text,
-    unpack,
-)
+from sealtune.federation.enclave_link import Outcome
+from sealtune.federation.link_grid import LinkGrid
+from sealtune.federation.payload import MESSAGE_TYPE, integer, pack, piece, pieces, text, unpack
 from sealtune.federation.spool import MAX_MESSAGE
-from sealtune.federation.transport import Outcome, Transport
 from sealtune.frames import Frame
 
 POLL = 0.03  # seconds; the link state is in this process
@@ -80,6 +72,7 @@ class _Flight:
     answer_count: int = 0
     not_before: float = 0.0
     trouble: str = ""  # why the last attempt came to nothing
+    end: tuple[bytes | None, str] | None = None  # the answer, or why there is none
 
     def begin(self, node: tuple[int, str]) -> None:
         self.attempt += 1
@@ -131,18 +124,37 @@ class _Flight:
             raise FrameError("a piece of the answer that was not asked for")
         self.answer[index] = bytes(frame.body)
 
-    def complete(self) -> bytes | None:
-        """The whole answer, when every piece is there."""
-        if self.answer_count == 0 or len(self.answer) < self.answer_count:
-            return None
-        return b"".join(self.answer[i] for i in range(self.answer_count))
+        if len(self.answer) == count:
+            self.finish(b"".join(self.answer[i] for i in range(count)))
+
+    def finish(self, body: bytes | None, reason: str = "") -> None:
+        """This is the outcome; what else was under way does not count."""
+        self.waiting.clear()
+        self.end = body, reason
+
+    def lose(self, reason: str) -> None:
+        """Give up this attempt, and the site with it when there have been too many."""
+        self.waiting.clear()
+        self.node, self.trouble = None, reason
+        if self.attempt >= ATTEMPTS:
+            self.finish(None, f"{reason} ({self.attempt} attempts)")
+        self.not_before = time.monotonic() + BACKOFF * 2 ** max(0, self.attempt - 1)
+
+    def overdue(self, deadline: float) -> str:
+        """Why a site has no answer when its time is up."""
+        when = f"before its deadline of {deadline:g} s"
+        if self.node is not None:
+            return f"no answer {when}"
+        if self.trouble:
+            return f"{self.trouble}, and it has not come back {when}"
+        return f"no SuperNode of this name has joined {when}"
 
 
-class FlowerTransport(Transport):
-    """Exchanges over a Flower ``Grid``.
+class FlowerTransport:
+    """Carries one message to each of several sites and brings back one answer from each.
 
     Args:
-        grid: ``link_grid.LinkGrid``, or ``local_grid.LocalGrid``.
+        grid: Flower, of the one run there is.
         poll: seconds between two polls.
         node_poll: seconds between two looks at the SuperNodes.
         log: told what is retried and why, one line a time.
@@ -150,7 +162,7 @@ class FlowerTransport(Transport):
 
     def __init__(
         self,
-        grid: Grid,
+        grid: LinkGrid,
         *,
         poll: float = POLL,
         node_poll: float = NODE_POLL,
@@ -169,44 +181,50 @@ class FlowerTransport(Transport):
         deadline: float,
         report: Callable[[Outcome], None],
     ) -> None:
-        """See ``Transport.exchange``."""
+        """Deliver ``outgoing`` (site -> bytes) and report every site exactly once.
+
+        ``report`` is called as soon as a site's outcome is known, from the calling thread. A site
+        that has not answered ``deadline`` seconds after the call is reported without a body; no
+        site is left out, and the call returns when all have been reported.
+        """
         start = time.monotonic()
         flights = {site: _Flight(site, body) for site, body in outgoing.items()}
-
-        def finish(flight: _Flight, body: bytes | None, reason: str) -> None:
-            del flights[flight.site]
-            seconds = time.monotonic() - start
-            size = len(flight.body)
-            report(Outcome(flight.site, body, reason, max(1, flight.attempt), seconds, size))
-
         self._looked = float("-inf")
         while flights:
-            left = start + deadline - time.monotonic()
-            if left <= 0:
-                for flight in list(flights.values()):
-                    finish(flight, None, self._overdue(flight, deadline))
-                break
-            self._look()
-            for flight in list(flights.values()):
-                try:
-                    self._send(flight, left)
-                except _LostError as error:
-                    self._lost(flight, str(error), finish)
-            self._collect(flights, finish)
+            away = time.monotonic() - start
+            if away < deadline:
+                self._look()
+                self._send(flights.values(), deadline - away)
+                self._collect(flights.values())
+            else:
+                for flight in flights.values():
+                    flight.finish(None, flight.overdue(deadline))
+            for flight in [flight for flight in flights.values() if flight.end]:
+                del flights[flight.site]
+                body, reason = flight.end or (None, "")
+                seconds, size = time.monotonic() - start, len(flight.body)
+                report(Outcome(flight.site, body, reason, max(1, flight.attempt), seconds, size))
             if flights:
-                away = time.monotonic() - start
-                time.sleep(min(max(self._poll, min(LONG_POLL, away / 60)), left))
+                pause = max(self._poll, min(LONG_POLL, away / 60))
+                time.sleep(max(0.0, min(pause, start + deadline - time.monotonic())))
 
     def _look(self) -> None:
         """Refresh which SuperNode is which site; of several with one name, the latest joined."""
         if time.monotonic() - self._looked < self._node_poll:
             return
         self._looked = time.monotonic()
-        nodes = sorted(self._grid.get_nodes(), key=lambda node: node.last_activated_at)
+        nodes = sorted(self._grid.nodes(), key=lambda node: node.last_activated_at)
         self._nodes = {node.name: node for node in nodes if node.status == "online"}
 
-    def _send(self, flight: _Flight, left: float) -> None:
-        """Start ``flight`` if its site is there, and send what its window allows."""
+    def _send(self, flights: Iterable[_Flight], left: float) -> None:
+        """Start what can be started, and send what each window allows."""
+        for flight in flights:
+            try:
+                self._send_one(flight, left)
+            except _LostError as error:
+                self._lost(flight, error)
+
+    def _send_one(self, flight: _Flight, left: float) -> None:
         info = self._nodes.get(flight.site)
         node = None if info is None else (info.node_id, info.last_activated_at)
         if flight.node is None:
@@ -219,68 +237,29 @@ class FlowerTransport(Transport):
             message = Message(
                 pack(frame), flight.node[0], MESSAGE_TYPE, ttl=left + TTL_MARGIN, group_id="sealed"
             )
-            identity = next(iter(self._grid.push_messages([message])), None)
+            identity = self._grid.push(message)
             if not identity:
                 raise _LostError("Flower refused its message")
             flight.waiting[identity] = flight.next_piece
             flight.next_piece += 1
 
-    def _collect(
-        self,
-        flights: dict[str, _Flight],
-        finish: Callable[[_Flight, bytes | None, str], None],
-    ) -> None:
+    def _collect(self, flights: Iterable[_Flight]) -> None:
         """Fetch the replies that are there and act on them."""
-        owner = {identity: f for f in flights.values() for identity in f.waiting}
-        if not owner:
-            return
-        for message in _replies(self._grid, owner):
+        owner = {identity: flight for flight in flights for identity in flight.waiting}
+        for message in self._grid.pull(owner.keys()) if owner else ():
             identity = message.metadata.reply_to_message_id
-            flight = owner[identity]
-            asked = flight.waiting.pop(identity, None)
-            if asked is None:
-                continue  # of an attempt that was given up in this very loop
+            flight = owner.get(identity)
+            asked = None if flight is None else flight.waiting.pop(identity, None)
+            if flight is None or asked is None:
+                continue  # not asked for, or of an attempt that was given up in this very loop
             try:
                 flight.take(asked, message)
             except _LostError as error:
-                self._lost(flight, str(error), finish)
-                continue
+                self._lost(flight, error)
             except (_FailedError, FrameError) as error:
-                finish(flight, None, str(error))
-                flight.waiting.clear()
-                continue
-            body = flight.complete()
-            if body is not None:
-                finish(flight, body, "")
+                flight.finish(None, str(error))
 
-    def _lost(
-        self,
-        flight: _Flight,
-        reason: str,
-        finish: Callable[[_Flight, bytes | None, str], None],
-    ) -> None:
-        """Give up this attempt, and the site with it when there have been too many."""
-        flight.waiting.clear()
-        flight.node = None
-        flight.trouble = reason
-        if flight.attempt >= ATTEMPTS:
-            finish(flight, None, f"{reason} ({flight.attempt} attempts)")
-            return
-        pause = BACKOFF * 2 ** max(0, flight.attempt - 1)
-        flight.not_before = time.monotonic() + pause
-        self._log(f"{flight.site}: {reason}; sending anew when it is there")
-
-    def _overdue(self, flight: _Flight, deadline: float) -> str:
-        """Why a site has no answer when its time is up."""
-        when = f"before its deadline of {deadline:g} s"
-        if flight.node is not None:
-            return f"no answer {when}"
-        if flight.trouble:
-            return f"{flight.trouble}, and it has not come back {when}"
-        return f"no SuperNode of this name has joined {when}"
-
-
-def _replies(grid: Grid, waited: Iterable[str]) -> list[Message]:
-    """Replies that have arrived, to messages that are waited for."""
-    wanted = set(waited)
-    return [m for m in grid.pull_messages(wanted) if m.metadata.reply_to_message_id in wanted]
+    def _lost(self, flight: _Flight, error: _LostError) -> None:
+        flight.lose(str(error))
+        if flight.end is None:
+            self._log(f"{flight.site}: {error}; sending anew when it is there")

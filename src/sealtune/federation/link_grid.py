@@ -1,4 +1,4 @@
-"""Flower's ``Grid`` over a link state in this very process.
+"""What Flower's ``Grid`` does, over a link state in this very process.
 
 Flower's own talks to a SuperLink over HTTP, as the app of a run that a SuperExec started. Here run
 and link state are made in the relay's process: there is no app, and nobody else can make a run.
@@ -9,7 +9,7 @@ Trust domain: network engine (untrusted), on the server operator's side.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Set
 from copy import deepcopy
 
 from flwr.app import Error, Message
@@ -19,11 +19,10 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
-from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from sealtune.errors import FederationError, FrameError
-from sealtune.federation.grid import OneRunGrid
 from sealtune.federation.objects import MAX_OBJECTS, put_together, take_apart
 
 _BEAT = 20.0  # seconds; Flower ends a run whose app was silent for a minute
@@ -34,11 +33,14 @@ def link_state() -> InMemoryLinkState:
     return InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
 
 
-class LinkGrid(OneRunGrid):
-    """A run without an app, and its messages.
+class LinkGrid:
+    """A run without an app, and its messages; they come to be from this process's identity.
 
     Args:
         state: the link state; the run is made in it.
+
+    Attributes:
+        run: the run.
 
     Raises:
         FederationError: Flower refuses to make the run.
@@ -50,51 +52,43 @@ class LinkGrid(OneRunGrid):
         run_id = state.create_run(
             None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
-        (self._run,) = state.get_run_info(run_ids=[run_id])
-        task = self._run.primary_task_id
+        (self.run,) = state.get_run_info(run_ids=[run_id])
+        task = self.run.primary_task_id
         if task is None or state.claim_task(task) is None or not state.activate_task(task):
             raise FederationError("Flower refuses to make a run")
-        super().__init__(run_id, SUPERLINK_NODE_ID, task)
+        TaskIdentity.run_id, TaskIdentity.task_id = run_id, task
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._closed = threading.Event()
         threading.Thread(target=self._beat, args=(task,), daemon=True, name="run").start()
 
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._run
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Ids of the nodes that are online."""
-        return list(self._state.get_nodes(self._run.run_id))
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
+    def nodes(self) -> list[NodeInfo]:
         """The nodes that are online."""
-        return deepcopy(list(self._state.get_node_info(node_ids=list(self.get_node_ids()))))
+        online = list(self._state.get_nodes(self.run.run_id))
+        return deepcopy(list(self._state.get_node_info(node_ids=online)))
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages; returns their ids, empty for those that Flower refuses."""
-        identities = []
-        for message in messages:
-            parts = take_apart(message)
-            session = self._state.start_session(self._run.run_id)
-            # Content first: whoever sees the message finds all of it.
-            for name in self._state.preregister_object_tree(parts.tree, session):
-                content = parts.contents[name]
-                self._state.store_object(self._run.run_id, session, name, content)
-            identity = self._state.store_message_ins(parts.head)
-            if identity is None:
-                self._state.object_store.delete(parts.head.metadata.message_id)
-            identities.append(identity or "")
-        return identities
+    def push(self, message: Message) -> str:
+        """Send a message; returns its id, empty if Flower refuses it."""
+        parts = take_apart(message)
+        session = self._state.start_session(self.run.run_id)
+        # Content first: whoever sees the message finds all of it.
+        for name in self._state.preregister_object_tree(parts.tree, session):
+            self._state.store_object(self.run.run_id, session, name, parts.contents[name])
+        identity: str | None = self._state.store_message_ins(parts.head)
+        if identity is None:
+            self._state.object_store.delete(parts.head.metadata.message_id)
+        return identity or ""
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have arrived whole; in place of what makes no reply, an error."""
-        wanted = set(message_ids)
+    def pull(self, wanted: Set[str]) -> list[Message]:
+        """Replies that have arrived whole; in place of what makes no reply, an error.
+
+        Args:
+            wanted: ids of the messages that are still waited for.
+        """
         for given_up in self._arriving.keys() - wanted:
             self._delete(self._arriving.pop(given_up))
         missing = wanted - self._arriving.keys()
         replies = []
-        for head in self._state.get_message_res(message_ids=missing, run_id=self._run.run_id):
+        for head in self._state.get_message_res(message_ids=missing, run_id=self.run.run_id):
             request = head.metadata.reply_to_message_id
             self._state.delete_messages({request})
             self._state.object_store.delete(request)

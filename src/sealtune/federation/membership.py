@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -77,12 +76,7 @@ class Membership:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._left.set()
         self._client.close()
 
@@ -135,25 +129,20 @@ class Membership:
             httpx.HTTPError: the relay went away, or refuses.
         """
         parts = take_apart(reply)
-        run = reply.metadata.run_id
-        answer = self._client.PushMessages(
-            PushMessagesRequest(
-                node=self._node,
-                messages_list=[message_to_proto(parts.head)],
-                message_object_trees=[parts.tree],
-            )
+        head = message_to_proto(parts.head)
+        request = PushMessagesRequest(
+            node=self._node, messages_list=[head], message_object_trees=[parts.tree]
         )
-        for name in answer.objects_to_push:
-            if name in parts.contents:
-                self._client.PushObject(
-                    PushObjectRequest(
-                        node=self._node,
-                        run_id=run,
-                        object_id=name,
-                        object_content=parts.contents[name],
-                        session_id=answer.session_id,
-                    )
-                )
+        answer = self._client.PushMessages(request)
+        for name in parts.contents.keys() & set(answer.objects_to_push):
+            part = PushObjectRequest(
+                node=self._node,
+                run_id=reply.metadata.run_id,
+                object_id=name,
+                object_content=parts.contents[name],
+                session_id=answer.session_id,
+            )
+            self._client.PushObject(part)
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)

@@ -13,12 +13,15 @@ Trust domain: network engine (untrusted), on the server operator's side.
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,18 +30,21 @@ from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from sealtune.errors import FederationError, SealtuneError
-from sealtune.federation.enclave_link import ServerEnclave
-from sealtune.federation.events import Say, say
+from sealtune.federation.enclave_link import Outcome, ServerEnclave
 from sealtune.federation.fleet import application
 from sealtune.federation.flower_transport import FlowerTransport
 from sealtune.federation.link_grid import LinkGrid, link_state
 from sealtune.federation.settings import Settings
-from sealtune.federation.transport import Outcome, Transport
 
 _LOOK = 0.1  # seconds between two looks for the aggregator's socket
 
 
-def relay(socket_path: Path, transport: Transport, say: Say) -> None:
+def say(event: str, **fields: Any) -> None:
+    """Report ``event``, as a JSON line on stdout for the launcher."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def relay(socket_path: Path, transport: FlowerTransport, say: Callable[..., None] = say) -> None:
     """Carry the aggregator's messages over ``transport`` until it is done.
 
     Raises:
@@ -119,7 +125,7 @@ def main(config: Path) -> int:
         say("ready")
         while not aggregator.exists():
             time.sleep(_LOOK)
-        relay(aggregator, FlowerTransport(grid, log=lambda line: say("log", message=line)), say)
+        relay(aggregator, FlowerTransport(grid, log=lambda line: say("log", message=line)))
     except Exception as error:
         message = error.message if isinstance(error, SealtuneError) else str(error)
         code = error.exit_code if isinstance(error, SealtuneError) else 1

@@ -11,8 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from sealtune.errors import ProcessDiedError
-from sealtune.federation.enclave_link import ServerEnclave
-from sealtune.federation.transport import Outcome
+from sealtune.federation.enclave_link import Outcome, ServerEnclave
 from sealtune.job.events import Error, Ready
 from sealtune.job.local import Local
 from sealtune.job.scratch import make_scratch, remove_scratch, sweep

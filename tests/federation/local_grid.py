@@ -1,22 +1,21 @@
-"""Flower in one process: an in-memory ``Grid`` with SuperNodes as threads, for tests.
+"""Flower in one process: an in-memory grid with SuperNodes as threads.
 
 It keeps Flower's promises and no others: each node works on one message at a time, in order; a
 reply names the message it replies to; a message to a lost node is lost with it.
-
-Trust domain: network engine (untrusted).
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from flwr.app import Error, Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.task_identity import TaskIdentity
 
-from sealtune.federation.grid import OneRunGrid
+from sealtune.federation.link_grid import LinkGrid
 
 
 class LocalNode:
@@ -72,8 +71,8 @@ class LocalNode:
                 self._replies[message.metadata.message_id] = reply
 
 
-class LocalGrid(OneRunGrid):
-    """A ``Grid`` over ``LocalNode``s.
+class LocalGrid(LinkGrid):
+    """A grid over ``LocalNode``s.
 
     Args:
         nodes: the SuperNodes.
@@ -86,17 +85,13 @@ class LocalGrid(OneRunGrid):
         nodes: Iterable[LocalNode],
         spy: Callable[[Message], Error | None] = lambda message: None,
     ) -> None:
-        self.nodes = {node.node_id: node for node in nodes}
+        self.sites = {node.node_id: node for node in nodes}
         self.spy = spy
         self._where: dict[str, LocalNode] = {}
         self._errors: dict[str, Message] = {}
-        super().__init__(run=1, node=SUPERLINK_NODE_ID, task=1)
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
 
-    def get_node_ids(self) -> Iterable[int]:
-        """Ids of the nodes that are online."""
-        return [node.node_id for node in self.nodes.values() if node.online]
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
+    def nodes(self) -> list[NodeInfo]:
         """The nodes that are online."""
         return [
             NodeInfo(
@@ -105,38 +100,29 @@ class LocalGrid(OneRunGrid):
                 status="online",
                 last_activated_at=f"{node.activation:08d}",
             )
-            for node in self.nodes.values()
+            for node in self.sites.values()
             if node.online
         ]
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Queue messages at their nodes; returns their ids."""
-        identities = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = message.object_id  # as Flower's grids do
-            identity = message.metadata.message_id
-            identities.append(identity)
-            error = self.spy(message)
-            if error is not None:
-                self._errors[identity] = Message(error, reply_to=message)
-                continue
-            node = self.nodes[message.metadata.dst_node_id]
-            self._where[identity] = node
-            node.put(message)
-        return identities
+    def push(self, message: Message) -> str:
+        """Queue a message at its node; returns its id."""
+        message.metadata.__dict__["_message_id"] = message.object_id  # as Flower's grids do
+        identity = message.metadata.message_id
+        error = self.spy(message)
+        if error is not None:
+            self._errors[identity] = Message(error, reply_to=message)
+        else:
+            self._where[identity] = self.sites[message.metadata.dst_node_id]
+            self._where[identity].put(message)
+        return identity
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def pull(self, wanted: Set[str]) -> list[Message]:
         """Replies that are there."""
-        replies = []
-        for identity in message_ids:
-            reply = self._errors.pop(identity, None)
-            if reply is None and identity in self._where:
-                reply = self._where[identity].take(identity)
-            if reply is not None:
-                replies.append(reply)
-        return replies
+        replies = [self._errors.pop(identity, None) for identity in wanted]
+        replies += [self._where[i].take(i) for i in wanted if i in self._where]
+        return [reply for reply in replies if reply is not None]
 
     def close(self) -> None:
         """End the nodes' threads."""
-        for node in self.nodes.values():
+        for node in self.sites.values():
             node.close()
