@@ -107,17 +107,20 @@ def test_missing_names_things_and_remedies(tmp_path: Path) -> None:
     assert folder.startswith("/sys/kernel/config/tsm/report: mount -t configfs none")
     sgx = platform(Kind.SGX, tmp_path).missing()
     assert any("gramine-sgx" in line for line in sgx)
-    assert platform(Kind.SIMULATED, tmp_path).missing(sealing=True) == []
+    assert platform(Kind.SIMULATED, tmp_path).missing() == []
 
 
 # ---- sealing keys -------------------------------------------------------------------------------
 
 
-def test_tdx_refuses_to_seal(tmp_path: Path) -> None:
-    with pytest.raises(AttesterUnavailableError, match="no key that outlives it"):
-        platform(Kind.TDX, tmp_path).sealing_key()
+def test_tdx_seals_for_one_process(tmp_path: Path) -> None:
     tdx = platform(Kind.TDX, tmp_path)
-    assert len(tdx.missing(sealing=True)) == len(tdx.missing()) + 1
+    one, other = tdx.sealing_key(), tdx.sealing_key()
+    assert (len(one), len(other)) == (32, 32)
+    assert one != other
+    lasting = {kind for kind in Kind if kind is not Kind.PARTICIPANT and platform(kind).keeps_state}
+    assert Kind.TDX not in lasting
+    assert {Kind.SGX, Kind.SEV_SNP, Kind.SIMULATED} <= lasting
     with pytest.raises(AttesterUnavailableError, match="no key to seal"):
         platform(Kind.NVIDIA_GPU, tmp_path).sealing_key()
 

@@ -86,7 +86,7 @@ def test_init_names_every_key(tmp_path: Path) -> None:
             named |= {f"{section}.{key}" for key in re.findall(r"^(?:# )?(\w+) = ", body, re.M)}
         for line in text.splitlines():
             # "train = {" is the other form of a key that is set
-            if line.startswith("# ") and " = " in line and not line.startswith("# train = {"):
+            if re.match(r"# \w+ = ", line) and not line.startswith("# train = {"):
                 text = text.replace(line, line.removeprefix("# "))
         (tmp_path / "job.toml").write_text(text)
         job = load_job(tmp_path / "job.toml")

@@ -19,6 +19,7 @@ from sealtune.cli.main import app
 from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import load_private
+from sealtune.job.load import load_job
 from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
 from tests.model.tiny import make_llama
 from tests.sample_job import write_texts
@@ -400,6 +401,15 @@ def test_evidence_that_was_meant_is_signed(folder: Path) -> None:
     assert result.exit_code == 88
     assert "this machine lacks /dev/tdx_guest" in result.stderr
     assert not (folder / "runs").exists()
+    name = load_job(folder / "tdx.toml").job.name
+    (folder / "runs" / name).mkdir(parents=True)
+    shutil.copy(folder / "tdx.json", folder / "runs" / name / "job.manifest.json")
+    result = run("run", "tdx.toml", "--resume")
+    assert result.exit_code == 9
+    assert "a TDX guest has no sealing key: what the enclave that ended sealed" in result.stderr
+    for command in ("plan", "validate"):
+        assert "a TDX guest has no sealing key" in ok(command, "tdx.toml")
+        assert "sealing key" not in ok(command, "job.toml")
 
 
 def test_a_tests_root_is_shown_in_red_like_simulated_evidence(folder: Path) -> None:

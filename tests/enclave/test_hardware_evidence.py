@@ -21,12 +21,15 @@ from sealtune.attest.platforms.participant import ParticipantVerifier, participa
 from sealtune.channel.client import ClientHandshake
 from sealtune.channel.server import ServerHandshake
 from sealtune.cli.main import app
-from sealtune.errors import ConfigError, SealtuneError
+from sealtune.errors import ConfigError, SealtuneError, StorageError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.job.local import Local
 from sealtune.job.spec import Job, JobSpec, ProtectionSpec, TrainSpec
 from sealtune.launch.parties import admit_party
+from sealtune.methods.federated.server import FederatedState
+from sealtune.methods.split.server import SplitState
 from sealtune.party.admit import Admitted
+from sealtune.party.checkpoint import CheckpointFile, State
 from sealtune.party.trust import check_machine
 from tests.attest.authority import Authority
 from tests.attest.software_tee import SoftwareTee
@@ -120,24 +123,35 @@ def verdicts(machine: Processes) -> set[tuple[str, str, str, bool]]:
     return {(e["by"], e["who"], e["kind"], e["confidential"]) for e in events}
 
 
+def checkpoint(machine: Processes, state: type[State], **change: Any) -> CheckpointFile[Any]:
+    """What the server left, with the key of a server that is started anew."""
+    server = admit_party(machine.parties["server"].model_copy(update=change))
+    job_id = bytes.fromhex(server.job_id)
+    return CheckpointFile(server.state_folder, server.sealing_key, job_id, state)
+
+
 @pytest.mark.slow
-def test_a_federated_run_on_sev_snp_and_tdx(llama: Path, tmp_path: Path) -> None:
-    """The server's guest is SEV-SNP, whose key seals its state; the sites' guests are TDX."""
-    job = federated(tmp_path, llama, server="sev-snp", site="tdx")
-    with guests(tmp_path, server=Kind.SEV_SNP, site=Kind.TDX) as tees:
+def test_a_federated_run_on_tdx_and_sev_snp(llama: Path, tmp_path: Path) -> None:
+    """The server's guest is TDX, whose state ends with its process; the sites' are SEV-SNP."""
+    job = federated(tmp_path, llama, server="tdx", site="sev-snp")
+    with guests(tmp_path, server=Kind.TDX, site=Kind.SEV_SNP) as tees:
         parties = sign_split(job, tmp_path / "run", given=policies(tees))
         with started(Machine, inside(parties, tees)) as machine:
             run(machine)
             assert verdicts(machine) == {
-                *(("server", site, "tdx", False) for site in SITES),
-                *((site, "server", "sev-snp", False) for site in SITES),
+                *(("server", site, "sev-snp", False) for site in SITES),
+                *((site, "server", "tdx", False) for site in SITES),
             }
-    assert list((tmp_path / "run/state").glob("*.sealed")), "sealed with the guest's key"
+            for again in ({"resume": True}, {"serve": "north"}):
+                with pytest.raises(StorageError, match="TDX guest has no sealing key: what the"):
+                    checkpoint(machine, FederatedState, **again)
+            with pytest.raises(StorageError, match="does not open"):
+                checkpoint(machine, FederatedState).load()
 
 
 @pytest.mark.slow
 def test_a_split_run_on_sev_snp(llama: Path, tmp_path: Path) -> None:
-    """The server's guest is SEV-SNP; sites have no TEE and sign."""
+    """The server's guest is SEV-SNP, whose key seals its state; sites have no TEE and sign."""
     with guests(tmp_path, server=Kind.SEV_SNP) as tees:
         parties = sign_split(split(tmp_path, llama), tmp_path / "run", given=policies(tees))
         with started(Processes, inside(parties, tees)) as machine:
@@ -145,6 +159,9 @@ def test_a_split_run_on_sev_snp(llama: Path, tmp_path: Path) -> None:
             assert {v for v in verdicts(machine) if v[1] == "server"} == {
                 (site, "server", "sev-snp", False) for site in SITES
             }
+            saved = checkpoint(machine, SplitState, resume=True).load()
+            assert saved
+            assert saved.round == 1
 
 
 # ---- attacks ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from sealtune.cli.validate import show_state
 from sealtune.job.plan import ModulePlan, SlicePlan
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
@@ -52,6 +53,7 @@ def plan(
         typer.echo(result.model_dump_json(indent=2))
         return
     show(result, Console(), every=every)
+    show_state(job)
 
 
 def show(plan: SlicePlan, console: Console, *, every: bool) -> None:

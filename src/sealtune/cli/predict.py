@@ -171,6 +171,7 @@ def _through_the_split(
     from sealtune.job.manifest import open_manifest
     from sealtune.job.method import method_of
     from sealtune.launch.parties import MANIFEST, party_file
+    from sealtune.party.trust import check_reopening
 
     signed = run_dir / MANIFEST
     if not signed.is_file():
@@ -185,6 +186,7 @@ def _through_the_split(
         )
     if model is not None:
         raise ConfigError("--model", [Problem(model, "goes with --adapter only")])
+    check_reopening(manifest.settings.protection)
     _warn_of_unfinished(run_dir)
     name, key = _who_asks(manifest, run_dir, site, key)
     texts = wanted.prompts(manifest.settings.data.template)

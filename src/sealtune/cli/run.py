@@ -217,10 +217,12 @@ def _take_up(
     from sealtune.job.local import read_local
     from sealtune.job.manifest import job_id, open_manifest
     from sealtune.job.settings import Settings
+    from sealtune.party.trust import check_reopening
     from sealtune.report import build_summary
 
     envelope = _signed(run_dir / launch.MANIFEST)
     manifest = open_manifest(envelope)
+    check_reopening(manifest.settings.protection)
     if given is not None and job_id(given.payload) != job_id(envelope.payload):
         raise DigestMismatchError(
             f"the run in {run_dir} was started from another manifest",
@@ -256,8 +258,11 @@ def _launch(
     from rich.console import Console
 
     from sealtune import launch, report
+    from sealtune.attest.evidence import Kind
+    from sealtune.attest.platforms import platform
     from sealtune.job.dsse import Envelope
     from sealtune.job.manifest import open_manifest
+    from sealtune.party.trust import SERVER
 
     console = Console(highlight=False)
     facts = {"majority_class": majority, "job_file": str(job_file)}
@@ -267,8 +272,10 @@ def _launch(
         with contextlib.suppress(SealtuneError):  # the run's own error is the one to tell
             report.write(run_dir)
         if isinstance(error, launch.Interrupted):
-            again = _again(job_file, run_dir)
-            console.print(f"stopped; continue with: {again}", soft_wrap=True, markup=False)
+            protection = open_manifest(Envelope.read(run_dir / launch.MANIFEST)).settings.protection
+            lasts = platform(Kind(protection.evidence(SERVER))).keeps_state
+            again = f"continue with: {_again(job_file, run_dir)}" if lasts else "it cannot go on"
+            console.print(f"stopped; {again}", soft_wrap=True, markup=False)
             raise typer.Exit(error.exit_code) from error
         raise
     manifest = open_manifest(Envelope.read(run_dir / launch.MANIFEST))

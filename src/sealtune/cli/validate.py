@@ -46,7 +46,22 @@ def validate(
     _show(job, checked.labels, checked.sites)
     _show_steps(job, checked.sites, own)
     _show_model(checked.files)
+    show_state(job)
     typer.echo(f"{path}: settings, data and model are fine")
+
+
+def show_state(job: Job) -> None:
+    """Say so where what the server enclave seals ends with its process."""
+    from sealtune.attest.evidence import Kind
+    from sealtune.attest.platforms import platform
+    from sealtune.party.trust import SERVER
+
+    kind = Kind(job.protection.evidence(SERVER))
+    if not platform(kind).keeps_state:
+        typer.echo(
+            f"note: a {kind.upper()} guest has no sealing key: what the server enclave seals ends "
+            "with its process, so --resume and `predict --run` will be refused"
+        )
 
 
 def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> None:

@@ -28,6 +28,7 @@ from sealtune.party.trust import (
     Trust,
     accepted_evidence,
     check_key,
+    check_reopening,
     devices,
     make_trust,
     own_platform,
@@ -75,8 +76,8 @@ class Admitted:
         plan: where each module runs.
         trust: peer -> what is shown to it and accepted of it.
         holdings: what the role's ``holds`` returned, or None.
-        sealing_key: 32 bytes that only this kind of enclave on this machine can get; empty for a
-            party that seals no files.
+        sealing_key: 32 bytes that only this kind of enclave on this machine can get (TDX: this
+            process alone); empty for a party that seals no files.
     """
 
     local: Local
@@ -147,6 +148,7 @@ def admit(local: Local, role: Role) -> Admitted:
             that is accepted; what lies here is not what was signed.
         ConfigError: the local file is not one of this program, or of a party of this job.
         AttestationError: this machine cannot make the evidence that it has to show.
+        StorageError: it is to go on from sealed files, and its kind of TEE has no key that lasts.
         ModelError, DataError, StorageError: files that cannot be used at all.
     """
     envelope = Envelope.read(local.manifest)
@@ -167,6 +169,8 @@ def admit(local: Local, role: Role) -> Admitted:
         root = devices(manifest, role.side, policies, local.evidence_root)
         trust = make_trust(manifest, role.side, policies, key, root, _collateral(local))
     if role.side == SERVER:
+        if local.resume or local.serve:
+            check_reopening(manifest.settings.protection)
         sealing_key = own_platform(manifest, SERVER, root).sealing_key()
     job = place(manifest, local)
     holdings = role.holds(manifest, job, local.site or "") if role.holds else None

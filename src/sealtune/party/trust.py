@@ -23,7 +23,13 @@ from sealtune.attest.platforms import platform
 from sealtune.attest.platforms.base import MACHINE, Platform
 from sealtune.attest.policy import parse_policy
 from sealtune.attest.strength import check_strength
-from sealtune.errors import ConfigError, MalformedManifestError, Problem, UnknownKeyError
+from sealtune.errors import (
+    ConfigError,
+    MalformedManifestError,
+    Problem,
+    StorageError,
+    UnknownKeyError,
+)
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Attested, method_of
@@ -94,7 +100,7 @@ def check_machine(
     """
     for role in roles:
         kind = Kind(protection.evidence(role))
-        missing = platform(kind, root).missing(sealing=role == SERVER)
+        missing = platform(kind, root).missing()
         if gpu:
             missing += platform(Kind.NVIDIA_GPU, root).missing()
         if missing:
@@ -103,6 +109,21 @@ def check_machine(
                 f"{'; '.join(missing)}",
                 hint='protection.attestation = "simulated" needs no hardware: for trials',
             )
+
+
+def check_reopening(protection: ProtectionSpec) -> None:
+    """Whether a server enclave can open what the one before it sealed.
+
+    Raises:
+        StorageError: its kind of TEE has no key that lasts.
+    """
+    kind = Kind(protection.evidence(SERVER))
+    if not platform(kind).keeps_state:
+        raise StorageError(
+            f"a {kind.upper()} guest has no sealing key: what the enclave that ended sealed cannot "
+            "be opened",
+            hint="start the run anew with --force; a server with sev-snp or sgx can be resumed",
+        )
 
 
 def devices(

@@ -40,9 +40,14 @@ class Platform(ABC):
 
     Args:
         root: of the file system with the machine's devices; a test brings its own.
+
+    Attributes:
+        keeps_state: whether an enclave that is started anew gets the sealing key of the one before,
+            and so opens what that one sealed.
     """
 
     kind: ClassVar[Kind]
+    keeps_state: ClassVar[bool] = True
 
     def __init__(self, root: Path = MACHINE) -> None:
         self.root = root
@@ -51,18 +56,9 @@ class Platform(ABC):
         """What evidence of this kind needs, and whether it is here."""
         return []
 
-    def missing(self, *, sealing: bool = False) -> list[str]:
-        """What this machine lacks, each with its remedy; nothing where evidence can be made.
-
-        Args:
-            sealing: whether files are to be sealed, too.
-        """
-        needs = [*self.needs(), *(self.sealing_needs() if sealing else ())]
-        return [f"{need.what}: {need.remedy}" for need in needs if need.there is False]
-
-    def sealing_needs(self) -> list[Need]:
-        """What a sealing key needs beyond that."""
-        return []
+    def missing(self) -> list[str]:
+        """What this machine lacks, each with its remedy; nothing where evidence can be made."""
+        return [f"{need.what}: {need.remedy}" for need in self.needs() if need.there is False]
 
     @abstractmethod
     def collect(self, challenge: bytes) -> tuple[bytes, bytes]:
@@ -101,7 +97,7 @@ class Platform(ABC):
         """
 
     def sealing_key(self) -> bytes:
-        """32 bytes that only this code on this machine can get again.
+        """32 bytes that only this code on this machine can get again; see ``keeps_state``.
 
         Raises:
             AttesterUnavailableError: there is none; the message says why.
