@@ -189,7 +189,7 @@ def events(sites: tuple[str, ...] = SITES) -> list[Json]:
     clock.emit(
         "launcher",
         event="start", versions=VERSIONS, seed=7, job_id=JOB_ID, plan_digest=PLAN_DIGEST,
-        protect="adapter+data", sites=list(sites), majority_class=0.057,
+        code={"aggregator": 5432}, protect="adapter+data", sites=list(sites), majority_class=0.057,
         job_file="examples/icd10.toml",
     )  # fmt: skip
     for role in ("server", *(f"client:{s}" for s in sites), "accelerator"):

@@ -81,6 +81,11 @@ def test_every_section_and_figure_is_there(page: str) -> None:
     assert "12.5 points better" in text
 
 
+def test_the_code_of_each_program_is_counted(page: str) -> None:
+    assert "lines of sealtune loaded at start" in page
+    assert " ".join(page.split()).count("aggregator 5,432") == 1
+
+
 def test_simulated_evidence_is_said_first(page: str) -> None:
     main = page[page.index("<main>") :]
     assert main.index("Simulated evidence: not confidential.") < main.index("<section")
@@ -104,6 +109,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
             event["kind"] = HOSTILE
         if event["event"] == "start":
             event["versions"] = {HOSTILE: HOSTILE}
+            event["code"] = {HOSTILE: 1}
     job = resolved(sites__names=["hospital-north", "hospital-south", HOSTILE], job__name=HOSTILE)
     job["labels"] = [HOSTILE, "b"]
     job["plan"]["modules"][0] |= {"name": HOSTILE, "placement": HOSTILE, "reason": HOSTILE}

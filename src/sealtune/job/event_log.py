@@ -21,9 +21,14 @@ _MAX_TEXT = 2000  # characters of one line of a text
 
 
 class Start(Event, event="start"):
-    """The launcher begins, or goes on with, a run."""
+    """The launcher begins, or goes on with, a run.
+
+    Attributes:
+        code: program -> lines of sealtune that it loads when it starts.
+    """
 
     versions: Mapping[str, str] = Field(default_factory=dict)
+    code: Mapping[str, Count] = Field(default_factory=dict)
     seed: Annotated[int, Field(strict=True)] | None = None
     job_id: str | None = None
     plan_digest: str | None = None

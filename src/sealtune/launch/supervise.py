@@ -41,6 +41,7 @@ from sealtune.launch.ports import check_port, free_port
 from sealtune.launch.processes import Interrupted, Processes
 from sealtune.launch.progress import Progress
 from sealtune.launch.threads import cores, thread_settings
+from sealtune.programs.facts import lines_at_start
 
 _LEAVE = 3.0  # seconds that client enclaves get to end by themselves after a good run
 _FINISH = 15.0  # seconds that they, and then the accelerator, get to end when asked
@@ -122,6 +123,7 @@ def _start_event(
     return Start(
         role=_LAUNCHER,
         versions=versions(),
+        code={program: lines_at_start(program) for program in manifest.programs.values()},
         seed=settings.job.seed,
         job_id=identity,
         plan_digest=manifest.plan_digest,

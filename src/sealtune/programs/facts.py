@@ -63,6 +63,11 @@ def facts(name: str) -> Facts:
     return Facts(_size(program.at_start), _size(program.on_demand), first, tuple(later))
 
 
+def lines_at_start(name: str) -> int:
+    """Lines of sealtune that a program loads when it starts, by its list."""
+    return _size(read_program(name).at_start).lines
+
+
 def loaded(name: str) -> dict[str, str | None]:
     """Each module that importing a program's main loads, with its file.
 

@@ -95,6 +95,7 @@ def context(log: RunLog, summary: Json) -> dict[str, Any]:
         "missing": evidence.missing(log),
         "plan": sections.plan_rows(log),
         "settings": settings.rows(log, view),
+        "code": log.start.code,
     }
 
 
