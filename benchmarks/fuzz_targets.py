@@ -47,7 +47,6 @@ from sealtune.job.manifest import (
 from sealtune.job.method import METHODS
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
 from sealtune.job.proposal import make_manifest, wrap
-from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.methods.federated.adapter import read_adapter, write_adapter
 from sealtune.methods.federated.server import FederatedState
@@ -211,7 +210,7 @@ def _jobs(folder: Path) -> list[Target]:
     keys = [Ed25519PrivateKey.generate() for _ in job.sites.names]
     data = DataIdentity(train="00" * 32, train_rows=3, test="11" * 32, test_rows=2)
     manifest = make_manifest(
-        Settings.of(job),
+        job.settings,
         labels=("a", "ß"),
         model=ModelIdentity(name="m", digest="22" * 32, tokenizer_digest="33" * 32),
         plan=plan,

@@ -52,7 +52,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from cut_data import CutData, CutSpec, benchmark_cache, cut_data, make_cut_data
-from sealtune.job.spec import LoraSpec, ModelSpec, SpfSpec, TrainSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, SpfSpec, TrainSpec, TuningSpec
+from sealtune.job.spec import ModelSpec
 from sealtune.model.activations import Form, bytes_per_token
 from sealtune.model.cut import CutEntry
 from sealtune.model.load import HEAD, load_tokenizer

@@ -38,18 +38,16 @@ from sealtune.cli.signing import throw_away
 from sealtune.data.site import load_sites
 from sealtune.enclave.client_program import SiteProgram
 from sealtune.job.key_files import load_private, new_key
-from sealtune.job.spec import (
-    DataSpec,
-    Job,
+from sealtune.job.sections import (
     JobSpec,
     LoraSpec,
-    ModelSpec,
     SitesSpec,
     SpfSpec,
     SplitSpec,
     TrainSpec,
     TuningSpec,
 )
+from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.split.sample_store import SampleStore
 from sealtune.methods.split.server import SplitServer

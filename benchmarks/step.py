@@ -36,7 +36,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from sealtune.job.plan import SlicePlan
-from sealtune.job.spec import DataSpec, Job, JobSpec, ModelSpec, ProtectionSpec, SitesSpec
+from sealtune.job.sections import JobSpec, ProtectionSpec, SitesSpec
+from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.launch.environment import program
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.trainable import trainable_state

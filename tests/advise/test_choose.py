@@ -14,8 +14,9 @@ from sealtune.advise.counts import Counts, Part
 from sealtune.advise.equipment import REFERENCE, Equipment, probe, scaled, take_stock
 from sealtune.advise.estimate import FEW, MANY, Option, cuts, estimate
 from sealtune.advise.shape import Shape
+from sealtune.job.job_file import EquipmentSpec
 from sealtune.job.settings import Settings
-from sealtune.job.spec import EquipmentSpec, Job
+from sealtune.job.spec import Job
 from tests.advise.conftest import BLOCKS
 from tests.sample_job import make_job
 
@@ -209,7 +210,7 @@ def test_both_methods_train_on_the_same_number_of_examples(llama: Path, shape: S
 
 def test_equipment_is_not_signed(job: Job) -> None:
     other = job.model_copy(update={"equipment": EquipmentSpec(uplink_mbit=1.0)})
-    assert Settings.of(job) == Settings.of(other)
+    assert job.settings == other.settings
     assert "equipment" not in Settings.model_fields
 
 

@@ -19,14 +19,8 @@ from sealtune.job.dsse import Envelope
 from sealtune.job.events import Event
 from sealtune.job.local import Local
 from sealtune.job.manifest import open_manifest
-from sealtune.job.settings import Settings
-from sealtune.job.spec import (
-    Job,
-    NetworkSpec,
-    SitesSpec,
-    TrainSpec,
-    TuningSpec,
-)
+from sealtune.job.sections import NetworkSpec, SitesSpec, TrainSpec, TuningSpec
+from sealtune.job.spec import Job
 from sealtune.job.training_events import CutTexts
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.server import FederatedServer
@@ -35,6 +29,7 @@ from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
 from sealtune.party.events import Emit
+from sealtune.party.found import differences
 from sealtune.plan.resolve import resolve
 from tests import sample_job
 from tests.sample_job import SITES, write_texts
@@ -186,7 +181,7 @@ def is_signed(job: Job, run_dir: Path) -> bool:
     if not (run_dir / MANIFEST).exists():
         return False
     manifest = open_manifest(Envelope.read(run_dir / MANIFEST))
-    return not manifest.settings.differences(Settings.of(job))
+    return not differences(manifest.settings, job.settings)
 
 
 def make_federation(job: Job, run_dir: Path, envelope: Envelope | None = None) -> Federation:

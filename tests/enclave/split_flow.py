@@ -15,7 +15,8 @@ from sealtune.job.keys import public_hex
 from sealtune.job.local import Local
 from sealtune.job.manifest import Participant
 from sealtune.job.proposal import wrap
-from sealtune.job.spec import Job, JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
+from sealtune.job.sections import JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
+from sealtune.job.spec import Job
 from sealtune.launch.parties import admit_party
 from sealtune.methods.split.server import SplitServer
 from sealtune.owner.bottom_site import BottomSite

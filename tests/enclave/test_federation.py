@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import DigestMismatchError, SiteLostError, StorageError
-from sealtune.job.spec import Job, JobSpec, ModelSpec, ProtectionSpec, TrainSpec
+from sealtune.job.sections import JobSpec, ProtectionSpec, TrainSpec
+from sealtune.job.spec import Job, ModelSpec
 from sealtune.launch.parties import admit_party
 from sealtune.model.load import load_model
 from sealtune.plan.resolve import resolve

@@ -24,7 +24,8 @@ from sealtune.cli.main import app
 from sealtune.errors import ConfigError, SealtuneError, StorageError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.job.local import Local
-from sealtune.job.spec import Job, JobSpec, ProtectionSpec, TrainSpec
+from sealtune.job.sections import JobSpec, ProtectionSpec, TrainSpec
+from sealtune.job.spec import Job
 from sealtune.launch.parties import admit_party
 from sealtune.methods.federated.server import FederatedState
 from sealtune.methods.split.server import SplitState

@@ -17,7 +17,7 @@ from sealtune.errors import FrameError, SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant
-from sealtune.job.spec import TrainSpec
+from sealtune.job.sections import TrainSpec
 from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job
 
 Lie = Callable[[Frame], Frame]

@@ -14,7 +14,8 @@ import torch
 
 from sealtune.data.site import load_sites
 from sealtune.errors import SiteLostError, StorageError
-from sealtune.job.spec import Job, LoraSpec, ModelSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
+from sealtune.job.spec import Job, ModelSpec
 from sealtune.methods.split.top_trainer import EVERYBODY
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token

@@ -27,7 +27,8 @@ from sealtune.errors import (
 )
 from sealtune.frames import Frame
 from sealtune.job.key_files import new_key
-from sealtune.job.spec import ModelSpec, NetworkSpec, SplitSpec
+from sealtune.job.sections import NetworkSpec, SplitSpec
+from sealtune.job.spec import ModelSpec
 from sealtune.launch.parties import admit_party
 from sealtune.methods.split import upload
 from sealtune.methods.split.answers import SplitAnswers

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sealtune.errors import UpdateBoundError
-from sealtune.job.spec import LoraSpec, ModelSpec, TrainSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, TrainSpec, TuningSpec
+from sealtune.job.spec import ModelSpec
 from sealtune.methods.federated.update_bound import LARGEST_STEP, UpdateBound
 from sealtune.model.load import load_model
 from sealtune.model.trainable import trainable_state

@@ -12,7 +12,6 @@ from sealtune.job.keys import public_hex
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, Participant
 from sealtune.job.plan import Backbone, ModulePlan, SlicePlan
 from sealtune.job.proposal import wrap
-from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 
 JOB = Job.model_validate(
@@ -64,7 +63,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "code": {"aggregator": "ef" * 48, "site-enclave": "ee" * 48},
         "appraisal": {"server": APPRAISAL, "site": APPRAISAL},
     }
-    settings = changes.pop("settings", Settings.of(JOB))
+    settings = changes.pop("settings", JOB.settings)
     return proposal.make_manifest(settings, **(parts | changes))
 
 

@@ -10,14 +10,15 @@ from typing import get_args
 import pytest
 
 from sealtune.job.describe import describe, sections
+from sealtune.job.job_file import JobFile
 from sealtune.job.load import load_job
 from sealtune.job.reference import with_tables
-from sealtune.job.spec import Job, Section
+from sealtune.job.sections import Section
 
 ROOT = Path(__file__).parents[2]
 
 
-def models(model: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+def models(model: type[Section] = JobFile, prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
     """Section, or table in a section, and its model."""
     for name, field in model.model_fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):

@@ -22,7 +22,19 @@ from sealtune.errors import (
     NotCanonicalError,
     StorageError,
 )
-from sealtune.job import dsse, key_files, load, local, manifest, spec, storage, template
+from sealtune.job import (
+    dsse,
+    job_file,
+    key_files,
+    load,
+    local,
+    manifest,
+    sections,
+    settings,
+    spec,
+    storage,
+    template,
+)
 from sealtune.job.describe import describe
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import parse_manifest
@@ -33,49 +45,54 @@ from tests.job.sample import make_manifest
 
 ABOVE_0 = math.ulp(0.0)
 BELOW_1 = 1 - 2**-53
-BOUNDS: list[tuple[type[spec.Section], str, list[Any], list[Any]]] = [
-    (spec.JobSpec, "seed", [0, 4294967295], [-1, 4294967296]),
-    (spec.JobSpec, "rounds", [1, 10000], [0, 10001]),
+BOUNDS: list[tuple[type[sections.Section], str, list[Any], list[Any]]] = [
+    (sections.JobSpec, "seed", [0, 4294967295], [-1, 4294967296]),
+    (sections.JobSpec, "rounds", [1, 10000], [0, 10001]),
     (spec.DataSpec, "max_tokens", [2, 8192], [1, 8193]),
     (spec.DataSpec, "max_test_rows", [1, 2**40], [0]),
     (spec.DataSpec, "label", ["x"], [""]),
     (spec.DataSpec, "labels", [["a", "b"]], [["a"], ["a", "a"], ["a", " "]]),
-    (spec.SitesSpec, "alpha", [ABOVE_0, 1000.0], [0.0, 1000.1]),
-    (spec.SitesSpec, "names", [["a"], [f"s{n}" for n in range(64)]], [[]]),
-    (spec.SitesSpec, "names", [["a" * 40]], [[f"s{n}" for n in range(65)], ["a" * 41], ["a", "a"]]),
-    (spec.LoraSpec, "rank", [1, 1024], [0, 1025]),
-    (spec.LoraSpec, "alpha", [ABOVE_0, 1e9], [0.0]),
-    (spec.LoraSpec, "dropout", [0.0, BELOW_1], [-ABOVE_0, 1.0]),
-    (spec.LoraSpec, "layers", [[0]], [[], [-1]]),
-    (spec.LoraSpec, "targets", [["q_proj"], "all-linear"], [[], [""], [" "]]),
-    (spec.SpfSpec, "qkv", [0.0, 1.0], [-ABOVE_0, 1.1]),
-    (spec.SpfSpec, "dense", [0.0, 1.0], [-ABOVE_0, 1.1]),
-    (spec.SpfSpec, "layers", [[0]], [[], [-1]]),
-    (spec.ProtectionSpec, "integrity_bits", [1, 128], [0, 129]),
-    (spec.TrainSpec, "steps_per_round", [1, "epoch"], [0, "epochs"]),
-    (spec.TrainSpec, "batch_size", [1], [0]),
-    (spec.TrainSpec, "learning_rate", [ABOVE_0, 1.0], [0.0, 1.1]),
-    (spec.TrainSpec, "weight_decay", [0.0, 1000.0], [-ABOVE_0, 1000.1]),
-    (spec.TrainSpec, "eval_batch_size", [1], [0]),
-    (spec.SplitSpec, "cut", [1, ABOVE_0, BELOW_1], [0, 0.0, 1.0, 1.5, True]),
-    (spec.NetworkSpec, "min_sites", [1], [0]),
-    (spec.NetworkSpec, "deadline", [ABOVE_0], [0.0]),
+    (sections.SitesSpec, "alpha", [ABOVE_0, 1000.0], [0.0, 1000.1]),
+    (sections.SitesSpec, "names", [["a"], [f"s{n}" for n in range(64)]], [[]]),
+    (
+        sections.SitesSpec,
+        "names",
+        [["a" * 40]],
+        [[f"s{n}" for n in range(65)], ["a" * 41], ["a", "a"]],
+    ),
+    (sections.LoraSpec, "rank", [1, 1024], [0, 1025]),
+    (sections.LoraSpec, "alpha", [ABOVE_0, 1e9], [0.0]),
+    (sections.LoraSpec, "dropout", [0.0, BELOW_1], [-ABOVE_0, 1.0]),
+    (sections.LoraSpec, "layers", [[0]], [[], [-1]]),
+    (sections.LoraSpec, "targets", [["q_proj"], "all-linear"], [[], [""], [" "]]),
+    (sections.SpfSpec, "qkv", [0.0, 1.0], [-ABOVE_0, 1.1]),
+    (sections.SpfSpec, "dense", [0.0, 1.0], [-ABOVE_0, 1.1]),
+    (sections.SpfSpec, "layers", [[0]], [[], [-1]]),
+    (sections.ProtectionSpec, "integrity_bits", [1, 128], [0, 129]),
+    (sections.TrainSpec, "steps_per_round", [1, "epoch"], [0, "epochs"]),
+    (sections.TrainSpec, "batch_size", [1], [0]),
+    (sections.TrainSpec, "learning_rate", [ABOVE_0, 1.0], [0.0, 1.1]),
+    (sections.TrainSpec, "weight_decay", [0.0, 1000.0], [-ABOVE_0, 1000.1]),
+    (sections.TrainSpec, "eval_batch_size", [1], [0]),
+    (sections.SplitSpec, "cut", [1, ABOVE_0, BELOW_1], [0, 0.0, 1.0, 1.5, True]),
+    (sections.NetworkSpec, "min_sites", [1], [0]),
+    (sections.NetworkSpec, "deadline", [ABOVE_0], [0.0]),
     *(
-        (spec.EquipmentSpec, name, [ABOVE_0], [0.0])
-        for name, field in spec.EquipmentSpec.model_fields.items()
+        (job_file.EquipmentSpec, name, [ABOVE_0], [0.0])
+        for name, field in job_file.EquipmentSpec.model_fields.items()
         if not name.endswith("_cost") and "float" in str(field.annotation)
     ),
     *(
-        (spec.EquipmentSpec, name, [0.0], [-ABOVE_0])
-        for name in spec.EquipmentSpec.model_fields
+        (job_file.EquipmentSpec, name, [0.0], [-ABOVE_0])
+        for name in job_file.EquipmentSpec.model_fields
         if name.endswith("_cost")
     ),
 ]
-NEEDED: dict[type[spec.Section], dict[str, Any]] = {
-    spec.JobSpec: {"name": "demo"},
+NEEDED: dict[type[sections.Section], dict[str, Any]] = {
+    sections.JobSpec: {"name": "demo"},
     spec.DataSpec: {"train": "a", "test": "b"},
-    spec.SitesSpec: {"names": ["a"]},
-    spec.SplitSpec: {"cut": 1},
+    sections.SitesSpec: {"names": ["a"]},
+    sections.SplitSpec: {"cut": 1},
 }
 
 
@@ -83,7 +100,7 @@ NEEDED: dict[type[spec.Section], dict[str, Any]] = {
     ("section", "key", "good", "bad"), BOUNDS, ids=[f"{one[0].__name__}.{one[1]}" for one in BOUNDS]
 )
 def test_a_setting_at_its_bounds(
-    section: type[spec.Section], key: str, good: list[Any], bad: list[Any]
+    section: type[sections.Section], key: str, good: list[Any], bad: list[Any]
 ) -> None:
     needed = NEEDED.get(section, {})
     for value in good:
@@ -95,8 +112,8 @@ def test_a_setting_at_its_bounds(
 
 STRICT = [
     (section, key)
-    for section in spec.Section.__subclasses__()
-    if section.__module__ == spec.__name__
+    for section in sections.Section.__subclasses__()
+    if section.__module__ in (sections.__name__, settings.__name__, job_file.__name__)
     for key, field in section.model_fields.items()
     if any(kind in str(field.annotation) for kind in ("int", "float", "bool"))
     and not any(kind in str(field.annotation) for kind in ("Spec", "Literal", "tuple"))
@@ -106,7 +123,7 @@ STRICT = [
 @pytest.mark.parametrize(
     ("section", "key"), STRICT, ids=[f"{section.__name__}.{key}" for section, key in STRICT]
 )
-def test_numbers_and_switches_are_not_guessed(section: type[spec.Section], key: str) -> None:
+def test_numbers_and_switches_are_not_guessed(section: type[sections.Section], key: str) -> None:
     """`rounds = "3"` and `rounds = true` are errors, and so is `checkpointing = 1`."""
     flag = "bool" in str(section.model_fields[key].annotation)
     for value in ("1", 1 if flag else True, [1], math.nan, math.inf):
@@ -115,30 +132,30 @@ def test_numbers_and_switches_are_not_guessed(section: type[spec.Section], key: 
 
 
 def test_sections_stay_as_they_were_read() -> None:
-    job = spec.JobSpec(name="demo")
+    job = sections.JobSpec(name="demo")
     with pytest.raises(ValidationError, match="frozen"):
         job.rounds = 4  # type: ignore[misc]
     with pytest.raises(ValidationError, match="extra"):
-        spec.JobSpec.model_validate({"name": "demo", "round": 4})
+        sections.JobSpec.model_validate({"name": "demo", "round": 4})
 
 
 def test_heads_of_which_none_is_tuned() -> None:
-    assert spec.SpfSpec(qkv=0.5, dense=0)
-    assert spec.SpfSpec(qkv=0, dense=0.5)
+    assert sections.SpfSpec(qkv=0.5, dense=0)
+    assert sections.SpfSpec(qkv=0, dense=0.5)
     with pytest.raises(ValidationError, match="nothing would be tuned"):
-        spec.SpfSpec(qkv=0, dense=0)
+        sections.SpfSpec(qkv=0, dense=0)
 
 
 def test_learning_rate_and_decay_together() -> None:
-    assert spec.TrainSpec(learning_rate=0.5, weight_decay=2.0)
+    assert sections.TrainSpec(learning_rate=0.5, weight_decay=2.0)
     with pytest.raises(ValidationError, match="no step may pass 0"):
-        spec.TrainSpec(learning_rate=0.5, weight_decay=2.1)
+        sections.TrainSpec(learning_rate=0.5, weight_decay=2.1)
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(0, 1), (15, 1), (16, 1), (31, 1), (32, 2)])
 def test_steps_of_an_epoch(examples: int, steps: int) -> None:
-    assert spec.TrainSpec(batch_size=16).steps(examples) == steps
-    assert spec.TrainSpec(steps_per_round=7).steps(examples) == 7
+    assert sections.TrainSpec(batch_size=16).steps(examples) == steps
+    assert sections.TrainSpec(steps_per_round=7).steps(examples) == 7
 
 
 @pytest.mark.parametrize(
@@ -155,14 +172,14 @@ def test_steps_of_an_epoch(examples: int, steps: int) -> None:
     ],
 )
 def test_what_is_tuned(written: dict[str, Any], lora: bool, spf: bool) -> None:
-    tuning = spec.TuningSpec.model_validate(written)
+    tuning = sections.TuningSpec.model_validate(written)
     assert (tuning.lora is not None, tuning.spf is not None) == (lora, spf)
     assert tuning.lora is None or tuning.lora.rank == written.get("rank", 8)
 
 
 def test_lora_is_not_written_twice() -> None:
     with pytest.raises(ValidationError, match="beside a table lora"):
-        spec.TuningSpec.model_validate({"rank": 4, "lora": {"rank": 5}})
+        sections.TuningSpec.model_validate({"rank": 4, "lora": {"rank": 5}})
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from sealtune.errors import (
 )
 from sealtune.job import dsse
 from sealtune.job.dsse import Envelope
+from sealtune.job.job_file import JobFile
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import (
     PAYLOAD_TYPE,
@@ -38,8 +39,9 @@ from sealtune.job.manifest import (
 )
 from sealtune.job.printable import printable
 from sealtune.job.proposal import wrap
-from sealtune.job.settings import ELSEWHERE, Settings
-from sealtune.job.spec import Job, NetworkSpec, SitesSpec
+from sealtune.job.sections import NetworkSpec, SitesSpec
+from sealtune.job.settings import Settings
+from sealtune.party.found import differences
 from tests.job.sample import DATA, JOB, KEYS, PARTICIPANTS, PLAN, make_manifest, sign_all
 
 BEGIN = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -66,25 +68,25 @@ def test_it_names_no_place() -> None:
 
 def test_every_setting_is_in_it() -> None:
     """A key that the job file gains must not be left out of what is signed."""
-    sections = Settings.model_fields
-    assert list(sections) == [name for name in Job.model_fields if name != "equipment"]
-    for name in sections:
-        here, there = (_keys(model.model_fields[name].annotation) for model in (Settings, Job))
-        wanted = [key for key in there if key not in ELSEWHERE.get(name, ())]
-        assert sorted(here) == sorted(wanted), name
+    places = {"model": {"path", "revision"}, "data": {"train", "test", "labels"}}
+    assert list(Settings.model_fields) == list(JobFile.model_fields)[:-1]
+    assert list(JobFile.model_fields)[-1] == "equipment"
+    for name in Settings.model_fields:
+        here, there = (_keys(job.model_fields[name].annotation) for job in (Settings, JobFile))
+        assert here == there - places.get(name, set()), name
 
 
-def _keys(annotation: Any) -> list[str]:
+def _keys(annotation: Any) -> set[str]:
     """Keys of a section, which may be left out."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")]
-    return list(kinds[0].model_fields)
+    return set(kinds[0].model_fields)
 
 
 def test_places_do_not_change_the_settings() -> None:
     moved = JOB.model_copy(update={"model": JOB.model.model_copy(update={"path": "/other"})})
-    assert Settings.of(moved).differences(Settings.of(JOB)) == []
+    assert differences(moved.settings, JOB.settings) == []
     other = JOB.model_copy(update={"train": JOB.train.model_copy(update={"batch_size": 2})})
-    assert Settings.of(other).differences(Settings.of(JOB)) == ["train.batch_size"]
+    assert differences(other.settings, JOB.settings) == ["train.batch_size"]
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -355,7 +357,7 @@ def test_a_cohort_is_of_several_organisations(
     )
     clinic, lab = PARTICIPANTS
     found = make_manifest(
-        settings=Settings.of(job),
+        settings=job.settings,
         data=dict.fromkeys(job.sites.names, DATA),
         participants=(
             clinic.model_copy(update={"sites": ("north", "south")}),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.job.template import parse_template, template_columns
+from sealtune.job.template import parse_template
 
 
 def test_parts() -> None:
@@ -18,8 +18,8 @@ def test_parts() -> None:
         ("text", True),
         ("!", False),
     ]
-    assert template_columns("{a}{b}{a}") == ("a", "b")
-    assert template_columns("{Chief complaint}{größe-1}") == ("Chief complaint", "größe-1")
+    parts = parse_template("{Chief complaint}{größe-1}")
+    assert [part.text for part in parts] == ["Chief complaint", "größe-1"]
 
 
 @pytest.mark.parametrize(

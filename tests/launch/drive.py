@@ -9,6 +9,7 @@ from sealtune.errors import SealtuneError
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local
 from sealtune.job.manifest import open_manifest
+from sealtune.job.spec import placed
 from sealtune.launch import MANIFEST, Interrupted, line_up, run, write_party
 
 FAKE = str(Path(__file__).with_name("fake_enclave.py"))
@@ -17,7 +18,7 @@ FAKE = str(Path(__file__).with_name("fake_enclave.py"))
 def parties(folder: Path, run_dir: Path) -> list[Local]:
     """The parties of the job in ``folder``, which runs in ``run_dir``."""
     manifest = open_manifest(Envelope.read(folder / MANIFEST))
-    job = manifest.settings.job_at(train=Path("t.csv"), test=Path("t.csv"))
+    job = placed(manifest.settings, train=Path("t.csv"), test=Path("t.csv"))
     return [
         party.model_copy(update={"manifest": folder / MANIFEST})
         for party in line_up(job, run_dir, keys={})

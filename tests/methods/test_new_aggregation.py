@@ -11,7 +11,7 @@ from safetensors.numpy import load, load_file
 
 from sealtune.errors import ConfigError
 from sealtune.frames import Frame
-from sealtune.job.spec import JobSpec, NetworkSpec, TrainSpec
+from sealtune.job.sections import JobSpec, NetworkSpec, TrainSpec
 from sealtune.methods.federated.adapter import Shapes, Tensors
 from sealtune.methods.federated.aggregation import AGGREGATIONS, aggregation
 from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job

@@ -16,7 +16,8 @@ from sealtune.cli.evaluate import evaluate
 from sealtune.cli.merge import merge
 from sealtune.cli.predict import _warn_of_unfinished, predict
 from sealtune.errors import AdapterMismatchError
-from sealtune.job.spec import DataSpec, JobSpec, SitesSpec
+from sealtune.job.sections import JobSpec, SitesSpec
+from sealtune.job.spec import DataSpec
 from sealtune.job.spec import Job as JobSettings
 from sealtune.model.load import quiet
 from sealtune.tuning.answers import classify, continue_text, score_adapter

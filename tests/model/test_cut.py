@@ -16,17 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sealtune.errors import ConfigError, ModelError, UnsupportedModelError
-from sealtune.job.spec import (
-    DataSpec,
-    Job,
-    JobSpec,
-    LoraSpec,
-    ModelSpec,
-    SitesSpec,
-    SplitSpec,
-    TrainSpec,
-    TuningSpec,
-)
+from sealtune.job.sections import JobSpec, LoraSpec, SitesSpec, SplitSpec, TrainSpec, TuningSpec
+from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.model.cut import Bottom, CutEntry, cut_at
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import Elsewhere, load_part

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.spec import LoraSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, TuningSpec
 from sealtune.model.cut import Bottom, CutEntry
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import load_part

@@ -30,7 +30,8 @@ from sealtune.errors import (
     TargetModulesError,
     UnsupportedModelError,
 )
-from sealtune.job.spec import DataSpec, LoraSpec, ModelSpec, SplitSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, SplitSpec, TuningSpec
+from sealtune.job.spec import DataSpec, ModelSpec
 from sealtune.model.cut import Bottom, CutEntry
 from sealtune.model.files import model_digest, model_files
 from sealtune.model.load import load_config, load_model, load_tokenizer, quiet

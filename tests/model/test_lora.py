@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model_state_dict
 
 from sealtune.errors import AdapterMismatchError, TargetModulesError
-from sealtune.job.spec import LoraSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, TuningSpec
 from sealtune.model.load import load_model
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.tuning.apply import apply_tuning

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from sealtune.errors import AdapterMismatchError, StorageError
-from sealtune.job.spec import LoraSpec, SpfSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, SpfSpec, TuningSpec
 from sealtune.model.compare import compare_logits
 from sealtune.model.load import load_model, quiet
 from sealtune.tuning.apply import apply_tuning

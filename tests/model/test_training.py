@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sealtune.errors import ModelError
-from sealtune.job.spec import TrainSpec
+from sealtune.job.sections import TrainSpec
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import RoundResult, StepInfo, evaluate, local_round
 from tests.model.test_lora import adapted

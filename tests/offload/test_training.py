@@ -13,11 +13,8 @@ from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.errors import OffloadError
 from sealtune.job.plan import SlicePlan
-from sealtune.job.spec import (
-    Job,
-    ProtectionSpec,
-    TuningSpec,
-)
+from sealtune.job.sections import ProtectionSpec, TuningSpec
+from sealtune.job.spec import Job
 from sealtune.model.load import load_model
 from sealtune.model.trainable import trainable_state
 from sealtune.offload.session import OffloadSession

@@ -15,7 +15,8 @@ import torch
 
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
-from sealtune.job.spec import ModelSpec, SplitSpec, TrainSpec
+from sealtune.job.sections import SplitSpec, TrainSpec
+from sealtune.job.spec import ModelSpec
 from sealtune.model.activations import unpack
 from sealtune.model.load import load_model
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job

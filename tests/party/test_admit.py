@@ -119,7 +119,7 @@ def test_what_is_as_it_was_signed_is_admitted(signed: Signed) -> None:
     for party in (server, site):
         assert party.job_id == identity
         assert party.plan.digest == party.manifest.plan_digest
-        assert party.job.train == load_job(signed.folder / "job.toml").train
+        assert party.settings.train == load_job(signed.folder / "job.toml").train
     assert list(server.trust) == list(SITES)
     assert list(site.trust) == ["server"]
     assert (len(server.sealing_key), site.sealing_key) == (32, b"")

@@ -87,7 +87,7 @@ class Server:
 def drive(server: Server) -> Driver:
     resolved: Any = SimpleNamespace(
         job_id="00" * 48,
-        job=SimpleNamespace(network=SimpleNamespace(deadline=9.0)),
+        settings=SimpleNamespace(network=SimpleNamespace(deadline=9.0)),
         trust=dict.fromkeys(SITES),
     )
     return Driver(server, resolved, print)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from sealtune.errors import AdapterMismatchError, ConfigError, ModelError
-from sealtune.job.spec import Section, TuningSpec
+from sealtune.job.sections import Section, TuningSpec
 from sealtune.model.load import load_model, quiet
 from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks

@@ -11,7 +11,8 @@ import pytest
 SCRIPT = """
 import sys
 import sealtune.enclave.client
-from sealtune.job.spec import LoraSpec, ModelSpec, SpfSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, SpfSpec, TuningSpec
+from sealtune.job.spec import ModelSpec
 from sealtune.model.load import load_model
 from sealtune.tuning.apply import apply_tuning
 model = load_model(ModelSpec(path=sys.argv[1], task="label-words"), None, meta=True)

@@ -11,6 +11,7 @@ from sealtune.advise.counts import Counts, count_data
 from sealtune.advise.equipment import Equipment, take_stock
 from sealtune.advise.estimate import Option, estimate
 from sealtune.advise.shape import read_shape, structure_only
+from sealtune.job.job_file import EquipmentSpec
 from sealtune.job.spec import Job
 
 
@@ -36,11 +37,14 @@ class Assessment:
         return next((option for option in self.options if option.own), None)
 
 
-def assess(job: Job, labels: tuple[str, ...], *, probing: bool) -> Assessment:
+def assess(
+    job: Job, labels: tuple[str, ...], stated: EquipmentSpec, *, probing: bool
+) -> Assessment:
     """Count the job's model and data, and estimate every way to run it.
 
     Args:
         labels: its classes.
+        stated: the job file's ``[equipment]``.
         probing: measure this machine for what ``[equipment]`` leaves out, which takes seconds;
             otherwise take a reference machine's figures.
 
@@ -52,5 +56,5 @@ def assess(job: Job, labels: tuple[str, ...], *, probing: bool) -> Assessment:
     shape = read_shape(job, classes or None)
     counts = count_data(job, labels)
     rows = round(counts.pooled_step().tokens)
-    equipment = take_stock(job.equipment, shape.width, shape.inner, rows, probing=probing)
+    equipment = take_stock(stated, shape.width, shape.inner, rows, probing=probing)
     return Assessment(job, estimate(job, shape, counts, equipment), counts, equipment)

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from sealtune.advise.costs import Work
-from sealtune.job.spec import EquipmentSpec
+from sealtune.job.job_file import EquipmentSpec
 from sealtune.offload import ring
 
 Source = Literal["stated", "probed", "default"]

@@ -17,7 +17,8 @@ from sealtune.advise.counts import Counts
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.shape import Shape
 from sealtune.job.method import method_of
-from sealtune.job.spec import Job, SplitSpec
+from sealtune.job.sections import SplitSpec
+from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.cut_chunk import CHUNK
 

@@ -69,7 +69,7 @@ def advise(
 
     job = load_job(job_file)
     check_files(job)
-    assessment = assess(job, discover_labels(job), probing=probe)
+    assessment = assess(job, discover_labels(job), job.equipment, probing=probe)
     advice = choose(assessment.options, assessment.job, assessment.equipment, prefer.value)
     if as_json:
         typer.echo(json.dumps(as_dict(advice, assessment.counts, assessment.equipment), indent=2))

@@ -301,7 +301,7 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
         from sealtune.party.found import check_found, check_settings
         from sealtune.plan.resolve import work_out
 
-        check_settings(manifest, settings)
+        check_settings(manifest, settings.settings)
         found = check_found(manifest, work_out(settings, manifest, site))
         return [f"{what}: as the manifest says" for what in ("settings", *found)]
 

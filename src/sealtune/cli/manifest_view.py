@@ -20,7 +20,7 @@ from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
 from sealtune.job.printable import printable
-from sealtune.job.spec import TuningSpec
+from sealtune.job.sections import TuningSpec
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 

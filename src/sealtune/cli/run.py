@@ -153,7 +153,7 @@ def _prepare(
     keys: dict[str, Path] = {}
     if given is not None:
         manifest = open_manifest(given)
-        check_settings(manifest, job)
+        check_settings(manifest, job.settings)
         keys = signing.keys_of_sites(manifest, key_files)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):
         from sealtune.plan.resolve import resolve
@@ -216,7 +216,7 @@ def _take_up(
     from sealtune.cli import signing
     from sealtune.job.local import read_local
     from sealtune.job.manifest import job_id, open_manifest
-    from sealtune.job.settings import Settings
+    from sealtune.party.found import differences
     from sealtune.party.trust import check_reopening
     from sealtune.report import build_summary
 
@@ -229,7 +229,7 @@ def _take_up(
             hint="leave --manifest out to continue that run, or start over with --force",
         )
     keys = signing.kept_keys(run_dir, job) or signing.keys_of_sites(manifest, key_files)
-    changed = bool(manifest.settings.differences(Settings.of(job)))
+    changed = bool(differences(manifest.settings, job.settings))
     if not changed:
         before = [read_local(launch.party_file(run_dir, f"site-{s}")) for s in job.sites.names]
         model = before[0].model

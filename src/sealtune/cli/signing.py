@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from sealtune.attest import AppraisalPolicy
-    from sealtune.job.spec import Job, ProtectionSpec
+    from sealtune.job.sections import ProtectionSpec
+    from sealtune.job.spec import Job
     from sealtune.plan.resolve import Resolution
 
 KEYS = "keys"  # folder of a run's throw-away keys, where they are kept

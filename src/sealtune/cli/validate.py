@@ -42,7 +42,7 @@ def validate(
         from sealtune.plan.resolve import check
 
         checked = check(job)
-        own = assess(checked.job, checked.labels, probing=False).own
+        own = assess(checked.job, checked.labels, job.equipment, probing=False).own
     _show(job, checked.labels, checked.sites)
     _show_steps(job, checked.sites, own)
     _show_model(checked.files)

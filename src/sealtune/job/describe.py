@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sealtune.job.spec import Job
+from sealtune.job.job_file import JobFile
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
 
 
 @cache
 def _schema() -> dict[str, Any]:
-    return Job.model_json_schema()
+    return JobFile.model_json_schema()
 
 
 def sections() -> dict[str, tuple[str, ...]]:
@@ -129,7 +129,8 @@ def _string_words(node: Mapping[str, Any]) -> str:
             "a name of lower-case letters, digits and hyphens "
             "(at most 40, starting with a letter or digit)"
         )
-    return "text in quotes, not empty" if node.get("minLength") else "text in quotes"
+    words = "text in quotes, not empty" if node.get("minLength") else "text in quotes"
+    return f"{words}, at most {node['maxLength']} characters" if "maxLength" in node else words
 
 
 def _array_words(node: Mapping[str, Any]) -> str:

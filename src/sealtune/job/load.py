@@ -20,21 +20,19 @@ from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.describe import describe, sections
-from sealtune.job.sources import SUFFIXES, is_hub_data
-from sealtune.job.spec import (
-    DataSpec,
-    Job,
+from sealtune.job.job_file import JobFile, file_problems
+from sealtune.job.sections import (
     JobSpec,
-    ModelSpec,
     NetworkSpec,
     ProtectionSpec,
     Section,
     SitesSpec,
     SplitSpec,
     TuningSpec,
-    cross_problems,
-    method_problems,
 )
+from sealtune.job.settings import disagreements, method_disagreements
+from sealtune.job.sources import SUFFIXES, is_hub_data
+from sealtune.job.spec import DataSpec, Job, ModelSpec
 
 MAX_JOB_BYTES = 1 << 20
 
@@ -42,7 +40,7 @@ _Path = tuple[str | int, ...]
 _S = TypeVar("_S", bound=Section)
 
 
-def load_job(path: Path) -> Job:
+def load_job(path: Path) -> JobFile:
     """Read and check a job file.
 
     Relative files in ``[data]`` and a relative ``[model] path`` that is a folder are taken from
@@ -129,23 +127,24 @@ def _syntax_problem(text: str, message: str) -> Problem:
     return Problem(f"line {number}{column}", f"not valid TOML: {what} in: {shown}{advice}")
 
 
-def _validate(raw: dict[str, Any]) -> tuple[list[Problem], Job | None]:
+def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     try:
-        return [], Job.model_validate(raw)
+        return [], JobFile.model_validate(raw)
     except ValidationError as error:
         problems = _translate(error, raw)
     # Rules between sections only run on a valid whole; repeat them on the sections that are valid.
-    problems += cross_problems(
+    data, sites = _section(DataSpec, raw.get("data")), _section(SitesSpec, raw.get("sites"))
+    model, network = (
         _section(ModelSpec, raw.get("model")),
-        _section(DataSpec, raw.get("data")),
-        _section(SitesSpec, raw.get("sites")),
         _section(NetworkSpec, raw.get("network", {})),
     )
+    problems += file_problems(data, sites) + disagreements(model, data, sites, network)
     split = _section(SplitSpec, raw.get("split"))
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
         tuning = _section(TuningSpec, raw.get("tuning", {}))
         protection = _section(ProtectionSpec, raw.get("protection", {}))
-        problems += method_problems(_section(JobSpec, raw.get("job")), tuning, split, protection)
+        job = _section(JobSpec, raw.get("job"))
+        problems += method_disagreements(job, tuning, protection, split)
     return list(dict.fromkeys(problems)), None
 
 
@@ -252,7 +251,7 @@ def _unknown_key(path: _Path) -> str:
     return f"unknown key; [{home}] has {', '.join(here)}"
 
 
-def _absolute(job: Job, base: Path) -> Job:
+def _absolute(job: JobFile, base: Path) -> JobFile:
     data = job.data.model_copy(
         update={
             "train": _absolute_files(job.data.train, base),

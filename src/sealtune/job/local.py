@@ -16,7 +16,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sealtune.errors import ConfigError, Problem
-from sealtune.job.spec import Name, rule_error
+from sealtune.job.sections import Name, faults, rule_error
 
 MAX_BYTES = 1 << 20
 Side = Literal["server", "site", "accelerator"]
@@ -135,8 +135,4 @@ def read_local(path: Path) -> Local:
     try:
         return Local.model_validate_json(data)
     except ValidationError as error:
-        problems = [
-            Problem(".".join(map(str, e["loc"])) or "file", e["msg"])
-            for e in error.errors(include_url=False, include_input=False)
-        ]
-        raise ConfigError(str(path), problems) from error
+        raise ConfigError(str(path), faults(error)) from error

@@ -43,8 +43,8 @@ from sealtune.job.keys import public_from_hex
 from sealtune.job.method import method_of
 from sealtune.job.plan import SlicePlan
 from sealtune.job.printable import printable
+from sealtune.job.sections import Name, faults
 from sealtune.job.settings import Settings
-from sealtune.job.spec import Name
 
 PAYLOAD_TYPE = "application/vnd.sealtune.job+json"
 LONGEST = timedelta(days=366)
@@ -173,7 +173,6 @@ class Manifest(_Strict):
                 f"min_cohort is {self.min_cohort}; with {len(self.participants)} organisations it "
                 f"is {least} to {len(self.participants)}"
             )
-        self.settings.job_at()
         attested = method_of(self.method).attested
         _same("the programs of code", sorted(self.code), sorted(self.programs.values()))
         _same("the roles of appraisal", sorted(self.appraisal), sorted(attested))
@@ -238,10 +237,9 @@ def parse_manifest(payload: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = printable(".".join(map(str, first["loc"])), 100)
+        first = faults(error, "its top")[0]
         raise MalformedManifestError(
-            f"the job manifest{' at ' if where else ''}{where}: {printable(first['msg'])}",
+            f"the job manifest at {printable(first.key, 100)}: {printable(first.message)}",
             hint="`sealtune job build` writes one; versions of sealtune may differ",
         ) from error
     if manifest_bytes(manifest) != payload:

@@ -76,7 +76,7 @@ def _entry(path: list[str], method: str) -> str:
 
 
 def _comment(text: str) -> str:
-    return textwrap.indent(textwrap.fill(text.replace("`", ""), 98), "# ") + "\n"
+    return textwrap.indent(textwrap.fill(" ".join(text.replace("`", "").split()), 98), "# ") + "\n"
 
 
 def _row(path: list[str]) -> str:

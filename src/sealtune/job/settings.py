@@ -1,18 +1,20 @@
 """A job's settings without places: what all participants can agree on, whatever their paths.
 
+Rules that join two sections are in ``disagreements``, so that whoever reads a file can report them
+beside the faults of single keys.
+
 Trust domain: every process; settings only.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, field_validator, model_validator
 
 from sealtune.errors import ConfigError, Problem
-from sealtune.job.spec import (
-    Job,
+from sealtune.job.method import method_of
+from sealtune.job.sections import (
     JobSpec,
     NetworkSpec,
     ProtectionSpec,
@@ -21,27 +23,35 @@ from sealtune.job.spec import (
     SplitSpec,
     TrainSpec,
     TuningSpec,
+    rule_error,
 )
-
-# Keys of [model] and [data] that a manifest states otherwise: by digests, and by its labels.
-ELSEWHERE = {"model": ("path", "revision"), "data": ("train", "test", "labels")}
-
-UNSIGNED = ("equipment",)  # sections that no run reads: for `sealtune advise`
+from sealtune.job.template import parse_template
 
 
 class ModelSettings(Section):
     """``[model]`` without its place."""
 
-    task: Literal["classification", "label-words", "causal-lm"]
+    task: Literal["classification", "label-words", "causal-lm"] = "classification"
+    """Train a head on the last token, compare the labels' first tokens, or continue text."""
 
 
 class DataSettings(Section):
-    """``[data]`` without files and labels."""
+    """``[data]`` without files and labels, which a manifest states by digests and for itself."""
 
-    template: str = Field(max_length=100_000)
-    label: str = Field(max_length=1000)
-    max_tokens: int
-    max_test_rows: int | None
+    template: str = "{text}"
+    """The prompt, with names of columns in braces; `{{` and `}}` are single braces."""
+    label: str = Field(default="label", min_length=1, max_length=1000)
+    """Column with the class: text or whole numbers."""
+    max_tokens: int = Field(default=64, ge=2, le=8192, strict=True, examples=[32])
+    """Longer texts are cut to this many tokens, and counted."""
+    max_test_rows: int | None = Field(default=None, ge=1, strict=True, examples=[420])
+    """Test rows of all sites together, each class in proportion; without it, all rows."""
+
+    @field_validator("template")
+    @classmethod
+    def _parses(cls, value: str) -> str:
+        parse_template(value)
+        return value
 
 
 class Settings(Section):
@@ -51,74 +61,83 @@ class Settings(Section):
     model: ModelSettings
     data: DataSettings
     sites: SitesSpec
-    tuning: TuningSpec
-    protection: ProtectionSpec
-    train: TrainSpec
-    network: NetworkSpec
-    split: SplitSpec | None
-
-    @classmethod
-    def of(cls, job: Job) -> Settings:
-        """The settings of ``job``.
-
-        Raises:
-            ConfigError: a value that a manifest cannot hold, such as a template of megabytes.
-        """
-        values: dict[str, Any] = job.model_dump(mode="json", exclude=set(UNSIGNED))
-        for section, keys in ELSEWHERE.items():
-            for key in keys:
-                del values[section][key]
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            faults = error.errors(include_url=False, include_input=False)
-            problems = [Problem(".".join(map(str, one["loc"])), one["msg"]) for one in faults]
-            raise ConfigError("the job", problems) from error
-
-    def job_at(
-        self,
-        *,
-        model: str = "-",
-        revision: str | None = None,
-        train: Path | dict[str, Path] | None = None,
-        test: Path | dict[str, Path] | None = None,
-    ) -> Job:
-        """The job with these settings whose model and data lie at these places.
-
-        Whoever has no data, or one site's alone, names no file of the others.
-
-        Raises:
-            ValueError: the settings are not those of a job; the message says why.
-        """
-        values = self.model_dump()
-        values["model"] |= {"path": model, "revision": revision}
-        of_sites = self.sites.partition == "file"
-        files = dict.fromkeys(self.sites.names, Path("-")) if of_sites else Path("-")
-        values["data"] |= {"train": files, "test": files}
-        try:
-            job = Job.model_validate(values)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        nothing: Path | dict[str, Path] = {} if of_sites else Path("-")
-        places = {
-            "train": nothing if train is None else train,
-            "test": nothing if test is None else test,
-        }
-        return job.model_copy(update={"data": job.data.model_copy(update=places)})
+    tuning: TuningSpec = TuningSpec()
+    protection: ProtectionSpec = ProtectionSpec()
+    train: TrainSpec = TrainSpec()
+    network: NetworkSpec = NetworkSpec()
+    split: SplitSpec | None = None
 
     @property
     def quorum(self) -> int:
         """Number of updates that a round needs."""
         return self.network.min_sites or len(self.sites.names)
 
-    def differences(self, other: Settings) -> list[str]:
-        """Dotted keys whose values differ, such as ``train.learning_rate``."""
-        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        wrong = []
-        for section, values in mine.items():
-            if values is None or theirs[section] is None:
-                wrong += [section] if values != theirs[section] else []
+    @property
+    def split_settings(self) -> SplitSpec:
+        """``[split]``, for code that runs in no job without it.
+
+        Raises:
+            ConfigError: the job is of another method.
+        """
+        if self.split is None:
+            problem = Problem("split", f"is missing: the job is {self.job.method}")
+            raise ConfigError("the job", [problem])
+        return self.split
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if problems := self._disagreements():
+            raise rule_error("Job", problems)
+        return self
+
+    def _disagreements(self) -> list[Problem]:
+        return disagreements(
+            self.model, self.data, self.sites, self.network
+        ) + method_disagreements(self.job, self.tuning, self.protection, self.split)
+
+
+def disagreements(
+    model: ModelSettings | None,
+    data: DataSettings | None,
+    sites: SitesSpec | None,
+    network: NetworkSpec | None,
+) -> list[Problem]:
+    """Faults between sections, each with its key; a section that is itself faulty is None."""
+    problems = []
+    if network and sites and (network.min_sites or 0) > len(sites.names):
+        message = f"is {network.min_sites}, but sites.names has only {len(sites.names)}"
+        problems.append(Problem("network.min_sites", message))
+    if model and data and model.task == "label-words" and data.template.rstrip() != data.template:
+        message = (
+            "ends in white space, which would keep the model from writing a label word "
+            "(its tokens start with a space): remove it"
+        )
+        problems.append(Problem("data.template", message))
+    return problems
+
+
+def method_disagreements(
+    job: JobSpec | None,
+    tuning: TuningSpec | None,
+    protection: ProtectionSpec | None,
+    split: SplitSpec | None,
+) -> list[Problem]:
+    """Faults between the method and the sections that only one of the methods has."""
+    if job is None:
+        return []
+    method, problems = method_of(job.method), []
+    if protection and isinstance(protection.attestation, dict):
+        key, named = "protection.attestation", protection.attestation
+        for role in dict.fromkeys((*method.attested, *named)):
+            if role not in named:
+                words = "is missing: each role that shows evidence needs its kind"
+            elif role not in method.attested:
+                words = f"shows no evidence in a {job.method} job: it signs; remove it"
             else:
-                wrong += [f"{section}.{k}" for k in values if values[k] != theirs[section][k]]
-        return wrong
+                continue
+            problems.append(Problem(f"{key}.{role}", words))
+    if tuning:
+        given = {"split": split, "tuning.spf": tuning.spf}
+        problems += [fault for key, fault in method.required.items() if given[key] is None]
+        problems += [fault for key, fault in method.refused.items() if given[key] is not None]
+    return problems

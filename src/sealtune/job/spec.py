@@ -1,80 +1,32 @@
-"""The settings of ``job.toml`` as typed, frozen models. Reading files is in ``job.load``.
+"""A whole job with its places: read from ``job.toml``, or made of a manifest and a local file.
 
-Rules that join two sections are in ``cross_problems``, so that the loader can report them beside
-the faults of single keys. Numbers are strict: ``rounds = "3"`` and ``rounds = true`` are errors.
-The text below a key is the only one: the file that ``sealtune init`` writes and the tables of
-``docs/job-file.md`` follow from it, as what is said of a wrong value follows from the types.
+    job = placed(manifest.settings, model="/models/a")
 
-Trust domain: every process; settings only.
+Trust domain: every process that holds a model or data; settings only.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, field_validator
 
-from sealtune.errors import ConfigError, Problem
-from sealtune.job.method import Attested, method_of
-from sealtune.job.template import parse_template
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-NonEmpty = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
-ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
-Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None
-Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
-Probed = Annotated[float | None, Field(gt=0, strict=True)]
-EvidenceKind = Literal["simulated", "sgx", "tdx", "sev-snp"]
+from sealtune.job.sections import NonEmpty, Section, distinct
+from sealtune.job.settings import DataSettings, ModelSettings, Settings
 
 
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class JobSpec(Section):
-    """``[job]``: what this run is called, how it tunes, and how long it goes on."""
-
-    name: Name = Field(examples=["my-job"])
-    """Name of the run; its results are in `runs/<name>/`."""
-    method: Literal["federated-lora", "split"] = "federated-lora"
-    """`federated-lora`: an enclave at each site tunes, a server enclave averages. `split`: the
-    first blocks run at the sites, without a TEE; one large server enclave tunes the rest."""
-    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
-    """Fixes how rows are dealt out and drawn, first values and order; never keys or pads."""
-    rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
-    """How often sites train and the server averages; in a split job, tests and checkpoints."""
-
-
-class ModelSpec(Section):
-    """``[model]``: the public backbone and the task it learns."""
-
+class _ModelPlace(Section):
     path: str = Field(min_length=1, examples=["./demo/model"])
     """Folder with a Hugging Face model (it is there, or starts with `.`, `/`, `~`); or a hub id."""
     revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit of a hub id; without it, the hub's default branch."""
-    task: Literal["classification", "label-words", "causal-lm"] = "classification"
-    """Train a head on the last token, compare the labels' first tokens, or continue text."""
 
 
-class DataSpec(Section):
-    """``[data]``: files, columns and the prompt template."""
+class ModelSpec(ModelSettings, _ModelPlace):
+    """``[model]``: the public backbone and the task it learns."""
 
+
+class _DataFiles(Section):
     train: Path | dict[str, Path] = Field(
         examples=["demo/data/icd10/train.jsonl", {"north": "a.csv", "south": "b.csv"}]
     )
@@ -82,370 +34,51 @@ class DataSpec(Section):
     `hf:owner/name:split`, `hf:owner/name:configuration:split`)."""
     test: Path | dict[str, Path] = Field(examples=["demo/data/icd10/test.jsonl"])
     """Test rows; a table exactly if `train` is one."""
-    template: str = "{text}"
-    """The prompt, with names of columns in braces; `{{` and `}}` are single braces."""
-    label: str = Field(default="label", min_length=1)
-    """Column with the class: text or whole numbers."""
     labels: tuple[NonEmpty, ...] | None = Field(
         default=None, min_length=2, examples=[["no", "yes"]]
     )
     """The classes and their order; without it, the sorted labels of the training files."""
-    max_tokens: int = Field(default=64, ge=2, le=8192, strict=True, examples=[32])
-    """Longer texts are cut to this many tokens, and counted."""
-    max_test_rows: int | None = Field(default=None, ge=1, strict=True, examples=[420])
-    """Test rows of all sites together, each class in proportion; without it, all rows."""
-
-    @field_validator("template")
-    @classmethod
-    def _parses(cls, value: str) -> str:
-        parse_template(value)
-        return value
 
     @field_validator("labels")
     @classmethod
     def _labels_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value if value is None else _distinct(value)
+        return value if value is None else distinct(value)
 
 
-class SitesSpec(Section):
-    """``[sites]``: who takes part, and how a pooled file is dealt out among them."""
-
-    names: tuple[Name, ...] = Field(
-        min_length=1, max_length=64, examples=[["north", "south", "west"]]
-    )
-    """Who takes part, each name once."""
-    partition: Literal["dirichlet", "label", "file"] = Field(default="file", examples=["dirichlet"])
-    """How a pooled file is dealt out: by random shares of each class, or whole classes in turn."""
-    alpha: float = Field(default=0.5, gt=0, le=1000, strict=True, examples=[0.3])
-    """For `dirichlet`: 0.1 makes sites very different, 100 nearly alike."""
-
-    @field_validator("names")
-    @classmethod
-    def _names_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _distinct(value)
+class DataSpec(DataSettings, _DataFiles):
+    """``[data]``: files, columns and the prompt template."""
 
 
-class LoraSpec(Section):
-    """``[tuning.lora]``: the adapter, in PEFT's words."""
+class Job(Settings):
+    """The settings of a job, and where its model and data lie."""
 
-    rank: int = Field(default=8, ge=1, le=1024, strict=True)
-    """Rank of the adapter's matrices."""
-    alpha: float = Field(default=16, gt=0, strict=True)
-    """The adapter is scaled by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1, strict=True)
-    """Dropout before the adapter while training."""
-    targets: ModuleNames | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Linear layers that get an adapter, by the end of their name."""
-    layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
-    """Only these blocks get adapters, in a split job behind the cut; without it, all."""
-
-
-class SpfSpec(Section):
-    """``[tuning.spf]``: whole attention heads, a share of each block's (``tuning/spf``)."""
-
-    qkv: float = Field(default=0.25, ge=0, le=1, strict=True)
-    """Share of the heads (and key/value heads) whose query, key and value rows are tuned."""
-    dense: float = Field(default=0.25, ge=0, le=1, strict=True)
-    """Share of the heads whose columns of the attention's output projection are tuned."""
-    select: Literal["l1-largest", "l1-smallest", "random", "gradient", "activation"] = "l1-largest"
-    """What ranks heads: their weights' L1 norm, the seed, or four batches' gradients or outputs."""
-    layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
-    """Only these blocks are tuned; without it, all behind the cut."""
-
-    @model_validator(mode="after")
-    def _tunes_something(self) -> Self:
-        if self.qkv == 0 and self.dense == 0:
-            raise ValueError("qkv and dense are both 0, so nothing would be tuned")
-        return self
-
-
-class TuningSpec(Section):
-    """``[tuning]``: what is trained: LoRA, SPF, or both.
-
-    Left empty, it is LoRA. LoRA's keys may stand in ``[tuning]`` itself: ``[tuning] rank = 4`` is
-    short for ``[tuning.lora] rank = 4``.
-    """
-
-    lora: LoraSpec | None = None
-    """Low-rank adapters; without `lora` and `spf`, there is `lora` with its defaults."""
-    spf: SpfSpec | None = None
-    """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled_out(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        short = {key: values[key] for key in LoraSpec.model_fields if key in values}
-        rest = {key: value for key, value in values.items() if key not in short}
-        if rest.get("method") == "lora":
-            del rest["method"]
-            short.setdefault("rank", LoraSpec().rank)
-        if short and "lora" not in rest:
-            rest["lora"] = short
-        elif short:
-            raise ValueError("has keys of LoRA beside a table lora: move them into [tuning.lora]")
-        if all(rest.get(name) is None for name in cls.model_fields):
-            rest["lora"] = {}
-        return rest
-
-
-class ProtectionSpec(Section):
-    """``[protection]``: what the accelerator may see, and what shows that an enclave is one."""
-
-    protect: Literal["adapter+data", "adapter", "insecure-none"] = "adapter+data"
-    """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
-    integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
-    """A wrong product of the accelerator is missed with probability at most 2^-bits per step."""
-    attestation: EvidenceKind | dict[Attested, EvidenceKind] = "simulated"
-    """Evidence of the enclaves; `simulated` protects nothing, and results say so.
-
-    One kind for all enclaves, or a table `{server = kind, site = kind}`; a split job's sites sign
-    with their key instead. Any other kind needs measurements: `sealtune job build --policy`."""
-
-    def evidence(self, role: Attested) -> EvidenceKind:
-        """The kind of evidence that the enclave of this role shows."""
-        if isinstance(self.attestation, dict):
-            return self.attestation[role]
-        return self.attestation
-
-
-class TrainSpec(Section):
-    """``[train]``: optimisation; in a federated job, between two aggregations."""
-
-    steps_per_round: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch"] = "epoch"
-    """Optimizer steps in each round, of each site or the server; or one pass over the examples."""
-    batch_size: int = Field(default=16, ge=1, strict=True)
-    """Rows in a step."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
-    """Of AdamW."""
-    weight_decay: float = Field(default=0.0, ge=0, strict=True)
-    """Of AdamW."""
-    eval_batch_size: int = Field(default=32, ge=1, strict=True)
-    """Rows evaluated at once."""
-    aggregation: Name = "fedavg"
-    """What the server makes of the sites' adapters: `fedavg` is their mean, weighted by rows."""
-
-    @model_validator(mode="after")
-    def _decays(self) -> Self:
-        if self.learning_rate * self.weight_decay > 1:
-            raise ValueError("learning_rate times weight_decay is above 1: no step may pass 0")
-        return self
-
-    def steps(self, examples: int) -> int:
-        """Optimizer steps of one round on so many examples."""
-        if isinstance(self.steps_per_round, int):
-            return self.steps_per_round
-        return max(1, examples // self.batch_size)
-
-
-class SplitSpec(Section):
-    """``[split]``: where a split job cuts the model, and how the server enclave computes."""
-
-    cut: Annotated[int, Field(ge=1, strict=True)] | Share = Field(examples=[0.5])
-    """Blocks that run at the sites, or their share of all blocks."""
-    activations: Literal["bf16", "int8", "fp32"] = "bf16"
-    """How cut activations travel and are kept: 2, 1 or 4 bytes a value."""
-    compute: Literal["fp32", "bf16"] = "fp32"
-    """Type of the frozen weights in the server enclave; what is tuned is float32."""
-    checkpointing: bool = Field(default=False, strict=True)
-    """Compute activations anew in the backward pass: less memory, more time."""
-
-
-class EquipmentSpec(Section):
-    """``[equipment]``: what there is to compute with. For ``sealtune advise`` only; nothing else
-    reads it and no manifest holds it."""
-
-    client_tee: bool = Field(default=True, strict=True)
-    """Whether every site has a TEE; without one, Method 1 is out."""
-    client_tee_memory_gib: Probed = None
-    """Memory of a site's TEE, in GiB."""
-    client_tee_tflops: Probed = None
-    """10^12 fp32 operations a second that its matrix products really reach."""
-    accelerator_tops: Probed = None
-    """10^12 int8 operations a second of a site's accelerator, in products."""
-    accelerator_gbit: Probed = None
-    """Link between TEE and accelerator, in Gbit/s; without it, memory that both share."""
-    owner_memory_gib: Probed = None
-    """Memory of a data owner's machine, for its client TEE and accelerator or the first blocks."""
-    owner_tflops: Probed = None
-    """As `client_tee_tflops`, of the data owner's machine."""
-    server_tee_memory_gib: Probed = None
-    """Memory of the server TEE, in GiB."""
-    server_tee_tflops: Probed = None
-    """As `client_tee_tflops`, of the server TEE."""
-    uplink_mbit: float = Field(default=100.0, gt=0, strict=True)
-    """From each site to the server, in Mbit/s."""
-    downlink_mbit: float = Field(default=100.0, gt=0, strict=True)
-    """From the server to each site, in Mbit/s."""
-    one_machine: bool = Field(default=False, strict=True)
-    """All sites compute on one machine, in turn, as in a trial run."""
-    client_tee_cost: float = Field(default=0.0, ge=0, strict=True)
-    """Of one site's TEE in an hour, in any currency."""
-    accelerator_cost: float = Field(default=0.0, ge=0, strict=True)
-    """Of one site's accelerator in an hour."""
-    server_tee_cost: float = Field(default=0.0, ge=0, strict=True)
-    """Of the server TEE in an hour."""
-    max_hours: float | None = Field(default=None, gt=0, strict=True)
-    """Ways that take longer are out."""
-
-
-class NetworkSpec(Section):
-    """``[network]``: patience and quorum."""
-
-    min_sites: int | None = Field(default=None, ge=1, strict=True, examples=[2])
-    """Sites whose updates a round needs, or whose samples a split job needs; without it, all."""
-    deadline: float = Field(default=1800.0, gt=0, strict=True)
-    """Seconds that a site may take for one message; one that takes longer is reported as late."""
-
-
-class Job(Section):
-    """A whole ``job.toml``."""
-
-    job: JobSpec
     model: ModelSpec
     data: DataSpec
-    sites: SitesSpec
-    tuning: TuningSpec = TuningSpec()
-    protection: ProtectionSpec = ProtectionSpec()
-    train: TrainSpec = TrainSpec()
-    network: NetworkSpec = NetworkSpec()
-    split: SplitSpec | None = None
-    equipment: EquipmentSpec = EquipmentSpec()
 
     @property
-    def quorum(self) -> int:
-        """Number of updates that a round needs."""
-        return self.network.min_sites or len(self.sites.names)
-
-    @property
-    def split_settings(self) -> SplitSpec:
-        """``[split]``, for code that runs in no job without it.
-
-        Raises:
-            ConfigError: the job is of another method.
-        """
-        if self.split is None:
-            problem = Problem("split", f"is missing: the job is {self.job.method}")
-            raise ConfigError("the job", [problem])
-        return self.split
-
-    @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
-        problems = cross_problems(
-            self.model, self.data, self.sites, self.network
-        ) + method_problems(self.job, self.tuning, self.split, self.protection)
-        if problems:
-            raise rule_error("Job", problems)
-        return self
+    def settings(self) -> Settings:
+        """The same without places."""
+        sections = dict.fromkeys(Settings.model_fields, True)
+        own = {
+            "model": set(ModelSettings.model_fields),
+            "data": set(DataSettings.model_fields),
+        }
+        return Settings.model_validate(self.model_dump(include={**sections, **own}))
 
 
-def cross_problems(
-    model: ModelSpec | None,
-    data: DataSpec | None,
-    sites: SitesSpec | None,
-    network: NetworkSpec | None,
-) -> list[Problem]:
-    """Faults between sections, each with its key; a section that is itself faulty is None."""
-    problems: list[Problem] = []
-    if data and sites:
-        problems += _files_and_sites("data.train", data.train, sites)
-        problems += _files_and_sites("data.test", data.test, sites)
-    if network and sites and (network.min_sites or 0) > len(sites.names):
-        problems.append(
-            Problem(
-                "network.min_sites",
-                f"is {network.min_sites}, but sites.names has only {len(sites.names)}",
-            )
-        )
-    if model and data and model.task == "label-words" and data.template.rstrip() != data.template:
-        problems.append(
-            Problem(
-                "data.template",
-                "ends in white space, which would keep the model from writing a label word "
-                "(its tokens start with a space): remove it",
-            )
-        )
-    return problems
+def placed(
+    settings: Settings,
+    *,
+    model: str = "-",
+    revision: str | None = None,
+    train: Path | dict[str, Path] = Path("-"),
+    test: Path | dict[str, Path] = Path("-"),
+) -> Job:
+    """The job with these settings whose model and data lie at these places.
 
-
-def method_problems(
-    job: JobSpec | None,
-    tuning: TuningSpec | None,
-    split: SplitSpec | None,
-    protection: ProtectionSpec | None,
-) -> list[Problem]:
-    """Faults between the method and the sections that only one of the methods has."""
-    if job is None:
-        return []
-    problems = _attestation_problems(job, protection)
-    if tuning is None:
-        return problems
-    method, given = method_of(job.method), {"split": split, "tuning.spf": tuning.spf}
-    problems += [problem for key, problem in method.required.items() if given[key] is None]
-    problems += [problem for key, problem in method.refused.items() if given[key] is not None]
-    return problems
-
-
-def _attestation_problems(job: JobSpec, protection: ProtectionSpec | None) -> list[Problem]:
-    """A table of kinds must name each role that shows evidence, and no other."""
-    if protection is None or not isinstance(protection.attestation, dict):
-        return []
-    roles, named = method_of(job.method).attested, protection.attestation
-    key = "protection.attestation"
-    return [
-        Problem(f"{key}.{role}", "is missing: each role that shows evidence needs its kind")
-        for role in roles
-        if role not in named
-    ] + [
-        Problem(f"{key}.{role}", f"shows no evidence in a {job.method} job: it signs; remove it")
-        for role in named
-        if role not in roles
-    ]
-
-
-def _files_and_sites(key: str, files: Path | dict[str, Path], sites: SitesSpec) -> list[Problem]:
-    if not isinstance(files, dict):
-        if sites.partition != "file":
-            return []
-        return [
-            Problem(
-                key,
-                "is one pooled file: set sites.partition to 'dirichlet' or 'label', or give a "
-                "table with one file for each site",
-            )
-        ]
-    problems = []
-    if sites.partition != "file":
-        problems.append(
-            Problem(key, "is a table of site = file, so sites.partition must be 'file'")
-        )
-    for name in sites.names:
-        if name not in files:
-            problems.append(Problem(f"{key}.{name}", "is missing: every site needs a file"))
-    for name in files:
-        if name not in sites.names:
-            near = difflib.get_close_matches(name, sites.names, n=1)
-            advice = f"did you mean '{near[0]}'?" if near else "add it to sites.names or remove it"
-            problems.append(Problem(f"{key}.{name}", f"is not one of sites.names; {advice}"))
-    return problems
-
-
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"names {', '.join(map(repr, twice))} more than once")
-    return values
-
-
-def rule_error(title: str, problems: Sequence[Problem]) -> ValidationError:
-    """The error of a model whose keys are well-formed and do not go together."""
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError("rule", "{message}", {"message": problem.message}),
-            loc=tuple(problem.key.split(".")),
-            input=None,
-        )
-        for problem in problems
-    ]
-    return ValidationError.from_exception_data(title, details)
+    Whoever has no data, or one site's alone, names no file of the others.
+    """
+    sections = {name: getattr(settings, name) for name in Settings.model_fields}
+    sections["model"] = ModelSpec(**settings.model.model_dump(), path=model, revision=revision)
+    sections["data"] = DataSpec(**settings.data.model_dump(), train=train, test=test)
+    return Job(**sections)

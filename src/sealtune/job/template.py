@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 COLUMN = re.compile(r"[^\W\d][\w -]*")  # letters, digits, underscores, inner spaces and hyphens
 MAX_TEMPLATE = 20_000  # characters
+_PIECE = re.compile(r"\{\{|\}\}|\{(?P<column>[^}]*)\}|[{}]|[^{}]+")
 
 
 @dataclass(frozen=True)
@@ -34,36 +35,23 @@ def parse_template(template: str) -> tuple[Part, ...]:
         raise ValueError(f"is {len(template)} characters long; at most {MAX_TEMPLATE} are allowed")
     parts: list[Part] = []
     literal = ""
-    position = 0
-    while position < len(template):
-        char = template[position]
-        if template[position : position + 2] in ("{{", "}}"):
-            literal += char
-            position += 2
-        elif char == "{":
-            end = template.find("}", position)
-            if end < 0:
-                raise ValueError("has a '{' that is never closed; write '{{' for a plain brace")
-            if literal:
-                parts.append(Part(literal, is_column=False))
-                literal = ""
-            parts.append(Part(_column(template[position + 1 : end]), is_column=True))
-            position = end + 1
-        elif char == "}":
+    for piece in _PIECE.finditer(template):
+        if piece[0] == "{":
+            raise ValueError("has a '{' that is never closed; write '{{' for a plain brace")
+        if piece[0] == "}":
             raise ValueError("has a '}' that was never opened; write '}}' for a plain brace")
-        else:
-            literal += char
-            position += 1
+        if piece["column"] is None:
+            literal += piece[0][:1] if piece[0] in ("{{", "}}") else piece[0]
+            continue
+        if literal:
+            parts.append(Part(literal, is_column=False))
+            literal = ""
+        parts.append(Part(_column(piece["column"]), is_column=True))
     if literal:
         parts.append(Part(literal, is_column=False))
     if not any(part.is_column for part in parts):
         raise ValueError('names no column; write for example "{text}"')
     return tuple(parts)
-
-
-def template_columns(template: str) -> tuple[str, ...]:
-    """Names of the columns that ``template`` uses, each once, in order of appearance."""
-    return tuple(dict.fromkeys(p.text for p in parse_template(template) if p.is_column))
 
 
 def _column(name: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.errors import ModelError
-from sealtune.job.spec import TrainSpec
+from sealtune.job.sections import TrainSpec
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Task

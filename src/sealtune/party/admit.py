@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sealtune.attest.evidence import MAX_PART
 from sealtune.attest.measure import program_digest
@@ -22,7 +22,7 @@ from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
 from sealtune.job.plan import SlicePlan
-from sealtune.job.spec import Job
+from sealtune.job.settings import Settings
 from sealtune.party.trust import (
     SERVER,
     Trust,
@@ -34,9 +34,16 @@ from sealtune.party.trust import (
     own_platform,
 )
 
+if TYPE_CHECKING:
+    from sealtune.job.spec import Job
+
 
 class Holdings(Protocol):
     """What a party holds of a job, loaded and checked."""
+
+    @property
+    def job(self) -> Job:
+        """The signed settings, with this party's places."""
 
     @property
     def plan(self) -> SlicePlan:
@@ -51,14 +58,14 @@ class Role:
         side: which party it is of.
         program: its name in the manifest's ``code``; empty for one that nobody has to trust.
         needs: keys of the local file that it cannot do without.
-        holds: loads what it holds of the job and compares it with the manifest (a site's name goes
-            with it); None: it holds nothing.
+        holds: loads what it holds of the job and compares it with the manifest; None: it holds
+            nothing.
     """
 
     side: Side
     program: str
     needs: tuple[str, ...] = ()
-    holds: Callable[[Manifest, Job, str], Holdings] | None = None
+    holds: Callable[[Manifest, Local], Holdings] | None = None
 
 
 AGGREGATOR = Role("server", "aggregator")
@@ -72,7 +79,6 @@ class Admitted:
         local: the party's own file.
         manifest: what every participant signed.
         job_id: SHA-384 of the manifest's bytes, 96 hex digits.
-        job: the signed settings, with this party's places.
         plan: where each module runs.
         trust: peer -> what is shown to it and accepted of it.
         holdings: what the role's ``holds`` returned, or None.
@@ -83,11 +89,21 @@ class Admitted:
     local: Local
     manifest: Manifest
     job_id: str
-    job: Job
     plan: SlicePlan
     trust: Mapping[str, Trust] = field(repr=False)
     holdings: Any = field(repr=False)
     sealing_key: bytes = field(default=b"", repr=False)
+
+    @property
+    def settings(self) -> Settings:
+        """The signed settings."""
+        return self.manifest.settings
+
+    @property
+    def job(self) -> Job:
+        """The same with this party's places, of a role that holds something."""
+        held: Job = self.holdings.job
+        return held
 
     @property
     def site(self) -> str:
@@ -97,7 +113,7 @@ class Admitted:
     @property
     def is_spare(self) -> bool:
         """Whether the job can go on without this site."""
-        return self.job.quorum < len(self.job.sites.names)
+        return self.settings.quorum < len(self.settings.sites.names)
 
     @property
     def state_folder(self) -> Path:
@@ -172,13 +188,11 @@ def admit(local: Local, role: Role) -> Admitted:
         if local.resume or local.serve:
             check_reopening(manifest.settings.protection)
         sealing_key = own_platform(manifest, SERVER, root).sealing_key()
-    job = place(manifest, local)
-    holdings = role.holds(manifest, job, local.site or "") if role.holds else None
+    holdings = role.holds(manifest, local) if role.holds else None
     return Admitted(
         local=local,
         manifest=manifest,
         job_id=job_id(envelope.payload),
-        job=job,
         plan=holdings.plan if holdings else manifest.plan,
         trust=trust,
         holdings=holdings,
@@ -220,19 +234,6 @@ def _check_party(manifest: Manifest, local: Local, role: Role) -> None:
     ]
     if problems:
         raise ConfigError(f"local file of the {local.name}", problems)
-
-
-def place(manifest: Manifest, local: Local) -> Job:
-    """The signed settings, with the places of the local file."""
-    where: dict[str, Any] = {}
-    if local.model is not None:
-        where = {"model": local.model.path, "revision": local.model.revision}
-    if local.data is not None:
-        of_sites = manifest.settings.sites.partition == "file"
-        for part in ("train", "test"):
-            file = getattr(local.data, part)
-            where[part] = {local.site or "": file} if of_sites else file
-    return manifest.settings.job_at(**where)
 
 
 def check_code(manifest: Manifest, *programs: str) -> None:

@@ -88,7 +88,7 @@ class Driver:
 
     def __init__(self, server: Server, admitted: Admitted, emit: Emit) -> None:
         job_id = bytes.fromhex(admitted.job_id)
-        self.deadline = admitted.job.network.deadline
+        self.deadline = admitted.settings.network.deadline
         self.max_message = 2 * server.answer_limit
         self._limit = server.answer_limit
         self._program = server.program()

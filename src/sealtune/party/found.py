@@ -12,7 +12,6 @@ from sealtune.errors import DigestMismatchError
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
-from sealtune.job.spec import Job
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,22 @@ def check_found(manifest: Manifest, found: Found) -> list[str]:
     return [what for what, _, _ in pairs]
 
 
-def check_settings(manifest: Manifest, job: Job) -> None:
-    """Raise DigestMismatchError, with all keys that differ, unless ``job`` is the one signed."""
-    _refuse(manifest.settings.differences(Settings.of(job)))
+def check_settings(manifest: Manifest, settings: Settings) -> None:
+    """Raise DigestMismatchError, with all keys that differ, unless these are the signed ones."""
+    _refuse(differences(manifest.settings, settings))
+
+
+def differences(settings: Settings, others: Settings) -> list[str]:
+    """Dotted keys whose values differ, such as ``train.learning_rate``."""
+    differing = []
+    for name in Settings.model_fields:
+        here, there = (getattr(each, name) for each in (settings, others))
+        if here is None or there is None:
+            differing += [name] if here != there else []
+        else:
+            keys = type(here).model_fields
+            differing += [f"{name}.{k}" for k in keys if getattr(here, k) != getattr(there, k)]
+    return differing
 
 
 def _refuse(differing: list[str]) -> None:

@@ -33,7 +33,7 @@ from sealtune.errors import (
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Attested, method_of
-from sealtune.job.spec import ProtectionSpec
+from sealtune.job.sections import ProtectionSpec
 
 SERVER: Attested = "server"
 

@@ -7,11 +7,13 @@ Trust domain: every process that holds a model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sealtune.job.local import Local
 from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
-from sealtune.job.spec import Job, ModelSpec
+from sealtune.job.spec import Job, ModelSpec, placed
 from sealtune.model.files import model_files
 from sealtune.model.fit import check_tokenizer, fit_texts
 from sealtune.model.load import load_config, load_tokenizer
@@ -26,9 +28,11 @@ class ModelHoldings:
     """The model of the manifest lies here, and its plan follows from the settings.
 
     Attributes:
+        job: the signed settings, with this party's places.
         plan: where each module runs; its backbone is a file of this machine.
     """
 
+    job: Job
     plan: SlicePlan
 
 
@@ -64,28 +68,30 @@ class SiteHoldings(TaskHoldings):
         ]
 
 
-def hold_model(manifest: Manifest, job: Job, _site: str) -> ModelHoldings:
+def hold_model(manifest: Manifest, local: Local) -> ModelHoldings:
     """Compare the model's files, and the plan that follows from them.
 
     Raises:
         DigestMismatchError: they are not what was signed.
         ModelError: they cannot be used at all.
     """
+    job = place(manifest, local)
     check_found(manifest, Found(model=identify_model(job.model)))
     plan = make_plan(job, len(manifest.labels) or None)
     check_found(manifest, Found(plan=plan))
-    return ModelHoldings(plan)
+    return ModelHoldings(job, plan)
 
 
-def hold_task(manifest: Manifest, job: Job, site: str) -> TaskHoldings:
+def hold_task(manifest: Manifest, local: Local) -> TaskHoldings:
     """As ``hold_model``, and make the task."""
-    plan = hold_model(manifest, job, site).plan
+    held = hold_model(manifest, local)
+    job = held.job
     tokenizer = load_tokenizer(job.model)
     check_tokenizer(tokenizer, load_config(job.model))
-    return TaskHoldings(plan, task_of(job, manifest.labels, tokenizer))
+    return TaskHoldings(job, held.plan, task_of(job, manifest.labels, tokenizer))
 
 
-def hold_data(manifest: Manifest, job: Job, site: str) -> SiteHoldings:
+def hold_data(manifest: Manifest, local: Local) -> SiteHoldings:
     """As ``hold_task``, and compare the site's data.
 
     Raises:
@@ -95,12 +101,26 @@ def hold_data(manifest: Manifest, job: Job, site: str) -> SiteHoldings:
     from sealtune.data.digest import identify
     from sealtune.data.site import load_site
 
-    held = hold_task(manifest, job, site)
+    held, site = hold_task(manifest, local), local.site or ""
+    job = held.job
     data = load_site(job, site, manifest.labels)
     check_found(manifest, Found(data={site: identify(data)}))
     config = load_config(job.model)
     train, test = (fit_texts(held.task, config, part) for part in (data.train, data.test))
-    return SiteHoldings(held.plan, held.task, SiteTexts(train, test))
+    return SiteHoldings(job, held.plan, held.task, SiteTexts(train, test))
+
+
+def place(manifest: Manifest, local: Local) -> Job:
+    """The signed settings, with the places of the local file."""
+    where: dict[str, Any] = {}
+    if local.model is not None:
+        where = {"model": local.model.path, "revision": local.model.revision}
+    if local.data is not None:
+        of_sites = manifest.settings.sites.partition == "file"
+        for part in ("train", "test"):
+            file: Path = getattr(local.data, part)
+            where[part] = {local.site or "": file} if of_sites else file
+    return placed(manifest.settings, **where)
 
 
 def identify_model(spec: ModelSpec) -> ModelIdentity:

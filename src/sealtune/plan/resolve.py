@@ -21,7 +21,6 @@ from sealtune.errors import DataError, DigestMismatchError
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
 from sealtune.job.proposal import make_manifest
-from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.model.files import ModelFiles, model_files
 from sealtune.model.fit import check_tokenizer, fit_texts
@@ -57,7 +56,7 @@ class Resolution:
     def manifest(self, **terms: Any) -> Manifest:
         """What the participants are to sign; ``terms`` are those of ``make_manifest``."""
         return make_manifest(
-            Settings.of(self.job),
+            self.job.settings,
             labels=self.labels,
             model=self.model,
             plan=self.plan,

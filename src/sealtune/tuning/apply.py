@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from sealtune.errors import ConfigError, ModelError, Problem
-from sealtune.job.spec import TuningSpec
+from sealtune.job.sections import TuningSpec
 from sealtune.model.trainable import trainable_state
 from sealtune.tuning.head import head_first_value
 from sealtune.tuning.registry import registered, sections

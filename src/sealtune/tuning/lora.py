@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import AdapterMismatchError, ModelError, TargetModulesError
-from sealtune.job.spec import LoraSpec
+from sealtune.job.sections import LoraSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ModelError
-from sealtune.job.spec import TuningSpec
+from sealtune.job.sections import TuningSpec
 
 if TYPE_CHECKING:
     from sealtune.tuning.tuner import Tuner

@@ -53,15 +53,15 @@ class FederatedServer:
 
     def __init__(self, admitted: Admitted, emit: Emit) -> None:
         self._manifest = admitted.manifest
-        self._sites = admitted.job.sites.names
-        self._rounds = admitted.job.job.rounds
+        self._sites = admitted.settings.sites.names
+        self._rounds = admitted.settings.job.rounds
         self._shapes = admitted.plan.trainable
-        self._questions_per_row = 1 if admitted.labels else admitted.job.data.max_tokens
+        self._questions_per_row = 1 if admitted.labels else admitted.settings.data.max_tokens
         self._bounds = {
-            site: UpdateBound(admitted.job.train, data.train_rows, admitted.plan.first_values)
+            site: UpdateBound(admitted.settings.train, data.train_rows, admitted.plan.first_values)
             for site, data in self._manifest.data.items()
         }
-        self._aggregation = aggregation_named(admitted.job.train.aggregation)
+        self._aggregation = aggregation_named(admitted.settings.train.aggregation)
         self._emit = emit
         self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sealtune.errors import UpdateBoundError
-from sealtune.job.spec import TrainSpec
+from sealtune.job.sections import TrainSpec
 from sealtune.methods.federated.adapter import Tensors
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # torch's defaults, with which every site trains

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.errors import AdapterMismatchError
-from sealtune.job.spec import SpfSpec
+from sealtune.job.sections import SpfSpec
 from sealtune.model.load import HEAD
 from sealtune.tuning.head import fresh_head
 from sealtune.tuning.registry import SPF_CONFIG, SPF_WEIGHTS

@@ -1,0 +1,239 @@
+"""The sections of ``job.toml`` that name no place, as typed, frozen models.
+
+Numbers are strict: ``rounds = "3"`` and ``rounds = true`` are errors. The text below a key is the
+only one: the file that ``sealtune init`` writes and the tables of ``docs/job-file.md`` follow from
+it, as what is said of a wrong value follows from the types.
+
+Trust domain: every process; settings only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from sealtune.errors import Problem
+from sealtune.job.method import Attested
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+NonEmpty = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
+Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None
+Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
+EvidenceKind = Literal["simulated", "sgx", "tdx", "sev-snp"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class JobSpec(Section):
+    """``[job]``: what this run is called, how it tunes, and how long it goes on."""
+
+    name: Name = Field(examples=["my-job"])
+    """Name of the run; its results are in `runs/<name>/`."""
+    method: Literal["federated-lora", "split"] = "federated-lora"
+    """`federated-lora`: an enclave at each site tunes, a server enclave averages. `split`: the
+    first blocks run at the sites, without a TEE; one large server enclave tunes the rest."""
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
+    """Fixes how rows are dealt out and drawn, first values and order; never keys or pads."""
+    rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
+    """How often sites train and the server averages; in a split job, tests and checkpoints."""
+
+
+class SitesSpec(Section):
+    """``[sites]``: who takes part, and how a pooled file is dealt out among them."""
+
+    names: tuple[Name, ...] = Field(
+        min_length=1, max_length=64, examples=[["north", "south", "west"]]
+    )
+    """Who takes part, each name once."""
+    partition: Literal["dirichlet", "label", "file"] = Field(default="file", examples=["dirichlet"])
+    """How a pooled file is dealt out: by random shares of each class, or whole classes in turn."""
+    alpha: float = Field(default=0.5, gt=0, le=1000, strict=True, examples=[0.3])
+    """For `dirichlet`: 0.1 makes sites very different, 100 nearly alike."""
+
+    @field_validator("names")
+    @classmethod
+    def _names_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
+
+
+class LoraSpec(Section):
+    """``[tuning.lora]``: the adapter, in PEFT's words."""
+
+    rank: int = Field(default=8, ge=1, le=1024, strict=True)
+    """Rank of the adapter's matrices."""
+    alpha: float = Field(default=16, gt=0, strict=True)
+    """The adapter is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1, strict=True)
+    """Dropout before the adapter while training."""
+    targets: ModuleNames | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Linear layers that get an adapter, by the end of their name."""
+    layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
+    """Only these blocks get adapters, in a split job behind the cut; without it, all."""
+
+
+class SpfSpec(Section):
+    """``[tuning.spf]``: whole attention heads, a share of each block's (``tuning/spf``)."""
+
+    qkv: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the heads (and key/value heads) whose query, key and value rows are tuned."""
+    dense: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the heads whose columns of the attention's output projection are tuned."""
+    select: Literal["l1-largest", "l1-smallest", "random", "gradient", "activation"] = "l1-largest"
+    """What ranks heads: their weights' L1 norm, the seed, or four batches' gradients or outputs."""
+    layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
+    """Only these blocks are tuned; without it, all behind the cut."""
+
+    @model_validator(mode="after")
+    def _tunes_something(self) -> Self:
+        if self.qkv == 0 and self.dense == 0:
+            raise ValueError("qkv and dense are both 0, so nothing would be tuned")
+        return self
+
+
+class TuningSpec(Section):
+    """``[tuning]``: what is trained: LoRA, SPF, or both.
+
+    Left empty, it is LoRA. LoRA's keys may stand in ``[tuning]`` itself: ``[tuning] rank = 4`` is
+    short for ``[tuning.lora] rank = 4``.
+    """
+
+    lora: LoraSpec | None = None
+    """Low-rank adapters; without `lora` and `spf`, there is `lora` with its defaults."""
+    spf: SpfSpec | None = None
+    """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        short = {key: values[key] for key in LoraSpec.model_fields if key in values}
+        rest = {key: value for key, value in values.items() if key not in short}
+        if rest.get("method") == "lora":
+            del rest["method"]
+            short.setdefault("rank", LoraSpec().rank)
+        if short and "lora" not in rest:
+            rest["lora"] = short
+        elif short:
+            raise ValueError("has keys of LoRA beside a table lora: move them into [tuning.lora]")
+        if all(rest.get(name) is None for name in cls.model_fields):
+            rest["lora"] = {}
+        return rest
+
+
+class ProtectionSpec(Section):
+    """``[protection]``: what the accelerator may see, and what shows that an enclave is one."""
+
+    protect: Literal["adapter+data", "adapter", "insecure-none"] = "adapter+data"
+    """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
+    integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
+    """A wrong product of the accelerator is missed with probability at most 2^-bits per step."""
+    attestation: EvidenceKind | dict[Attested, EvidenceKind] = "simulated"
+    """Evidence of the enclaves; `simulated` protects nothing, and results say so.
+
+    One kind for all enclaves, or a table `{server = kind, site = kind}`; a split job's sites sign
+    with their key instead. Any other kind needs measurements: `sealtune job build --policy`."""
+
+    def evidence(self, role: Attested) -> EvidenceKind:
+        """The kind of evidence that the enclave of this role shows."""
+        if isinstance(self.attestation, dict):
+            return self.attestation[role]
+        return self.attestation
+
+
+class TrainSpec(Section):
+    """``[train]``: optimisation; in a federated job, between two aggregations."""
+
+    steps_per_round: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch"] = "epoch"
+    """Optimizer steps in each round, of each site or the server; or one pass over the examples."""
+    batch_size: int = Field(default=16, ge=1, strict=True)
+    """Rows in a step."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
+    """Of AdamW."""
+    weight_decay: float = Field(default=0.0, ge=0, strict=True)
+    """Of AdamW."""
+    eval_batch_size: int = Field(default=32, ge=1, strict=True)
+    """Rows evaluated at once."""
+    aggregation: Name = "fedavg"
+    """What the server makes of the sites' adapters: `fedavg` is their mean, weighted by rows."""
+
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        if self.learning_rate * self.weight_decay > 1:
+            raise ValueError("learning_rate times weight_decay is above 1: no step may pass 0")
+        return self
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of one round on so many examples."""
+        if isinstance(self.steps_per_round, int):
+            return self.steps_per_round
+        return max(1, examples // self.batch_size)
+
+
+class SplitSpec(Section):
+    """``[split]``: where a split job cuts the model, and how the server enclave computes."""
+
+    cut: Annotated[int, Field(ge=1, strict=True)] | Share = Field(examples=[0.5])
+    """Blocks that run at the sites, or their share of all blocks."""
+    activations: Literal["bf16", "int8", "fp32"] = "bf16"
+    """How cut activations travel and are kept: 2, 1 or 4 bytes a value."""
+    compute: Literal["fp32", "bf16"] = "fp32"
+    """Type of the frozen weights in the server enclave; what is tuned is float32."""
+    checkpointing: bool = Field(default=False, strict=True)
+    """Compute activations anew in the backward pass: less memory, more time."""
+
+
+class NetworkSpec(Section):
+    """``[network]``: patience and quorum."""
+
+    min_sites: int | None = Field(default=None, ge=1, strict=True, examples=[2])
+    """Sites whose updates a round needs, or whose samples a split job needs; without it, all."""
+    deadline: float = Field(default=1800.0, gt=0, strict=True)
+    """Seconds that a site may take for one message; one that takes longer is reported as late."""
+
+
+def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise ValueError if one of them stands there twice."""
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(map(repr, twice))} more than once")
+    return values
+
+
+def faults(error: ValidationError, whole: str = "file") -> list[Problem]:
+    """What a model says of values that it does not take; ``whole``: what stands there of itself."""
+    return [
+        Problem(".".join(map(str, fault["loc"])) or whole, fault["msg"])
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def rule_error(title: str, problems: Sequence[Problem]) -> ValidationError:
+    """The error of a model whose keys are well-formed and do not go together."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("rule", "{message}", {"message": problem.message}),
+            loc=tuple(problem.key.split(".")),
+            input=None,
+        )
+        for problem in problems
+    ]
+    return ValidationError.from_exception_data(title, details)
