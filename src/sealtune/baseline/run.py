@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
+from operator import mul
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 import sealtune
-from sealtune.baseline.progress import Steps
-from sealtune.baseline.workbench import Workbench, weighted_mean
+from sealtune.baseline.progress import Bar
+from sealtune.baseline.workbench import State, Workbench, weighted_mean
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
-from sealtune.model.texts import Texts
+from sealtune.model.texts import join
 from sealtune.model.training import Evaluation
 
 Kind = Literal["local", "pooled", "plain-federated"]
@@ -50,24 +51,26 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         ConfigError: there is no such kind.
         StorageError: the file cannot be written.
     """
-    work = {"local": _local, "pooled": _pooled, "plain-federated": _federated}.get(kind)
-    if work is None:
+    if kind not in KINDS:
         problem = Problem("--baseline", f"'{kind}' is not one of {', '.join(KINDS)}")
         raise ConfigError("command line", [problem])
     start = perf_counter()
     bench = Workbench(job)
-    total = job.job.rounds * sum(_steps(job, data.train) for data in bench.sites.values())
-    with Steps(f"baseline {kind}", total, quiet=quiet) as steps:
-        steps.phase("test before training")
+    steps = job.job.rounds * sum(job.train.steps(len(d.train)) for d in bench.sites.values())
+    with Bar(f"baseline {kind}", steps, quiet=quiet) as bar:
+        bar.phase("test before training")
         before = bench.test(bench.initial)
-        result = work(job, bench, steps)
+        states, curve = _train(job, bench, kind, bar)
+        bar.phase("test")
+        scores = _test(bench, kind, states)
     report = {
         "kind": kind,
-        "accuracy_before": _pooled_accuracy(before),
-        **result,
+        "accuracy_before": _pooled_accuracy(before.values()),
+        **scores,
+        "loss_curve": curve,
         "seconds": round(perf_counter() - start, 3),
         "seed": job.job.seed,
-        "steps": total,
+        "steps": steps,
         "versions": _versions(),
     }
     text = json.dumps(report, indent=2) + "\n"
@@ -75,101 +78,49 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
     return report
 
 
-def _local(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
-    curves: list[list[float]] = []
+def _train(
+    job: Job, bench: Workbench, kind: Kind, bar: Bar
+) -> tuple[dict[str, State], list[float]]:
+    """Each participant's adapter after the last round, and the mean training loss by round.
+
+    The loss is weighted by examples, as in the run's own curve.
+    """
+    texts = {site: data.train for site, data in bench.sites.items()}
+    steps = {site: job.train.steps(len(data)) for site, data in texts.items()}
+    if kind == "pooled":
+        texts, steps = {"all": join(list(texts.values()))}, {"all": sum(steps.values())}
+    weights = [len(data) for data in texts.values()]
+    states: dict[str, State] = dict.fromkeys(texts, bench.initial)
+    curve = []
+    for number in range(1, job.job.rounds + 1):
+        losses = []
+        for site, data in texts.items():
+            bar.phase(f"{site}, round {number}")
+            states[site], result = bench.train(
+                states[site], data, round=number, site=site, steps=steps[site], on_step=bar.step
+            )
+            losses.append(result.train_loss)
+        curve.append(sum(map(mul, losses, weights)) / sum(weights))
+        if kind == "plain-federated":
+            states = dict.fromkeys(states, weighted_mean(list(states.values()), weights))
+    return states, curve
+
+
+def _test(bench: Workbench, kind: Kind, states: Mapping[str, State]) -> dict[str, Any]:
+    """Accuracies; of ``local`` each site's rows under its own adapter, and all rows under it."""
     per_site: dict[str, Any] = {}
-    for site, data in bench.sites.items():
-        state, curve = bench.initial, []
-        for number in range(1, job.job.rounds + 1):
-            steps.phase(f"{site} alone, round {number}")
-            state, result = bench.train(
-                state,
-                data.train,
-                round=number,
-                site=site,
-                steps=_steps(job, data.train),
-                on_step=steps.advance,
-            )
-            curve.append(result.train_loss)
-        steps.phase(f"{site} alone, test")
-        answers = bench.test(state)
-        per_site[site] = {
-            **_score(answers[site]),
-            "accuracy_all_rows": _pooled_accuracy(answers),
-        }
-        curves.append(curve)
-    mean = _mean([value["accuracy_all_rows"] for value in per_site.values()])
-    return {
-        "accuracy_after": mean,
-        "mean_accuracy": mean,
-        "per_site": per_site,
-        "loss_curve": _weighted_curve(curves, bench),
-    }
-
-
-def _pooled(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
-    everything = bench.everything()
-    state, curve = bench.initial, []
-    for number in range(1, job.job.rounds + 1):
-        steps.phase(f"all data, round {number}")
-        state, result = bench.train(
-            state,
-            everything,
-            round=number,
-            site="all",
-            steps=sum(_steps(job, data.train) for data in bench.sites.values()),
-            on_step=steps.advance,
-        )
-        curve.append(result.train_loss)
-    return _finish(bench, state, curve, steps)
-
-
-def _federated(job: Job, bench: Workbench, steps: Steps) -> dict[str, Any]:
-    state = bench.initial
-    curves: list[list[float]] = [[] for _ in bench.sites]
-    weights = [len(data.train) for data in bench.sites.values()]
-    for number in range(1, job.job.rounds + 1):
-        updates = []
-        for place, (site, data) in enumerate(bench.sites.items()):
-            steps.phase(f"{site}, round {number}")
-            update, result = bench.train(
-                state,
-                data.train,
-                round=number,
-                site=site,
-                steps=_steps(job, data.train),
-                on_step=steps.advance,
-            )
-            updates.append(update)
-            curves[place].append(result.train_loss)
-        state = weighted_mean(updates, weights)
-    return _finish(bench, state, _weighted_curve(curves, bench), steps)
-
-
-def _steps(job: Job, texts: Texts) -> int:
-    """Steps of a round on ``texts``."""
-    return job.train.steps(len(texts))
-
-
-def _finish(bench: Workbench, state: Any, curve: list[float], steps: Steps) -> dict[str, Any]:
-    steps.phase("test")
-    answers = bench.test(state)
-    per_site = {site: _score(result) for site, result in answers.items()}
-    return {
-        "accuracy_after": _pooled_accuracy(answers),
-        "mean_accuracy": _mean([value["accuracy"] for value in per_site.values()]),
-        "per_site": per_site,
-        "loss_curve": curve,
-    }
-
-
-def _weighted_curve(curves: Sequence[Sequence[float]], bench: Workbench) -> list[float]:
-    """Mean training loss by round over sites, weighted by examples as in the run's own curve."""
-    weights = [len(data.train) for data in bench.sites.values()]
-    return [
-        sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
-        for losses in zip(*curves, strict=True)
-    ]
+    if kind == "local":
+        for site, state in states.items():
+            answers = bench.test(state)
+            every = _pooled_accuracy(answers.values())
+            per_site[site] = {**_score(answers[site]), "accuracy_all_rows": every}
+        mean = after = _mean(value["accuracy_all_rows"] for value in per_site.values())
+    else:
+        answers = bench.test(next(iter(states.values())))
+        per_site = {site: _score(result) for site, result in answers.items()}
+        after = _pooled_accuracy(answers.values())
+        mean = _mean(value["accuracy"] for value in per_site.values())
+    return {"accuracy_after": after, "mean_accuracy": mean, "per_site": per_site}
 
 
 def _score(result: Evaluation) -> dict[str, Any]:
@@ -177,12 +128,12 @@ def _score(result: Evaluation) -> dict[str, Any]:
     return {"accuracy": accuracy, "total": result.total, "loss": result.loss}
 
 
-def _pooled_accuracy(answers: Mapping[str, Evaluation]) -> float | None:
-    total = sum(result.total for result in answers.values())
-    return sum(result.correct for result in answers.values()) / total if total else None
+def _pooled_accuracy(answers: Collection[Evaluation]) -> float | None:
+    total = sum(result.total for result in answers)
+    return sum(result.correct for result in answers) / total if total else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else None
 

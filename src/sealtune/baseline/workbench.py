@@ -44,7 +44,7 @@ class Workbench:
         }
 
         def calibrate() -> Tensor:
-            data = self.everything()
+            data = join([data.train for data in self.sites.values()])
             first = range(min(job.train.batch_size, len(data)))
             return self._task.loss(base, data.batch(first))
 
@@ -58,23 +58,12 @@ class Workbench:
         )
         self.initial = self.state()
 
-    def everything(self) -> Texts:
-        """All sites' training texts."""
-        return join([data.train for data in self.sites.values()])
-
     def state(self) -> dict[str, Tensor]:
         """A copy of the adapter as it is now."""
         return {name: tensor.clone() for name, tensor in trainable_state(self._model).items()}
 
     def train(
-        self,
-        state: State,
-        data: Texts,
-        *,
-        round: int,
-        site: str,
-        steps: int,
-        on_step: OnStep,
+        self, state: State, data: Texts, *, round: int, site: str, steps: int, on_step: OnStep
     ) -> tuple[dict[str, Tensor], RoundResult]:
         """Train ``state`` on ``data`` for one round, as a client enclave would."""
         load_trainable_state(self._model, state)
