@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -56,21 +55,13 @@ def main() -> int:
     config = json.loads(Path(sys.argv[1]).read_text())
     stop = threading.Event()
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
     try:
         server = Server(_engine(config), config["listen"])
     except SealtuneError as error:
-        _emit(
-            event="error",
-            code=error.exit_code,
-            error=type(error).__name__,
-            message=error.message,
-            hint=error.hint,
-        )
+        what = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        _emit(event="error", code=error.exit_code, **what)
         return error.exit_code
     threading.Thread(target=server.serve_forever, daemon=True).start()
     _emit(event="ready", arithmetic=server.engine.arithmetic)

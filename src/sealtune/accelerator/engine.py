@@ -6,7 +6,8 @@ Trust domain: accelerator (untrusted).
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -47,7 +48,7 @@ class Engine:
         self._device = torch.device(device)
         self.arithmetic = kernels.arithmetic(self._device)
         self._prefix = prefix
-        self._lock = threading.Lock()  # sites share the cores; taking turns is fastest
+        self._lock = threading.Lock()
         self.calls = 0
         self.busy_seconds = 0.0
         with safe_open(backbone, framework="pt") as file:
@@ -64,19 +65,14 @@ class Engine:
         Raises:
             AcceleratorLostError: no such group.
         """
-        weight = self._weight(group)
-        outer, inner = weight.shape
+        outer, inner = self._weight(group).shape
         return (outer, inner) if backward else (inner, outer)
 
     def product(self, group: str, codes: Tensor, *, backward: bool) -> Tensor:
         """int32 [T, K] -> int32 [T, N] mod 2^32 (backward: [T, N] -> [T, K])."""
         weight = self._weight(group)
-        with self._lock:
-            start = perf_counter()
-            result = ring.product(codes.to(self._device), weight if backward else weight.t()).cpu()
-            self.busy_seconds += perf_counter() - start
-            self.calls += 1
-        return result
+        with self._turn():
+            return ring.product(codes.to(self._device), weight if backward else weight.t()).cpu()
 
     def prefix(self, input_ids: Tensor) -> Tensor:
         """int64 [B, T] -> float32 [B, T, D] after the plain leading blocks.
@@ -86,15 +82,20 @@ class Engine:
         """
         if self._prefix is None:
             raise AcceleratorLostError("this job has no plain blocks")
-        with self._lock:
-            start = perf_counter()
-            hidden = self._prefix(input_ids)
-            self.busy_seconds += perf_counter() - start
-            self.calls += 1
-        return hidden
+        with self._turn():
+            return self._prefix(input_ids)
 
     def close(self) -> None:
         """Nothing to let go of; the engine can stand in for a remote accelerator."""
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One call at a time, counted: sites share the cores, and taking turns is fastest."""
+        with self._lock:
+            start = perf_counter()
+            yield
+            self.busy_seconds += perf_counter() - start
+            self.calls += 1
 
     def _weight(self, group: str) -> Tensor:
         try:

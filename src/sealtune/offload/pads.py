@@ -67,12 +67,8 @@ class PadStream:
 
     def __init__(self, purpose: str) -> None:
         info = b"sealtune pad v1 " + purpose.encode()
-        self._key = HKDF(
-            algorithm=hashes.SHA256(),
-            length=32,
-            salt=None,
-            info=info,
-        ).derive(secrets.token_bytes(32))
+        hkdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
+        self._key = hkdf.derive(secrets.token_bytes(32))
         self._next = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()

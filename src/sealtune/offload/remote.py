@@ -52,8 +52,8 @@ class RemoteAccelerator:
         address: str,
         groups: Sequence[LinearGroup],
         *,
-        timeout: float = 600.0,
-        patience: float = 0.0,
+        timeout: float = 600,
+        patience: float = 0,
     ) -> Self:
         """Connect to ``unix:/path`` or ``tcp:host:port``.
 
@@ -88,7 +88,9 @@ class RemoteAccelerator:
         """See ``Accelerator.product``."""
         rows, cols = codes.shape
         meta = {"group": group, "backward": backward, "rows": rows}
-        columns = self._result_columns(group, backward)
+        columns = self._columns.get((group, backward))
+        if columns is None:
+            raise AcceleratorLostError(f"group {group} is not in the slice plan")
         if self._shared_memory:
             arena = self._reserve(rows * max(cols, columns) * 4)
             arena.codes(rows, cols).copy_(codes)
@@ -127,12 +129,6 @@ class RemoteAccelerator:
                 self._arena.close()
                 self._arena = None
 
-    def _result_columns(self, group: str, backward: bool) -> int:
-        try:
-            return self._columns[group, backward]
-        except KeyError:
-            raise AcceleratorLostError(f"group {group} is not in the slice plan") from None
-
     def _reserve(self, size: int) -> wire.Arena:
         if self._arena is None or self._arena.size < size:
             if self._arena is not None:
@@ -150,16 +146,10 @@ class RemoteAccelerator:
             frames.send(self._sock, frame)
             if descriptor is not None:
                 wire.send_descriptor(self._sock, descriptor)
-        except OSError as error:
-            raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
-        return self._expect(expected, limit)
-
-    def _expect(self, kind: str, limit: int) -> Frame:
-        try:
             answer = frames.receive(self._sock, max_body=limit)
         except (OSError, EOFError, FrameError) as error:
             raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
-        if answer.kind != kind:
+        if answer.kind != expected:
             message = str(answer.meta.get("message", answer.kind))[:500]
             raise AcceleratorLostError(f"the accelerator refused: {printable(message)}", hint=_HINT)
         return answer

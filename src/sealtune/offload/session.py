@@ -6,7 +6,6 @@ Trust domain: client enclave.
 from __future__ import annotations
 
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -118,22 +117,17 @@ class OffloadSession:
                 bias = getattr(layer, "bias", None)
                 frozen_bias = None if bias is None else bias.detach().to(torch.float32).clone()
                 model.set_submodule(path, MaskedLinear(shared, index, frozen_bias))
-        if self.plan.prefix_blocks:
-            self._install_prefix(model, by_name)
-        model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
-
-    def _begin_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.begin_step(_rows(args, kwargs), backward=torch.is_grad_enabled())
-
-    def _install_prefix(self, model: nn.Module, by_name: dict[str, str]) -> None:
-        for module in self.plan.modules:
-            if module.placement != "plain":
-                continue
+        plain = [m for m in self.plan.modules if m.placement == "plain"]
+        for module in plain if self.plan.prefix_blocks else ():
             path = _existing(by_name, module.name)
             if module.role == "embedding":
                 model.set_submodule(path, PlainPrefix(self._accelerator, self.seconds))
             elif module.role == "block":
                 model.set_submodule(path, PassThrough())
+        model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
+
+    def _begin_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.begin_step(_rows(args, kwargs), backward=torch.is_grad_enabled())
 
     def begin_step(self, tokens: int, *, backward: bool) -> None:
         """Make the pads of one step, and throw away what the last one left.
@@ -164,12 +158,7 @@ class OffloadSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
