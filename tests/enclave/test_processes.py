@@ -19,6 +19,7 @@ import pytest
 from sealtune.errors import FederationError
 from sealtune.federation.enclave_link import Outcome, ServerEnclave, deliver
 from sealtune.job.local import Local
+from sealtune.job.local_file import anchored
 from sealtune.launch import environment
 from sealtune.launch.parties import command
 from tests.enclave.flow import SITES, make_job, sign_job
@@ -57,7 +58,7 @@ class Processes:
     clients: dict[str, Process]
 
     def __init__(self, parties: dict[str, Local], sockets: Path) -> None:
-        self.parties = {name: party.anchored(sockets) for name, party in parties.items()}
+        self.parties = {name: anchored(party, sockets) for name, party in parties.items()}
         for name in parties:
             if name not in SITES:
                 setattr(self, name, self.start(name))

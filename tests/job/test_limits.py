@@ -431,7 +431,7 @@ def test_a_job_file_at_its_bound(tmp_path: Path) -> None:
     path.write_text(text.ljust(1 << 20, "x"))
     assert load.load_job(path).job.name == "demo"
     path.write_text(text.ljust((1 << 20) + 1, "x"))
-    with pytest.raises(ConfigError, match="a job file has at most 1048576"):
+    with pytest.raises(ConfigError, match="at most 1048576 bytes"):
         load.load_job(path)
 
 
@@ -442,7 +442,7 @@ def test_a_local_file_at_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="Invalid JSON"):
         local.read_local(path)
     monkeypatch.setattr(local, "MAX_BYTES", 64)
-    with pytest.raises(ConfigError, match="has more than 64 bytes"):
+    with pytest.raises(ConfigError, match="at most 64 bytes"):
         local.read_local(path)
 
 

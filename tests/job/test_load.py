@@ -147,11 +147,12 @@ def test_advice_on_quotes_is_given_where_quotes_are_missing(tmp_path: Path) -> N
 
 
 def test_a_file_that_turns_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert faults(write(tmp_path)) == {"file": "cannot be read: permission denied"}
+    job = write(tmp_path)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert faults(job) == {"file": "cannot be read: permission denied"}
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_other_bytes_are_refused(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_there_or_too_long(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_local(tmp_path / "none.json")
-    with pytest.raises(ConfigError, match="more than 1048576 bytes"):
+    with pytest.raises(ConfigError, match="at most 1048576 bytes"):
         read(tmp_path, " " * (1 << 20) + "7")
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from sealtune import launch, report
 from sealtune.cli import run as cli
+from sealtune.cli.results import show_results
 from sealtune.errors import (
     ConfigError,
     DataError,
@@ -236,6 +237,6 @@ def test_results_of_a_run_that_got_nowhere(tmp_path: Path) -> None:
     """No figure is invented, and none is needed to print the rest."""
     folder = write_run(tmp_path / "x", [{"event": "start", "role": "launcher", "time": 1.0}])
     console = Console(file=io.StringIO(), width=100)
-    cli.show_results(report.build_summary(folder), folder, folder / "report.html", console)
+    show_results(report.build_summary(folder), folder, folder / "report.html", console)
     assert isinstance(console.file, io.StringIO)
     assert "NOT CONFIDENTIAL" in console.file.getvalue()

@@ -20,7 +20,6 @@ from sealtune.errors import PortInUseError, StorageError
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant
 from sealtune.job.proposal import wrap
-from sealtune.job.settings import Settings
 from sealtune.job.spec import Job
 from sealtune.launch import run
 from sealtune.launch.parties import MANIFEST
@@ -39,7 +38,7 @@ def fake_job(folder: Path, sites: tuple[str, ...] = ("a", "b"), **fake: Any) -> 
     content["sites"]["names"] = sites
     key = public_hex(KEYS["clinic"].public_key())
     manifest = make_manifest(
-        settings=Settings.of(Job.model_validate(content)),
+        settings=Job.model_validate(content).settings,
         data=dict.fromkeys(sites, DATA),
         participants=(Participant(org="clinic", key=key, sites=sites),),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sealtune.cli.run import show_results
+from sealtune.cli.results import show_results
 from sealtune.report import build_summary
 from tests.report import sample_split as sample
 from tests.report.sample_run import Clock, Json, write_run

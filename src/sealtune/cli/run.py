@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,6 @@ from sealtune.job.storage import private_files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from rich.console import Console
 
     from sealtune.job.dsse import Envelope
     from sealtune.job.local import Local
@@ -260,6 +259,7 @@ def _launch(
     from sealtune import launch, report
     from sealtune.attest.evidence import Kind
     from sealtune.attest.platforms import platform
+    from sealtune.cli.results import show_results
     from sealtune.job.dsse import Envelope
     from sealtune.job.manifest import open_manifest
     from sealtune.party.trust import SERVER
@@ -302,88 +302,3 @@ def _baseline(job: Job, kind: Baseline, run_dir: Path) -> None:
     baseline.run(job, kind.value, run_dir)
     if (run_dir / "metrics.jsonl").exists():
         typer.echo(f"report: {report.write(run_dir)}")
-
-
-def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console: Console) -> None:
-    """Print what came out of a run: figures, files, and whether it was confidential.
-
-    Args:
-        summary: as in ``summary.json``.
-        run_dir: the run's folder.
-        page: the report.
-        console: where.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    from sealtune.cli.signing import KEYS
-    from sealtune.report.methods import view_of
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    for heading in (f"{summary['metric']} before", "after", "test rows", "training examples"):
-        table.add_column(heading, justify="right")
-    for name, site in summary["per_site"].items():
-        table.add_row(
-            Text(name),
-            _percent(site["accuracy_before"]),
-            _percent(site["accuracy_after"]),
-            _count(site["test_rows"]),
-            _count(site["examples"]),
-        )
-    table.add_row(
-        Text("all sites", style="bold"),
-        _percent(summary["accuracy_before"]),
-        Text(_percent(summary["accuracy_after"]), style="bold"),
-        _count(summary["test_rows_after"]),
-        "",
-    )
-    if summary["majority_class"] is not None:
-        guess = _percent(summary["majority_class"])
-        table.add_row(Text("always the largest class", style="dim"), "", guess, "", "")
-    console.print()
-    console.print(table)
-    console.print()
-    _show_costs(summary, console)
-    for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
-        if path.exists():
-            console.print(Text.assemble((f"{name:8}", "dim"), str(path)), soft_wrap=True)
-    method = view_of(summary["method"]).method
-    if method.server_trains and summary["split"]["release"] == "never":
-        signed = "" if (run_dir / KEYS).is_dir() else " --key ORG.key"
-        words = f"kept in the server enclave: sealtune predict --run {run_dir}{signed} --text ..."
-        console.print(Text.assemble(("adapter ", "dim"), words), soft_wrap=True)
-    console.print()
-    if summary["confidential"] is not True:
-        kinds = " and ".join(summary["evidence"]) or "no"
-        who = "server enclave" if method.sites_sign else "enclaves"
-        words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
-        console.print(Text(words, style="bold red"), soft_wrap=True)
-
-
-def _show_costs(summary: Mapping[str, Any], console: Console) -> None:
-    from rich.text import Text
-
-    from sealtune.report.methods import view_of
-
-    one_method_only = ("accelerator", "pads", "server")
-    parts = {
-        name: summary["shares"][name]
-        for name in ("enclave", *one_method_only, "network", "waiting", "other")
-        if summary["shares"][name]
-        or (summary["shares"][name] is not None and name not in one_method_only)
-    }
-    if view_of(summary["method"]).method.server_trains:
-        parts = {"sites" if name == "enclave" else name: share for name, share in parts.items()}
-    shares = ", ".join(f"{name} {_percent(share, 0)}" for name, share in parts.items())
-    total = summary["seconds"]["total"]
-    took = "" if total is None else f"{total:.0f} s"
-    console.print(Text.assemble(("time    ", "dim"), f"{took}  {shares}"), soft_wrap=True)
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{share:.{digits}%}"
-
-
-def _count(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}"

@@ -33,6 +33,7 @@ from sealtune.errors import (
     UnknownKeyError,
 )
 from sealtune.job.keys import fingerprint
+from sealtune.job.storage import read_bounded
 
 MAX_PAYLOAD = 8 << 20  # bytes; a manifest has some 100 KiB, most of it the slice plan
 MAX_SIGNATURES = 64
@@ -80,9 +81,17 @@ class Envelope:
         if len(data) > MAX_ENVELOPE:
             raise _malformed(f"is {len(data)} bytes long, at most {MAX_ENVELOPE} are allowed")
         try:
-            return cls.from_object(json.loads(data, object_pairs_hook=_distinct))
+            content = json.loads(data, object_pairs_hook=_distinct)
         except (ValueError, RecursionError) as error:
             raise _malformed("is not JSON") from error
+        fields = _fields(content, "payload", "payloadType", "signatures")
+        kind, signatures = fields["payloadType"], fields["signatures"]
+        if not isinstance(kind, str) or not kind.isascii() or len(kind) > 200:
+            raise _malformed("its payloadType is not a short text")
+        if not isinstance(signatures, list) or len(signatures) > MAX_SIGNATURES:
+            raise _malformed(f"its signatures are not a list of at most {MAX_SIGNATURES}")
+        payload = _bytes(fields["payload"], "payload", MAX_PAYLOAD)
+        return cls(kind, payload, tuple(_signature(one) for one in signatures))
 
     @classmethod
     def read(cls, path: Path) -> Envelope:
@@ -91,35 +100,12 @@ class Envelope:
         Raises:
             MalformedManifestError: unreadable, or no envelope.
         """
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_ENVELOPE + 1)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise MalformedManifestError(
-                f"the manifest {path} cannot be read: {reason}",
-                hint="`sealtune job build JOB.toml -o job.manifest.json` writes one",
-            ) from error
-        return cls.decode(data)
 
-    @classmethod
-    def from_object(cls, value: object) -> Envelope:
-        """The envelope of a parsed JSON object.
+        def failure(words: str) -> MalformedManifestError:
+            hint = "`sealtune job build JOB.toml -o job.manifest.json` writes one"
+            return MalformedManifestError(f"the manifest {path} {words}", hint=hint)
 
-        Raises:
-            MalformedManifestError: not exactly such an object.
-        """
-        fields = _fields(value, "payload", "payloadType", "signatures")
-        kind, signatures = fields["payloadType"], fields["signatures"]
-        if not isinstance(kind, str) or not kind.isascii() or len(kind) > 200:
-            raise _malformed("its payloadType is not a short text")
-        if not isinstance(signatures, list) or len(signatures) > MAX_SIGNATURES:
-            raise _malformed(f"its signatures are not a list of at most {MAX_SIGNATURES}")
-        return cls(
-            payload_type=kind,
-            payload=_bytes(fields["payload"], "payload", MAX_PAYLOAD),
-            signatures=tuple(_signature(one) for one in signatures),
-        )
+        return cls.decode(read_bounded(path, MAX_ENVELOPE, failure))
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from sealtune.errors import ConfigError, KeyFileError, MalformedManifestError, Problem, StorageError
 from sealtune.job.keys import public_from_hex, public_hex
-from sealtune.job.storage import storage_error
+from sealtune.job.storage import read_bounded, storage_error
 
 MAX_FILE = 1 << 14  # bytes; a key file has about 120
 PRIVATE, PUBLIC = ".key", ".pub"
@@ -125,17 +125,10 @@ def public_pem(key: Ed25519PublicKey) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise KeyFileError(
-            f"key file {path} cannot be read: {reason}", hint="`sealtune keys new ORG` makes a key"
-        ) from error
-    if len(data) > MAX_FILE:
-        raise KeyFileError(f"{path} is too long for a key file")
-    return data
+    def failure(words: str) -> KeyFileError:
+        return KeyFileError(f"key file {path} {words}", hint="`sealtune keys new ORG` makes a key")
+
+    return read_bounded(path, MAX_FILE, failure)
 
 
 def _create(path: Path, data: bytes, mode: int) -> None:

@@ -33,6 +33,7 @@ from sealtune.job.sections import (
 from sealtune.job.settings import disagreements, method_disagreements
 from sealtune.job.sources import SUFFIXES, is_hub_data
 from sealtune.job.spec import DataSpec, Job, ModelSpec
+from sealtune.job.storage import read_bounded, reason
 
 MAX_JOB_BYTES = 1 << 20
 
@@ -83,30 +84,32 @@ def check_files(job: Job) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file.
+
+    Raises:
+        ConfigError: it cannot be read, is too long, or is not TOML.
+    """
+
+    def failure(words: str, place: str = "file", hint: str = "") -> ConfigError:
+        return ConfigError(str(path), [Problem(place, words)], hint=hint)
+
     try:
         if not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "there is no such file"
-            raise ConfigError(
-                str(path), [Problem("file", what)], hint="`sealtune init` writes a job file"
-            )
-        data = path.read_bytes()
+            raise failure(what, hint="`sealtune init` writes a job file")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(str(path), [Problem("file", f"cannot be read: {reason}")]) from error
-    if len(data) > MAX_JOB_BYTES:
-        message = f"is {len(data)} bytes long, a job file has at most {MAX_JOB_BYTES}"
-        raise ConfigError(str(path), [Problem("file", message)])
+        raise failure(f"cannot be read: {reason(error)}") from error
+    data = read_bounded(path, MAX_JOB_BYTES, failure)
     try:
         text = data.decode("utf-8-sig")
         return tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        problem = Problem(f"line {line}", "is not UTF-8 text; save the file as UTF-8")
-        raise ConfigError(str(path), [problem]) from error
+        raise failure("is not UTF-8 text; save the file as UTF-8", f"line {line}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), [_syntax_problem(text, str(error))]) from error
     except RecursionError as error:
-        raise ConfigError(str(path), [Problem("file", "is nested too deeply")]) from error
+        raise failure("is nested too deeply") from error
 
 
 def _syntax_problem(text: str, message: str) -> Problem:
@@ -252,29 +255,28 @@ def _unknown_key(path: _Path) -> str:
 
 
 def _absolute(job: JobFile, base: Path) -> JobFile:
-    data = job.data.model_copy(
-        update={
-            "train": _absolute_files(job.data.train, base),
-            "test": _absolute_files(job.data.test, base),
-        }
-    )
-    path = os.path.expanduser(job.model.path)
-    if path.startswith((".", "/")) or (base / path).is_dir():
-        path = os.path.abspath(base / path)
-    model = job.model.model_copy(update={"path": path})
-    return job.model_copy(update={"data": data, "model": model})
+    def at(files: Path | dict[str, Path]) -> Path | dict[str, Path]:
+        if isinstance(files, dict):
+            return {site: absolute(path, base) for site, path in files.items()}
+        return absolute(files, base)
+
+    places = {"train": at(job.data.train), "test": at(job.data.test)}
+    model = job.model.model_copy(update={"path": absolute_model(job.model.path, base)})
+    return job.model_copy(update={"data": job.data.model_copy(update=places), "model": model})
 
 
-def _absolute_files(files: Path | dict[str, Path], base: Path) -> Path | dict[str, Path]:
-    if isinstance(files, dict):
-        return {site: _absolute_file(path, base) for site, path in files.items()}
-    return _absolute_file(files, base)
-
-
-def _absolute_file(path: Path, base: Path) -> Path:
+def absolute(path: Path, base: Path) -> Path:
+    """A file's path from the folder ``base``; ``~`` is the home folder, and a hub's name stays."""
     if is_hub_data(path):
         return path
     return Path(os.path.abspath(base / os.path.expanduser(path)))
+
+
+def absolute_model(path: str, base: Path) -> str:
+    """The same of a model, which is a folder if it looks like one, or is there."""
+    path = os.path.expanduser(path)
+    is_folder = path.startswith((".", "/")) or (base / path).is_dir()
+    return os.path.abspath(base / path) if is_folder else path
 
 
 def _file_fault(path: Path) -> str:
@@ -288,7 +290,7 @@ def _file_fault(path: Path) -> str:
         if path.stat().st_size == 0:
             return f"{path} is empty"
     except OSError as error:
-        return f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+        return f"{path} cannot be read: {reason(error)}"
     return "" if os.access(path, os.R_OK) else f"{path} cannot be read: permission denied"
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.sections import Name, faults, rule_error
+from sealtune.job.storage import read_bounded
 
 MAX_BYTES = 1 << 20
 Side = Literal["server", "site", "accelerator"]
@@ -94,16 +95,6 @@ class Local(_Strict):
         """What its process and its file are called: ``server``, ``site-north``."""
         return f"{self.role}-{self.site}" if self.site else self.role
 
-    def anchored(self, folder: Path) -> Local:
-        """The same with relative sockets taken from ``folder``."""
-        named = ("listen", "accelerator")
-        return self.model_copy(update={k: _anchored(getattr(self, k), folder) for k in named})
-
-
-def _anchored(socket: str, folder: Path) -> str:
-    scheme, colon, place = socket.rpartition(":")
-    return socket if not socket or scheme.startswith("tcp") else f"{scheme}{colon}{folder / place}"
-
 
 def role_problems(given: Mapping[str, object]) -> list[Problem]:
     """Keys that do not belong to the party that ``given`` is of, and a site's missing name."""
@@ -124,14 +115,9 @@ def read_local(path: Path) -> Local:
     Raises:
         ConfigError: missing, too long or malformed; all faults are listed.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(str(path), [Problem("file", f"cannot be read: {reason}")]) from error
-    if len(data) > MAX_BYTES:
-        raise ConfigError(str(path), [Problem("file", f"has more than {MAX_BYTES} bytes")])
+    data = read_bounded(
+        path, MAX_BYTES, lambda said: ConfigError(str(path), [Problem("file", said)])
+    )
     try:
         return Local.model_validate_json(data)
     except ValidationError as error:

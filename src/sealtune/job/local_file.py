@@ -17,9 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sealtune.errors import ConfigError, Problem
-from sealtune.job.load import read_toml
+from sealtune.job.load import absolute, absolute_model, read_toml
 from sealtune.job.local import DataPlace, Local, ModelPlace, read_local, role_problems
-from sealtune.job.sources import is_hub_data
 
 _TABLES: Mapping[str, type[BaseModel]] = {"model": ModelPlace, "data": DataPlace}
 
@@ -40,9 +39,8 @@ def load_local(path: Path) -> Local:
     try:
         local = Local.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        problems += [_problem(fault["loc"], fault["type"], fault["msg"])
-                     for fault in error.errors(include_url=False, include_input=False)
-                     if fault["type"] != "rule"]  # fmt: skip
+        faults = error.errors(include_url=False, include_input=False)
+        problems += [_problem(f["loc"], f["type"], f["msg"]) for f in faults if f["type"] != "rule"]
     if problems or local is None:
         raise ConfigError(str(path), problems, hint="`sealtune party -h` has an example")
     return _absolute(local, Path(os.path.abspath(path)).parent)
@@ -63,20 +61,27 @@ def _problem(place: tuple[int | str, ...], kind: str, message: str) -> Problem:
 
 
 def _absolute(local: Local, base: Path) -> Local:
-    def at(path: Path) -> Path:
-        return Path(os.path.abspath(base / path.expanduser()))
-
-    changes: dict[str, Any] = {"manifest": at(local.manifest), "folder": at(local.folder)}
-    for name in ("key", "collateral", "evidence_root"):
-        if (given := getattr(local, name)) is not None:
-            changes[name] = at(given)
+    changes: dict[str, Any] = {
+        name: absolute(place, base)
+        for name in ("manifest", "folder", "key", "collateral", "evidence_root")
+        if (place := getattr(local, name)) is not None
+    }
     if local.model is not None:
-        named = local.model.path
-        if named.startswith((".", "/", "~")) or at(Path(named)).is_dir():
-            changes["model"] = local.model.model_copy(update={"path": str(at(Path(named)))})
+        path = absolute_model(local.model.path, base)
+        changes["model"] = local.model.model_copy(update={"path": path})
     if local.data is not None:
-        files = {"train": local.data.train, "test": local.data.test}
-        changes["data"] = DataPlace(
-            **{part: file if is_hub_data(file) else at(file) for part, file in files.items()}
-        )
-    return local.model_copy(update=changes).anchored(base)
+        train, test = (absolute(file, base) for file in (local.data.train, local.data.test))
+        changes["data"] = DataPlace(train=train, test=test)
+    return anchored(local.model_copy(update=changes), base)
+
+
+def anchored(local: Local, folder: Path) -> Local:
+    """``local`` with relative sockets taken from ``folder``."""
+
+    def at(socket: str) -> str:
+        scheme, colon, place = socket.rpartition(":")
+        is_tcp = not socket or scheme.startswith("tcp")
+        return socket if is_tcp else f"{scheme}{colon}{folder / place}"
+
+    sockets = {"listen": at(local.listen), "accelerator": at(local.accelerator)}
+    return local.model_copy(update=sockets)

@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sealtune.job.storage import storage_error
@@ -50,6 +51,17 @@ def remove_scratch(folder: Path) -> None:
     lock = _held.pop(folder, None)
     if lock is not None:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Such a folder for the time of a block; what killed processes left behind goes first."""
+    sweep()
+    folder = make_scratch()
+    try:
+        yield folder
+    finally:
+        remove_scratch(folder)
 
 
 def sweep() -> int:

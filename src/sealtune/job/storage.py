@@ -1,6 +1,6 @@
-"""Write files so that a reader sees the old contents or the new, never a half.
+"""Write files so that a reader sees the old contents or the new, never a half; read no endless one.
 
-Trust domain: every process that writes files.
+Trust domain: every process that reads or writes files.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sealtune.errors import StorageError
+from sealtune.errors import SealtuneError, StorageError
 
 
 @contextlib.contextmanager
@@ -22,6 +22,27 @@ def private_files() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def read_bounded(path: Path, limit: int, failure: Callable[[str], SealtuneError]) -> bytes:
+    """The contents of a file of at most ``limit`` bytes.
+
+    Raises:
+        SealtuneError: what ``failure`` makes of the words for it: "cannot be read: …".
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise failure(f"cannot be read: {reason(error)}") from error
+    if len(data) > limit:
+        raise failure(f"is too long: at most {limit} bytes are allowed")
+    return data
+
+
+def reason(error: OSError) -> str:
+    """What the system says, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

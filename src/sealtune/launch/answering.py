@@ -14,7 +14,8 @@ from sealtune.errors import ProcessDiedError
 from sealtune.federation.enclave_link import Outcome, ServerEnclave
 from sealtune.job.events import Error, Ready
 from sealtune.job.local import Local
-from sealtune.job.scratch import make_scratch, remove_scratch, sweep
+from sealtune.job.local_file import anchored
+from sealtune.job.scratch import scratch_folder
 from sealtune.launch import environment
 from sealtune.launch.child import Child, Exit, Failure, Inbox
 from sealtune.launch.failure import revive
@@ -34,10 +35,8 @@ def ask_enclave(server: Local, deliver: Callable[[bytes], bytes]) -> None:
         ProcessDiedError: the enclave ended unexpectedly.
         SealtuneError: what the enclave said that went wrong.
     """
-    sweep()
-    folder = make_scratch()
-    try:
-        server = server.anchored(folder)
+    with scratch_folder() as folder:
+        server = anchored(server, folder)
         started = command(server, folder / "server.json")
         with (
             _enclave(started, server.folder / "logs" / "answers.log"),
@@ -46,8 +45,6 @@ def ask_enclave(server: Local, deliver: Callable[[bytes], bytes]) -> None:
             while (order := enclave.next()) is not None:
                 for asked, body in order[0].items():
                     enclave.report(Outcome(asked, deliver(body), "", 1, 0.0, len(body)))
-    finally:
-        remove_scratch(folder)
 
 
 @contextmanager

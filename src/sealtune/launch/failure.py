@@ -20,17 +20,9 @@ from sealtune.job.events import Error
 # A process's own exit code says which branch of the tree its error belongs to, also where the
 # class itself is not known here (those of sealtune.attest).
 _BRANCHES: dict[int, type[SealtuneError]] = {
-    cls.exit_code: cls
-    for cls in (
-        errors.ConfigError,
-        errors.DataError,
-        errors.ModelError,
-        errors.OffloadError,
-        errors.ChannelError,
-        errors.AttestationError,
-        errors.FederationError,
-        errors.StorageError,
-    )
+    branch.exit_code: branch
+    for branch in SealtuneError.__subclasses__()
+    if branch.__module__ == errors.__name__
 }
 
 

@@ -25,9 +25,10 @@ from sealtune.job.dsse import Envelope
 from sealtune.job.event_log import Bye, End, Start
 from sealtune.job.events import Error, Event, Memory, Ready
 from sealtune.job.local import Local
+from sealtune.job.local_file import anchored
 from sealtune.job.manifest import Manifest, job_id, open_manifest
 from sealtune.job.method import method_of
-from sealtune.job.scratch import make_scratch, remove_scratch, sweep
+from sealtune.job.scratch import scratch_folder
 from sealtune.job.storage import private_files
 from sealtune.launch.child import Inbox, Interrupt
 from sealtune.launch.credentials import make_credentials
@@ -84,14 +85,14 @@ def run(
     resume = any(party.resume for party in parties)
     server_trains = method_of(manifest.method).server_trains
     start = time.monotonic()
-    with private_files(), _temporary_folder() as temp, _metrics(run_dir) as metrics:
+    with private_files(), scratch_folder() as temp, _metrics(run_dir) as metrics:
         identity = job_id(envelope.payload)
         metrics.append(_start_event(manifest, identity, resume, facts or {}))
         outcome = "failed"
         try:
             progress = Progress.begin(sites, job.rounds, server_trains=server_trains)
             with Display(console or Console(), progress, job.name) as display:
-                placed = [party.anchored(temp) for party in parties]
+                placed = [anchored(party, temp) for party in parties]
                 _Run(placed, command, temp, metrics, progress, display).work(port)
             outcome = "ok"
         except Interrupted:
@@ -133,17 +134,6 @@ def _start_event(
         resume=resume,
         **facts,
     )
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A short private folder for sockets and keys; those of runs that were killed go first."""
-    sweep()
-    folder = make_scratch()
-    try:
-        yield folder
-    finally:
-        remove_scratch(folder)
 
 
 @contextlib.contextmanager

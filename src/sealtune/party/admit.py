@@ -23,6 +23,7 @@ from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
+from sealtune.job.storage import read_bounded
 from sealtune.party.trust import (
     SERVER,
     Trust,
@@ -204,13 +205,12 @@ def _collateral(local: Local) -> bytes:
     """Vendor data to go with own evidence; its vendor has signed it."""
     if local.collateral is None:
         return b""
-    try:
-        with local.collateral.open("rb") as file:
-            return file.read(MAX_PART + 1)
-    except OSError as error:
-        words = f"cannot be read: {(error.strerror or str(error)).lower()}"
+
+    def failure(words: str) -> ConfigError:
         problem = Problem("collateral", f"{local.collateral} {words}")
-        raise ConfigError(f"local file of the {local.name}", [problem]) from error
+        return ConfigError(f"local file of the {local.name}", [problem])
+
+    return read_bounded(local.collateral, MAX_PART, failure)
 
 
 def _check_party(manifest: Manifest, local: Local, role: Role) -> None:

@@ -1,0 +1,90 @@
+"""What came out of a run, for the terminal.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sealtune.cli.signing import KEYS
+from sealtune.job.method import Method
+from sealtune.report.methods import view_of
+
+
+def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console: Console) -> None:
+    """Print what came out of a run: figures, files, and whether it was confidential.
+
+    Args:
+        summary: as in ``summary.json``.
+        run_dir: the run's folder.
+        page: the report.
+        console: where.
+    """
+    method = view_of(summary["method"]).method
+
+    def say(name: str, words: str) -> None:
+        console.print(Text.assemble((f"{name:8}", "dim"), words), soft_wrap=True)
+
+    console.print()
+    console.print(_table(summary))
+    console.print()
+    say("time", _time(summary, method))
+    for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
+        if path.exists():
+            say(name, str(path))
+    if method.server_trains and summary["split"]["release"] == "never":
+        signed = "" if (run_dir / KEYS).is_dir() else " --key ORG.key"
+        asks = f"sealtune predict --run {run_dir}{signed} --text ..."
+        say("adapter", f"kept in the server enclave: {asks}")
+    console.print()
+    if summary["confidential"] is not True:
+        kinds = " and ".join(summary["evidence"]) or "no"
+        who = "server enclave" if method.sites_sign else "enclaves"
+        words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
+        console.print(Text(words, style="bold red"), soft_wrap=True)
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for heading in (f"{summary['metric']} before", "after", "test rows", "training examples"):
+        table.add_column(heading, justify="right")
+    for name, site in summary["per_site"].items():
+        shares = _percent(site["accuracy_before"]), _percent(site["accuracy_after"])
+        table.add_row(Text(name), *shares, _count(site["test_rows"]), _count(site["examples"]))
+    before, after = _percent(summary["accuracy_before"]), _percent(summary["accuracy_after"])
+    rows = _count(summary["test_rows_after"])
+    table.add_row(Text("all sites", style="bold"), before, Text(after, style="bold"), rows, "")
+    if summary["majority_class"] is not None:
+        guess = _percent(summary["majority_class"])
+        table.add_row(Text("always the largest class", style="dim"), "", guess, "", "")
+    return table
+
+
+def _time(summary: Mapping[str, Any], method: Method) -> str:
+    """How long it took, and what took it."""
+    one_method_only = ("accelerator", "pads", "server")
+    parts = []
+    for name in ("enclave", *one_method_only, "network", "waiting", "other"):
+        share = summary["shares"][name]
+        if share or (share is not None and name not in one_method_only):
+            at_sites = method.server_trains and name == "enclave"
+            parts.append(f"{'sites' if at_sites else name} {_percent(share, 0)}")
+    total = summary["seconds"]["total"]
+    took = "" if total is None else f"{total:.0f} s"
+    return f"{took}  {', '.join(parts)}"
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
