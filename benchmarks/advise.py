@@ -427,13 +427,10 @@ class Estimates:
             memory = costs.plain_memory(shape, batch.tokens)
             works = {"step": costs.step_work(shape, batch)}
         else:
-            sent = costs.accelerator_bytes(shape, batch.tokens, 0, backward=True)
+            step = costs.masked_step(shape, batch, 0, backward=True, integrity_bits=40)
+            sent = step.moved
             memory = costs.client_enclave_memory(shape, batch.tokens, 0)
-            works = {
-                "online": costs.enclave_work(shape, batch, 0, backward=True, integrity_bits=40)
-                + costs.accelerator_work(shape, batch, 0, backward=True),
-                "pads": costs.pads_work(shape, batch.tokens, 0, backward=True),
-            }
+            works = {"online": step.enclave + step.accelerator, "pads": step.pads}
         yield Item(f"{name} memory MiB", "memory", memory / costs.MIB, found["memory"])
         if sent:
             yield Item(f"{name} bytes", "bytes", sent, found["bytes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_saved_bytes_are_what_autograd_keeps(llama: Path, shape: Shape) -> None:
 
 @pytest.mark.parametrize("form", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("with_ids", [False, True])
-def test_upload_bytes_are_those_of_a_packed_chunk(form: Form, with_ids: bool) -> None:
+def test_upload_bytes_are_those_of_a_packed_chunk(shape: Shape, form: Form, with_ids: bool) -> None:
     lengths, width = (3, 8, 5), 16
     chunk = Chunk(
         "train",
@@ -145,20 +146,26 @@ def test_upload_bytes_are_those_of_a_packed_chunk(form: Form, with_ids: bool) ->
         tuple((1,) * n for n in lengths) if with_ids else None,
         tuple(pack(torch.randn(n, width), form) for n in lengths),
     )
-    mine = costs.upload_bytes(form, width, 3, sum(lengths), 1 << 20, with_ids=with_ids)
+    uploading = replace(shape, width=width, head_per_token=with_ids)
+    mine = costs.upload_bytes(uploading, form, 3, sum(lengths), 1 << 20)
     body = len(chunk.body())
     assert body < mine < body + 500
 
 
 def test_accelerator_bytes_are_codes_both_ways(shape: Shape) -> None:
+    def moved(first: int, *, backward: bool) -> float:
+        batch = Batch(tokens, 12)
+        step = costs.masked_step(shape, batch, first, backward=backward, integrity_bits=40)
+        return step.moved
+
     tokens, total = 24, 0
     for block in shape.part():
         for group in block.groups:
             once = 4 * tokens * (group.inner + group.outer)
             total += once * (2 if group.backward else 1)
-    assert costs.accelerator_bytes(shape, tokens, 0, backward=True) == total
+    assert moved(0, backward=True) == total
     # with plain leading blocks, token ids and hidden states cross instead
-    later = costs.accelerator_bytes(shape, tokens, 2, backward=False)
+    later = moved(2, backward=False)
     assert later < total
     assert later == tokens * (8 + 4 * shape.width) + sum(
         4 * tokens * (g.inner + g.outer) for b in shape.blocks[2:] for g in b.groups
@@ -186,7 +193,8 @@ def test_more_work_costs_more(shape: Shape) -> None:
     kept = costs.activation_memory(shape, 6400)
     assert costs.activation_memory(shape, 6400, checkpointing=True) < kept
     loose, tight = (
-        costs.enclave_work(shape, small, 0, backward=True, integrity_bits=bits) for bits in (2, 80)
+        costs.masked_step(shape, small, 0, backward=True, integrity_bits=bits).enclave
+        for bits in (2, 80)
     )
     assert tight.ring > loose.ring
     assert tight.flops == loose.flops

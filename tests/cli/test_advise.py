@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sealtune.advise import equipment
 from sealtune.advise.equipment import Speeds
+from sealtune.cli.advise import ACCURACY
 from sealtune.cli.main import app
 from tests.model.tiny import make_llama
 from tests.sample_job import write_job
@@ -57,10 +58,18 @@ def test_table(folder: Path) -> None:
     assert "Take: " in result.output
     assert "out: plain PEFT: protects nothing" in result.output
     assert "server_tee_tflops 0.16 (default)" in result.output
-    assert "within 15 %" in result.output
+    assert ACCURACY in result.output.replace("\n", " ")
     assert " cost" not in result.output.split("Take: ")[0]
     priced = run("advise", job(folder, "[equipment]\nserver_tee_cost = 3\n"), "--no-probe")
     assert "cost" in priced.output.split("Take: ")[0]
+
+
+@pytest.mark.parametrize("page", ["advise.md", "figures.md"])
+def test_the_pages_state_the_same_accuracy(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text().replace("`", "")
+    for words in ("within 10 %", "a step of causal-lm takes 40 % longer than estimated"):
+        assert words in ACCURACY
+        assert words in text
 
 
 def test_json_keys_are_stable(folder: Path) -> None:

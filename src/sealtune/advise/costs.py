@@ -140,46 +140,46 @@ def products(shape: Shape, first: int, *, backward: bool) -> list[tuple[int, int
     return pairs
 
 
-def accelerator_bytes(shape: Shape, tokens: float, first: int, *, backward: bool) -> float:
-    """Between enclave and accelerator in one step: 4 bytes for each code, both ways; with plain
-    leading blocks also 8 bytes a token id and ``4 D`` a token back."""
-    total = sum(4.0 * tokens * (k + n) for k, n in products(shape, first, backward=backward))
-    return total + (tokens * (8 + 4 * shape.width) if first else 0.0)
+@dataclass(frozen=True)
+class MaskedStep:
+    """What one step takes in each place.
+
+    Attributes:
+        enclave: everything that is not frozen and linear; coding, key stream and the checks:
+            ``bits / 2`` combinations of all rows sent and returned (8 int8 operations a value and
+            check), and as many rows through the ring product.
+        pads: made in the enclave ahead of the step: key stream, and a ring product for each.
+        accelerator: ring products, ``8 T K N``; and plain blocks.
+        moved: bytes between the two: 4 for each code, both ways; with plain leading blocks also 8 a
+            token id and ``4 D`` a token back.
+    """
+
+    enclave: Work
+    pads: Work
+    accelerator: Work
+    moved: float
 
 
-def accelerator_work(shape: Shape, batch: Batch, first: int, *, backward: bool) -> Work:
-    """What the accelerator does in one step: ring products, ``8 T K N``; and plain blocks."""
-    ring = sum(8.0 * batch.tokens * k * n for k, n in products(shape, first, backward=backward))
-    plain = forward_work(shape, batch, 0, first, head=False) if first else Work()
-    return plain + Work(ring=ring)
-
-
-def pads_work(shape: Shape, tokens: float, first: int, *, backward: bool) -> Work:
-    """Pads of one step, made in the enclave: key stream, and a ring product for each."""
-    pairs = products(shape, first, backward=backward)
-    return Work(
-        ring=sum(8.0 * tokens * k * n for k, n in pairs),
-        traffic=sum(4.0 * tokens * k * AES_TRAFFIC for k, _ in pairs),
-    )
-
-
-def enclave_work(
+def masked_step(
     shape: Shape, batch: Batch, first: int, *, backward: bool, integrity_bits: int
-) -> Work:
-    """What the client enclave does in one step beside pads: everything that is not frozen and
-    linear, coding, key stream, and the checks: ``bits / 2`` combinations of all rows sent and
-    returned (8 int8 operations a value and check) and as many rows through the ring product."""
-    whole = step_work(shape, batch, first) if backward else forward_work(shape, batch, first)
-    pairs = products(shape, first, backward=backward)
-    frozen = 2.0 * sum(k * n for k, n in pairs)
+) -> MaskedStep:
+    """A step of Method 1 whose masked products begin at block ``first``."""
+    pairs, tokens = products(shape, first, backward=backward), batch.tokens
     checks = (integrity_bits + 1) // 2
-    codes = sum(4.0 * batch.tokens * (k + n) for k, n in pairs)
-    stream = sum(4.0 * batch.tokens * k * AES_TRAFFIC for k, _ in pairs)
-    check = sum(8.0 * checks * (batch.tokens * (k + n) + k * n) for k, n in pairs)
-    return Work(
-        flops=whole.flops - batch.tokens * frozen,
-        traffic=whole.traffic + TRAFFIC_CODES * codes + stream,
-        ring=check,
+    whole = step_work(shape, batch, first) if backward else forward_work(shape, batch, first)
+    plain = forward_work(shape, batch, 0, first, head=False) if first else Work()
+    codes = sum(4.0 * tokens * (k + n) for k, n in pairs)
+    stream = sum(4.0 * tokens * k * AES_TRAFFIC for k, _ in pairs)
+    ring = sum(8.0 * tokens * k * n for k, n in pairs)
+    return MaskedStep(
+        enclave=Work(
+            flops=whole.flops - tokens * 2.0 * sum(k * n for k, n in pairs),
+            traffic=whole.traffic + TRAFFIC_CODES * codes + stream,
+            ring=sum(8.0 * checks * (tokens * (k + n) + k * n) for k, n in pairs),
+        ),
+        pads=Work(ring=ring, traffic=stream),
+        accelerator=plain + Work(ring=ring),
+        moved=codes + (tokens * (8 + 4 * shape.width) if first else 0.0),
     )
 
 
@@ -275,12 +275,10 @@ def top_memory(
 # --- bytes on the network -------------------------------------------------------------------------
 
 
-def upload_bytes(
-    form: Form, width: int, samples: int, tokens: int, chunk: int, *, with_ids: bool
-) -> float:
+def upload_bytes(shape: Shape, form: Form, samples: int, tokens: int, chunk: int) -> float:
     """Method 2, one site, once: activations, 8 bytes a sample for length and label, 4 a token for
     ``causal-lm``, sealed in chunks."""
-    activations = tokens * bytes_per_token(form, width)
-    body = activations + 8 * samples + (4 * tokens if with_ids else 0)
+    activations = tokens * bytes_per_token(form, shape.width)
+    body = activations + 8 * samples + (4 * tokens if shape.head_per_token else 0)
     chunks = max(1, -(-activations // chunk))
     return float(sealed_size(body)) + chunks * MESSAGE_BYTES

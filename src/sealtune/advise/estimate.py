@@ -150,27 +150,21 @@ class _Ways:
 
     def _masked(self, site: str, first: int) -> dict[str, float]:
         """A site's seconds by piece, and the bytes ``moved`` between enclave and accelerator."""
-        shape, equipment, link = self.shape, self.equipment, self.spec.accelerator_gbit
+        shape, client, link = self.shape, self.equipment.client, self.spec.accelerator_gbit
         total = dict.fromkeys(("enclave", "accelerator", "pads", "accelerator_link", "moved"), 0.0)
         for batch, times, backward in (
             (self.counts.train[site].step, self.rounds * self.steps[site], True),
             (self.counts.test[site].whole, 2, False),
         ):
-            inside = costs.enclave_work(
-                shape,
-                batch,
-                first,
-                backward=backward,
-                integrity_bits=self.job.protection.integrity_bits,
+            bits = self.job.protection.integrity_bits
+            step = costs.masked_step(shape, batch, first, backward=backward, integrity_bits=bits)
+            total["enclave"] += times * client.seconds(step.enclave)
+            total["accelerator"] += times * self.equipment.accelerator.seconds(step.accelerator)
+            total["pads"] += times * client.seconds(step.pads)
+            total["accelerator_link"] += (
+                0.0 if link is None else times * step.moved * 8 / (link * 1e9)
             )
-            outside = costs.accelerator_work(shape, batch, first, backward=backward)
-            pads = costs.pads_work(shape, batch.tokens, first, backward=backward)
-            moved = costs.accelerator_bytes(shape, batch.tokens, first, backward=backward)
-            total["enclave"] += times * equipment.client.seconds(inside)
-            total["accelerator"] += times * equipment.accelerator.seconds(outside)
-            total["pads"] += times * equipment.client.seconds(pads)
-            total["accelerator_link"] += 0.0 if link is None else times * moved * 8 / (link * 1e9)
-            total["moved"] += times * moved
+            total["moved"] += times * step.moved
         return total
 
     def split(self, cut: int) -> Option:
@@ -184,14 +178,7 @@ class _Ways:
             work = costs.forward_work(shape, texts, 0, cut, head=False)
             bottoms.append(self.equipment.owner.seconds(work))
             sizes = [
-                costs.upload_bytes(
-                    split.activations,
-                    shape.width,
-                    part.rows,
-                    part.tokens,
-                    CHUNK,
-                    with_ids=shape.head_per_token,
-                )
+                costs.upload_bytes(shape, split.activations, part.rows, part.tokens, CHUNK)
                 for part in (train, test)
             ]
             uploads.append(sum(sizes) + 2 * costs.HANDSHAKE_UP)

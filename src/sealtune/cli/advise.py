@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from sealtune.advise.equipment import Equipment
     from sealtune.advise.estimate import Option
 
+# docs/advise.md and docs/figures.md say the same, with what was measured
 ACCURACY = (
-    "Estimates; pieces of real runs of a 135M model were within 15 % of them, in memory, bytes and "
-    "processor time; steps of causal-lm took 40 % longer "
-    "(docs/advise.md). Times assume machines that do nothing else."
+    "Estimates of memory, bytes and processor time are within 10 % of measured pieces of a 135M "
+    "model; a step of causal-lm takes 40 % longer than estimated. Times assume machines that do "
+    "nothing else (docs/advise.md)."
 )
 
 
