@@ -29,7 +29,7 @@ from sealtune.attest.platforms.simulated import (
 )
 from sealtune.channel.client import ClientHandshake
 from sealtune.channel.hpke import KeyPair, seal_key
-from sealtune.channel.sealed import SealedSession
+from sealtune.channel.sealed import SealedSession, message_round
 from sealtune.channel.server import ServerHandshake
 from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
@@ -118,7 +118,7 @@ def _sealed(size: int) -> bytes:
 
 
 def _open(data: bytes) -> None:
-    SealedSession(SECRET, mode="open", **CONTEXT).open_later(data)
+    SealedSession(SECRET, mode="open", **CONTEXT).open(data, message_round(data))
 
 
 def _parties() -> tuple[ServerHandshake, ClientHandshake]:

@@ -45,7 +45,7 @@ from dataclasses import dataclass
 
 
 class SealtuneError(Exception):
-    """Base of every deliberate error.
+    """Base of every deliberate error; ``class Some(SealtuneError, code=3)`` gives the exit code.
 
     Args:
         message: what happened and where, in one sentence.
@@ -53,6 +53,12 @@ class SealtuneError(Exception):
     """
 
     exit_code = 1
+
+    def __init_subclass__(cls, *, code: int | None = None) -> None:
+        """A class without a ``code`` has its parent's exit code."""
+        super().__init_subclass__()
+        if code is not None:
+            cls.exit_code = code
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -76,10 +82,8 @@ class Problem:
     message: str
 
 
-class ConfigError(SealtuneError):
+class ConfigError(SealtuneError, code=2):
     """A job file with faults; all of them are listed together."""
-
-    exit_code = 2
 
     def __init__(self, source: str, problems: Sequence[Problem], *, hint: str = "") -> None:
         self.problems = tuple(problems)
@@ -88,16 +92,12 @@ class ConfigError(SealtuneError):
         super().__init__(f"{source}: {len(self.problems)} {noun}{lines}", hint=hint)
 
 
-class DataError(SealtuneError):
+class DataError(SealtuneError, code=3):
     """A data file is missing, unreadable, or its contents cannot be used."""
 
-    exit_code = 3
 
-
-class ModelError(SealtuneError):
+class ModelError(SealtuneError, code=4):
     """A model or adapter cannot be loaded, planned or exported."""
-
-    exit_code = 4
 
 
 class UnsupportedModelError(ModelError):
@@ -116,10 +116,8 @@ class UpdateBoundError(ModelError):
     """A site's update is farther from the global adapter than its round can have taken it."""
 
 
-class OffloadError(SealtuneError):
+class OffloadError(SealtuneError, code=5):
     """Work handed to the untrusted accelerator failed."""
-
-    exit_code = 5
 
 
 class RingBudgetError(OffloadError):
@@ -138,10 +136,8 @@ class IntegrityError(OffloadError):
     """The accelerator returned a product that is provably wrong."""
 
 
-class ChannelError(SealtuneError):
+class ChannelError(SealtuneError, code=6):
     """Sealed traffic between enclaves failed."""
-
-    exit_code = 6
 
 
 class FrameError(ChannelError):
@@ -156,16 +152,12 @@ class KeyReleaseError(ChannelError):
     """A key could not be sealed to, or opened by, an attested enclave."""
 
 
-class AttestationError(SealtuneError):
+class AttestationError(SealtuneError, code=7):
     """Evidence was refused."""
 
-    exit_code = 7
 
-
-class FederationError(SealtuneError):
+class FederationError(SealtuneError, code=8):
     """The processes or the network engine of a run failed."""
-
-    exit_code = 8
 
 
 class PortInUseError(FederationError):
@@ -180,16 +172,12 @@ class ProcessDiedError(FederationError):
     """One of the run's processes ended unexpectedly."""
 
 
-class StorageError(SealtuneError):
+class StorageError(SealtuneError, code=9):
     """Files cannot be written: disk full, no permission, or a folder in the way."""
 
-    exit_code = 9
 
-
-class ManifestError(SealtuneError):
+class ManifestError(SealtuneError, code=10):
     """A job manifest was refused."""
-
-    exit_code = 10
 
 
 class MalformedManifestError(ManifestError):

@@ -82,7 +82,7 @@ def test_report_data_by_hand() -> None:
         job_id=b"j" * 48,
         public_key=b"pk",
         context=b"context",
-        gpu_evidence_digest=Evidence(Kind.TDX, b"", gpu=b"gpu").gpu_digest,
+        gpu_evidence_digest=hashlib.sha256(b"gpu").digest(),
     )
     assert got == expected
     assert len(got) == 64

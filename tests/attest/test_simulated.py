@@ -25,7 +25,6 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.attest.measure import own_measurement
 from sealtune.attest.platforms.simulated import (
     CONTEXT,
     SIZE,
@@ -33,6 +32,7 @@ from sealtune.attest.platforms.simulated import (
     SimulatedVerifier,
     default_key_path,
     load_key,
+    own_measurement,
     simulated_policy,
 )
 from sealtune.errors import AttestationError

@@ -302,11 +302,11 @@ def test_every_fault_is_told() -> None:
     assert told == [
         UnknownMeasurementError,
         UnknownSignerError,
+        PlatformNotAllowedError,
         TcbOutOfDateError,
         GuestPolicyError,
         PlatformNotAllowedError,
         GuestPolicyError,
         TcbOutOfDateError,
-        PlatformNotAllowedError,
         PlatformNotAllowedError,
     ]

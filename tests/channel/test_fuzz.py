@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sealtune import frames
 from sealtune.attest import Evidence
 from sealtune.channel.client import is_challenge
-from sealtune.channel.sealed import SealedSession
+from sealtune.channel.sealed import SealedSession, message_round
 from sealtune.channel.stream import Header
 from sealtune.errors import SealtuneError
 from tests.channel import parties
@@ -42,7 +42,7 @@ def sealed(size: int) -> bytes:
 
 
 def open_sealed(data: bytes) -> None:
-    SealedSession(SECRET, mode="open", **CONTEXT).open_later(data)
+    SealedSession(SECRET, mode="open", **CONTEXT).open(data, message_round(data))
 
 
 def take_challenge(data: bytes) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sealtune.attest.measure import MEASURED, program_digest
+from sealtune.attest.measure import program_digest
+from sealtune.attest.platforms.simulated import MEASURED
 from sealtune.programs.facts import loaded
 from sealtune.programs.reach import MAINS, differences, pin, reach
 from sealtune.start import ROOT, list_file, read_program

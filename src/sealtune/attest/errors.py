@@ -37,137 +37,97 @@ from __future__ import annotations
 from sealtune.errors import AttestationError
 
 
-class MalformedEvidenceError(AttestationError):
+class MalformedEvidenceError(AttestationError, code=70):
     """The bytes are not well-formed evidence of the stated kind."""
 
-    exit_code = 70
 
-
-class TrailingBytesError(MalformedEvidenceError):
+class TrailingBytesError(MalformedEvidenceError, code=71):
     """Something follows the evidence: nobody signed it, so nobody may rely on it."""
 
-    exit_code = 71
 
-
-class OversizeEvidenceError(MalformedEvidenceError):
+class OversizeEvidenceError(MalformedEvidenceError, code=72):
     """The bytes are more than any evidence of this kind can have; they were not parsed."""
 
-    exit_code = 72
 
-
-class KindNotAllowedError(AttestationError):
+class KindNotAllowedError(AttestationError, code=73):
     """The appraisal policy does not name this kind of evidence."""
 
-    exit_code = 73
 
-
-class BadSignatureError(AttestationError):
+class BadSignatureError(AttestationError, code=74):
     """A signature in the evidence or its collateral does not verify."""
 
-    exit_code = 74
 
-
-class BadChainError(AttestationError):
+class BadChainError(AttestationError, code=75):
     """Certificates do not lead to the vendor's root, or do not belong to this evidence."""
-
-    exit_code = 75
 
 
 class CollateralError(AttestationError):
     """Vendor data (certificates, revocation lists, TCB tables) is unusable."""
 
 
-class StaleCollateralError(CollateralError):
+class StaleCollateralError(CollateralError, code=76):
     """Vendor data was not valid at the time of the appraisal."""
 
-    exit_code = 76
 
-
-class MissingCollateralError(CollateralError):
+class MissingCollateralError(CollateralError, code=77):
     """Vendor data without which the evidence cannot be appraised is not there."""
-
-    exit_code = 77
 
 
 class PlatformStateError(AttestationError):
     """The machine is genuine, but not in an acceptable state."""
 
 
-class TcbOutOfDateError(PlatformStateError):
+class TcbOutOfDateError(PlatformStateError, code=78):
     """The vendor's verdict on firmware and microcode is not one the policy accepts."""
 
-    exit_code = 78
 
-
-class AdvisoryError(PlatformStateError):
+class AdvisoryError(PlatformStateError, code=79):
     """A security advisory applies to the platform and the policy does not accept it."""
 
-    exit_code = 79
 
-
-class PlatformNotAllowedError(PlatformStateError):
+class PlatformNotAllowedError(PlatformStateError, code=86):
     """The machine is not on the policy's list of machines."""
-
-    exit_code = 86
 
 
 class EnclaveError(AttestationError):
     """The machine is fine, but what runs in the enclave is not what was agreed."""
 
 
-class DebugEnclaveError(EnclaveError):
+class DebugEnclaveError(EnclaveError, code=80):
     """A debug enclave: its operator can read and change its memory."""
 
-    exit_code = 80
 
-
-class UnknownMeasurementError(EnclaveError):
+class UnknownMeasurementError(EnclaveError, code=81):
     """The enclave runs code (or a GPU firmware) that the policy does not name."""
 
-    exit_code = 81
 
-
-class UnknownSignerError(EnclaveError):
+class UnknownSignerError(EnclaveError, code=82):
     """The enclave's code is signed by a key that the policy does not name."""
 
-    exit_code = 82
 
-
-class SvnTooLowError(EnclaveError):
+class SvnTooLowError(EnclaveError, code=83):
     """The enclave's security version is older than the policy asks for."""
 
-    exit_code = 83
 
-
-class GuestPolicyError(EnclaveError):
+class GuestPolicyError(EnclaveError, code=89):
     """The guest may be migrated, runs at a wrong privilege level, or was misconfigured."""
-
-    exit_code = 89
 
 
 class FreshnessError(AttestationError):
     """The evidence is genuine, but does not answer this challenge."""
 
 
-class WrongReportDataError(FreshnessError):
+class WrongReportDataError(FreshnessError, code=84):
     """The evidence was made for another nonce, job, key, role or GPU."""
 
-    exit_code = 84
 
-
-class NonceReusedError(FreshnessError):
+class NonceReusedError(FreshnessError, code=85):
     """A challenge was answered before; each is good for one answer."""
 
-    exit_code = 85
 
-
-class GpuEvidenceError(AttestationError):
+class GpuEvidenceError(AttestationError, code=87):
     """The policy asks for an attested GPU and none was proved."""
 
-    exit_code = 87
 
-
-class AttesterUnavailableError(AttestationError):
+class AttesterUnavailableError(AttestationError, code=88):
     """This machine cannot make such evidence; the message says what is missing."""
-
-    exit_code = 88

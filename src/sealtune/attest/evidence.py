@@ -64,7 +64,7 @@ MAX_EVIDENCE = HEADER.size + 3 * MAX_PART
 
 
 class Kind(StrEnum):
-    """What made the evidence.
+    """What made the evidence; the order is that of the codes on the wire.
 
     `SIMULATED` proves nothing about hardware; `PARTICIPANT` is an organisation's signature, which
     proves who answers and nothing of what runs there (`sealtune.attest.platforms.participant`).
@@ -83,15 +83,8 @@ class Kind(StrEnum):
         return self not in (Kind.SIMULATED, Kind.PARTICIPANT)
 
 
-_CODES = {
-    Kind.SIMULATED: 0,
-    Kind.SGX: 1,
-    Kind.TDX: 2,
-    Kind.SEV_SNP: 3,
-    Kind.NVIDIA_GPU: 4,
-    Kind.PARTICIPANT: 5,
-}
-_KINDS = {code: kind for kind, code in _CODES.items()}
+_KINDS = dict(enumerate(Kind))  # by their code on the wire
+_CODES = {kind: code for code, kind in _KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -110,11 +103,6 @@ class Evidence:
     data: bytes
     endorsements: bytes = b""
     gpu: bytes = b""
-
-    @property
-    def gpu_digest(self) -> bytes:
-        """SHA-256 of the GPU evidence, or nothing where there is none."""
-        return hashlib.sha256(self.gpu).digest() if self.gpu else b""
 
     def encode(self) -> bytes:
         """The evidence in its wire format.

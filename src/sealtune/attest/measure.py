@@ -10,13 +10,10 @@ Trust domain: every enclave.
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from pathlib import Path
 
 from sealtune.attest.evidence import length_prefixed
 from sealtune.start import ROOT, list_file, read_program
-
-MEASURED = ("aggregator", "owner-site", "site-enclave", "split-server")
 
 
 def program_digest(name: str, root: Path = ROOT) -> bytes:
@@ -32,9 +29,3 @@ def program_digest(name: str, root: Path = ROOT) -> bytes:
         label = path.relative_to(root).as_posix().encode()
         digest.update(length_prefixed(label, path.read_bytes()))
     return digest.digest()
-
-
-@cache
-def own_measurement() -> bytes:
-    """One digest of the programs that enclaves and data owners run, read once per process."""
-    return hashlib.sha384(b"".join(map(program_digest, MEASURED))).digest()

@@ -39,7 +39,7 @@ from sealtune.attest.errors import (
     UnknownSignerError,
 )
 from sealtune.attest.evidence import Any, Claims, Hex, Kind
-from sealtune.errors import AttestationError, MalformedManifestError
+from sealtune.errors import AttestationError, MalformedManifestError, WeakEvidenceError
 from sealtune.job.printable import printable
 
 
@@ -68,8 +68,6 @@ INTEL_STATUSES = (
 )
 STATUSES = (*INTEL_STATUSES, "MinimumMet", "RimMatched", "Unchecked", "Simulated", "Signed")
 REVOKED = "Revoked"
-# A driver has decimal numbers between its dots, a VBIOS two hex digits.
-_VERSION = {"driver": 10, "vbios": 16}
 Firmware = Literal["driver", "vbios"]
 Sha256 = Annotated[Hex, StringConstraints(min_length=64, max_length=64)]
 Dotted = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,4}(\.[0-9a-f]{1,4}){0,7}$")]
@@ -85,6 +83,16 @@ def _known_status(status: str) -> str:
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# What is on a list of the policy or refused: setting, claim, error, words, and those for nothing.
+_LISTED: tuple[tuple[str, str, type[AttestationError], str, str], ...] = (
+    ("measurements", "measurement", UnknownMeasurementError, "enclave runs code", "unnamed"),
+    ("signers", "signer", UnknownSignerError, "enclave is signed by", "nobody"),
+    ("product_ids", "product_id", UnknownSignerError, "enclave is its signer's product", "0"),
+    ("td_modules", "td_module", TcbOutOfDateError, "module is", "not stated"),
+    ("platforms", "platform", PlatformNotAllowedError, "evidence is of machine", "(unnamed)"),
+)
 
 
 class KindPolicy(_Strict):
@@ -138,9 +146,12 @@ class KindPolicy(_Strict):
             raise ValueError(
                 "min_svn says nothing without signers: whoever signs code chooses its version"
             )
-        for name, version in self.min_firmware.items():
-            if not _numbers(name, version):
-                raise ValueError(f"min_firmware: {version} is no version of a {name}")
+        if self.min_firmware:
+            from sealtune.attest.platforms.nvidia_gpu.firmware import numbers
+
+            for name, version in self.min_firmware.items():
+                if not numbers(name, version):
+                    raise ValueError(f"min_firmware: {version} is no version of a {name}")
         return self
 
     @property
@@ -175,34 +186,21 @@ class KindPolicy(_Strict):
                 "allow",
                 hint=f'to accept it: "allow": {json.dumps(refused)} in the policy of {claims.kind}',
             )
-        if self.platforms != "any" and claims.platform not in self.platforms:
-            yield PlatformNotAllowedError(
-                f"machine {claims.platform or '(unnamed)'} is not on the policy's list"
-            )
 
     def status(self, claims: Claims) -> str:
         """The verdict on firmware; of SEV-SNP it depends on what the policy asks for."""
         return self.snp.status(claims.snp) if self.snp and claims.snp else claims.tcb_status
 
     def _code(self, claims: Claims) -> Iterator[AttestationError]:
-        if self.measurements != "any" and claims.measurement not in self.measurements:
-            yield UnknownMeasurementError(
-                f"the {claims.kind} enclave runs code {claims.measurement}, which the policy does "
-                "not name",
-                hint="both sides must run the same release of sealtune"
-                if claims.kind is Kind.SIMULATED
-                else "",
-            )
-        if self.signers != "any" and claims.signer not in self.signers:
-            yield UnknownSignerError(
-                f"the {claims.kind} enclave is signed by {claims.signer or 'nobody'}, "
-                "which the policy does not name"
-            )
-        if self.product_ids != "any" and claims.product_id not in self.product_ids:
-            yield UnknownSignerError(
-                f"the {claims.kind} enclave is product {claims.product_id} of its signer, which "
-                "the policy does not name"
-            )
+        for setting, claim, error, words, nothing in _LISTED:
+            accepted, stated = getattr(self, setting), getattr(claims, claim)
+            if accepted != "any" and stated not in accepted:
+                said = f"the {claims.kind} {words} {stated or nothing}"
+                same = setting == "measurements" and claims.kind is Kind.SIMULATED
+                yield error(
+                    f"{said}, which the policy does not name",
+                    hint="both sides must run the same release of sealtune" if same else "",
+                )
         if claims.svn < self.min_svn:
             yield SvnTooLowError(
                 f"security version {claims.svn} of the {claims.kind} enclave is below "
@@ -226,18 +224,10 @@ class KindPolicy(_Strict):
             yield AdvisoryError(
                 f"advisories that the policy does not accept: {', '.join(unaccepted)}"
             )
-        if self.td_modules != "any" and claims.td_module not in self.td_modules:
-            yield TcbOutOfDateError(
-                f"the TDX module is {claims.td_module or 'not stated'}, which the policy does not "
-                "name"
-            )
-        for name, least in self.min_firmware.items():
-            version = claims.firmware.get(name, "")
-            if _numbers(name, version) < _numbers(name, least):
-                yield TcbOutOfDateError(
-                    f"{name} of the GPU has version {printable(version, 40) or 'none'}, the policy "
-                    f"asks for {least}"
-                )
+        if self.min_firmware:
+            from sealtune.attest.platforms.nvidia_gpu.firmware import too_old
+
+            yield from too_old(claims.firmware, self.min_firmware)
 
     def misplaced(self, kind: Kind) -> Iterator[str]:
         """What does not fit ``kind``: requirements that it cannot meet or that nothing enforces."""
@@ -265,14 +255,6 @@ _HAS: Mapping[Kind, frozenset[str]] = {
     Kind.SIMULATED: frozenset({"signers", "min_svn"}),
     Kind.PARTICIPANT: frozenset({"signers"}),
 }
-
-
-def _numbers(name: str, version: str) -> tuple[int, ...]:
-    """A version as numbers that compare; nothing where it is none."""
-    try:
-        return tuple(int(part, _VERSION[name]) for part in version.split("."))
-    except ValueError:
-        return ()
 
 
 class AppraisalPolicy(_Strict):
@@ -340,3 +322,33 @@ def parse_policy(content: Mapping[str, object], place: str = "appraisal") -> App
         raise MalformedManifestError(
             f"the job manifest at {printable(where, 100)}: {printable(first['msg'])}"
         ) from error
+
+
+def check_strength(policy: AppraisalPolicy) -> None:
+    """Raise WeakEvidenceError if a job with this policy would trust what proves nothing."""
+    if not policy.kinds:
+        raise WeakEvidenceError("the job accepts no kind of evidence at all")
+    open_kinds = [str(kind) for kind, accepted in policy.kinds.items() if _any_code(kind, accepted)]
+    if open_kinds:
+        raise WeakEvidenceError(
+            f"the job accepts {', '.join(open_kinds)} evidence of any code at all",
+            hint='list the measurements that are accepted; "any" is for `sealtune attest verify`',
+        )
+    trial, real = [], []
+    for kind, accepted in policy.kinds.items():
+        if kind is Kind.SIMULATED or not accepted.confidential:
+            trial.append(str(kind) if accepted.confidential else f"{kind} under a test root")
+        else:
+            real.append(str(kind))
+    if trial and real:
+        raise WeakEvidenceError(
+            f"the job accepts {', '.join(trial)} evidence beside {', '.join(real)}: whoever can "
+            "forge the one needs no hardware",
+            hint="accept simulated evidence or test roots alone, for a trial, or not at all",
+        )
+
+
+def _any_code(kind: Kind, accepted: KindPolicy) -> bool:
+    # what runs on a GPU is told by its firmware's reference values, which its status stands for
+    by_reference = kind is Kind.NVIDIA_GPU and "Unchecked" not in accepted.tcb_statuses
+    return accepted.measurements == "any" and not by_reference

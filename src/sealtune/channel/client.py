@@ -41,17 +41,9 @@ class ClientHandshake(Handshake):
                 )
             self._messages.append(message)
             self._pair = KeyPair.generate()
-            evidence, self._bound = self._prove(
-                client_role(self._site), SERVER, nonce, self._pair.public_bytes
-            )
-            reply = handshake.message(
-                "client-hello",
-                evidence.encode(),
-                nonce=self._nonce,
-                public_key=self._pair.public_bytes,
-            )
-            self._messages.append(reply)
-            return reply
+            own = self._pair.public_bytes
+            evidence, self._bound = self._prove(client_role(self._site), SERVER, nonce, own)
+            return self._say("client-hello", evidence.encode(), nonce=self._nonce, public_key=own)
 
     def on_server_hello(self, message: bytes) -> tuple[bytes, Established]:
         """Take message 3, verify the server, and return message 4 and the channel.

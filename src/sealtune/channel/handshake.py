@@ -137,39 +137,35 @@ class Handshake:
         yield
         self._next = number + 1
 
-    def _context(self, peer: str) -> bytes:
-        """Who evidence is made for, and all that was said before it."""
-        return hashlib.sha384(length_prefixed(peer.encode(), *self._messages)).digest()
+    def _say(self, kind: str, body: bytes = b"", **fields: bytes) -> bytes:
+        """A message that what follows builds on."""
+        self._messages.append(message(kind, body, **fields))
+        return self._messages[-1]
+
+    def _bind(self, role: str, peer: str, nonce: bytes, public_key: bytes, gpu: bytes) -> bytes:
+        """Report data of ``role``: who it is for, and all that was said before it, go in."""
+        return report_data(
+            DOMAIN,
+            role,
+            nonce=nonce,
+            job_id=self._job_id,
+            public_key=public_key,
+            context=hashlib.sha384(length_prefixed(peer.encode(), *self._messages)).digest(),
+            gpu_evidence_digest=hashlib.sha256(gpu).digest() if gpu else b"",
+        )
 
     def _prove(
         self, role: str, peer: str, nonce: bytes, public_key: bytes
     ) -> tuple[Evidence, bytes]:
         """Own evidence for the peer, over its nonce, and the report data it was made over."""
         gpu = self._attester.collect_gpu(gpu_nonce(role, nonce, self._job_id, public_key))
-        digest = hashlib.sha256(gpu).digest() if gpu else b""
-        data = report_data(
-            DOMAIN,
-            role,
-            nonce=nonce,
-            job_id=self._job_id,
-            public_key=public_key,
-            context=self._context(peer),
-            gpu_evidence_digest=digest,
-        )
+        data = self._bind(role, peer, nonce, public_key, gpu)
         return replace(self._attester.collect(data), gpu=gpu), data
 
     def _appraise(self, role: str, own: str, raw: bytes, public_key: bytes) -> tuple[Claims, bytes]:
         """Verify the peer's evidence, made for ``own``, over the own nonce."""
         evidence = Evidence.decode(raw)
-        data = report_data(
-            DOMAIN,
-            role,
-            nonce=self._nonce,
-            job_id=self._job_id,
-            public_key=public_key,
-            context=self._context(own),
-            gpu_evidence_digest=evidence.gpu_digest,
-        )
+        data = self._bind(role, own, self._nonce, public_key, evidence.gpu)
         claims = verify_party(
             self._verifier,
             evidence,

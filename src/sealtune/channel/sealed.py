@@ -100,15 +100,6 @@ class SealedSession:
         self._advance(header, digest)
         return plain
 
-    def open_later(self, message: Buffer) -> tuple[int, bytes]:
-        """Open the next message, of any round that is not before the last one.
-
-        Returns:
-            The round, and the plaintext.
-        """
-        round_ = message_round(message)
-        return round_, self.open(message, round_)
-
     def _admit(self, sealed: memoryview, round_: int) -> Header:
         """Refuse what is not the next message. The header proves itself when the chunks open."""
         if self._mode != "open":

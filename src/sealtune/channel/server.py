@@ -9,7 +9,6 @@ import hmac
 import secrets
 
 from sealtune.attest.evidence import NONCE_SIZE
-from sealtune.channel import handshake
 from sealtune.channel.handshake import (
     CONFIRMATION_SIZE,
     SEALED_SHARE,
@@ -39,9 +38,7 @@ class ServerHandshake(Handshake):
     def challenge(self) -> bytes:
         """Message 1: a fresh nonce."""
         with self._step(0):
-            message = handshake.message("challenge", nonce=self._nonce, job_id=self._job_id)
-            self._messages.append(message)
-            return message
+            return self._say("challenge", nonce=self._nonce, job_id=self._job_id)
 
     def on_hello(self, message: bytes) -> bytes:
         """Take message 2, verify the client, and return message 3.
@@ -62,15 +59,9 @@ class ServerHandshake(Handshake):
                 key, self._share, job_id=self._job_id, report_data=bound, purpose="server-share"
             )
             self._pair = KeyPair.generate()
-            evidence, self._bound = self._prove(SERVER, role, nonce, self._pair.public_bytes)
-            reply = handshake.message(
-                "server-hello",
-                evidence.encode(),
-                public_key=self._pair.public_bytes,
-                sealed_key=sealed,
-            )
-            self._messages.append(reply)
-            return reply
+            own = self._pair.public_bytes
+            evidence, self._bound = self._prove(SERVER, role, nonce, own)
+            return self._say("server-hello", evidence.encode(), public_key=own, sealed_key=sealed)
 
     def on_client_key(self, message: bytes) -> Established:
         """Take message 4 and finish.

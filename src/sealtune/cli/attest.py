@@ -232,7 +232,7 @@ def policy(
                 err=True,
             )
     elif kind is Kind.SIMULATED:
-        from sealtune.attest.measure import own_measurement
+        from sealtune.attest.platforms.simulated import own_measurement
 
         measurements = (own_measurement().hex(),)
     typer.echo(strict_policy(kind, measurements, **more).model_dump_json(indent=2))

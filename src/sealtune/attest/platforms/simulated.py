@@ -16,12 +16,14 @@ Trust domain: every enclave.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import stat
 import struct
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -36,7 +38,7 @@ from sealtune.attest.errors import (
     WrongReportDataError,
 )
 from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
-from sealtune.attest.measure import own_measurement
+from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms.base import Platform
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.job.storage import home
@@ -46,6 +48,13 @@ MAGIC = b"SIM1"
 SIZE = BODY.size + 64
 DEBUG = 1
 CONTEXT = b"sealtune simulated evidence v1\0"
+MEASURED = ("aggregator", "owner-site", "site-enclave", "split-server")
+
+
+@cache
+def own_measurement() -> bytes:
+    """One digest of the programs that enclaves and data owners run, read once per process."""
+    return hashlib.sha384(b"".join(map(program_digest, MEASURED))).digest()
 
 
 def default_key_path() -> Path:

@@ -9,7 +9,7 @@ Trust domain: every enclave, and whoever appraises one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ from sealtune.attest.errors import MalformedEvidenceError
 
 Product = Literal["Milan", "Genoa", "Turin"]
 TcbPart = Literal["fmc", "bootloader", "tee", "snp", "microcode"]
+# Bit 16, and 18 to 25.
 GuestBit = Literal[
     "smt",
     "migrate-ma",
@@ -28,6 +29,7 @@ GuestBit = Literal[
     "ciphertext-hiding",
     "page-swap-disabled",
 ]
+# Bits 0 to 7.
 PlatformBit = Literal[
     "smt",
     "tsme",
@@ -39,6 +41,7 @@ PlatformBit = Literal[
     "tio",
 ]
 
+_Bit = TypeVar("_Bit", GuestBit, PlatformBit)
 # Names of the parts of a TCB version, their byte in it and their extension in a VCEK or VLEK.
 _BEFORE_TURIN: dict[TcbPart, tuple[int, str]] = {
     "bootloader": (0, "3.1"),
@@ -57,28 +60,10 @@ TCB_PARTS: Mapping[Product, Mapping[TcbPart, tuple[int, str]]] = {
         "microcode": (7, "3.8"),
     },
 }
-GUEST_BITS: Mapping[int, GuestBit] = {
-    16: "smt",
-    18: "migrate-ma",
-    19: "debug",
-    20: "single-socket",
-    21: "cxl",
-    22: "mem-aes-256-xts",
-    23: "rapl-disabled",
-    24: "ciphertext-hiding",
-    25: "page-swap-disabled",
-}
+_GUEST = zip((16, *range(18, 26)), get_args(GuestBit), strict=True)
+GUEST_BITS: Mapping[int, GuestBit] = dict(_GUEST)
 GUEST_ABI, GUEST_RESERVED_ONE = 0xFFFF, 1 << 17
-PLATFORM_BITS: Mapping[int, PlatformBit] = {
-    0: "smt",
-    1: "tsme",
-    2: "ecc",
-    3: "rapl-disabled",
-    4: "ciphertext-hiding",
-    5: "alias-check",
-    6: "iommu-write-safe",
-    7: "tio",
-}
+PLATFORM_BITS: Mapping[int, PlatformBit] = dict(enumerate(get_args(PlatformBit)))
 # What loosens the protection, so that an appraisal policy must allow it by name.
 LOOSENING = ("smt", "cxl", "tio")
 
@@ -124,11 +109,7 @@ def guest_bits(policy: int) -> tuple[GuestBit, ...]:
     """
     if not policy & GUEST_RESERVED_ONE:
         raise MalformedEvidenceError("SEV-SNP guest policy lacks a bit that must be one")
-    named = {number: name for number, name in GUEST_BITS.items() if policy >> number & 1}
-    unknown = policy & ~GUEST_ABI & ~GUEST_RESERVED_ONE & ~sum(1 << n for n in named)
-    if unknown:
-        raise MalformedEvidenceError(f"SEV-SNP guest policy has unknown bits {unknown:#x}")
-    return tuple(named.values())
+    return _named(policy & ~GUEST_ABI & ~GUEST_RESERVED_ONE, GUEST_BITS, "guest policy")
 
 
 def platform_bits(info: int) -> tuple[PlatformBit, ...]:
@@ -137,8 +118,12 @@ def platform_bits(info: int) -> tuple[PlatformBit, ...]:
     Raises:
         MalformedEvidenceError: a bit that has no meaning known here.
     """
-    named = {number: name for number, name in PLATFORM_BITS.items() if info >> number & 1}
-    unknown = info & ~sum(1 << n for n in named)
+    return _named(info, PLATFORM_BITS, "platform information")
+
+
+def _named(bits: int, names: Mapping[int, _Bit], what: str) -> tuple[_Bit, ...]:
+    named = {number: name for number, name in names.items() if bits >> number & 1}
+    unknown = bits & ~sum(1 << number for number in named)
     if unknown:
-        raise MalformedEvidenceError(f"SEV-SNP platform information has unknown bits {unknown:#x}")
+        raise MalformedEvidenceError(f"SEV-SNP {what} has unknown bits {unknown:#x}")
     return tuple(named.values())
