@@ -49,7 +49,9 @@ def choose(options: Sequence[Option], job: Job, equipment: Equipment, prefer: Wi
     judged = [replace(o, ruled_out=faults(o, job, equipment)) for o in options]
     usable = sorted((o for o in judged if not o.ruled_out), key=lambda o: _rank(o, prefer))
     if not usable:
-        return Advice(None, _none(judged), tuple(judged))
+        nearest = min(judged, key=lambda o: (o.way == "plain", len(o.ruled_out), o.hours))
+        reason = f"nothing fits; nearest is {nearest.name}: {'; '.join(nearest.ruled_out)}"
+        return Advice(None, reason, tuple(judged))
     first = usable[0]
     near = [
         o
@@ -63,9 +65,17 @@ def choose(options: Sequence[Option], job: Job, equipment: Equipment, prefer: Wi
 
 def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     """Why an option is out of the question; empty if it is not."""
-    spec = equipment.spec
-    reasons = _unwanted(option, job)
+    spec, wish = equipment.spec, job.protection.protect
     method = METHODS.get(option.way)
+    reasons = []
+    if option.way == "plain" and wish != "insecure-none":
+        reasons.append("protects nothing: all data lie in one place")
+    if wish == "adapter+data" and option.protect == "adapter":
+        reasons.append("shows the data to the accelerator, and protect is 'adapter+data'")
+    if method and "tuning.spf" in method.unused and job.tuning.spf is not None:
+        reasons.append("cannot tune with SPF")
+    for key, early in early_layers(job.tuning, option.cut or 0).items():
+        reasons.append(f"{key} names block {min(early)}, below the cut")
     if method and "site" in method.attested and not spec.client_tee:
         reasons.append("needs a TEE at every site, and there is none (client_tee = false)")
     for part, words, key in (
@@ -79,21 +89,6 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
     if spec.max_hours is not None and option.hours > spec.max_hours:
         reasons.append(_too_long(option, equipment))
     return tuple(reasons)
-
-
-def _unwanted(option: Option, job: Job) -> list[str]:
-    """What the job itself does not allow."""
-    wish, reasons = job.protection.protect, []
-    if option.way == "plain" and wish != "insecure-none":
-        reasons.append("protects nothing: all data lie in one place")
-    if wish == "adapter+data" and option.protect == "adapter":
-        reasons.append("shows the data to the accelerator, and protect is 'adapter+data'")
-    method = METHODS.get(option.way)
-    if method and "tuning.spf" in method.unused and job.tuning.spf is not None:
-        reasons.append("cannot tune with SPF")
-    for key, early in early_layers(job.tuning, option.cut or 0).items():
-        reasons.append(f"{key} names block {min(early)}, below the cut")
-    return reasons
 
 
 def _too_long(option: Option, equipment: Equipment) -> str:
@@ -133,11 +128,6 @@ def _against(best: Option, other: Option, prefer: Wish) -> str:
     text = f"{_figure(best, prefer)}, against {_figure(other, prefer)} for {other.name}"
     piece = max(other.seconds, key=lambda key: other.seconds[key] - best.seconds.get(key, 0.0))
     return f"{text} (its '{piece}' takes {duration(other.seconds[piece])})"
-
-
-def _none(judged: Sequence[Option]) -> str:
-    nearest = min(judged, key=lambda o: (o.way == "plain", len(o.ruled_out), o.hours))
-    return f"nothing fits; nearest is {nearest.name}: {'; '.join(nearest.ruled_out)}"
 
 
 def _figure(option: Option, prefer: Wish) -> str:

@@ -65,11 +65,7 @@ class Counts:
     def pooled_step(self) -> Batch:
         """The mean training step on all sites' rows together."""
         parts = list(self.train.values())
-        rows = sum(p.rows for p in parts)
-        return Batch(
-            sum(p.step.tokens * p.rows for p in parts) / rows,
-            sum(p.step.length * p.rows for p in parts) / rows,
-        )
+        return mean([p.step for p in parts], [p.rows for p in parts])
 
     def largest_step(self) -> Batch:
         """The largest training step of any site."""
@@ -124,11 +120,16 @@ def count_part(lengths: Sequence[int], rows: int, size: int, eval_size: int, see
         rows=rows,
         tokens=round(sum(lengths) * scale),
         padded=sum(batch.tokens for batch in sorted_) * scale,
-        step=Batch(
-            sum(b.tokens for b in steps) / len(steps), sum(b.length for b in steps) / len(steps)
-        ),
+        step=mean(steps, [1] * len(steps)),
         largest=max(steps, key=lambda batch: batch.tokens),
     )
+
+
+def mean(batches: Sequence[Batch], weights: Sequence[int]) -> Batch:
+    """The mean batch."""
+    pairs, whole = list(zip(batches, weights, strict=True)), sum(weights)
+    tokens, length = sum(b.tokens * w for b, w in pairs), sum(b.length * w for b, w in pairs)
+    return Batch(tokens / whole, length / whole)
 
 
 def _padded(lengths: Sequence[int], chosen: Sequence[int]) -> Batch:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import median
 from typing import Literal
 
@@ -54,7 +54,7 @@ REFERENCE_MEMORY = 16.0  # GiB
 def scaled(tflops: float) -> Speeds:
     """Speeds of a machine of which only its fp32 rate is known."""
     times = tflops * 1e12 / REFERENCE.flops
-    return Speeds(REFERENCE.flops * times, REFERENCE.ring * times, REFERENCE.traffic * times)
+    return Speeds(*(speed * times for speed in astuple(REFERENCE)))
 
 
 @dataclass(frozen=True)

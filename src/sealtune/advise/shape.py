@@ -31,12 +31,13 @@ class Shape:
         tuned: trainable parameters of each block, when every one is tuned that the job names.
         width: D, values of a token between blocks.
         vocabulary: number of token ids, V.
+        whole: parameters of the model as it lies in memory; a head that is the embedding again
+            counts once.
         embedding: parameters.
         rest: parameters outside blocks, embedding and head (the last norm, positions).
-        head: parameters of the head; those of a classification head are trained.
-        head_trained: whether it is.
+        head: parameters of the head.
+        head_trained: those of them that are trained, all of a classification head.
         head_per_token: whether the head answers every token and its loss keeps the answers.
-        tied: whether the head is the embedding again.
         file_bytes: of one parameter in the weight files.
         prefix_fits: whether leading blocks could run apart, plain, for ``protect = "adapter"``.
     """
@@ -48,12 +49,12 @@ class Shape:
     tuned: tuple[int, ...]
     width: int
     vocabulary: int
+    whole: int
     embedding: int
     rest: int
     head: int
-    head_trained: bool
+    head_trained: int
     head_per_token: bool
-    tied: bool
     file_bytes: int
     prefix_fits: bool
 
@@ -69,7 +70,7 @@ class Shape:
 
     def trainable(self, first: int = 0) -> int:
         """Trainable parameters of the blocks from ``first`` on, and of the head."""
-        return sum(self.tuned[first:]) + self.head * self.head_trained
+        return sum(self.tuned[first:]) + self.head_trained
 
     def linear(self, first: int = 0) -> int:
         """Parameters in frozen linear layers of the blocks from ``first`` on."""
@@ -80,12 +81,6 @@ class Shape:
         """Size of a typical wide layer beside ``width``: mean width of what linear layers make."""
         groups = [group for block in self.blocks for group in block.groups]
         return round(sum(group.outer for group in groups) / len(groups))
-
-    @property
-    def whole(self) -> int:
-        """Parameters of the whole model as it lies in memory, head included."""
-        head = 0 if self.tied else self.head
-        return self.embedding + sum(self.sizes) + self.rest + head
 
     def bottom(self, cut: int) -> int:
         """Parameters at a site of a split job: embedding and blocks below the cut."""
@@ -123,8 +118,8 @@ def read_shape(job: Job, num_labels: int | None) -> Shape:
     embedding = model.get_input_embeddings().weight
     head = model.score if job.model.task == "classification" else model.get_output_embeddings()
     sizes = [_numel(block.parameters()) for block in blocks]
-    total = _numel(model.parameters())  # a tied head counts once
-    tied = head.weight is embedding
+    whole, head_size = _numel(model.parameters()), _numel(head.parameters())
+    rest = whole - sum(sizes) - embedding.numel() - head_size * (head.weight is not embedding)
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed).train()
     causal = job.model.task == "causal-lm"
     inside, firsts, outside = count_blocks(tuned, blocks)
@@ -140,12 +135,12 @@ def read_shape(job: Job, num_labels: int | None) -> Shape:
         tuned=tuple(_numel(p for p in block.parameters() if p.requires_grad) for block in blocks),
         width=int(embedding.shape[1]),
         vocabulary=int(embedding.shape[0]),
+        whole=whole,
         embedding=embedding.numel(),
-        rest=total - sum(sizes) - embedding.numel() - (0 if tied else _numel(head.parameters())),
-        head=_numel(head.parameters()),
-        head_trained=job.model.task == "classification",
+        rest=rest,
+        head=head_size,
+        head_trained=head_size if job.model.task == "classification" else 0,
         head_per_token=causal,
-        tied=tied,
         file_bytes=2 if str(load_config(job.model).dtype).endswith("float16") else 4,
         prefix_fits=starts_with_embedding(tuned, blocks),
     )
