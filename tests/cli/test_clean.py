@@ -79,7 +79,7 @@ def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path) -> None:
     assert (code, "a run is going on" in said) == (9, True)
     assert (folder / "state" / "activations" / "north" / "0.sealed").exists()
     with pytest.raises(StorageError, match="a run is going on"):
-        prepare(folder, resume=False, force=True)
+        prepare(folder, force=True)
     with pytest.raises(StorageError, match="a run is going on"):
         MetricsLog(folder / "metrics.jsonl")
     log.close()

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sealtune.errors import FederationError, PortInUseError, StorageError
 from sealtune.job.events import Done, Ready
-from sealtune.launch import collect_adapter, prepare
+from sealtune.launch import check, collect_adapter, prepare
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.environment import program, variables, versions
 from sealtune.launch.flower import Flower
@@ -142,13 +142,13 @@ def test_children_get_few_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_new_run_folder(tmp_path: Path) -> None:
-    prepare(tmp_path / "runs" / "x", resume=False, force=False)
+    prepare(tmp_path / "runs" / "x", force=False)
     assert (tmp_path / "runs" / "x" / "logs").is_dir()
 
 
 def test_baselines_may_come_first(tmp_path: Path) -> None:
     (tmp_path / "baselines").mkdir()
-    prepare(tmp_path, resume=False, force=False)
+    prepare(tmp_path, force=False)
     assert (tmp_path / "baselines").is_dir()
 
 
@@ -161,12 +161,12 @@ def finished_run(folder: Path) -> Path:
 def test_a_run_that_is_there_is_refused_continued_or_replaced(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "x")
     with pytest.raises(StorageError, match="holds a run already") as caught:
-        prepare(run, resume=False, force=False)
+        prepare(run, force=False)
     assert "--resume" in caught.value.hint
     assert "--force" in caught.value.hint
-    prepare(run, resume=True, force=False)
+    check(run, resume=True, force=False)
     assert (run / "metrics.jsonl").exists()
-    prepare(run, resume=False, force=True)
+    prepare(run, force=True)
     assert not (run / "metrics.jsonl").exists()
 
 
@@ -174,10 +174,10 @@ def test_a_run_that_is_there_is_refused_continued_or_replaced(tmp_path: Path) ->
 def test_what_is_no_run_is_left_alone(tmp_path: Path, force: bool) -> None:
     (tmp_path / "thesis.doc").write_text("years of work")
     with pytest.raises(StorageError, match="not a run of sealtune"):
-        prepare(tmp_path, resume=False, force=force)
+        prepare(tmp_path, force=force)
     file = tmp_path / "thesis.doc"
     with pytest.raises(StorageError, match="not a run of sealtune"):
-        prepare(file, resume=False, force=force)
+        prepare(file, force=force)
     assert file.read_text() == "years of work"
 
 
@@ -185,7 +185,7 @@ def test_force_does_not_follow_links(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "x")
     link = tmp_path / "link"
     link.symlink_to(run)
-    prepare(link, resume=False, force=True)
+    prepare(link, force=True)
     assert (run / "metrics.jsonl").exists()
     assert link.is_dir()
     assert not link.is_symlink()
@@ -193,7 +193,7 @@ def test_force_does_not_follow_links(tmp_path: Path) -> None:
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no run to resume"):
-        prepare(tmp_path / "x", resume=True, force=False)
+        check(tmp_path / "x", resume=True, force=False)
 
 
 def write_adapter(run: Path, site: str, weights: bytes) -> None:

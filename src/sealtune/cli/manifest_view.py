@@ -51,15 +51,22 @@ def show_manifest(
         signed: organisations whose signature was verified.
     """
     settings = manifest.settings
+    least = f"{_count(settings.quorum, 'site')}, of {_count(manifest.min_cohort, 'organisation')}"
+    if method_of(manifest.method).server_trains:
+        cohort = f"training starts with the samples of at least {least} or more"
+        attested = "before samples are sent, and anew at the end"  # in between nothing is sent
+    else:
+        cohort = f"every aggregate holds the updates of at least {least} or more"
+        attested = f"anew every {_count(manifest.epoch, 'round')}"
     _heading(console, f"Job '{settings.job.name}'")
     _rows(
         console,
         ("job id", job_id),
         ("start", f"from {manifest.not_before} to {manifest.expires}"),
         ("release", RELEASE[manifest.release]),
-        ("cohort", _cohort(manifest)),
+        ("cohort", cohort),
         ("privacy", Text("no differential privacy", "yellow")),
-        ("attested", _attested(manifest)),
+        ("attested", attested),
     )
     _heading(console, "Who takes part")
     _participants(manifest, signed, console)
@@ -73,16 +80,6 @@ def show_manifest(
     _plan(manifest, console)
     _heading(console, "What each party will see")
     _parties(manifest, policies.values(), console)
-
-
-def _cohort(manifest: Manifest) -> str:
-    what = method_of(manifest.method).cohort
-    sites = _count(manifest.settings.quorum, "site")
-    return f"{what} at least {sites}, of {_count(manifest.min_cohort, 'organisation')} or more"
-
-
-def _attested(manifest: Manifest) -> str:
-    return method_of(manifest.method).reattested.format(epoch=_count(manifest.epoch, "round"))
 
 
 def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:

@@ -160,7 +160,7 @@ def _prepare(
         resolution = resolve(job)
     if given is not None:
         check_found(manifest, resolution.found)
-    launch.prepare(run_dir, resume=False, force=force)
+    launch.prepare(run_dir, force=force)
     try:
         envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir))
         keys = keys or signing.kept_keys(run_dir, job)

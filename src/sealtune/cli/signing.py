@@ -107,39 +107,31 @@ def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
     """
     from sealtune.attest.files import load_policies
     from sealtune.party.admit import check_code
+    from sealtune.party.found import differing
     from sealtune.party.trust import accepted_evidence
 
     accepted = accepted_evidence(manifest)
     check_code(manifest)
     given = {} if policy_file is None else load_policies(policy_file, list(accepted))
     expected = expected_evidence(manifest.method, manifest.settings.protection, given)
-    differing = [
+    other = [
         f"{role}.{key}"
         for role, policy in accepted.items()
-        for key in _differences(policy, expected[role])
+        for key in differing(_by_kind(policy), _by_kind(expected[role]))
     ]
-    if differing:
+    if other:
         source = "simulated enclaves of this code" if policy_file is None else str(policy_file)
         raise DigestMismatchError(
-            f"the manifest accepts other evidence than {source}; these differ: "
-            f"{', '.join(differing)}",
+            f"the manifest accepts other evidence than {source}; these differ: {', '.join(other)}",
             hint="do not sign before you know why; --policy FILE says what you mean to accept",
         )
     return ["code: the sealtune that is installed here", "evidence: what is to be accepted"]
 
 
-def _differences(accepted: AppraisalPolicy, expected: AppraisalPolicy) -> list[str]:
-    """Dotted keys whose values differ."""
-    here, there = (policy.model_dump(mode="json") for policy in (accepted, expected))
-    differing = [key for key in here if key != "kinds" and here[key] != there[key]]
-    kinds, others = here["kinds"], there["kinds"]
-    for kind in sorted(kinds.keys() | others.keys()):
-        if kind in kinds and kind in others:
-            values = kinds[kind]
-            differing += [f"{kind}.{key}" for key in values if values[key] != others[kind][key]]
-        else:
-            differing.append(kind)
-    return differing
+def _by_kind(policy: AppraisalPolicy) -> dict[str, Any]:
+    values: dict[str, Any] = policy.model_dump(mode="json")
+    kinds = values.pop("kinds")
+    return {**values, **kinds}
 
 
 def throw_away(

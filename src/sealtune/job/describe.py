@@ -10,8 +10,7 @@ from functools import cache
 from typing import Any
 
 from sealtune.job.job_file import JobFile
-
-NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
+from sealtune.job.sections import NAME_PATTERN
 
 
 @cache

@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from sealtune.errors import ConfigError, KeyFileError, MalformedManifestError, Problem, StorageError
 from sealtune.job.keys import public_from_hex, public_hex
+from sealtune.job.sections import NAME_PATTERN
 from sealtune.job.storage import read_bounded, storage_error
 
 MAX_FILE = 1 << 14  # bytes; a key file has about 120
 PRIVATE, PUBLIC = ".key", ".pub"
-_ORG = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 def new_key(org: str, folder: Path) -> tuple[Path, Path]:
@@ -62,7 +62,7 @@ def new_key(org: str, folder: Path) -> tuple[Path, Path]:
 
 def is_name(org: str) -> bool:
     """Whether an organisation may be called so; the rule is that of site names."""
-    return _ORG.fullmatch(org) is not None
+    return re.fullmatch(NAME_PATTERN, org) is not None
 
 
 def load_private(path: Path) -> Ed25519PrivateKey:

@@ -36,8 +36,6 @@ class Method:
             so many.
         required, refused: sections of the job file -> what to say of a job without, or with it.
         unused: sections and keys of the job file that it does not read.
-        cohort: what the quorum is about, for people.
-        reattested: when both sides prove themselves anew, for people; ``{epoch}`` is filled in.
     """
 
     name: str
@@ -50,8 +48,6 @@ class Method:
     required: Mapping[str, Problem]
     refused: Mapping[str, Problem]
     unused: tuple[str, ...]
-    cohort: str
-    reattested: str
 
     def least_cohort(self, organisations: int) -> int:
         """Organisations that an aggregate comes from at least, of so many."""
@@ -85,8 +81,6 @@ METHODS = {
                 ),
             },
             unused=("split", "tuning.spf", "equipment"),
-            cohort="every aggregate holds the updates of",
-            reattested="anew every {epoch}",
         ),
         Method(
             name="split",
@@ -108,8 +102,6 @@ METHODS = {
                 "train.aggregation",
                 "equipment",
             ),
-            cohort="training starts with the samples of",
-            reattested="before samples are sent, and anew at the end",  # in between nothing is sent
         ),
     )
 }

@@ -26,7 +26,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from sealtune.errors import Problem
 from sealtune.job.method import Attested
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 NonEmpty = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
 Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None

@@ -51,15 +51,13 @@ def check(run_dir: Path, *, resume: bool, force: bool) -> None:
         )
 
 
-def prepare(run_dir: Path, *, resume: bool, force: bool) -> None:
-    """Make the folder of a run ready: create it, leave it (``resume``), or empty it (``force``).
+def prepare(run_dir: Path, *, force: bool) -> None:
+    """Make the folder of a new run ready: create it, or empty it (``force``).
 
     Raises:
         StorageError: see ``check``; or it cannot be written.
     """
-    check(run_dir, resume=resume, force=force)
-    if resume:
-        return
+    check(run_dir, resume=False, force=force)
     if not _free(run_dir):
         check_idle(run_dir)
         _remove(run_dir)

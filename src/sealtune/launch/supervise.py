@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,26 +172,20 @@ def _signals(inbox: Inbox) -> Iterator[None]:
             signal.signal(number, action)
 
 
+@dataclass
 class _Run:
     """One run's processes, in their order."""
 
-    def __init__(
-        self,
-        parties: Sequence[Local],
-        command: Callable[[Local], Sequence[str]],
-        temp: Path,
-        metrics: MetricsLog,
-        progress: Progress,
-        display: Display,
-    ) -> None:
-        self._parties = parties
-        self._command = command
-        self._sites = {_role(party): party for party in parties if party.role == "site"}
-        self._temp = temp
-        self._metrics = metrics
-        self._progress = progress
-        self._display = display
-        self._processes = Processes(parties[0].folder / "logs", self._record, self._tick)
+    parties: Sequence[Local]
+    command: Callable[[Local], Sequence[str]]
+    temp: Path
+    metrics: MetricsLog
+    progress: Progress
+    display: Display
+
+    def __post_init__(self) -> None:
+        self._sites = {_role(party): party for party in self.parties if party.role == "site"}
+        self._processes = Processes(self.parties[0].folder / "logs", self._record, self._tick)
         self._memory = MemoryPeak()
 
     def work(self, port: int | None) -> None:
@@ -207,13 +202,13 @@ class _Run:
                 processes.until(lambda: "server" in processes.ended)
                 self._finish()
             except Interrupted:
-                self._progress.notices.append("stopping everything (Ctrl-C again: at once)")
+                self.progress.notices.append("stopping everything (Ctrl-C again: at once)")
                 raise
             finally:
                 processes.stop_all()
 
     def _tick(self) -> None:
-        self._display.update()
+        self.display.update()
         self._memory.sample(
             child.process.pid
             for role, child in self._processes.children.items()
@@ -225,26 +220,26 @@ class _Run:
             if isinstance(event, Ready | Bye):
                 return
             event = event.model_copy(update={"role": _FLOWER})
-        self._progress.apply(self._metrics.append(event))
+        self.progress.apply(self.metrics.append(event))
 
     def _start_ours(self) -> None:
-        for party in self._parties:
+        for party in self.parties:
             # a server enclave that has a model trains it
             share = "trainer" if party.role == "server" and party.model else _role(party)
             threads = thread_settings(share.partition(":")[0], len(self._sites), cores())
-            self._processes.start(_role(party), self._command(party), threads, events=True)
+            self._processes.start(_role(party), self.command(party), threads, events=True)
 
     def _start_flower(self, port: int | None) -> None:
         sites = tuple(party.site or "" for party in self._sites.values())
-        credentials = make_credentials(self._temp / "keys", sites)
-        flower = Flower(self._temp, port or free_port(), credentials)
+        credentials = make_credentials(self.temp / "keys", sites)
+        flower = Flower(self.temp, port or free_port(), credentials)
         extra = flower.environment()
         processes = self._processes
-        self._progress.network = "starting the relay"
+        self.progress.network = "starting the relay"
         relay = flower.relay(self._work_socket)
         processes.start(_RELAY, relay, extra, events=True, bare=True)
         for site, party in zip(sites, self._sites.values(), strict=True):
-            spool = self._temp / "spool" / site
+            spool = self.temp / "spool" / site
             spool.mkdir(parents=True)
             node = flower.node(site, Path(party.listen), spool)
             processes.start(f"flower:node:{site}", node, extra, again=True, bare=True)
@@ -252,8 +247,8 @@ class _Run:
     def _until_ready(self) -> None:
         processes = self._processes
         processes.until(lambda: _RELAY in processes.ready)
-        self._progress.network = "ready, waiting for the enclaves"
-        enclaves = set(map(_role, self._parties))
+        self.progress.network = "ready, waiting for the enclaves"
+        enclaves = set(map(_role, self.parties))
         processes.until(lambda: enclaves <= processes.ready)
 
     def _finish(self) -> None:
@@ -268,7 +263,7 @@ class _Run:
         if not processes.until(gone, _LEAVE):
             processes.stop(clients)
             processes.until(gone, _FINISH)
-        if any(party.role == "accelerator" for party in self._parties):
+        if any(party.role == "accelerator" for party in self.parties):
             processes.stop(["accelerator"])
             processes.until(lambda: "accelerator" in processes.ended, _FINISH)
         self._record(Memory(role=_FLOWER, peak_mib=round(self._memory.mib, 1)))
@@ -276,11 +271,11 @@ class _Run:
     @property
     def _work_socket(self) -> Path:
         """Where the relay finds the aggregator."""
-        return self._temp / "work.sock"
+        return self.temp / "work.sock"
 
     @property
     def _server(self) -> Local:
-        return next(party for party in self._parties if party.role == "server")
+        return next(party for party in self.parties if party.role == "server")
 
 
 def _role(party: Local) -> str:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
 
 from sealtune.errors import DigestMismatchError
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity
@@ -62,17 +65,21 @@ def check_settings(manifest: Manifest, settings: Settings) -> None:
     _refuse(differences(manifest.settings, settings))
 
 
-def differences(settings: Settings, others: Settings) -> list[str]:
+def differences(ours: BaseModel, theirs: BaseModel) -> list[str]:
     """Dotted keys whose values differ, such as ``train.learning_rate``."""
-    differing = []
-    for name in Settings.model_fields:
-        here, there = (getattr(each, name) for each in (settings, others))
-        if here is None or there is None:
-            differing += [name] if here != there else []
-        else:
-            keys = type(here).model_fields
-            differing += [f"{name}.{k}" for k in keys if getattr(here, k) != getattr(there, k)]
-    return differing
+    return differing(ours.model_dump(mode="json"), theirs.model_dump(mode="json"))
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The same of what has become JSON; what only one side has, by the name of its table."""
+    keys = []
+    for name in ours | theirs:
+        here, there = ours.get(name), theirs.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            keys += [f"{name}.{key}" for key in here if here[key] != there.get(key)]
+        elif here != there:
+            keys.append(name)
+    return keys
 
 
 def _refuse(differing: list[str]) -> None:
