@@ -302,8 +302,8 @@ def test_seconds_are_those_of_the_clock(setup: Setup, monkeypatch: pytest.Monkey
 def test_budgets_follow_from_rows_forward_and_columns_backward() -> None:
     weight = torch.tensor([[100, 0, 0], [100, 3, 4]], dtype=torch.int8)
     frozen = FrozenGroup(GROUPS[0], weight, torch.ones(2))
-    assert frozen.forward_budget.code_norm == Budget(math.sqrt(10_025), 3).code_norm
-    assert frozen.backward_budget.code_norm == Budget(math.sqrt(20_000), 2).code_norm
+    assert frozen.budgets[False].code_norm == Budget(math.sqrt(10_025), 3).code_norm
+    assert frozen.budgets[True].code_norm == Budget(math.sqrt(20_000), 2).code_norm
 
 
 def test_a_missing_backbone_is_named(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from sealtune.errors import FederationError
 
 _MAX = 1 << 20  # bytes
+T = TypeVar("T")
 
 
 class Settings:
@@ -20,7 +22,8 @@ class Settings:
         path: its file.
 
     Raises:
-        FederationError: it cannot be read, or is no JSON object of a sensible size.
+        FederationError: it cannot be read, or is no JSON object of a sensible size; also by every
+            method, where what it asks for is missing or something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,38 +39,28 @@ class Settings:
         self._content = content
 
     def text(self, key: str) -> str:
-        """A text.
-
-        Raises:
-            FederationError: it is missing or empty, or no text.
-        """
-        value = self._content.get(key)
-        if not isinstance(value, str) or not value:
-            raise FederationError(f"{self._path}: {key} should be text")
-        return value
+        """A text that is not empty."""
+        return self._value(key, str, "text")
 
     def path(self, key: str) -> Path:
-        """A path; errors as ``text``."""
+        """A path."""
         return Path(self.text(key))
 
     def port(self, key: str) -> int:
-        """A TCP port.
-
-        Raises:
-            FederationError: it is none.
-        """
-        value = self._content.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
-            raise FederationError(f"{self._path}: {key} should be a TCP port")
-        return value
+        """A TCP port."""
+        value = self._value(key, int, "a TCP port")
+        return value if 0 < value < 65536 else self._refuse(key, "a TCP port")
 
     def paths(self, key: str) -> dict[str, Path]:
-        """Paths by name.
+        """Paths by name."""
+        value = self._value(key, dict, "an object of paths")
+        if not all(isinstance(path, str) for path in value.values()):
+            self._refuse(key, "an object of paths")
+        return {name: Path(path) for name, path in value.items()}
 
-        Raises:
-            FederationError: it is no object of texts.
-        """
+    def _value(self, key: str, kind: type[T], what: str) -> T:
         value = self._content.get(key)
-        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            raise FederationError(f"{self._path}: {key} should be an object of paths")
-        return {str(name): Path(text) for name, text in value.items()}
+        return value if type(value) is kind and value else self._refuse(key, what)
+
+    def _refuse(self, key: str, what: str) -> NoReturn:
+        raise FederationError(f"{self._path}: {key} should be {what}")

@@ -25,7 +25,7 @@ class FrozenGroup:
     Attributes:
         weight: int8 [N, K], members stacked.
         scale: float32 [N], one step per output channel.
-        forward_budget, backward_budget: code sizes for ``W x`` and ``W^T g``.
+        budgets: by ``backward``: code sizes for ``W x`` and ``W^T g``.
     """
 
     def __init__(self, spec: LinearGroup, weight: Tensor, scale: Tensor) -> None:
@@ -33,23 +33,15 @@ class FrozenGroup:
         self.weight = weight
         self.scale = scale
         outer, inner = weight.shape
-        row_norm, column_norm = _largest_norms(weight)
-        self.forward_budget = Budget(row_norm, inner)
-        self.backward_budget = Budget(column_norm, outer)
+        square = weight.to(torch.float64).square_()  # largest 2-norm of a row, and of a column
+        self.budgets = {
+            False: Budget(float(square.sum(1).max().sqrt()), inner),
+            True: Budget(float(square.sum(0).max().sqrt()), outer),
+        }
 
     def matrix(self, backward: bool) -> Tensor:
         """The matrix that code rows are multiplied with: int8 [K, N], or [N, K] backward."""
         return self.weight if backward else self.weight.t()
-
-    def budget(self, backward: bool) -> Budget:
-        """Budget of that direction."""
-        return self.backward_budget if backward else self.forward_budget
-
-
-def _largest_norms(weight: Tensor) -> tuple[float, float]:
-    """Largest 2-norm of a row and of a column of an int8 matrix."""
-    square = weight.to(torch.float64).square_()
-    return float(square.sum(1).max().sqrt()), float(square.sum(0).max().sqrt())
 
 
 def load_frozen(backbone: Backbone, groups: Sequence[LinearGroup]) -> Mapping[str, FrozenGroup]:

@@ -75,7 +75,7 @@ class GroupChannel:
             float32 [T, N] or [T, K], without the channel scales.
         """
         where = f"{self.frozen.spec.name} {'backward' if backward else 'forward'}"
-        codes, step = encode(values, self.frozen.budget(backward))
+        codes, step = encode(values, self.frozen.budgets[backward])
         pad = self._take(values.shape[0], backward, where)
         if pad is not None:
             assert self._pads is not None
