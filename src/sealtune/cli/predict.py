@@ -119,13 +119,25 @@ class _Wanted:
     tokens: int
 
     def prompts(self, template: str) -> list[str]:
-        """The texts in the prompt template."""
-        if self.file is None:
-            return _render(list(self.text), template)
-        found = _from_file(self.file, template)
-        if not found:
-            raise DataError(f"{self.file} holds no texts", hint="write one on each line")
-        return found
+        """The texts in the prompt template, which has a single column unless they are a table."""
+        from sealtune.data.lines import read_lines
+        from sealtune.data.readers import read_rows
+        from sealtune.data.template import Template
+
+        parsed, file = Template(template), self.file
+        if file is not None and file.suffix.lower() != ".txt":
+            rows, place = read_rows(file, parsed.columns), f"{file}, row"
+        elif len(parsed.columns) != 1:
+            raise DataError(
+                f"the adapter's prompt has the columns {', '.join(parsed.columns)}",
+                hint="give a .jsonl or .csv file with these columns by --file",
+            )
+        else:
+            texts = self.text if file is None else [t for _, t in read_lines(file) if t.strip()]
+            rows, place = [{parsed.columns[0]: text} for text in texts], "--text"
+        if not rows:
+            raise DataError(f"{file} holds no texts", hint="write one on each line")
+        return [parsed.render(row, f"{place} {n}") for n, row in enumerate(rows, 1)]
 
     def ranked(
         self, texts: list[str], labels: tuple[str, ...], shares: list[list[float]]
@@ -250,32 +262,6 @@ def _who_asks(
     public = public_hex(load_private(key).public_key())
     owned = [one.sites for one in manifest.participants if one.key == public]
     return site or (owned[0][0] if owned else names[0]), key
-
-
-def _render(texts: list[str], template: str) -> list[str]:
-    """Put each text into the prompt template, which must have a single column."""
-    from sealtune.data.template import Template
-
-    parsed = Template(template)
-    if len(parsed.columns) != 1:
-        raise DataError(
-            f"the adapter's prompt has the columns {', '.join(parsed.columns)}",
-            hint="give a .jsonl or .csv file with these columns by --file",
-        )
-    column = parsed.columns[0]
-    return [parsed.render({column: text}, f"--text {n}") for n, text in enumerate(texts, 1)]
-
-
-def _from_file(path: Path, template: str) -> list[str]:
-    from sealtune.data.lines import read_lines
-    from sealtune.data.readers import read_rows
-    from sealtune.data.template import Template
-
-    if path.suffix.lower() == ".txt":
-        return _render([line for _, line in read_lines(path) if line.strip()], template)
-    parsed = Template(template)
-    rows = read_rows(path, parsed.columns)
-    return [parsed.render(row, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
 
 
 def _show_answers(answers: list[dict[str, Any]], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept.
+"""Where a user's files are kept: the home folder, and what can be made again.
 
 Trust domain: none of its own; the cache holds public files only, and their digests are checked.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sealtune.job.storage import home
+from sealtune.errors import StorageError
 
 
 def cache_folder() -> Path:
@@ -22,3 +22,18 @@ def cache_folder() -> Path:
         return Path(explicit).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
     return Path(base) / "sealtune"
+
+
+def home() -> Path:
+    """The user's home folder.
+
+    Raises:
+        StorageError: this user has none.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise StorageError(
+            "this user has no home folder to keep files in",
+            hint="set HOME, or XDG_DATA_HOME and XDG_CACHE_HOME, to a folder of this user",
+        ) from error

@@ -135,27 +135,26 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         return [], JobFile.model_validate(raw)
     except ValidationError as error:
         problems = _translate(error, raw)
+
+    def valid(kind: type[_S], name: str) -> _S | None:
+        try:
+            return kind.model_validate(raw.get(name, {}))
+        except ValidationError:
+            return None
+
     # Rules between sections only run on a valid whole; repeat them on the sections that are valid.
-    data, sites = _section(DataSpec, raw.get("data")), _section(SitesSpec, raw.get("sites"))
-    model, network = (
-        _section(ModelSpec, raw.get("model")),
-        _section(NetworkSpec, raw.get("network", {})),
+    model, data, sites = (
+        valid(ModelSpec, "model"),
+        valid(DataSpec, "data"),
+        valid(SitesSpec, "sites"),
     )
-    problems += file_problems(data, sites) + disagreements(model, data, sites, network)
-    split = _section(SplitSpec, raw.get("split"))
+    problems += file_problems(data, sites)
+    problems += disagreements(model, data, sites, valid(NetworkSpec, "network"))
+    split = valid(SplitSpec, "split")
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
-        tuning = _section(TuningSpec, raw.get("tuning", {}))
-        protection = _section(ProtectionSpec, raw.get("protection", {}))
-        job = _section(JobSpec, raw.get("job"))
-        problems += method_disagreements(job, tuning, protection, split)
+        tuning, protection = valid(TuningSpec, "tuning"), valid(ProtectionSpec, "protection")
+        problems += method_disagreements(valid(JobSpec, "job"), tuning, protection, split)
     return list(dict.fromkeys(problems)), None
-
-
-def _section(kind: type[_S], raw: object) -> _S | None:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError:
-        return None
 
 
 def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
@@ -176,7 +175,10 @@ def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
         elif fault["type"] == "missing":
             message = _missing(path)
         else:
-            message = f"is {_shown(_value(raw, path))}; it should be {describe(path)}"
+            value: Any = raw
+            for part in path:
+                value = value[part]
+            message = f"is {_shown(value)}; it should be {describe(path)}"
         if message not in messages.setdefault(path, []):
             messages[path].append(message)
     # A list or table with a faulty member is reported by the member alone.
@@ -199,29 +201,17 @@ def _real_path(loc: Iterable[str | int], raw: Any, kind: str) -> _Path:
     return tuple(path)
 
 
-def _value(raw: Any, path: _Path) -> Any:
-    for part in path:
-        raw = raw[part]
-    return raw
-
-
 def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        text = f'"{value}"'
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         return "a table"
-    else:
-        text = str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = f'"{text}"' if isinstance(value, str) else text
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _dotted(path: _Path) -> str:
-    words = ""
-    for part in path:
-        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
-    return words or "file"
+    words = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(words).removeprefix(".") or "file"
 
 
 def _missing(path: _Path) -> str:

@@ -73,18 +73,3 @@ def storage_error(path: Path, error: Exception) -> StorageError:
         f"cannot write {path}: {reason}",
         hint="free some space, check the permissions, or choose another place",
     )
-
-
-def home() -> Path:
-    """The user's home folder.
-
-    Raises:
-        StorageError: this user has none.
-    """
-    try:
-        return Path.home()
-    except RuntimeError as error:
-        raise StorageError(
-            "this user has no home folder to keep files in",
-            hint="set HOME, or XDG_DATA_HOME and XDG_CACHE_HOME, to a folder of this user",
-        ) from error

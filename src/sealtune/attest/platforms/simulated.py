@@ -41,7 +41,7 @@ from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
 from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms.base import Platform
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
-from sealtune.job.storage import home
+from sealtune.job.cache import home
 
 BODY = struct.Struct("<4sII48s64s32s")
 MAGIC = b"SIM1"
