@@ -164,7 +164,7 @@ def test_binding_cannot_be_rewritten() -> None:
     sealed = session("seal", sender="client:b").seal(b"x", 1)
     wanted = Header.unpack(session("seal").seal(b"x", 1))
     head = Header.unpack(sealed)
-    forged = Header(wanted.binding, head.sequence, head.round, head.previous, head.salt, CHUNK)
+    forged = Header(CHUNK, head.sequence, head.round, wanted.binding, head.previous, head.salt)
     refused({}, forged.pack() + sealed[HEADER_SIZE:])
 
 
@@ -224,7 +224,7 @@ def test_a_chain_goes_on_after_a_restart() -> None:
 
 
 def test_a_header_cannot_ask_for_much_memory() -> None:
-    good = Header(bytes(48), 0, 1, bytes(48), bytes(32), CHUNK).pack()
+    good = Header(CHUNK, 0, 1, bytes(48), bytes(48), bytes(32)).pack()
     fields = list(LAYOUT.unpack(good))
     for chunk in (0, 1, MIN_CHUNK - 1, (1 << 22) + 1, 2**32 - 1):
         fields[4] = chunk

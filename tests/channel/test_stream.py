@@ -15,7 +15,7 @@ from sealtune.channel.stream import HEADER_SIZE, MIN_CHUNK, TAG, Header, sealed_
 from sealtune.errors import SealError
 
 SECRET = bytes(range(32))
-HEADER = Header(b"b" * 48, 3, 7, b"p" * 48, b"s" * 32, MIN_CHUNK)
+HEADER = Header(MIN_CHUNK, 3, 7, b"b" * 48, b"p" * 48, b"s" * 32)
 
 
 def sealed(plain: bytes) -> bytes:

@@ -271,13 +271,9 @@ class AppraisalPolicy(_Strict):
     gpu_required: bool = False
 
     @model_validator(mode="after")
-    def _gpu_has_policy(self) -> Self:
+    def _fits_its_kinds(self) -> Self:
         if self.gpu_required and Kind.NVIDIA_GPU not in self.kinds:
             raise ValueError('gpu_required needs a policy for "nvidia-gpu" in kinds')
-        return self
-
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
         wrong = [fault for kind, policy in self.kinds.items() for fault in policy.misplaced(kind)]
         if wrong:
             raise ValueError("; ".join(wrong))

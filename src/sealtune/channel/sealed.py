@@ -83,7 +83,7 @@ class SealedSession:
         if round < self.round:
             raise SealError(f"round {round} comes after round {self.round}")
         salt = secrets.token_bytes(SALT_SIZE)
-        header = Header(self._binding, self.sequence, round, self.previous, salt, self._chunk_size)
+        header = Header(self._chunk_size, self.sequence, round, self._binding, self.previous, salt)
         sealed, digest = stream.seal(self._secret, header, _flat(plaintext))
         self._advance(header, digest)
         return sealed

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from io import BytesIO
 from typing import TypeAlias
 
@@ -55,39 +55,31 @@ class Header:
     """The public part of a sealed message; true only once its chunks have opened.
 
     Attributes:
-        binding: 48 bytes, digest of job, sender and receiver.
+        chunk_size: plaintext bytes in all chunks but the last.
         sequence: number of the message in its direction, from 0.
         round: round of the job that the message belongs to.
+        binding: 48 bytes, digest of job, sender and receiver.
         previous: 48 bytes, digest of the message before (zeros for the first).
         salt: 32 random bytes.
-        chunk_size: plaintext bytes in all chunks but the last.
     """
 
-    binding: bytes
+    chunk_size: int
     sequence: int
     round: int
+    binding: bytes
     previous: bytes
     salt: bytes
-    chunk_size: int = DEFAULT_CHUNK
 
-    def pack(self) -> bytes:
-        """The header's 156 bytes."""
+    def __post_init__(self) -> None:
+        """Refuse what no message can have."""
         if not MIN_CHUNK <= self.chunk_size <= MAX_CHUNK:
             raise SealError(f"chunk size {self.chunk_size} is not in {MIN_CHUNK}..{MAX_CHUNK}")
         if not (0 <= self.round < 1 << 64 and 0 <= self.sequence < 1 << 64):
             raise SealError("round and sequence must fit into 64 bits")
-        return LAYOUT.pack(
-            MAGIC,
-            VERSION,
-            0,
-            0,
-            self.chunk_size,
-            self.sequence,
-            self.round,
-            self.binding,
-            self.previous,
-            self.salt,
-        )
+
+    def pack(self) -> bytes:
+        """The header's 156 bytes."""
+        return LAYOUT.pack(MAGIC, VERSION, 0, 0, *astuple(self))
 
     @classmethod
     def unpack(cls, raw: Buffer) -> Header:
@@ -98,15 +90,12 @@ class Header:
         """
         if len(raw) < HEADER_SIZE:
             raise SealError(f"sealed message of {len(raw)} bytes is cut short")
-        magic, version, flags, zero, chunk, sequence, round_, *rest = LAYOUT.unpack_from(raw)
+        magic, version, flags, zero, *fields = LAYOUT.unpack_from(raw)
         if magic != MAGIC or flags or zero:
             raise SealError("not a sealed message: wrong magic, flags or reserved field")
         if version != VERSION:
             raise SealError(f"sealed message of version {version}, this is version {VERSION}")
-        if not MIN_CHUNK <= chunk <= MAX_CHUNK:
-            raise SealError(f"chunk size {chunk} is not in {MIN_CHUNK}..{MAX_CHUNK}")
-        binding, previous, salt = rest
-        return cls(binding, sequence, round_, previous, salt, chunk)
+        return cls(*fields)
 
 
 def seal(secret: bytes, header: Header, plain: memoryview) -> tuple[bytes, bytes]:

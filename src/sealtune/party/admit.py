@@ -137,11 +137,6 @@ class Admitted:
         return self.manifest.model.digest
 
     @property
-    def plan_digest(self) -> str:
-        """Hex digest of the plan."""
-        return self.manifest.plan_digest
-
-    @property
     def cut(self) -> int:
         """Blocks at the sites of a split job.
 
