@@ -15,22 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sealtune.attest.evidence import MAX_PART
 from sealtune.attest.measure import program_digest
+from sealtune.attest.platforms.base import MACHINE
 from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
-from sealtune.job.storage import read_bounded
 from sealtune.party.trust import (
     SERVER,
     Trust,
     accepted_evidence,
     check_key,
     check_reopening,
-    devices,
     make_trust,
     own_platform,
 )
@@ -178,8 +176,13 @@ def admit(local: Local, role: Role) -> Admitted:
     trust: dict[str, Trust] = {}
     sealing_key = b""
     if role.side != "accelerator":
-        root = devices(manifest, role.side, policies, local.evidence_root)
-        trust = make_trust(manifest, role.side, policies, key, root, _collateral(local))
+        root, collateral = MACHINE, b""
+        if local.evidence_root or local.collateral:
+            from sealtune.party.hardware import devices, read_collateral
+
+            root = devices(manifest, role.side, policies, local.evidence_root)
+            collateral = read_collateral(local)
+        trust = make_trust(manifest, role.side, policies, key, root, collateral)
     if role.side == SERVER:
         if local.resume or local.serve:
             check_reopening(manifest.settings.protection)
@@ -194,18 +197,6 @@ def admit(local: Local, role: Role) -> Admitted:
         holdings=holdings,
         sealing_key=sealing_key,
     )
-
-
-def _collateral(local: Local) -> bytes:
-    """Vendor data to go with own evidence; its vendor has signed it."""
-    if local.collateral is None:
-        return b""
-
-    def failure(words: str) -> ConfigError:
-        problem = Problem("collateral", f"{local.collateral} {words}")
-        return ConfigError(f"local file of the {local.name}", [problem])
-
-    return read_bounded(local.collateral, MAX_PART, failure)
 
 
 def _check_party(manifest: Manifest, local: Local, role: Role) -> None:

@@ -23,9 +23,7 @@ from sealtune.attest.platforms import platform
 from sealtune.attest.platforms.base import MACHINE, Platform
 from sealtune.attest.policy import check_strength, parse_policy
 from sealtune.errors import (
-    ConfigError,
     MalformedManifestError,
-    Problem,
     StorageError,
     UnknownKeyError,
 )
@@ -123,27 +121,6 @@ def check_reopening(protection: ProtectionSpec) -> None:
             "be opened",
             hint="start the run anew with --force; a server with sev-snp or sgx can be resumed",
         )
-
-
-def devices(
-    manifest: Manifest, role: Attested, policies: Mapping[str, AppraisalPolicy], given: Path | None
-) -> Path:
-    """The root of the file system with this machine's devices.
-
-    Args:
-        policies: of ``accepted_evidence``.
-        given: a folder in its place.
-
-    Raises:
-        ConfigError: no insecure test root is accepted of ``role``, so nothing may take its place.
-    """
-    if given is None:
-        return MACHINE
-    kind = Kind(manifest.settings.protection.evidence(role)) if role in policies else None
-    if kind is None or policies[role].kinds[kind].insecure_test_root is None:
-        words = f"the manifest accepts no insecure_test_root of the {role}"
-        raise ConfigError("the local file", [Problem("evidence_root", words)], hint="leave it out")
-    return given
 
 
 def check_key(manifest: Manifest, site: str, key: Ed25519PrivateKey) -> None:
