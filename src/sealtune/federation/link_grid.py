@@ -9,8 +9,10 @@ Trust domain: network engine (untrusted), on the server operator's side.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Set
 from copy import deepcopy
+from typing import NoReturn
 
 from flwr.app import Error, Message
 from flwr.app.message.message import make_message
@@ -58,7 +60,6 @@ class LinkGrid:
             raise FederationError("Flower refuses to make a run")
         TaskIdentity.run_id, TaskIdentity.task_id = run_id, task
         TaskIdentity.node_id = SUPERLINK_NODE_ID
-        self._closed = threading.Event()
         threading.Thread(target=self._beat, args=(task,), daemon=True, name="run").start()
 
     def nodes(self) -> list[NodeInfo]:
@@ -104,10 +105,6 @@ class LinkGrid:
                 self._delete(head)
                 replies.append(reply)
         return replies
-
-    def close(self) -> None:
-        """Let the run end."""
-        self._closed.set()
 
     def _whole(self, head: Message) -> Message | None:
         """The reply with its content, when that is there."""
@@ -155,8 +152,9 @@ class LinkGrid:
     def _delete(self, head: Message) -> None:
         self._state.object_store.delete(head.metadata.message_id)
 
-    def _beat(self, task: int) -> None:
-        while not self._closed.wait(_BEAT):
+    def _beat(self, task: int) -> NoReturn:
+        while True:
+            time.sleep(_BEAT)
             self._state.acknowledge_task_heartbeat(task)
 
 
