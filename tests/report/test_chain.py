@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sealtune.report.chain import chain
-from sealtune.report.evidence import SERVER, Verdict
+from sealtune.report.evidence import SERVER, Verdict, chain
 from sealtune.report.methods import view_of
 from tests.report.sample_run import Json
 

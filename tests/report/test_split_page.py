@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealtune.report import write
-from sealtune.report.chain import chain
-from sealtune.report.evidence import PARTICIPANT, SERVER, Verdict
+from sealtune.report.evidence import PARTICIPANT, SERVER, Verdict, chain
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 from tests.report import sample_run

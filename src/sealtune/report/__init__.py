@@ -8,7 +8,7 @@ Trust domain: server operator (reads only what the enclaves let out).
 """
 
 from sealtune.report.log import RunLog, read_run
+from sealtune.report.page import write
 from sealtune.report.summary import build_summary, summarise
-from sealtune.report.writing import write
 
 __all__ = ["RunLog", "build_summary", "read_run", "summarise", "write"]

@@ -13,8 +13,7 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sealtune.report.scale import Point, bounds, finite, segments, spread, thin, ticks
 
@@ -23,49 +22,31 @@ _LINE = 6.0  # percent of the height that a line of small text takes
 _NAMED, _NAMED_NARROW = 12, 4  # vertical marks that there is room to name, by the page's width
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One curve.
 
-    Attributes:
-        name: shown in the legend and in hover titles.
-        points: (x, y) by ascending x; y None where there is no figure.
-        emphasis: drawn thick in the text's colour (a mean, a total).
-        style: points joined by lines; lines alone (``smooth``); or faint points alone (``dots``).
-        colour: index of the colour.
+    ``style``: points joined by lines; lines alone (``smooth``); or faint points alone (``dots``).
     """
 
-    name: str
-    points: Sequence[Point]
-    emphasis: bool = False
+    name: str  # shown in the legend and in hover titles
+    points: Sequence[Point]  # (x, y) by ascending x; y None where there is no figure
+    emphasis: bool = False  # drawn thick in the text's colour (a mean, a total)
     style: Literal["line", "smooth", "dots"] = "line"
-    colour: int = 0
+    colour: int = 0  # its index
 
 
-@dataclass(frozen=True)
-class Axes:
-    """What a line chart shows.
+class Axes(NamedTuple):
+    """What a line chart shows."""
 
-    Attributes:
-        title: caption above the chart.
-        x, y: axis labels with units.
-        show: how to print a y value.
-        span: fixed range of y; None fits the data.
-        x_span: fixed range of x; None fits the data.
-        references: named horizontal lines, such as ("majority class", 0.057).
-        marks: named vertical lines, such as ("round 2", 10.5).
-        note: one line below the chart.
-    """
-
-    title: str
-    x: str
+    title: str  # caption above the chart
+    x: str  # axis labels with units
     y: str
-    show: Callable[[float | None], str]
-    span: tuple[float, float] | None = None
-    x_span: tuple[float, float] | None = None
-    references: Sequence[tuple[str, float]] = ()
-    marks: Sequence[tuple[str, float]] = ()
-    note: str = ""
+    show: Callable[[float | None], str]  # how to print a y value
+    span: tuple[float, float] | None = None  # fixed range of y; None fits the data
+    x_span: tuple[float, float] | None = None  # fixed range of x; None fits the data
+    references: Sequence[tuple[str, float]] = ()  # named levels: ("majority class", 0.057)
+    marks: Sequence[tuple[str, float]] = ()  # named vertical lines: ("round 2", 10.5)
+    note: str = ""  # one line below the chart
 
 
 class Chart:

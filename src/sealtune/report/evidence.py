@@ -6,40 +6,39 @@ each time with hardware evidence bound to this job, and the codes crossed under 
 Sites without an enclave are known to the server by their key (kind ``participant``), which is a
 signature and no evidence. There it counts that every site verified the server.
 
+The picture of it, the trust chain, has one row for each site: its end, and an arrow for each
+verdict, from the one who proved something to the one who checked it. Red and broken means that the
+evidence protects nothing, or was not bound to this job; a gap means that no verdict was recorded. A
+signature's arrow has the colour of the data owner's ground; what protects is the arrow back.
+
 Trust domain: server operator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sealtune.job.events import Attested
 from sealtune.report.log import RunLog
 from sealtune.report.methods import View
-from sealtune.report.values import text
+from sealtune.report.numbers import moment
+from sealtune.report.values import Json, text
 
 SERVER = "server"
 PARTICIPANT = "participant"  # kind of what a site without an enclave shows: a signature by its key
 SIMULATED = "simulated"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """``by`` checked the evidence of ``who``.
-
-    Attributes:
-        kind: ``simulated``, ``sgx``, ``tdx``, ``sev-snp``, ..., or ``participant``.
-        confidential: whether that evidence keeps the machine's operator out.
-        same_job: whether the evidence is bound to this run's job id; ``None`` if not recorded.
-        time: unix seconds.
-    """
+class Verdict(NamedTuple):
+    """``by`` checked the evidence of ``who``; ``None`` where something was not recorded."""
 
     by: str
     who: str
-    kind: str | None
-    confidential: bool | None
-    same_job: bool | None
-    time: float | None
+    kind: str | None  # simulated, sgx, tdx, sev-snp, ..., or participant
+    confidential: bool | None  # whether that evidence keeps the machine's operator out
+    same_job: bool | None  # whether the evidence is bound to this run's job id
+    time: float | None  # unix seconds
 
     @property
     def is_signature(self) -> bool:
@@ -64,16 +63,11 @@ def verdicts(log: RunLog) -> list[Verdict]:
     expected = text(log.signed.get("job_id"))
     latest: dict[tuple[str, str], Verdict] = {}
     for event in log.of(Attested):
+        pair = (event.by, event.who)
         unknown = event.job_id is None or expected is None
-        latest.pop((event.by, event.who), None)
-        latest[event.by, event.who] = Verdict(
-            by=event.by,
-            who=event.who,
-            kind=event.kind,
-            confidential=event.confidential,
-            same_job=None if unknown else event.job_id == expected,
-            time=event.time,
-        )
+        same_job = None if unknown else event.job_id == expected
+        latest.pop(pair, None)
+        latest[pair] = Verdict(*pair, event.kind, event.confidential, same_job, event.time)
     return list(latest.values())
 
 
@@ -107,3 +101,32 @@ def kinds(log: RunLog, view: View) -> list[str]:
     seen = sorted({verdict.kind for verdict in of_evidence(log, view) if verdict.kind})
     named = text(log.setting("protection", "attestation"))
     return seen or ([named] if named else [])
+
+
+def chain(verdicts: Sequence[Verdict], sites: Sequence[str], view: View) -> Json:
+    """Rows of ends and proofs, and the server's end, which looks as its weakest verdict does."""
+    by_pair = {(verdict.by, verdict.who): verdict for verdict in verdicts}
+    rows: list[Json] = []
+    for site in sites:
+        forth = _proof(by_pair.get((SERVER, site)), "server checked the site") | {"way": "forth"}
+        back = _proof(by_pair.get((site, SERVER)), "site checked the server") | {"way": "back"}
+        look = "owner" if view.method.sites_sign else forth["look"]
+        rows.append({"end": _end(site, view.site_role, look), "proofs": (forth, back)})
+    sound = bool(rows) and all(row["proofs"][1]["look"] == "enclave" for row in rows)
+    look = "enclave" if sound else "simulated"
+    return {"rows": rows, "server": _end(SERVER, view.server_role, look)}
+
+
+def _end(name: str, role: str, look: str) -> Json:
+    return {"name": name, "role": role, "look": look}
+
+
+def _proof(verdict: Verdict | None, words: str) -> Json:
+    if verdict is None:
+        return {"said": f"{words}: not recorded", "look": "simulated", "drawn": False}
+    shown = "signature by its key" if verdict.look == "owner" else verdict.kind or "unknown"
+    if verdict.is_test_root:
+        shown += " under a test root"
+    unsafe = ", protects nothing" if verdict.look == "simulated" else ""
+    said = f"{words}: {shown}{unsafe}, {moment(verdict.time)}"
+    return {"said": said, "look": verdict.look, "drawn": True}

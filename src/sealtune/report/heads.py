@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
-from sealtune.report.values import Json, ratio
+from sealtune.report.values import Json
 
 NAMES = {
     "query": "query heads",
@@ -28,50 +28,25 @@ _DIGIT = 7  # pixels of a digit of a head's number
 _MOST = 4096  # heads or blocks; beyond it, a log is wrong
 
 
-@dataclass(frozen=True)
-class Row:
-    """One block.
-
-    Attributes:
-        said: the chosen heads, for a hover title and for whoever cannot see the map.
-        runs: (first head, how many) of neighbours that were chosen.
-        numbered: whether there is room for its number.
-    """
+class Row(NamedTuple):
+    """One block."""
 
     block: int
-    said: str
-    runs: Sequence[tuple[int, int]]
-    numbered: bool
+    said: str  # the chosen heads, for a hover title and for whoever cannot see the map
+    runs: Sequence[tuple[int, int]]  # (first head, how many) of neighbours that were chosen
+    numbered: bool  # whether there is room for its number
 
 
-@dataclass(frozen=True)
-class Map:
-    """One group of heads.
-
-    Attributes:
-        heads: how many there are in a block.
-        chosen: of all heads in the blocks drawn.
-        cell: side of a cell in pixels.
-        ticks: heads whose number stands above.
-    """
+class Map(NamedTuple):
+    """One group of heads."""
 
     name: str
     class_: str
-    heads: int
-    chosen: int
-    cell: float
-    ticks: Sequence[int]
+    heads: int  # how many there are in a block
+    chosen: int  # of all heads in the blocks drawn
+    cell: float  # side of a cell in pixels
+    ticks: Sequence[int]  # heads whose number stands above
     rows: Sequence[Row]
-
-    @property
-    def total(self) -> int:
-        """All heads of the group."""
-        return self.heads * len(self.rows)
-
-    @property
-    def share(self) -> float | None:
-        """Chosen heads, of all."""
-        return ratio(self.chosen, self.total)
 
 
 def maps(split: Json | None) -> list[Map]:

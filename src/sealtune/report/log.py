@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -33,19 +33,12 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True)
 class RunLog:
-    """Everything a report is made of.
+    """Everything a report is made of."""
 
-    Attributes:
-        events: those of ``metrics.jsonl``, in order.
-        signed: what was signed, as ``_read_signed`` gives it, or an empty object.
-        baselines: contents of ``baselines/<kind>.json`` by kind.
-        unreadable: number of lines of ``metrics.jsonl`` that are no events.
-    """
-
-    events: tuple[Event, ...]
-    signed: Json = field(default_factory=dict)
-    baselines: dict[str, Json] = field(default_factory=dict)
-    unreadable: int = 0
+    events: tuple[Event, ...]  # those of ``metrics.jsonl``, in order
+    signed: Json  # what was signed, as ``_read_signed`` gives it, or an empty object
+    baselines: dict[str, Json]  # contents of ``baselines/<kind>.json`` by kind
+    unreadable: int  # number of lines of ``metrics.jsonl`` that are no events
 
     def of(self, kind: type[E], role: str | None = None) -> Iterator[E]:
         """All events of one kind in order, of one process or all."""
@@ -58,10 +51,10 @@ class RunLog:
     @cached_property
     def start(self) -> Start:
         """What the ``start`` events state, the last word on each key (a resume may not repeat)."""
-        stated = [
-            event.model_dump(exclude_unset=True, exclude_none=True) for event in self.of(Start)
-        ]
-        return Start(**{key: value for start in stated for key, value in start.items()})
+        merged: Json = {}
+        for event in self.of(Start):
+            merged |= event.model_dump(exclude_unset=True, exclude_none=True)
+        return Start(**merged)
 
     @cached_property
     def job(self) -> Json:

@@ -8,35 +8,51 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePath
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sealtune.job.storage import write_atomic
+from sealtune.job.training_events import CutTexts
 from sealtune.report import (
-    chain,
     curves,
     evidence,
     heads,
     numbers,
     parties,
     sections,
-    settings,
     split_figures,
-    uploads,
-)
-from sealtune.report.log import RunLog
-from sealtune.report.methods import View, view_of
+    values,
+)  # fmt: skip
+from sealtune.report.log import RunLog, read_run
+from sealtune.report.methods import view_of
+from sealtune.report.summary import summarise
 from sealtune.report.values import Json, table, text, whole
 
+SUMMARY = "summary.json"
+REPORT = "report.html"
 _HERE = Path(__file__).parent
-OUTCOMES = {
-    "ok": "finished",
-    "failed": "failed",
-    "interrupted": "interrupted",
-    None: "no end recorded",
-}
+_FILTERS = (
+    numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.times, numbers.size,
+    numbers.mib, numbers.duration, numbers.moment, numbers.of, values.add, values.ratio,
+)  # fmt: skip
+
+
+def write(run_dir: Path) -> Path:
+    """Rebuild summary and page from the run's log; return the page's path.
+
+    Raises:
+        StorageError: not a run folder, or a file cannot be read or written.
+    """
+    log = read_run(run_dir)
+    summary = summarise(log)
+    figures = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    page = render(log, summary)
+    write_atomic(run_dir / SUMMARY, figures.encode())
+    write_atomic(run_dir / REPORT, page.encode("utf-8", errors="replace"))
+    return run_dir / REPORT
 
 
 def render(log: RunLog, summary: Json) -> str:
@@ -48,41 +64,35 @@ def render(log: RunLog, summary: Json) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=numbers.percent, points=numbers.points, count=numbers.count, loss=numbers.loss,
-        times=numbers.times, size=numbers.size, mib=numbers.mib, duration=numbers.duration,
-        moment=numbers.moment,
-    )  # fmt: skip
+    environment.filters.update({show.__name__: show for show in _FILTERS})
     style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))  # our own text
     return environment.get_template("report.html").render(style=style, **context(log, summary))
 
 
-def context(log: RunLog, summary: Json) -> dict[str, Any]:
+def context(log: RunLog, summary: Json) -> Json:
     """What the template needs."""
     view, split = view_of(log.method), summary["split"]
     verdicts = evidence.verdicts(log)
-    upload_rows = uploads.rows(split) if split else []
+    uploads = split_figures.uploads(split) if split else []
     return {
         "s": summary,
         "view": view,
-        "name": summary["name"] or "unnamed run",
-        "outcome": OUTCOMES.get(summary["outcome"], summary["outcome"]),
-        "about": _about(log, view, summary),
+        "model": PurePath(text(log.setting("model", "path")) or "").name,
+        "tuned": split_figures.tuned(log),
         "started": log.started(),
-        "warnings": sections.warnings(log, view, summary),
-        "headline": sections.headline(summary),
+        "on_test_root": any(v.is_test_root for v in evidence.of_evidence(log, view)),
+        "exposed": view.is_exposed(log),
+        "texts_cut": sum({(e.site, e.part): e.count for e in log.of(CutTexts)}.values()),
         "comparison": sections.comparison(summary),
-        "tiles": view.tiles(summary),
         "picture": view.picture(facts_of(log, summary)),
         "charts": {
             "step": curves.by_step(log, view),
             "loss": curves.round_loss(log, view, summary),
             "accuracy": curves.round_accuracy(log, summary),
         },
-        "sites": sections.site_rows(summary),
-        "uploads": upload_rows,
-        "sent": sections.sent(upload_rows),
-        "raw_words": uploads.RAW_NAMES.get(str((split or {}).get("activations"))),
+        "uploads": uploads,
+        "sent": sections.sent(uploads),
+        "element": split_figures.ELEMENT.get(str((split or {}).get("activations"))),
         "select": text(table(log.setting("tuning", "spf")).get("select")),
         "heads": heads.maps(split),
         "times": sections.times(summary, view),
@@ -90,45 +100,25 @@ def context(log: RunLog, summary: Json) -> dict[str, Any]:
         "rounds": sections.round_rows(log),
         "job_file": log.start.job_file,
         "verdicts": verdicts,
-        "chain": chain.chain(verdicts, log.sites, view),
+        "chain": evidence.chain(verdicts, log.sites, view),
         "signed": bool(log.signed),
         "missing": evidence.missing(log),
         "plan": sections.plan_rows(log),
-        "settings": settings.rows(log, view),
+        "settings": list(sections.settings(log, view)),
         "code": log.start.code,
     }
 
 
 def facts_of(log: RunLog, summary: Json) -> parties.Facts:
     """What the picture needs to know about this run."""
-    traffic, split = summary["bytes"], summary["split"] or {}
+    split = summary["split"] or {}
     return parties.Facts(
         protect=summary["protect"] or parties.ADAPTER_DATA,
         sites=log.sites,
         simulated=evidence.SIMULATED in summary["evidence"],
         prefix_blocks=whole(log.plan.get("prefix_blocks")),
-        up=traffic["up"],
-        down=traffic["down"],
-        out=traffic["enclave_to_accelerator"],
-        back=traffic["accelerator_to_enclave"],
         cut=split.get("cut"),
         blocks=split.get("blocks"),
         release=split.get("release"),
         task=summary["task"],
     )
-
-
-def _about(log: RunLog, view: View, summary: Json) -> str:
-    """The run in one line."""
-    model = text(log.setting("model", "path"))
-    tuned = split_figures.tuned(log) or "Fine-tuning"
-    count = len(log.sites)
-    masked = summary["protect"] and view.method.accelerated
-    parts = [
-        f"{tuned} of {PurePath(model).name}" if model else tuned,
-        summary["task"],
-        f"{count} site{'' if count == 1 else 's'}" if count else None,
-        f"protect = {summary['protect']}" if masked else None,
-        *view.about(summary),
-    ]
-    return " · ".join(part for part in parts if part)

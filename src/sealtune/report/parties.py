@@ -7,100 +7,54 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ADAPTER_DATA, ADAPTER, UNMASKED = "adapter+data", "adapter", "insecure-none"
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the picture needs to know about a run; ``None`` where nothing was measured.
-
-    Attributes:
-        protect: protection level of the job.
-        sites: site names; empty for a general picture.
-        simulated: True if the enclaves were ordinary processes; None for a general picture.
-        prefix_blocks: leading blocks that run in the plain (level ``adapter``); None: not known.
-        up, down: sealed bytes to and from the server, all sites.
-        out, back: bytes from the enclaves to the accelerator, and back.
-        cut, blocks: blocks that run at the sites, and all blocks (split job).
-        release: who gets the adapter (split job).
-        task: what the model learns.
-    """
+class Facts(NamedTuple):
+    """What the picture needs to know about a run; ``None`` where it is not known."""
 
     protect: str = ADAPTER_DATA
-    sites: tuple[str, ...] = ()
-    simulated: bool | None = None
-    prefix_blocks: int | None = None
-    up: float | None = None
-    down: float | None = None
-    out: float | None = None
-    back: float | None = None
-    cut: int | None = None
-    blocks: int | None = None
-    release: str | None = None
+    sites: tuple[str, ...] = ()  # names; empty for a general picture
+    simulated: bool | None = None  # enclaves were ordinary processes; None for a general picture
+    prefix_blocks: int | None = None  # leading blocks that run in the plain (level ``adapter``)
+    cut: int | None = None  # blocks that run at the sites (split job)
+    blocks: int | None = None  # all of them
+    release: str | None = None  # who gets the adapter (split job)
     task: str | None = None
 
 
-@dataclass(frozen=True)
-class Party:
-    """One trust domain.
+class Party(NamedTuple):
+    """One trust domain."""
 
-    Attributes:
-        kind: ``enclave``, ``simulated`` (an enclave that is none), ``owner``, ``outside`` or
-            ``exposed``; picks colour and border.
-        title: its name.
-        trust: on what its trust rests.
-        sees: what it gets to see.
-        never: what must not reach it.
-    """
-
-    kind: str
+    kind: str  # enclave, simulated (one that is none), owner, outside, exposed: colour and border
     title: str
-    trust: str
+    trust: str  # on what its trust rests
     sees: str
-    never: str
+    never: str  # what must not reach it
 
 
-@dataclass(frozen=True)
-class Link:
-    """What passes between two parties: both ways in words, and in bytes where they were measured.
+class Link(NamedTuple):
+    """What passes between two parties."""
 
-    Attributes:
-        forth: from data owner to server, or from enclave to accelerator.
-    """
-
-    forth: str
+    forth: str  # from data owner to server, or from enclave to accelerator
     back: str
-    bytes_forth: float | None = None
-    bytes_back: float | None = None
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """Where the parties stand: data owner, carrier, server; perhaps a device at the owner's side.
 
-    Attributes:
-        site, server: outer and inner box of each side; the inner one may be missing.
-        path: what the carrier's frames hold.
-        device: link and party.
-        handshake: what passes from enclave to enclave over the carrier's head.
-        hidden: what is hidden from nobody.
+    ``site`` and ``server`` are the outer and the inner box of a side; the inner one may be missing.
     """
 
     site: tuple[Party, Party | None]
-    network: Party
     server: tuple[Party, Party | None]
-    path: Link
+    path: Link  # what the carrier's frames hold
     device: tuple[Link, Party] | None
-    handshake: str
-    hidden: str
-    simulated: bool
-
-
-def network() -> Party:
-    """The engine that carries frames."""
-    return Party(
+    handshake: str  # what passes from enclave to enclave over the carrier's head
+    hidden: str  # what is hidden from nobody
+    network: Party = Party(
         "outside",
         "Flower network",
         "untrusted carrier",
@@ -109,26 +63,24 @@ def network() -> Party:
     )
 
 
-def enclave_kind(facts: Facts) -> str:
-    """A simulated enclave is drawn as what it is."""
-    return "simulated" if facts.simulated else "enclave"
+def owner(facts: Facts, place: str, sees: str, never: str, proof: str = "") -> Party:
+    """The data owners of these sites; ``place`` is what each of them has."""
+    count, names = len(facts.sites), ", ".join(facts.sites[:4])
+    title = (
+        f"Each data owner’s {place}", f"Data owner’s {place}", f"Data owners’ {place}s × {count}",
+    )[min(count, 2)]  # fmt: skip
+    if count > 4:
+        names += f" and {count - 4} more"
+    return Party("owner", title, (names or "hospital, bank, agency, …") + proof, sees, never)
 
 
-def enclave_trust(facts: Facts, by: str) -> str:
-    """What an enclave's protection rests on."""
+def enclave(facts: Facts, title: str, by: str, sees: str, never: str) -> Party:
+    """An enclave that ``by`` attests; a simulated one is drawn as what it is."""
     if facts.simulated:
-        return "SIMULATED: an ordinary process"
-    return f"trusted once attested by {by}"
+        return Party("simulated", title, "SIMULATED: an ordinary process", sees, never)
+    return Party("enclave", title, f"trusted once attested by {by}", sees, never)
 
 
-def several(singular: str, plural: str, general: str, sites: tuple[str, ...]) -> str:
-    """A title for the owners of these sites."""
-    if len(sites) == 1:
-        return singular
-    return f"{plural} × {len(sites)}" if sites else general
-
-
-def names(sites: tuple[str, ...]) -> str:
-    """The first few names."""
-    shown = ", ".join(sites[:4])
-    return shown if len(sites) <= 4 else f"{shown} and {len(sites) - 4} more"
+def operator(sees: str, never: str) -> Party:
+    """Whoever runs the server's machine."""
+    return Party("outside", "Server operator", "untrusted: owns the machine", sees, never)

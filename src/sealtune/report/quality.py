@@ -9,7 +9,7 @@ Trust domain: server operator.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sealtune.job.events import Round
 from sealtune.job.training_events import Evaluated, Step
@@ -20,19 +20,12 @@ from sealtune.report.values import Json, mean, ratio
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
-@dataclass(frozen=True)
-class Score:
-    """Result of one site's, or all sites', test rows.
+class Score(NamedTuple):
+    """Result of one site's, or all sites', test rows (tokens for ``causal-lm``)."""
 
-    Attributes:
-        correct: right answers (tokens for ``causal-lm``).
-        total: test rows (tokens for ``causal-lm``).
-        loss: mean cross-entropy over them, in nats, where recorded.
-    """
-
-    correct: int
+    correct: int  # right answers
     total: int
-    loss: float | None
+    loss: float | None  # mean cross-entropy over them, in nats, where recorded
 
     @property
     def accuracy(self) -> float | None:

@@ -3,16 +3,19 @@
     uplink_ratio = bytes up of all sites / (tokens x hidden size x bytes of one value)
 
 so that 1.02 means: 2 % more than the bare activations. Bytes up are all that the sites sent, the
-handshakes and the release included.
+handshakes and the release included, and lost messages as far as they came.
+
+A site says ``uploaded`` when it has made a chunk, the server ``upload`` when it has taken it in. A
+chunk whose message was lost is made again: it counts when the server has it, and once.
 
 Trust domain: server operator.
 """
 
 from __future__ import annotations
 
-from sealtune.job.training_events import Heads
-from sealtune.report import uploads
-from sealtune.report.log import RunLog
+from sealtune.job.events import Round
+from sealtune.job.training_events import Heads, Upload, Uploaded
+from sealtune.report.log import RunLog, entry
 from sealtune.report.values import Json, add, number, ratio, table, text, whole
 
 ELEMENT = {"bf16": 2, "int8": 1, "fp32": 4}  # bytes of one value, without int8's scales
@@ -25,7 +28,7 @@ _LEAST = 500  # tokens below which bytes say too little about one
 def figures(log: RunLog) -> Json:
     """``summary.json``'s ``split``."""
     form = text(log.setting("split", "activations"))
-    sites = {site: uploads.of_site(log, site, _rows(log, site)) for site in log.sites}
+    sites = {site: _upload(log, site, _rows(log, site)) for site in log.sites}
     tokens = add(upload["tokens"] for upload in sites.values())
     sent = add(upload["bytes_up"] for upload in sites.values())
     width = hidden(log, tokens, sent, form)
@@ -45,6 +48,52 @@ def figures(log: RunLog) -> Json:
         "uplink_ratio": ratio(sent, raw),
         **heads(log),
     }
+
+
+def _upload(log: RunLog, site: str, rows: float | None) -> Json:
+    """One site's upload; ``rows`` are the samples that it has according to the manifest."""
+    received = [event for event in log.of(Upload, "server") if event.site == site]
+    chunks, planned = (received[-1].chunk, received[-1].of) if received else (0, None)
+    made = {event.chunk: event.tokens for event in log.of(Uploaded, f"client:{site}")}
+    complete = planned is not None and chunks >= planned
+    return {
+        "samples": rows if complete else None,
+        "tokens": add(tokens for chunk, tokens in made.items() if chunk <= chunks),
+        "chunks": chunks,
+        "chunks_planned": planned,
+        "bytes_up": site_bytes(log, site)["up"],
+    }
+
+
+def site_bytes(log: RunLog, site: str) -> Json:
+    """Sealed bytes of one site, all attempts: ``up`` to the server, ``down`` from it.
+
+    The server's count for a site grows over the upload and starts anew at the end and in a resumed
+    run; between upload and end nothing is sent.
+    """
+    up: list[float | None] = []
+    down: list[float | None] = []
+    for attempt in log.attempts or (log.events,):
+        rounds = [entry(event, site) for event in attempt if type(event) is Round]
+        sent = [e.bytes for e in attempt if isinstance(e, Upload) and e.site == site]
+        sent += [own.bytes_up or 0 for own in rounds]
+        up.append(max(sent, default=None))
+        down.append(max((own.bytes_down or 0 for own in rounds), default=None))
+    end = entry(log.final, site)
+    return {"up": add([*up, end.bytes_up]), "down": add([*down, end.bytes_down])}
+
+
+def uploads(split: Json) -> list[Json]:
+    """Each site's upload with its name, and the bytes of the bare activations (``raw_bytes``)."""
+    width = ratio(split["raw_bytes"], split["tokens"])
+    return [
+        {
+            "name": site,
+            **own,
+            "raw_bytes": own["tokens"] * width if own["tokens"] and width else None,
+        }
+        for site, own in split["sites"].items()
+    ]
 
 
 def hidden(log: RunLog, tokens: float | None, sent: float | None, form: str | None) -> int | None:

@@ -17,30 +17,18 @@ from sealtune.report.values import Json, text
 
 
 class View(ABC):
-    """One method, seen from the report.
-
-    Attributes:
-        method: what it fixes.
-        words: template with what the page says of it: banner, sentences, sections of its own.
-        site_role, server_role: in the trust chain's picture.
-        client: what a site's process is called.
-        time_parts: key of ``seconds`` -> what the time went into, in the order of the bars.
-    """
+    """One method, seen from the report."""
 
     method: ClassVar[Method]
-    words: ClassVar[str]
-    site_role: ClassVar[str]
+    words: ClassVar[str]  # template of what the page says of it: sentences, tiles, own sections
+    site_role: ClassVar[str]  # in the trust chain's picture
     server_role: ClassVar[str]
-    client: ClassVar[str]
-    time_parts: ClassVar[Mapping[str, str]]
+    client: ClassVar[str]  # what a site's process is called
+    time_parts: ClassVar[Mapping[str, str]]  # key of ``seconds`` -> what for, as the bars' order
 
     @abstractmethod
     def picture(self, facts: Facts) -> Picture:
         """Who sees what."""
-
-    @abstractmethod
-    def tiles(self, s: Json) -> list[tuple[str, str, str]]:
-        """Key figures: (name, figure, explanation)."""
 
     @abstractmethod
     def missing_words(self, s: Json) -> list[tuple[str, str]]:
@@ -60,10 +48,6 @@ class View(ABC):
     def figures(self, log: RunLog) -> Json | None:
         """``summary.json``'s ``split``; ``None`` where there is nothing of the kind."""
         return None
-
-    def about(self, s: Json) -> list[str | None]:
-        """What is special to the method, for the line below the title."""
-        return []
 
     def level(self, log: RunLog) -> str | None:
         """The protection level under which the run is known."""
