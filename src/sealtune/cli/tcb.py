@@ -6,7 +6,6 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,9 +56,9 @@ def tcb(
 
 def _as_json(facts: Facts) -> dict[str, object]:
     return {
-        **asdict(facts.at_start),
+        **facts.at_start._asdict(),
         "distributions": facts.distributions,
-        "on_demand": {**asdict(facts.on_demand), "distributions": facts.later},
+        "on_demand": {**facts.on_demand._asdict(), "distributions": facts.later},
     }
 
 

@@ -9,9 +9,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from sealtune import start
 from sealtune.errors import SealtuneError
@@ -26,29 +26,20 @@ print(json.dumps({name: getattr(m, "__file__", None) for name, m in sys.modules.
 """
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """How many modules of sealtune, and lines of them."""
 
     modules: int
     lines: int
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a program consists of.
+class Facts(NamedTuple):
+    """What a program consists of: sealtune's own modules, and names of others' packages."""
 
-    Attributes:
-        at_start: sealtune's own, loaded with the main.
-        on_demand: sealtune's own, that functions may load.
-        distributions: names of others' packages that the main loads; Python's library apart.
-        later: of those that it finds besides, where it has a list of packages.
-    """
-
-    at_start: Size
-    on_demand: Size
-    distributions: tuple[str, ...]
-    later: tuple[str, ...]
+    at_start: Size  # loaded with the main
+    on_demand: Size  # that functions may load
+    distributions: tuple[str, ...]  # that the main loads; Python's library apart
+    later: tuple[str, ...]  # that it finds besides, where it has a list of packages
 
 
 def facts(name: str) -> Facts:

@@ -83,6 +83,7 @@ def context(log: RunLog, summary: Json) -> Json:
         "on_test_root": any(v.is_test_root for v in evidence.of_evidence(log, view)),
         "exposed": view.is_exposed(log),
         "texts_cut": sum({(e.site, e.part): e.count for e in log.of(CutTexts)}.values()),
+        "lacks": view.missing_words(summary),
         "comparison": sections.comparison(summary),
         "picture": view.picture(facts_of(log, summary)),
         "charts": {

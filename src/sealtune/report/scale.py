@@ -28,7 +28,7 @@ def ticks(lo: float, hi: float, wanted: int = 6, *, integers: bool = False) -> l
     return values or [lo]
 
 
-def bounds(values: Iterable[float], *, floor: float | None = None) -> tuple[float, float]:
+def bounds(values: Iterable[float]) -> tuple[float, float]:
     """A range ``lo < hi`` around the values, a little wider than they are.
 
     Starts at 0 when the smallest value lies in the lower half, so that heights compare honestly.
@@ -40,8 +40,7 @@ def bounds(values: Iterable[float], *, floor: float | None = None) -> tuple[floa
     if lo >= 0 and lo <= hi / 2:
         lo = 0.0
     margin = (hi - lo) * 0.06 or abs(hi) * 0.1 or 1.0
-    low = lo if lo == 0 else lo - margin
-    return (low if floor is None else max(low, floor)), hi + margin
+    return lo if lo == 0 else lo - margin, hi + margin
 
 
 def finite(points: Sequence[Point]) -> list[tuple[float, float]]:
