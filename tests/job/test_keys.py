@@ -58,14 +58,14 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_half_a_pair_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = key_files._create
+    create = key_files.create_file
 
     def fail(path: Path, data: bytes, mode: int) -> None:
         if path.suffix == ".pub":
             raise StorageError("no space")
         create(path, data, mode)
 
-    monkeypatch.setattr(key_files, "_create", fail)
+    monkeypatch.setattr(key_files, "create_file", fail)
     with pytest.raises(StorageError):
         new_key("north", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -51,9 +51,9 @@ def new_key(org: str, folder: Path) -> tuple[Path, Path]:
             )
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
-    _create(private, secret, 0o600)
+    create_file(private, secret, 0o600)
     try:
-        _create(public, public_pem(key.public_key()), 0o644)
+        create_file(public, public_pem(key.public_key()), 0o644)
     except StorageError:
         private.unlink()
         raise
@@ -131,8 +131,12 @@ def _read(path: Path) -> bytes:
     return read_bounded(path, MAX_FILE, failure)
 
 
-def _create(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file that never had a wider mode; only a complete one stays."""
+def create_file(path: Path, data: bytes, mode: int) -> None:
+    """Write a new file that never had a wider mode; only a complete one stays.
+
+    Raises:
+        StorageError: it is there already, or cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

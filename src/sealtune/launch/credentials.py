@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from sealtune.job.key_files import create_file
 from sealtune.launch.ports import HOST
 
 _VALID = datetime.timedelta(days=30)  # longer than any run
@@ -87,7 +87,5 @@ def _pem(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> 
 
 
 def _private(path: Path, data: bytes) -> Path:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
+    create_file(path, data, 0o600)
     return path
