@@ -33,7 +33,7 @@ from sealtune.channel.sealed import SealedSession, message_round
 from sealtune.channel.server import ServerHandshake
 from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
-from sealtune.job import dsse
+from sealtune.job import dsse, proposal
 from sealtune.job.keys import public_hex
 from sealtune.job.local import Local, read_local
 from sealtune.job.manifest import (
@@ -228,14 +228,14 @@ def _jobs(folder: Path) -> list[Target]:
     unsigned = wrap(manifest)
     envelope = unsigned
     for key in keys:
-        envelope = dsse.sign(envelope, key)
+        envelope = proposal.sign(envelope, key)
     payload, signed = manifest_bytes(manifest), envelope.encode()
 
     def signed_parts(draw: random.Random) -> bytes:
         """Nasty JSON signed by both, so that nothing stops at a signature."""
         made = dsse.Envelope(unsigned.payload_type, nasty_json(draw, payload.decode()).encode())
         for key in keys:
-            made = dsse.sign(made, key)
+            made = proposal.sign(made, key)
         return made.encode()
 
     def verify(data: bytes) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms.simulated import simulated_policy
 from sealtune.cli.main import app
-from sealtune.job import dsse
+from sealtune.job import proposal
 from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import load_private
 from sealtune.job.load import load_job
@@ -307,7 +307,7 @@ def rewrite(folder: Path, **changes: object) -> None:
     payload = json.loads(Envelope.read(folder / "job.manifest.json").payload) | changes
     envelope = Envelope(PAYLOAD_TYPE, rfc8785.dumps(payload))
     for org in ("north", "south"):
-        envelope = dsse.sign(envelope, load_private(folder / f"{org}.key"))
+        envelope = proposal.sign(envelope, load_private(folder / f"{org}.key"))
     (folder / "job.manifest.json").write_bytes(envelope.encode())
 
 

@@ -10,11 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sealtune.cli.signing import propose
 from sealtune.enclave.client_program import SiteProgram
-from sealtune.job.dsse import sign
 from sealtune.job.keys import public_hex
 from sealtune.job.local import Local
 from sealtune.job.manifest import Participant
-from sealtune.job.proposal import wrap
+from sealtune.job.proposal import sign, wrap
 from sealtune.job.sections import JobSpec, LoraSpec, SpfSpec, SplitSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import Job
 from sealtune.launch.parties import admit_party

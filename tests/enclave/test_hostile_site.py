@@ -142,8 +142,7 @@ def test_two_sites_of_one_organisation_are_no_cohort(llama: Path, tmp_path: Path
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from sealtune.cli.signing import propose
-    from sealtune.job.dsse import sign
-    from sealtune.job.proposal import wrap
+    from sealtune.job.proposal import sign, wrap
     from sealtune.plan.resolve import resolve
 
     job = make_spare_job(tmp_path, llama)

@@ -7,11 +7,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealtune.job import proposal
-from sealtune.job.dsse import Envelope, sign
+from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, Participant
 from sealtune.job.plan import Backbone, ModulePlan, SlicePlan
-from sealtune.job.proposal import wrap
+from sealtune.job.proposal import sign, wrap
 from sealtune.job.spec import Job
 
 JOB = Job.model_validate(

@@ -22,8 +22,9 @@ from sealtune.errors import (
     UnknownKeyError,
 )
 from sealtune.job import dsse
-from sealtune.job.dsse import Envelope, Signature, pae, sign, verify, verify_present
+from sealtune.job.dsse import Envelope, Signature, pae, verify, verify_present
 from sealtune.job.keys import fingerprint
+from sealtune.job.proposal import sign
 from tests.job.sample import KEYS
 
 PUBLIC = {org: key.public_key() for org, key in KEYS.items()}

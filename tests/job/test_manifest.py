@@ -38,7 +38,7 @@ from sealtune.job.manifest import (
     verify_manifest,
 )
 from sealtune.job.printable import printable
-from sealtune.job.proposal import wrap
+from sealtune.job.proposal import sign, wrap
 from sealtune.job.sections import NetworkSpec, SitesSpec
 from sealtune.job.settings import Settings
 from sealtune.party.found import differences
@@ -215,7 +215,7 @@ def test_values_that_canonical_json_cannot_hold(value: Any) -> None:
 def test_an_envelope_of_something_else() -> None:
     other = replace(wrap(MANIFEST), payload_type="application/json")
     for key in KEYS.values():
-        other = dsse.sign(other, key)
+        other = sign(other, key)
     with pytest.raises(MalformedManifestError, match="holds application/json"):
         verify_manifest(other, at=AT)
 
@@ -272,7 +272,7 @@ def test_rules_that_no_enclave_keeps_yet(release: Any) -> None:
         make_manifest(release=release)
     envelope = wrap(parse_manifest(rfc8785.dumps(content(release=release))))
     for key in KEYS.values():
-        envelope = dsse.sign(envelope, key)
+        envelope = sign(envelope, key)
     with pytest.raises(UnsupportedTermsError):
         verify_manifest(envelope, at=AT)
 

@@ -30,13 +30,13 @@ from sealtune.errors import (
     UnknownKeyError,
     WeakEvidenceError,
 )
-from sealtune.job.dsse import Envelope, sign
+from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import load_private, new_key
 from sealtune.job.keys import public_hex
 from sealtune.job.load import load_job
 from sealtune.job.local import Local
 from sealtune.job.manifest import PAYLOAD_TYPE, Participant, job_id
-from sealtune.job.proposal import wrap
+from sealtune.job.proposal import sign, wrap
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.party.admit import AGGREGATOR, admit
 from sealtune.plan import holdings

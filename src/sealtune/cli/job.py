@@ -142,7 +142,7 @@ def sign(
     """
     from sealtune.cli.signing import check_expected
     from sealtune.errors import UnknownKeyError
-    from sealtune.job import dsse
+    from sealtune.job import dsse, proposal
     from sealtune.job.dsse import Envelope
     from sealtune.job.key_files import load_private, spaced
     from sealtune.job.keys import fingerprint, public_hex
@@ -174,7 +174,7 @@ def sign(
         checks += _compare(manifest, load_job(job_file), site)
     for check in checks:
         typer.echo(f"ok  {check}")
-    envelope = dsse.sign(envelope, private)
+    envelope = proposal.sign(envelope, private)
     write_atomic(file, envelope.encode())
     typer.echo(f"signed by    {orgs[0]}, just now")
     signed = dsse.verify_present(envelope, manifest.keys)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ConfigError, DigestMismatchError, Problem
-from sealtune.job.dsse import Envelope, sign
+from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import is_name, load_public
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest, Participant
 from sealtune.job.method import method_of
-from sealtune.job.proposal import wrap
+from sealtune.job.proposal import sign, wrap
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -18,13 +18,13 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealtune.errors import (
     MalformedManifestError,
@@ -112,14 +112,6 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     """Pre-authentication encoding: the bytes that are signed."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-
-
-def sign(envelope: Envelope, key: Ed25519PrivateKey) -> Envelope:
-    """``envelope`` with the signature of ``key`` added; one that is there already is replaced."""
-    keyid = fingerprint(key.public_key())
-    made = Signature(keyid, key.sign(pae(envelope.payload_type, envelope.payload)))
-    others = tuple(one for one in envelope.signatures if one.keyid != keyid)
-    return replace(envelope, signatures=(*others, made))
 
 
 def verify_present(envelope: Envelope, keys: Mapping[str, Ed25519PublicKey]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
     payload = manifest_bytes(manifest)              # RFC 8785: one byte string for one meaning
     job_id(payload)                                 # SHA-384, 96 hex digits
-    envelope = dsse.sign(wrap(manifest), key)       # once for each participant
+    envelope = sign(wrap(manifest), key)            # once for each participant
     manifest = verify_manifest(envelope)            # raises unless everybody signed these bytes
 
 It names no place: model, data, code and plan stand there as digests. ``appraisal`` is carried here

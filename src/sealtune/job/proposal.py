@@ -1,4 +1,4 @@
-"""Make a job's manifest, for its participants to sign.
+"""Make a job's manifest, and sign it.
 
 Trust domain: whoever builds a manifest; every participant checks what is signed.
 """
@@ -6,10 +6,14 @@ Trust domain: whoever builds a manifest; every participant checks what is signed
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sealtune.job.dsse import Envelope
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealtune.job.dsse import Envelope, Signature, pae
+from sealtune.job.keys import fingerprint
 from sealtune.job.manifest import (
     PAYLOAD_TYPE,
     TIME,
@@ -82,3 +86,11 @@ def make_manifest(
 def wrap(manifest: Manifest) -> Envelope:
     """An envelope of ``manifest`` that nobody has signed yet."""
     return Envelope(PAYLOAD_TYPE, manifest_bytes(manifest))
+
+
+def sign(envelope: Envelope, key: Ed25519PrivateKey) -> Envelope:
+    """``envelope`` with the signature of ``key`` added; one that is there already is replaced."""
+    keyid = fingerprint(key.public_key())
+    made = Signature(keyid, key.sign(pae(envelope.payload_type, envelope.payload)))
+    others = tuple(one for one in envelope.signatures if one.keyid != keyid)
+    return replace(envelope, signatures=(*others, made))
