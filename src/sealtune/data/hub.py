@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from sealtune.errors import DataError
+from sealtune.job.printable import first_line
 from sealtune.job.sources import HUB_PREFIX
 
 _PART = r"[A-Za-z0-9][\w.-]*"
@@ -51,9 +52,8 @@ def read_hub(address: str, columns: list[str]) -> list[dict[str, Any]]:
     try:
         data = datasets.load_dataset(name, configuration, split=split)
     except Exception as error:  # the hub's client raises dozens of kinds, all of them mean this
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise DataError(
-            f"{address} cannot be loaded: {first}",
+            f"{address} cannot be loaded: {first_line(error)}",
             hint="check the name, the split and the network, or give a local file",
         ) from error
     check_columns(address, columns, list(data.column_names))

@@ -9,6 +9,11 @@ Trust domain: every process.
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def printable_lines(text: str, limit: int = 2000) -> str:
     """``text`` with its line breaks, each line made harmless; for messages of several lines."""
     return "\n".join(printable(line, limit) for line in text.split("\n"))

@@ -46,7 +46,14 @@ def reason(error: OSError) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: temporary file beside it, fsync, rename.
+    """Replace ``path`` by ``data``; see ``replacing``."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place after the block: fsync, rename.
 
     Raises:
         StorageError: no space, no permission, or a folder in the way; nothing is left behind.
@@ -54,9 +61,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     part = path.parent / f".{path.name}.{secrets.token_hex(6)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
+        part.touch(exist_ok=False)
+        yield part
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sealtune.errors import ModelError, UnsupportedModelError
-from sealtune.job.printable import printable
+from sealtune.job.printable import first_line, printable
 from sealtune.job.scratch import make_scratch
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import storage_error
@@ -99,7 +99,8 @@ class ModelFiles:
         Raises:
             ModelError: one cannot be read.
         """
-        return {name: _file_digest(self.folder / name) for name in self.names}
+        paths = {name: self.folder / name for name in self.names}
+        return {n: _digest_once(str(path.resolve()), _stamp(path)) for n, path in paths.items()}
 
     @property
     def digest(self) -> str:
@@ -231,9 +232,8 @@ def _folder(spec: ModelSpec, patterns: Sequence[str]) -> Path:
             snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(patterns))
         )
     except Exception as error:  # the hub client raises many unrelated classes
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"cannot fetch the model {spec.path} from the hub: {reason[0][:200]}",
+            f"cannot fetch the model {spec.path} from the hub: {first_line(error)}",
             hint="check model.path and the network, or give a folder that holds the model",
         ) from error
 
@@ -266,8 +266,12 @@ def _view(files: ModelFiles, _stamps: tuple[tuple[int, ...], ...]) -> Path:
     return folder
 
 
-def _harmless(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _harmless(content: Any, source: str) -> Any:
     """``content`` without the keys that choose code, files or kernels, however deep."""
+    if isinstance(content, list):
+        return [_harmless(value, source) for value in content]
+    if not isinstance(content, dict):
+        return content
     refused = sorted(key for key in content if key in _REFUSED and content[key] is not None)
     if refused:
         raise UnsupportedModelError(
@@ -275,20 +279,10 @@ def _harmless(content: Mapping[str, Any], source: str) -> dict[str, Any]:
             hint="use the model's plain safetensors weights, or save it again without this key",
         )
     return {
-        key: _harmless_value(value, source)
+        key: _harmless(value, source)
         for key, value in content.items()
         if key not in _DROPPED and not key.endswith(_FILE_KEYS)
     }
-
-
-def _harmless_value(value: Any, source: str) -> Any:
-    if isinstance(value, dict):
-        return _harmless(value, source)
-    return [_harmless_value(v, source) for v in value] if isinstance(value, list) else value
-
-
-def _file_digest(path: Path) -> str:
-    return _digest_once(str(path.resolve()), _stamp(path))
 
 
 @lru_cache(maxsize=256)

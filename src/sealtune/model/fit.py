@@ -11,10 +11,23 @@ from typing import Any
 import numpy as np
 
 from sealtune.errors import DataError, ModelError
-from sealtune.model.tasks import Task
+from sealtune.job.spec import Job
+from sealtune.model.load import load_config, load_tokenizer
+from sealtune.model.tasks import Task, task_of
 from sealtune.model.texts import Example, Texts, padded
 
 _SPECIAL = ("pad", "bos", "eos")
+
+
+def fitting_task(job: Job, labels: Sequence[str]) -> Task:
+    """The task of ``job``, whose classes are ``labels``, with a tokenizer that fits the model.
+
+    Raises:
+        ModelError: see ``check_tokenizer`` and ``make_task``.
+    """
+    tokenizer = load_tokenizer(job.model)
+    check_tokenizer(tokenizer, load_config(job.model))
+    return task_of(job, labels, tokenizer)
 
 
 def check_tokenizer(tokenizer: Any, config: Any) -> None:

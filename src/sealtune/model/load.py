@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sealtune.errors import ModelError, UnsupportedModelError
+from sealtune.job.printable import first_line
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.weights import Weights
@@ -43,6 +44,16 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def _reading(what: str, hint: str, refusal: type[ModelError] = ModelError) -> Iterator[None]:
+    """Damaged files surface as any class of error in transformers."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        raise refusal(f"cannot {what}: {first_line(error)}", hint=hint) from error
+
+
 def load_config(spec: ModelSpec) -> Any:
     """The model's Hugging Face configuration, refused unless it is of a decoder.
 
@@ -57,14 +68,12 @@ def load_config(spec: ModelSpec) -> Any:
 
     files = model_files(spec, weights=False)
     folder, view = files.folder, files.view()
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(view, trust_remote_code=False)
-    except Exception as error:  # keys of the wrong kind surface as any class here
-        raise UnsupportedModelError(
-            f"cannot read the model configuration in {folder}: {_first_line(error)}",
-            hint="the installed transformers does not know this architecture",
-        ) from error
+    with _reading(
+        f"read the model configuration in {folder}",
+        "the installed transformers does not know this architecture",
+        UnsupportedModelError,
+    ):
+        config = AutoConfig.from_pretrained(view, trust_remote_code=False)
     kind = str(config.model_type)
     # encoders have a switch that makes decoders of them; GPT-NeoX has it, too, without being one
     switched_off = getattr(config, "is_decoder", True) is False
@@ -100,8 +109,11 @@ def load_model(spec: ModelSpec, num_labels: int | None, *, meta: bool = False) -
         UnsupportedModelError: not a decoder, or it has no classification head.
     """
     factory, config = factory_and_config(spec, num_labels)
-    with quiet():
-        model = _on_meta(factory, config) if meta else _from_files(factory, config, spec)
+    if meta:
+        with quiet(), torch.device("meta"):
+            model = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    else:
+        model = _from_files(factory, config, spec)
     if spec.task == "classification":
         require_head(model)
     model.requires_grad_(False)
@@ -153,14 +165,11 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
     files = model_files(spec, weights=False)
     folder, view = files.folder, files.view()
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(view, trust_remote_code=False)
-    except Exception as error:  # damaged files surface as any class here
-        raise ModelError(
-            f"cannot load the tokenizer in {folder}: {_first_line(error)}",
-            hint="the folder must hold tokenizer.json or the model's own vocabulary files",
-        ) from error
+    with _reading(
+        f"load the tokenizer in {folder}",
+        "the folder must hold tokenizer.json or the model's own vocabulary files",
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(view, trust_remote_code=False)
     tokenizer.name_or_path = str(folder)
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
@@ -171,15 +180,13 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def _on_meta(factory: Any, config: Any) -> Any:
-    with torch.device("meta"):
-        return factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
-
-
 def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
     files = model_files(spec)
     folder, view = files.folder, files.view()
-    try:
+    with _reading(
+        f"load the model in {folder}",
+        "the files may be damaged or of another architecture: fetch them again",
+    ):
         model, info = factory.from_pretrained(
             view,
             config=config,
@@ -188,11 +195,6 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except Exception as error:  # damaged files surface as any class here
-        raise ModelError(
-            f"cannot load the model in {folder}: {_first_line(error)}",
-            hint="the files may be damaged or of another architecture: fetch them again",
-        ) from error
     model.name_or_path = model.config.name_or_path = str(folder)
     with Weights(files, model.base_model_prefix):
         pass  # a name that stands there twice is refused
@@ -203,7 +205,3 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
             hint="the files belong to another architecture, or a part of them is missing",
         )
     return model
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -20,12 +20,7 @@ from torch import Tensor, nn
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
-from sealtune.model.load import (
-    HEAD,
-    factory_and_config,
-    quiet,
-    require_head,
-)
+from sealtune.model.load import HEAD, factory_and_config, quiet, require_head
 from sealtune.model.structure import find_blocks
 from sealtune.model.weights import Weights, renaming
 
@@ -103,12 +98,12 @@ def load_part(
         width = int(model.get_input_embeddings().weight.shape[1])
         model.set_submodule(embedding, NoEmbedding(width, dtype))
     else:
-        model.set_submodule(_output_name(model), nn.Identity())
+        output = _head_name(model)
+        if output is None:
+            raise UnsupportedModelError(f"{type(model).__name__} has no output matrix of its own")
+        model.set_submodule(output, nn.Identity())
     if not meta:
-        with (
-            quiet(),
-            Weights(model_files(spec), model.base_model_prefix, renaming(model)) as weights,
-        ):
+        with quiet(), _weights(spec, model) as weights:
             _fill(model, weights, names, dtype)
     model.requires_grad_(False)
     return model.eval()
@@ -152,13 +147,6 @@ def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
 
     with quiet(), init_empty_weights(include_buffers=False):
         return factory.from_config(config, dtype=dtype, trust_remote_code=False)
-
-
-def _output_name(model: Any) -> str:
-    name = _head_name(model)
-    if name is None:
-        raise UnsupportedModelError(f"{type(model).__name__} has no output matrix of its own")
-    return name
 
 
 def _head_name(model: Any) -> str | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sealtune.errors import AdapterMismatchError
@@ -53,6 +54,19 @@ def write_tensors(state: Mapping[str, Tensor]) -> bytes:
         raise AdapterMismatchError(f"{bad[0]} holds values that are not finite; nothing written")
     data: bytes = save(plain, metadata={"format": "pt"})
     return data
+
+
+def read_tensors(data: bytes, source: str) -> dict[str, Tensor]:
+    """What ``write_tensors`` wrote; ``source`` is named in messages.
+
+    Raises:
+        AdapterMismatchError: no safetensors file, or a part of one.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise AdapterMismatchError(f"{source} is damaged or cut short") from error
+    return tensors
 
 
 def copy_tensors(

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from sealtune.job.cache import cache_folder
 from sealtune.job.plan import Backbone
 from sealtune.job.spec import ModelSpec
-from sealtune.job.storage import storage_error
+from sealtune.job.storage import replacing, storage_error
 from sealtune.model.files import model_digest
 from sealtune.model.load import load_model
 from sealtune.model.quantise import quantise
@@ -61,17 +59,8 @@ def _write(spec: ModelSpec, linear: Sequence[str], path: Path) -> None:
         weight = module.get_parameter("weight")
         codes, scale = quantise(weight.t() if isinstance(module, Conv1D) else weight)
         tensors[f"{name}.weight"], tensors[f"{name}.scale"] = codes.contiguous(), scale
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".backbone-")
-        os.close(handle)
-        save_file(tensors, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # the latter, with a full disk
-        raise storage_error(path, error) from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+    with replacing(path) as part:
+        try:
+            save_file(tensors, part)
+        except SafetensorError as error:  # a full disk
+            raise storage_error(path, error) from error

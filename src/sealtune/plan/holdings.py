@@ -6,7 +6,7 @@ Trust domain: every process that holds a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +15,35 @@ from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import Job, ModelSpec, placed
 from sealtune.model.files import model_files
-from sealtune.model.fit import check_tokenizer, fit_texts
-from sealtune.model.load import load_config, load_tokenizer
-from sealtune.model.tasks import Task, task_of
+from sealtune.model.fit import fit_texts, fitting_task
+from sealtune.model.load import load_config
+from sealtune.model.tasks import Task
 from sealtune.model.texts import SiteTexts
 from sealtune.party.found import Found, check_found
 from sealtune.plan.planner import make_plan
 
 
 @dataclass(frozen=True)
-class ModelHoldings:
-    """The model of the manifest lies here, and its plan follows from the settings.
+class Holdings:
+    """The model of the manifest lies here; None: what the role does not hold.
 
     Attributes:
         job: the signed settings, with this party's places.
         plan: where each module runs; its backbone is a file of this machine.
+        task: the job's task, with the model's tokenizer.
+        texts: the site's examples, encoded.
     """
 
     job: Job
     plan: SlicePlan
-
-
-@dataclass(frozen=True)
-class TaskHoldings(ModelHoldings):
-    """The same, and the task that reads texts.
-
-    Attributes:
-        task: the job's task, with the model's tokenizer.
-    """
-
-    task: Task
-
-
-@dataclass(frozen=True)
-class SiteHoldings(TaskHoldings):
-    """The same, and a site's own data.
-
-    Attributes:
-        texts: the site's examples, encoded.
-    """
-
-    texts: SiteTexts
+    task: Task | None = None
+    texts: SiteTexts | None = None
 
     @property
     def truncated(self) -> list[dict[str, Any]]:
         """How many texts are cut, for an event of each part of the data in which some are."""
+        if self.texts is None:
+            return []
         parts = (("training", self.texts.train), ("test", self.texts.test))
         return [
             {"what": "truncated", "part": part, "count": texts.truncated, "of": len(texts)}
@@ -68,7 +52,7 @@ class SiteHoldings(TaskHoldings):
         ]
 
 
-def hold_model(manifest: Manifest, local: Local) -> ModelHoldings:
+def hold_model(manifest: Manifest, local: Local) -> Holdings:
     """Compare the model's files, and the plan that follows from them.
 
     Raises:
@@ -79,19 +63,16 @@ def hold_model(manifest: Manifest, local: Local) -> ModelHoldings:
     check_found(manifest, Found(model=identify_model(job.model)))
     plan = make_plan(job, len(manifest.labels) or None)
     check_found(manifest, Found(plan=plan))
-    return ModelHoldings(job, plan)
+    return Holdings(job, plan)
 
 
-def hold_task(manifest: Manifest, local: Local) -> TaskHoldings:
+def hold_task(manifest: Manifest, local: Local) -> Holdings:
     """As ``hold_model``, and make the task."""
     held = hold_model(manifest, local)
-    job = held.job
-    tokenizer = load_tokenizer(job.model)
-    check_tokenizer(tokenizer, load_config(job.model))
-    return TaskHoldings(job, held.plan, task_of(job, manifest.labels, tokenizer))
+    return replace(held, task=fitting_task(held.job, manifest.labels))
 
 
-def hold_data(manifest: Manifest, local: Local) -> SiteHoldings:
+def hold_data(manifest: Manifest, local: Local) -> Holdings:
     """As ``hold_task``, and compare the site's data.
 
     Raises:
@@ -101,13 +82,13 @@ def hold_data(manifest: Manifest, local: Local) -> SiteHoldings:
     from sealtune.data.digest import identify
     from sealtune.data.site import load_site
 
-    held, site = hold_task(manifest, local), local.site or ""
+    held, site = hold_model(manifest, local), local.site or ""
     job = held.job
+    task, config = fitting_task(job, manifest.labels), load_config(job.model)
     data = load_site(job, site, manifest.labels)
     check_found(manifest, Found(data={site: identify(data)}))
-    config = load_config(job.model)
-    train, test = (fit_texts(held.task, config, part) for part in (data.train, data.test))
-    return SiteHoldings(job, held.plan, held.task, SiteTexts(train, test))
+    train, test = (fit_texts(task, config, part) for part in (data.train, data.test))
+    return replace(held, task=task, texts=SiteTexts(train, test))
 
 
 def place(manifest: Manifest, local: Local) -> Job:

@@ -21,7 +21,15 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import Backbone, LinearGroup, ModulePlan, Role, SlicePlan, plain_name
+from sealtune.job.plan import (
+    Backbone,
+    LinearGroup,
+    ModulePlan,
+    Placement,
+    Role,
+    SlicePlan,
+    plain_name,
+)
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model
 from sealtune.model.structure import find_blocks
@@ -53,13 +61,21 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     """
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
-    count = len(blocks)
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
-    calls, tainted = _watch(tuned, blocks_name, count)
+    every, tainted = _watch(tuned, blocks_name, len(blocks))
     protect = job.protection.protect
     prefix = tainted if protect == "adapter" and starts_with_embedding(model, blocks) else 0
-    calls = [c for c in calls if block_index(c.name, blocks_name) >= prefix]
-    groups = _groups(calls)
+    calls = [c for c in every if block_index(c.name, blocks_name) >= prefix]
+    groups = [
+        LinearGroup(
+            name=group[0].name,
+            members=tuple(c.name for c in group),
+            in_features=group[0].shape[0],
+            out_features=tuple(c.shape[1] for c in group),
+            backward=group[0].source.requires_grad,
+        )
+        for group in by_source(calls)
+    ]
     linear = {c.name for c in calls}
     embedding = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
     modules = [
@@ -70,13 +86,14 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     return SlicePlan(
         architecture=type(model).__name__,
         protect=protect,
-        blocks=count,
+        blocks=len(blocks),
         prefix_blocks=prefix,
         modules=tuple(modules),
         groups=tuple(groups),
         trainable={k: tuple(v.shape) for k, v in trainable_state(tuned).items()},
         first_values=first_values(tuned, job.tuning),
-        backbone=prepare_backbone(job.model, _all_linear(model, blocks_name))
+        # all of them: the file serves every protection level
+        backbone=prepare_backbone(job.model, [c.name for c in every])
         if backbone
         else Backbone(path="", tensors={}),
     )
@@ -142,30 +159,6 @@ def _refuse_repeated(model: nn.Module, calls: Sequence[Call], blocks_name: str) 
             raise UnsupportedModelError(f"{call.name} does not see every token exactly once")
 
 
-def _groups(calls: Sequence[Call]) -> list[LinearGroup]:
-    return [
-        LinearGroup(
-            name=group[0].name,
-            members=tuple(c.name for c in group),
-            in_features=group[0].shape[0],
-            out_features=tuple(c.shape[1] for c in group),
-            backward=group[0].source.requires_grad,
-        )
-        for group in by_source(calls)
-    ]
-
-
-def _all_linear(model: nn.Module, blocks_name: str) -> list[str]:
-    """Every frozen linear layer inside blocks: the backbone file serves all protection levels."""
-    return [
-        plain_name(path)
-        for path, module in model.named_modules()
-        if block_index(plain_name(path), blocks_name) >= 0
-        and is_frozen_linear(module)
-        and ".lora_" not in path
-    ]
-
-
 def _place(
     name: str,
     module: nn.Module,
@@ -175,22 +168,23 @@ def _place(
     embedding: str,
     linear: set[str],
 ) -> ModulePlan:
-    kind = type(module).__name__
     index = block_index(name, blocks_name)
+    role: Role = "embedding" if name == embedding else "other"
+    placement: Placement = "enclave"
     if 0 <= index < prefix:
+        role, placement = "block", "plain"
         reason = "below the first adapter: it carries no secret of this job"
-        return ModulePlan(name=name, kind=kind, role="block", placement="plain", reason=reason)
-    if name == embedding and prefix:
+    elif name == embedding and prefix:
+        placement = "plain"
         reason = "token ids are the owner's, and so is this accelerator"
-        return ModulePlan(name=name, kind=kind, role="embedding", placement="plain", reason=reason)
-    if name in linear:
-        if protect == "insecure-none":
-            reason = "insecure-none: its input crosses to the accelerator without a mask"
-            return ModulePlan(name=name, kind=kind, role="linear", placement="plain", reason=reason)
+    elif name in linear and protect == "insecure-none":
+        role, placement = "linear", "plain"
+        reason = "insecure-none: its input crosses to the accelerator without a mask"
+    elif name in linear:
+        role, placement = "linear", "masked"
         secret = "activations of the owner's text" if protect == "adapter+data" else "the adapter"
         reason = f"frozen and linear; its input depends on {secret}, so it crosses under a pad"
-        return ModulePlan(name=name, kind=kind, role="linear", placement="masked", reason=reason)
-    if any(p.requires_grad for p in module.parameters()):
+    elif any(p.requires_grad for p in module.parameters()):
         reason = "trainable: the tuned parameters never leave the enclave"
     elif name == embedding:
         reason = "turns token ids into activations"
@@ -198,5 +192,5 @@ def _place(
         reason = "the head stays with the labels and the loss"
     else:
         reason = "not linear, so a mask could not be taken off again"
-    role: Role = "embedding" if name == embedding else "other"
-    return ModulePlan(name=name, kind=kind, role=role, placement="enclave", reason=reason)
+    kind = type(module).__name__
+    return ModulePlan(name=name, kind=kind, role=role, placement=placement, reason=reason)

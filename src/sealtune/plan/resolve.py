@@ -23,10 +23,9 @@ from sealtune.job.plan import SlicePlan
 from sealtune.job.proposal import make_manifest
 from sealtune.job.spec import Job
 from sealtune.model.files import ModelFiles, model_files
-from sealtune.model.fit import check_tokenizer, fit_texts
-from sealtune.model.load import load_config, load_tokenizer
+from sealtune.model.fit import fit_texts, fitting_task
+from sealtune.model.load import load_config
 from sealtune.model.partial import check_weights
-from sealtune.model.tasks import task_of
 from sealtune.party.found import Found
 from sealtune.plan.holdings import identify_model
 from sealtune.plan.planner import make_plan
@@ -101,9 +100,7 @@ def check(job: Job) -> Checked:
     sites = load_sites(job, labels)
     _check_rows(sites)
     job, files = _at_its_commit(job)
-    tokenizer, config = load_tokenizer(job.model), load_config(job.model)
-    check_tokenizer(tokenizer, config)
-    task = task_of(job, labels, tokenizer)
+    task, config = fitting_task(job, labels), load_config(job.model)
     for data in sites.values():
         for examples in (data.train, data.test):
             fit_texts(task, config, examples)

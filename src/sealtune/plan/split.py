@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import Backbone, ModulePlan, Role, SlicePlan, plain_name
+from sealtune.job.plan import Backbone, ModulePlan, Placement, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
 from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model
@@ -122,18 +122,16 @@ def _called_before(model: Any, blocks_name: str, first: nn.Module) -> set[int]:
 
 
 def _place(name: str, module: nn.Module, role: Role, below: bool, tied: bool) -> ModulePlan:
-    kind = type(module).__name__
-    if below:
-        reason = (
-            "turns the owner's tokens into activations"
-            if role == "embedding"
-            else "frozen, below the cut: runs once for each text"
-        )
-        return ModulePlan(name=name, kind=kind, role=role, placement="owner", reason=reason)
-    if tied:
+    if below and role == "embedding":
+        reason = "turns the owner's tokens into activations"
+    elif below:
+        reason = "frozen, below the cut: runs once for each text"
+    elif tied:
         reason = "above the cut; shares the embedding's weights"
     elif any(p.requires_grad for p in module.parameters()):
         reason = "above the cut and tuned"
     else:
         reason = "above the cut"
-    return ModulePlan(name=name, kind=kind, role=role, placement="enclave", reason=reason)
+    placement: Placement = "owner" if below else "enclave"
+    kind = type(module).__name__
+    return ModulePlan(name=name, kind=kind, role=role, placement=placement, reason=reason)

@@ -11,17 +11,15 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from enum import Enum
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import AdapterMismatchError, ModelError, TargetModulesError
+from sealtune.job.printable import first_line
 from sealtune.job.sections import LoraSpec
 from sealtune.model.load import HEAD, quiet
 from sealtune.model.seeds import generator
@@ -29,6 +27,7 @@ from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import (
     ADAPTER,
     load_trainable_state,
+    read_tensors,
     trainable_state,
     write_tensors,
 )
@@ -105,17 +104,12 @@ class Lora(Tuner):
     def install(self, model: Any, files: Mapping[str, bytes], source: str) -> Any:
         """What PEFT does with its files, every tensor compared."""
         config = _read_config(files[LORA_CONFIG], f"{source}: {LORA_CONFIG}")
-        try:
-            written: dict[str, Tensor] = load(files[LORA_WEIGHTS])
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise AdapterMismatchError(
-                f"{source}: {LORA_WEIGHTS} is damaged or cut short"
-            ) from error
+        written = read_tensors(files[LORA_WEIGHTS], f"{source}: {LORA_WEIGHTS}")
         try:
             model = _wrapped(model, config)
         except Exception as error:  # peft raises many classes for settings that do not fit
             raise AdapterMismatchError(
-                f"peft cannot put the adapter in {source} on its base model: {_first_line(error)}"
+                f"peft cannot put the adapter in {source} on its base model: {first_line(error)}"
             ) from error
         load_trainable_state(model, written, source)  # strict where peft only warns
         return model
@@ -178,7 +172,7 @@ def _targets(model: Any, lora: LoraSpec, prefix: str) -> list[str]:
 
 def _plain_settings(config: Any) -> dict[str, Any]:
     """PEFT's settings as they stand in a file, wherever the model was."""
-    settings = {key: _plain(value) for key, value in config.to_dict().items()}
+    settings: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=_plain))
     saved = [HEAD] if settings.get("modules_to_save") else None  # peft adds names of its own
     targets = sorted(settings["target_modules"])
     return settings | {"revision": None, "target_modules": targets, "modules_to_save": saved}
@@ -196,7 +190,7 @@ def _read_config(data: bytes, source: str) -> Any:
         config = LoraConfig(**{key: written[key] for key in _DECIDED if key in written})
         expected = _plain_settings(config)
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{source} is damaged: {_first_line(error)}") from error
+        raise ModelError(f"{source} is damaged: {first_line(error)}") from error
     odd = sorted(
         key
         for key, value in written.items()
@@ -207,18 +201,6 @@ def _read_config(data: bytes, source: str) -> Any:
     return config
 
 
-def _plain(value: Any) -> Any:
-    """JSON-able form of a configuration value."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _plain(value: object) -> object:
+    """What JSON has no form for."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)

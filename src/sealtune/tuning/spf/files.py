@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor, nn
+from torch import nn
 
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.storage import write_atomic
-from sealtune.model.trainable import copy_tensors, write_tensors
+from sealtune.model.trainable import copy_tensors, read_tensors, write_tensors
 from sealtune.tuning.registry import SPF_CONFIG, SPF_WEIGHTS
 from sealtune.tuning.spf.apply import (
     apply_spf,
@@ -62,11 +59,8 @@ def spf_files(model: nn.Module) -> dict[str, bytes]:
         AdapterMismatchError: a value is not finite.
     """
     weights = write_tensors({name: t.float() for name, t in spf_state(model).items()})
-    content = SPFFile(
-        config=spf_config(model),
-        weights=hashlib.sha256(weights).hexdigest(),
-        heads=chosen_heads(model),
-    )
+    digest = hashlib.sha256(weights).hexdigest()
+    content = SPFFile(config=spf_config(model), weights=digest, heads=chosen_heads(model))
     text = json.dumps(content.model_dump(mode="json"), indent=2) + "\n"
     return {SPF_WEIGHTS: weights, SPF_CONFIG: text.encode()}
 
@@ -119,10 +113,7 @@ def install_spf(model: M, file: SPFFile, weights: bytes, source: str) -> M:
             f"{source}: {SPF_WEIGHTS} is damaged, or of another time than {SPF_CONFIG}",
             hint="save both again, or get both again",
         )
-    try:
-        written: Mapping[str, Tensor] = load(weights)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise AdapterMismatchError(f"{source}: {SPF_WEIGHTS} is damaged or cut short") from error
+    written = read_tensors(weights, f"{source}: {SPF_WEIGHTS}")
     check_counts(model, file.config, file.heads)
     apply_spf(model, file.config, heads=file.heads)
     try:

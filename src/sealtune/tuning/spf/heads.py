@@ -168,22 +168,13 @@ def _rows(
     projections: Sequence[Projection], inward: tuple[str, ...], heads: int, shared: int, width: int
 ) -> tuple[Part, Part, Part]:
     """The rows of queries, keys and values."""
-    counts = (heads, shared, shared)
-    if len(projections) == 3:
-        query, key, value = (
-            Part(p, 0, _runs(count, width, 0)) for p, count in zip(projections, counts, strict=True)
-        )
-        return query, key, value
-    (fused,) = projections
+    owners, starts = projections, [0, 0, 0]
+    if len(projections) == 1:
+        owners, starts = [*projections] * 3, [0, heads * width, (heads + shared) * width]
+    rows = [_runs(n, width, s) for n, s in zip((heads, shared, shared), starts, strict=True)]
     if inward == ("query_key_value",):
-        runs = _runs(heads, 3 * width, 0)
-        query, key, value = (Part(fused, 0, runs[:, i * width : (i + 1) * width]) for i in range(3))
-        return query, key, value
-    starts = (0, heads * width, (heads + shared) * width)
-    query, key, value = (
-        Part(fused, 0, _runs(count, width, start))
-        for count, start in zip(counts, starts, strict=True)
-    )
+        rows = list(_runs(heads, 3 * width, 0).chunk(3, dim=1))
+    query, key, value = (Part(p, 0, index) for p, index in zip(owners, rows, strict=True))
     return query, key, value
 
 
