@@ -29,12 +29,13 @@ from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import write_atomic
 from sealtune.model.activations import Form, pack, unpack
 from sealtune.model.batches import sorted_batches
-from sealtune.model.cut import Bottom, CutEntry
+from sealtune.model.cut import CutEntry
 from sealtune.model.files import model_digest
 from sealtune.model.load import load_tokenizer
 from sealtune.model.partial import load_part
 from sealtune.model.samples import Contents, Sample, Samples
 from sealtune.model.tasks import Task, make_task
+from sealtune.owner.bottom import Bottom
 
 MAX_TOKENS = {
     "icd10": 32,

@@ -14,8 +14,7 @@ from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame
 from sealtune.methods.split import release as module
 from sealtune.methods.split.release import release_parts
-from sealtune.owner.received import Received
-from sealtune.tuning.adapter import own_copy
+from sealtune.owner.received import Received, own_copy
 from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
 
 FILES = {"a": b"x" * 25, "b": b"", "c": b"yz"}

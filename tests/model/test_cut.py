@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sealtune.errors import ConfigError, ModelError, UnsupportedModelError
 from sealtune.job.sections import JobSpec, LoraSpec, SitesSpec, SplitSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import DataSpec, Job, ModelSpec
-from sealtune.model.cut import Bottom, CutEntry, cut_at
+from sealtune.model.cut import CutEntry
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import Elsewhere, load_part
 from sealtune.model.samples import Contents, Sample, Samples
@@ -27,7 +27,9 @@ from sealtune.model.tasks import Task
 from sealtune.model.texts import Dataset, Texts
 from sealtune.model.trainable import trainable_state
 from sealtune.model.training import RoundResult, evaluate, local_round
+from sealtune.owner.bottom import Bottom
 from sealtune.plan.planner import make_plan
+from sealtune.plan.split import cut_at
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.spf import chosen_heads
 from tests.float64 import as_near_as, distance, in_float64

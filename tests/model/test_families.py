@@ -17,12 +17,13 @@ from transformers import AutoModelForCausalLM
 
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.sections import LoraSpec, TuningSpec
-from sealtune.model.cut import Bottom, CutEntry
+from sealtune.model.cut import CutEntry
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import load_part
 from sealtune.model.samples import Contents, Sample, Samples
 from sealtune.model.tasks import CausalLM, LabelWords, Task
 from sealtune.model.texts import Batch
+from sealtune.owner.bottom import Bottom
 from sealtune.plan.planner import make_plan
 from sealtune.tuning.folder import load_adapter
 from sealtune.tuning.merge import merge_adapter

@@ -32,10 +32,11 @@ from sealtune.errors import (
 )
 from sealtune.job.sections import LoraSpec, SplitSpec, TuningSpec
 from sealtune.job.spec import DataSpec, ModelSpec
-from sealtune.model.cut import Bottom, CutEntry
+from sealtune.model.cut import CutEntry
 from sealtune.model.files import model_digest, model_files
 from sealtune.model.load import load_config, load_model, load_tokenizer, quiet
 from sealtune.model.partial import check_weights, load_part
+from sealtune.owner.bottom import Bottom
 from sealtune.plan.resolve import check, resolve
 from tests.enclave.flow import make_job
 from tests.enclave.split_flow import make_split_job

@@ -19,8 +19,8 @@ from sealtune.advise.shape import Shape
 from sealtune.job.method import method_of
 from sealtune.job.sections import SplitSpec
 from sealtune.job.spec import Job
-from sealtune.model.cut import cut_at
 from sealtune.model.cut_chunk import CHUNK
+from sealtune.plan.split import cut_at
 
 Way = Literal["plain", "federated-lora", "split"]
 MANY, FEW = 12, 10  # blocks up to which every cut is looked at; cuts of a larger model

@@ -17,14 +17,13 @@ from sealtune.job.training_events import Phase, Repeated, Uploaded
 from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
-from sealtune.model.cut import Bottom
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
 from sealtune.model.partial import load_part
 from sealtune.model.texts import SiteTexts, Texts, join, pad
-from sealtune.owner.received import Received
+from sealtune.owner.bottom import Bottom
+from sealtune.owner.received import Received, own_copy
 from sealtune.party.admit import Admitted
 from sealtune.party.events import Emit
-from sealtune.tuning.adapter import own_copy
 from sealtune.tuning.folder import read_fingerprint, write_adapter
 
 

@@ -5,9 +5,17 @@ Trust domain: data owner. Sizes are checked before use.
 
 from __future__ import annotations
 
-from sealtune.errors import FrameError
+import json
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from sealtune.errors import AdapterMismatchError, FrameError, ModelError
 from sealtune.frames import Frame, is_count
 from sealtune.methods.split.messages import MAX_PARTS, PART
+from sealtune.party.admit import Admitted
+from sealtune.tuning.adapter import FINGERPRINT, Fingerprint, fingerprint_of
+from sealtune.tuning.registry import LORA_CONFIG
 
 
 class Received:
@@ -54,3 +62,31 @@ class Received:
             files[str(name)] = body[start : start + size]
             start += size
         return files
+
+
+def own_copy(files: Mapping[str, bytes], resolved: Admitted) -> dict[str, bytes]:
+    """Files that another party made of a job, naming the base model where it lies here.
+
+    Raises:
+        AdapterMismatchError: they are of another job or another base model.
+        ModelError: the fingerprint or PEFT's settings are damaged.
+    """
+    try:
+        theirs = Fingerprint.model_validate_json(files.get(FINGERPRINT, b""))
+        config = json.loads(files[LORA_CONFIG]) if LORA_CONFIG in files else None
+        if config is not None and not isinstance(config, dict):
+            raise ValueError("no object")
+    except (ValidationError, ValueError) as error:
+        raise ModelError("the adapter's fingerprint or settings are damaged") from error
+    own = fingerprint_of(resolved)
+    for what in ("job_id", "base_model_digest", "tuning", "task", "labels"):
+        if getattr(theirs, what) != getattr(own, what):
+            raise AdapterMismatchError(
+                f"the adapter that came is of another job: its {what} differs"
+            )
+    here = theirs.model_copy(update={"base_model": own.base_model})
+    result = {**files, FINGERPRINT: here.file()}
+    if config is not None:
+        config["base_model_name_or_path"] = own.base_model
+        result[LORA_CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    return result

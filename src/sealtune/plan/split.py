@@ -14,10 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sealtune.errors import UnsupportedModelError
+from sealtune.errors import ConfigError, Problem, UnsupportedModelError
 from sealtune.job.plan import Backbone, ModulePlan, Placement, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
-from sealtune.model.cut import cut_at
 from sealtune.model.load import load_model
 from sealtune.model.partial import refuse_uncuttable
 from sealtune.model.structure import find_blocks
@@ -35,6 +34,31 @@ def first_block(job: Job, blocks: int) -> int:
         ConfigError: the cut is outside the model.
     """
     return cut_at(job.split_settings.cut, blocks)
+
+
+def cut_at(cut: float, blocks: int) -> int:
+    """Blocks at the client, of ``blocks``.
+
+    Args:
+        cut: a number of blocks (int), or the share of them (float between 0 and 1).
+        blocks: of the whole model.
+
+    Raises:
+        ConfigError: nothing would be left for one side.
+    """
+    number = cut if isinstance(cut, int) else max(1, round(cut * blocks))
+    if not 1 <= number < blocks:
+        raise ConfigError(
+            "the job",
+            [
+                Problem(
+                    "split.cut",
+                    f"is {cut}, but the model has {blocks} blocks: it should be a whole number "
+                    f"from 1 to {blocks - 1}, or a share of the blocks such as 0.5",
+                )
+            ],
+        )
+    return int(number)
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> SlicePlan:

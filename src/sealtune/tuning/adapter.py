@@ -17,20 +17,19 @@ Trust domain: client or server enclave (making); whoever received the adapter (r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from sealtune import __version__
-from sealtune.errors import AdapterMismatchError, ModelError
+from sealtune.errors import AdapterMismatchError
 from sealtune.model.trainable import trainable_state
 from sealtune.party.admit import Admitted
-from sealtune.tuning.registry import LORA_CONFIG, registered, sections
+from sealtune.tuning.registry import registered, sections
 
 FINGERPRINT = "sealtune.json"
 
@@ -68,6 +67,10 @@ class Fingerprint(BaseModel):
     rounds: int
     versions: dict[str, str]
 
+    def file(self) -> bytes:
+        """The file's contents."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
 
 def fingerprint_of(resolved: Admitted) -> Fingerprint:
     """The fingerprint of what a job's enclaves have tuned."""
@@ -96,7 +99,7 @@ def adapter_files(model: Any, fingerprint: Fingerprint) -> dict[str, bytes]:
     Raises:
         AdapterMismatchError: a tensor is not finite.
     """
-    files = {FINGERPRINT: _fingerprint_file(fingerprint)}
+    files = {FINGERPRINT: fingerprint.file()}
     for name in fingerprint.tuning:
         files |= registered(name).load().write(model, fingerprint.base_model)
     return files
@@ -124,35 +127,3 @@ def require_same_state(live: nn.Module, reloaded: nn.Module) -> None:
     own, written = trainable_state(live), trainable_state(reloaded)
     if own.keys() != written.keys() or not all(torch.equal(own[n], written[n]) for n in own):
         raise AdapterMismatchError("the written adapter differs from the live one")
-
-
-def own_copy(files: Mapping[str, bytes], resolved: Admitted) -> dict[str, bytes]:
-    """Files that another party made of a job, naming the base model where it lies here.
-
-    Raises:
-        AdapterMismatchError: they are of another job or another base model.
-        ModelError: the fingerprint or PEFT's settings are damaged.
-    """
-    try:
-        theirs = Fingerprint.model_validate_json(files.get(FINGERPRINT, b""))
-        config = json.loads(files[LORA_CONFIG]) if LORA_CONFIG in files else None
-        if config is not None and not isinstance(config, dict):
-            raise ValueError("no object")
-    except (ValidationError, ValueError) as error:
-        raise ModelError("the adapter's fingerprint or settings are damaged") from error
-    own = fingerprint_of(resolved)
-    for what in ("job_id", "base_model_digest", "tuning", "task", "labels"):
-        if getattr(theirs, what) != getattr(own, what):
-            raise AdapterMismatchError(
-                f"the adapter that came is of another job: its {what} differs"
-            )
-    here = theirs.model_copy(update={"base_model": own.base_model})
-    result = {**files, FINGERPRINT: _fingerprint_file(here)}
-    if config is not None:
-        config["base_model_name_or_path"] = own.base_model
-        result[LORA_CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
-    return result
-
-
-def _fingerprint_file(fingerprint: Fingerprint) -> bytes:
-    return fingerprint.model_dump_json(indent=2).encode() + b"\n"

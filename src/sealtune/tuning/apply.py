@@ -46,7 +46,12 @@ def apply_tuning(
         ConfigError: blocks named in ``tuning`` run elsewhere.
         TargetModulesError, UnsupportedModelError, ModelError: see the tuners' ``apply``.
     """
-    _refuse_early(tuning, first_block)
+    problems = [
+        Problem(key, f"names block {early[0]}, but blocks 0 to {first_block - 1} run at the sites")
+        for key, early in early_layers(tuning, first_block).items()
+    ]
+    if problems:
+        raise ConfigError("the job", problems)
     behind_cut = tuple(range(first_block, int(model.config.num_hidden_layers)))
     for place, (name, settings) in enumerate(sections(tuning).items()):
         context = Context(
@@ -98,12 +103,3 @@ def _layers(settings: Any) -> tuple[int, ...] | None:
     """The blocks that a section names; not every tuner works on blocks."""
     layers = getattr(settings, "layers", None)
     return None if layers is None else tuple(sorted(set(layers)))
-
-
-def _refuse_early(tuning: TuningSpec, first_block: int) -> None:
-    problems = [
-        Problem(key, f"names block {early[0]}, but blocks 0 to {first_block - 1} run at the sites")
-        for key, early in early_layers(tuning, first_block).items()
-    ]
-    if problems:
-        raise ConfigError("the job", problems)

@@ -65,7 +65,27 @@ def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
     odd = sorted(files.keys() - allowed)
     if odd:
         raise ModelError(f"{odd[0][:80]!r} is no file of an adapter")
-    _replace_folder(folder, files)
+    part = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.part"
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.old"
+    try:
+        part.mkdir(parents=True)
+        for name, data in files.items():
+            with (part / name).open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            if not (folder / FINGERPRINT).is_file() and any(folder.iterdir()):
+                raise FileExistsError(17, "a folder with other files is in the way", str(folder))
+            folder.rename(old)
+        part.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise storage_error(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_adapter(
@@ -171,27 +191,3 @@ def _read(folder: Path, name: str) -> bytes:
         raise ModelError(
             f"{folder / name} cannot be read: {(error.strerror or str(error)).lower()}"
         ) from error
-
-
-def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    part = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.part"
-    old = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.old"
-    try:
-        part.mkdir(parents=True)
-        for name, data in files.items():
-            with (part / name).open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if folder.exists():
-            if not (folder / FINGERPRINT).is_file() and any(folder.iterdir()):
-                raise FileExistsError(17, "a folder with other files is in the way", str(folder))
-            folder.rename(old)
-        part.rename(folder)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise storage_error(folder, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

@@ -13,15 +13,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
-
-from sealtune.errors import AdapterMismatchError, FrameError
+from sealtune.errors import FrameError
 from sealtune.frames import Frame
 from sealtune.job.training_events import Evaluated, Exported, Phase, Step
 from sealtune.model.load import load_model
-from sealtune.model.trainable import load_trainable_state, trainable_state
+from sealtune.model.trainable import (
+    load_trainable_state,
+    read_tensors,
+    trainable_state,
+    write_tensors,
+)
 from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
@@ -67,12 +68,12 @@ class SiteTrainer:
             raise FrameError(f"the server asked {question.kind[:40]!r} for round {round_!r}")
         started = time.perf_counter()
         before = dict(self._session.seconds)
-        adapter = _tensors(bytes(question.body)) if question.body else self._initial
-        load_trainable_state(self._model, adapter)
+        given, source = bytes(question.body), "the server's adapter"
+        load_trainable_state(self._model, read_tensors(given, source) if given else self._initial)
         body = b""
         if question.kind == "train":
             fields = self._train(round_)
-            body = save(_contiguous(trainable_state(self._model)), metadata={"format": "pt"})
+            body = write_tensors(trainable_state(self._model))
         else:
             fields = self._evaluate(round_, announce=question.kind == "evaluate")
         if question.kind == "release":
@@ -127,15 +128,3 @@ class SiteTrainer:
     def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:
         spent = {key: self._session.seconds[key] - before[key] for key in before}
         return {"enclave": max(0.0, wall - sum(spent.values())), **spent}
-
-
-def _tensors(data: bytes) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise AdapterMismatchError("the server's adapter is not a safetensors file") from error
-    return tensors
-
-
-def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in state.items()}
