@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def test_each_text_is_tokenised_once(
     seen: Counter[str] = Counter()
     honest = tokens.text_ids
 
-    def counted(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    def counted(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
         seen.update(texts)
         return honest(tokenizer, texts)
 

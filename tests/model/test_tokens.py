@@ -29,7 +29,7 @@ class Words:
 
 
 def test_what_a_tokenizer_appends_is_left_out() -> None:
-    assert text_ids(Words(), ["one two", " "]) == [[7, 1, 1], []]
+    assert list(text_ids(Words(), ["one two", " "])) == [[7, 1, 1], []]
 
 
 @pytest.mark.parametrize("name", ["classification", "label-words", "causal-lm"])

@@ -13,10 +13,12 @@ Trust domain: client enclave (federated); data owner and server enclave (split).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,8 +26,8 @@ from torch.nn import functional
 from sealtune.errors import DataError, ModelError, UnsupportedModelError
 from sealtune.job.spec import Job
 from sealtune.job.template import parse_template
-from sealtune.model.texts import Batch, Example, Texts, texts_of
-from sealtune.model.tokens import BATCH, text_ids
+from sealtune.model.texts import Batch, Example, Texts
+from sealtune.model.tokens import text_ids
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,18 @@ class Task(ABC):
         Raises:
             DataError: a text has no tokens.
         """
-        rows: list[Sequence[int]] = []
-        truncated = 0
-        for start in range(0, len(examples), BATCH):
-            some = examples[start : start + BATCH]
-            for example, ids in zip(
-                some, text_ids(self.tokenizer, [example.text for example in some]), strict=True
-            ):
-                if not ids:
-                    where = f"row {example.row}" if example.row else "a text"
-                    raise DataError(f"{where} has no tokens", hint="fill its text in or delete it")
-                truncated += len(ids) > self.max_tokens
-                rows.append(self._finish(self._cut(ids)))
-        return texts_of(rows, [e.label for e in examples], self.pad_id, truncated)
+        packed, lengths, truncated = array("i"), [], 0
+        texts = text_ids(self.tokenizer, [example.text for example in examples])
+        for example, ids in zip(examples, texts, strict=True):
+            if not ids:
+                where = f"row {example.row}" if example.row else "a text"
+                raise DataError(f"{where} has no tokens", hint="fill its text in or delete it")
+            truncated += len(ids) > self.max_tokens
+            row = self._finish(self._cut(ids))
+            packed.extend(row)
+            lengths.append(len(row))
+        labels = tuple(example.label for example in examples)
+        return Texts(np.array(packed, np.int32), tuple(lengths), labels, self.pad_id, truncated)
 
     def _cut(self, ids: list[int]) -> list[int]:
         if len(ids) <= self.max_tokens:
@@ -273,11 +274,8 @@ def _last_logits(model: nn.Module, batch: Batch) -> Tensor:
     def last_only(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (inputs[0][rows, batch.lengths - 1].unsqueeze(1),)  # [B, T, D] -> [B, 1, D]
 
-    hook = head.register_forward_pre_hook(last_only)
-    try:
+    with head.register_forward_pre_hook(last_only):
         result = model(**batch.inputs())
-    finally:
-        hook.remove()
     logits = cast(Tensor, result.logits)
     if logits.shape[:2] != (len(rows), 1):
         raise UnsupportedModelError(

@@ -12,7 +12,6 @@ Trust domain: client enclave; data owner.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -135,17 +134,6 @@ class SiteTexts:
 
     train: Texts
     test: Texts
-
-
-def texts_of(
-    rows: Iterable[Sequence[int]], labels: Iterable[int | None], pad_id: int, truncated: int = 0
-) -> Texts:
-    """Pack rows of token ids."""
-    ids, lengths = array("i"), []
-    for row in rows:
-        ids.extend(row)
-        lengths.append(len(row))
-    return Texts(np.array(ids, np.int32), tuple(lengths), tuple(labels), pad_id, truncated)
 
 
 def join(parts: Sequence[Texts]) -> Texts:

@@ -50,7 +50,7 @@ class SplitClient:
             AttestationError, ChannelError: as for ``classify``.
         """
         tokenizer = self._task.tokenizer
-        rows = text_ids(tokenizer, texts)
+        rows = list(text_ids(tokenizer, texts))
         if not all(rows):
             raise DataError("a text has no tokens")
         end = tokenizer.eos_token_id

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from torch import Tensor, nn
 
@@ -124,20 +125,16 @@ def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call],
 
         return hook
 
-    handles = []
-    for path, module in model.named_modules():
-        name = plain_name(path)
-        index = block_index(name, blocks_name)
-        if index >= 0 and name == f"{blocks_name}.{index}" and not path.endswith(".base_layer"):
-            handles.append(module.register_forward_hook(watch_block(index)))
-        # LoRA's own matrices are linear too, but trainable, so they are not called frozen
-        if index >= 0 and is_frozen_linear(module):
-            handles.append(module.register_forward_pre_hook(watch_linear(name)))
-    try:
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            name = plain_name(path)
+            index = block_index(name, blocks_name)
+            if index >= 0 and name == f"{blocks_name}.{index}" and not path.endswith(".base_layer"):
+                hooks.enter_context(module.register_forward_hook(watch_block(index)))
+            # LoRA's own matrices are linear too, but trainable, so they are not called frozen
+            if index >= 0 and is_frozen_linear(module):
+                hooks.enter_context(module.register_forward_pre_hook(watch_linear(name)))
         forward_on_meta(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     _refuse_repeated(model, calls, blocks_name)
     return calls, first_tainted
 

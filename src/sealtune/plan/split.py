@@ -10,6 +10,7 @@ Trust domain: none of its own; it handles public structure only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -130,18 +131,13 @@ def _called_before(model: Any, blocks_name: str, first: nn.Module) -> set[int]:
 
         return hook
 
-    handles = [first.register_forward_pre_hook(begin)]
-    handles += [
-        module.register_forward_hook(check(plain_name(name)))
-        for name, module in model.named_modules()
-        if plain_name(name).rpartition(".")[0] == blocks_name
-    ]
-    handles += [module.register_forward_hook(end) for module in model.modules()]
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(first.register_forward_pre_hook(begin))
+        for path, module in model.named_modules():
+            if plain_name(path).rpartition(".")[0] == blocks_name:
+                hooks.enter_context(module.register_forward_hook(check(plain_name(path))))
+            hooks.enter_context(module.register_forward_hook(end))
         forward_on_meta(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     return early
 
 

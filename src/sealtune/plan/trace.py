@@ -64,13 +64,11 @@ def starts_with_embedding(model: Any, blocks: nn.ModuleList) -> bool:
     def entered(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         seen.append(args[0] if args else kwargs.get("hidden_states"))
 
-    handles = (
+    with (
         model.get_input_embeddings().register_forward_hook(embedded),
         blocks[0].register_forward_pre_hook(entered, with_kwargs=True),
-    )
-    forward_on_meta(model)
-    for handle in handles:
-        handle.remove()
+    ):
+        forward_on_meta(model)
     return len(seen) == 2 and seen[0] is seen[1]
 
 

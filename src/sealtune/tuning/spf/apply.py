@@ -53,8 +53,10 @@ def apply_spf(
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
     chosen = choose(groups, config, calibrate, model) if heads is None else _given(groups, heads)
+    tuned: Heads = {}
     slices: dict[Projection, list[tuple[int, Tensor]]] = {}
     for group, numbers in zip(groups, chosen, strict=True):
+        tuned.setdefault(group.attention, {})[group.role] = numbers
         for part in group.parts if numbers else ():
             index = part.index[list(numbers)].reshape(-1)
             slices.setdefault(part.projection, []).append((part.axis, index))
@@ -65,7 +67,7 @@ def apply_spf(
     for module in saved:
         module.requires_grad_(True)
     model._spf_config = config  # type: ignore[assignment]
-    model._spf_heads = _by_attention(groups, chosen)  # type: ignore[assignment]
+    model._spf_heads = tuned  # type: ignore[assignment]
     return model
 
 
@@ -170,10 +172,3 @@ def _given(
             )
         chosen.append(numbers)
     return chosen
-
-
-def _by_attention(groups: list[HeadGroup], chosen: list[tuple[int, ...]]) -> Heads:
-    heads: Heads = {}
-    for group, numbers in zip(groups, chosen, strict=True):
-        heads.setdefault(group.attention, {})[group.role] = numbers
-    return heads

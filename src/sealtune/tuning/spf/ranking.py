@@ -6,6 +6,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -67,10 +68,9 @@ def _scores(
             torch.rand(g.heads, generator=generator("spf", config.seed, g.block, g.role)).double()
             for g in groups
         ]
-    if config.select == "l1-largest":
-        return [_l1(g) for g in groups]
-    if config.select == "l1-smallest":
-        return [-_l1(g) for g in groups]
+    if not config.needs_data:
+        sign = 1 if config.select == "l1-largest" else -1
+        return [sign * _l1(g) for g in groups]
     if calibrate is None:
         raise ModelError(
             f"the selector '{config.select}' looks at data, and none was given",
@@ -111,21 +111,18 @@ def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]
 
         return hook
 
-    handles = []
+    weights: list[Any] = [module.weight for module in owners]
     try:
-        for module in owners:
-            weight: Any = module.weight
-            weight.requires_grad_(True)
-            handles.append(weight.register_post_accumulate_grad_hook(take(module)))
-        # into these weights alone: adapters that are on the model keep their gradients
-        weights: list[Any] = [module.weight for module in owners]
-        for loss in _losses(calibrate):
-            torch.autograd.backward([loss], inputs=weights)
+        with ExitStack() as hooks:
+            for module, weight in zip(owners, weights, strict=True):
+                weight.requires_grad_(True)
+                hooks.enter_context(weight.register_post_accumulate_grad_hook(take(module)))
+            # into these weights alone: adapters that are on the model keep their gradients
+            for loss in _losses(calibrate):
+                torch.autograd.backward([loss], inputs=weights)
     finally:
-        for handle in handles:
-            handle.remove()
-        for module in owners:
-            module.weight.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(False)
     return scores
 
 
@@ -158,23 +155,15 @@ def _activation(
 
         return hook
 
-    handles = [
-        part.projection.register_forward_pre_hook(watch(group.block, part))
-        for group in groups
-        if group.role == "dense"
-        for part in group.parts
-    ]
-    handles += [
-        module.register_forward_pre_hook(see_mask, with_kwargs=True)
-        for module in (model.modules() if model is not None else ())
-        if isinstance(module, PreTrainedModel)
-    ]
-    try:
-        with torch.no_grad():
-            for _ in _losses(calibrate):
-                pass  # the hooks have seen it
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for group in groups:
+            for part in group.parts if group.role == "dense" else ():
+                hook = watch(group.block, part)
+                hooks.enter_context(part.projection.register_forward_pre_hook(hook))
+        for module in model.modules() if model is not None else ():
+            if isinstance(module, PreTrainedModel):
+                hooks.enter_context(module.register_forward_pre_hook(see_mask, with_kwargs=True))
+        for _ in _losses(calibrate):
+            pass  # the hooks have seen it
     # a key/value head counts for all the query heads that read it
     return [magnitude[g.block].reshape(g.heads, -1).sum(dim=1) for g in groups]
