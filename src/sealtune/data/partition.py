@@ -55,27 +55,27 @@ def partition(
             f"{count} {kind} rows cannot be dealt out to {sites} sites",
             hint="use fewer sites or more rows" + _row_limit(kind),
         )
-    if scheme == "label":
-        shares = _whole_classes(len(classes), sites)
-        dealt = [deal(rows, shares, _generator(seed, _TRAIN)) for rows in coded]
-        if _no_site_empty(dealt):
+    whole = scheme == "label"
+    for attempt in range(1 if whole else ATTEMPTS):
+        draw = _generator(seed, _SHARES, attempt)
+        if whole:
+            shares = np.eye(sites)[np.arange(len(classes)) % sites]
+        else:
+            shares = draw.dirichlet(np.full(sites, alpha), size=len(classes))
+        if not np.isfinite(shares).all():
+            continue
+        dealt = [
+            deal(rows, shares, _generator(seed, purpose, attempt))
+            for rows, purpose in zip(coded, (_TRAIN, _TRAIN if whole else _TEST), strict=True)
+        ]
+        if all(len(rows) for part in dealt for rows in part):
             return dealt[0], dealt[1]
+    if whole:
         raise DataError(
             f"{len(classes)} classes dealt out whole leave one of the {sites} sites without "
             "training or test rows",
             hint="use fewer sites, or sites.partition = 'dirichlet'",
         )
-    for attempt in range(ATTEMPTS):
-        draw = _generator(seed, _SHARES, attempt)
-        shares = draw.dirichlet(np.full(sites, alpha), size=len(classes))
-        if not np.isfinite(shares).all():
-            continue
-        dealt = [
-            deal(rows, shares, _generator(seed, purpose, attempt))
-            for rows, purpose in zip(coded, (_TRAIN, _TEST), strict=True)
-        ]
-        if _no_site_empty(dealt):
-            return dealt[0], dealt[1]
     raise DataError(
         f"no draw of {ATTEMPTS} with sites.alpha = {alpha} gave each of the {sites} sites "
         "training and test rows",
@@ -132,14 +132,6 @@ def subsample(labels: Sequence[str], limit: int | None, seed: int) -> Indices:
 
 def _coded(labels: Sequence[str], classes: dict[str, int]) -> Indices:
     return np.array([classes[label] for label in labels], dtype=np.int64)
-
-
-def _whole_classes(classes: int, sites: int) -> NDArray[np.float64]:
-    return np.eye(sites)[np.arange(classes) % sites]
-
-
-def _no_site_empty(dealt: Sequence[Sequence[Indices]]) -> bool:
-    return all(len(rows) for part in dealt for rows in part)
 
 
 def _generator(seed: int, purpose: int, attempt: int = 0) -> np.random.Generator:

@@ -112,13 +112,6 @@ def load_sites(
     }
 
 
-def subsample_test(job: Job, labels: Sequence[str]) -> Indices:
-    """Which pooled test rows count, under ``data.max_test_rows``: ascending row numbers."""
-    from sealtune.data.partition import subsample
-
-    return subsample(labels, job.data.max_test_rows, job.job.seed)
-
-
 def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
     """Per-site files: no other site's file is opened, so max_test_rows is split evenly."""
     train_files, test_files = job.data.train, job.data.test
@@ -142,13 +135,13 @@ def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
 
 
 def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _Part]:
-    from sealtune.data.partition import partition
+    from sealtune.data.partition import partition, subsample
 
     columns = _columns(job)
     train, test = read_rows(train_path, columns), read_rows(test_path, columns)
     train_labels = _labels(job, train_path, train)
     test_labels = _labels(job, test_path, test)
-    kept = subsample_test(job, test_labels)
+    kept = subsample(test_labels, job.data.max_test_rows, job.job.seed)
     scheme = job.sites.partition
     if scheme == "file":
         raise DataError("pooled files need sites.partition = 'dirichlet' or 'label'")

@@ -11,7 +11,7 @@ Trust domain: data owner (making), server enclave (reading; every length is chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,7 +131,8 @@ def read_chunk(head: Mapping[str, Any], body: memoryview, layout: Layout) -> Chu
     low, high = (0, layout.classes - 1) if layout.classes else (-1, -1)
     if labels.min() < low or labels.max() > high:
         raise DataError(f"a label is not one of the job's {layout.classes} classes")
-    tokens = int(lengths.sum())
+    ends = np.cumsum(lengths)
+    tokens = int(ends[-1])
     id_bytes = 0 if layout.classes else 4 * tokens
     expected = 8 * count + id_bytes + tokens * layout.token_bytes
     if body.nbytes != expected:
@@ -144,22 +145,11 @@ def read_chunk(head: Mapping[str, Any], body: memoryview, layout: Layout) -> Chu
         flat = _numbers(body[8 * count : 8 * count + id_bytes], "<u4")
         if flat.max() >= layout.vocabulary:
             raise DataError(f"a token id is not below {layout.vocabulary}")
-        ids = tuple(tuple(row.tolist()) for row in np.split(flat, np.cumsum(lengths)[:-1]))
+        ids = tuple(tuple(row.tolist()) for row in np.split(flat, ends[:-1]))
     rest = body[8 * count + id_bytes :]
-    return Chunk(
-        part,
-        tuple(lengths.tolist()),
-        tuple(labels.tolist()),
-        ids,
-        tuple(_pieces(rest, lengths.tolist(), layout.token_bytes)),
-    )
-
-
-def _pieces(data: memoryview, lengths: Sequence[int], each: int) -> Iterator[memoryview]:
-    start = 0
-    for tokens in lengths:
-        yield data[start : start + tokens * each]
-        start += tokens * each
+    spans = zip((ends - lengths) * layout.token_bytes, ends * layout.token_bytes, strict=True)
+    activations = tuple(rest[start:end] for start, end in spans)
+    return Chunk(part, tuple(lengths.tolist()), tuple(labels.tolist()), ids, activations)
 
 
 def _numbers(data: memoryview, kind: str) -> NDArray[np.int64]:

@@ -66,42 +66,40 @@ class CutBatch(Batch):
         return super().inputs()
 
 
+@dataclass(frozen=True)
 class Samples:
     """A data set (``model.texts.Dataset``) of samples that lie elsewhere until they are needed.
 
-    Args:
+    Attributes:
         samples: all of them.
         read: fetches a sample's contents.
         entry: where the activations enter the model.
         pad_id: token that fills a batch up.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        read: Callable[[Sample], Contents],
-        entry: CutEntry,
-        pad_id: int,
-    ) -> None:
-        self.lengths = [sample.tokens for sample in samples]
-        self._samples = samples
-        self._read = read
-        self._entry = entry
-        self._pad_id = pad_id
+    samples: Sequence[Sample]
+    read: Callable[[Sample], Contents]
+    entry: CutEntry
+    pad_id: int
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self._samples)
+        return len(self.samples)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each."""
+        return [sample.tokens for sample in self.samples]
 
     def batch(self, chosen: Sequence[int]) -> CutBatch:
         """Read and pad some samples."""
-        samples = [self._samples[i] for i in chosen]
-        contents = [self._read(sample) for sample in samples]
+        samples = [self.samples[i] for i in chosen]
+        contents = [self.read(sample) for sample in samples]
         lengths = torch.tensor([sample.tokens for sample in samples])  # [B]
         width = padded(int(lengths.max()))  # T
         # any id but the padding's will do where the task does not look: heads count by it
         inside = torch.arange(width) < lengths[:, None]  # [B, T]
-        ids = torch.where(inside, int(self._pad_id == 0), self._pad_id)
+        ids = torch.where(inside, int(self.pad_id == 0), self.pad_id)
         activations = torch.zeros(len(samples), width, contents[0].activations.shape[1])
         for i, sent in enumerate(contents):
             activations[i, : len(sent.activations)] = sent.activations
@@ -109,4 +107,4 @@ class Samples:
                 ids[i, : len(sent.ids)] = sent.ids
         numbers = [sample.label for sample in samples]
         labels = torch.tensor(numbers) if None not in numbers else None
-        return CutBatch(ids, lengths, labels, activations, self._entry)
+        return CutBatch(ids, lengths, labels, activations, self.entry)

@@ -189,7 +189,11 @@ def _only_the_adapter_moves(model: nn.Module) -> Iterator[_Compared]:
     Training that "succeeds" and leaves a useless adapter is the failure that users notice last.
     """
     before = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
-    frozen = {n: (p, p._version, p.data_ptr()) for n, p in _frozen(model)}
+    frozen = {
+        name: (p, p._version, p.data_ptr())
+        for name, p in model.named_parameters()
+        if not p.requires_grad
+    }
     compared = _Compared()
     yield compared
     for name, (tensor, version, address) in frozen.items():
@@ -214,7 +218,3 @@ def _waits(parameter: nn.Parameter) -> bool:
     """
     gradient = parameter.grad
     return gradient is not None and not gradient.any() and bool(parameter.detach().any())
-
-
-def _frozen(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return ((n, p) for n, p in model.named_parameters() if not p.requires_grad)

@@ -32,24 +32,21 @@ class Weights:
         self._files = files
         self._renamed = renamed
         self._prefix = f"{prefix}."
-        self._stack = ExitStack()
         self._where: dict[str, tuple[safe_open, str]] = {}
 
     def __enter__(self) -> Weights:
-        try:
-            for path in self._files.tensors:
-                file = self._stack.enter_context(safe_open(path, framework="pt"))
-                for key in file.keys():  # noqa: SIM118
-                    self._add(self._renamed(key), file, key)
-        except (SafetensorError, OSError) as error:
-            self._stack.close()
-            raise ModelError(
-                f"cannot read the model in {self._files.folder}: {error}",
-                hint="the files may be damaged or cut short: fetch them again",
-            ) from error
-        except BaseException:
-            self._stack.close()
-            raise
+        with ExitStack() as stack:  # closed here, unless all of them can be read
+            try:
+                for path in self._files.tensors:
+                    file = stack.enter_context(safe_open(path, framework="pt"))
+                    for key in file.keys():  # noqa: SIM118
+                        self._add(self._renamed(key), file, key)
+            except (SafetensorError, OSError) as error:
+                raise ModelError(
+                    f"cannot read the model in {self._files.folder}: {error}",
+                    hint="the files may be damaged or cut short: fetch them again",
+                ) from error
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -92,13 +93,7 @@ def forward_on_meta(model: nn.Module, rows: int = 1, tokens: int = TOKENS) -> An
 
 def by_source(calls: Sequence[Call]) -> list[list[Call]]:
     """Consecutive calls with the very same input tensor, together."""
-    result: list[list[Call]] = []
-    for call in calls:
-        if result and result[-1][0].source is call.source:
-            result[-1].append(call)
-        else:
-            result.append([call])
-    return result
+    return [list(group) for _, group in groupby(calls, key=lambda call: id(call.source))]
 
 
 def is_listed(path: str, module: nn.Module, blocks_name: str, prefix: int) -> bool:
