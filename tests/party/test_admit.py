@@ -314,6 +314,16 @@ def test_a_party_that_does_not_fit(signed: Signed, changes: dict[str, Any], word
         admit(signed.party("north", **changes), role)
 
 
+def test_who_may_ask_a_server_that_answers_nobody(signed: Signed) -> None:
+    """It would start the whole job anew instead, over the checkpoint that is there."""
+    asked = signed.party("server", serve="north")
+    if signed.method == "split":
+        assert admit_party(asked).local.serve == "north"
+    else:
+        with pytest.raises(ConfigError, match="serve: the server of a federated-lora job answers"):
+            admit_party(asked)
+
+
 def test_a_program_of_the_other_method(signed: Signed) -> None:
     role = SITE_ENCLAVE if signed.method == "split" else OWNER_SITE
     with pytest.raises(ConfigError, match=f"job, which has no {role.program}"):

@@ -21,6 +21,7 @@ from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Proble
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
+from sealtune.job.method import method_of
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
 from sealtune.party.trust import (
@@ -212,6 +213,8 @@ def _check_party(manifest: Manifest, local: Local, role: Role) -> None:
         for key in role.needs
         if not getattr(local, key)
     ]
+    if local.serve is not None and not method_of(manifest.method).server_trains:
+        problems.append(Problem("serve", f"the server of a {manifest.method} job answers nobody"))
     sites = manifest.settings.sites.names
     problems += [
         Problem(key, f"there is no site '{name}'; the job has {', '.join(sites)}")
