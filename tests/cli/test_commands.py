@@ -21,10 +21,11 @@ from sealtune.cli.main import app
 from sealtune.demo import model as demo_model
 from sealtune.demo.data_set import DataSet
 from sealtune.job.describe import sections
+from sealtune.job.key_files import new_key
 from sealtune.job.load import load_job
 from sealtune.job.reference import template
 from tests.model.tiny import make_llama
-from tests.sample_job import write_job, write_rows
+from tests.sample_job import SITES, write_job, write_rows
 
 
 def run(*words: str | Path) -> Result:
@@ -124,6 +125,16 @@ def test_validate(tmp_path: Path) -> None:
     )
     (tmp_path / "model" / "\x1b[2J.safetensors").write_bytes(b"")
     assert r"\x1b[2J.safetensors" in run("validate", path).output  # spelled out, not sent
+
+
+def test_an_aggregation_that_there_is_not(tmp_path: Path) -> None:
+    """Known before anything is signed or started, not when the server enclave looks it up."""
+    path = write_job(tmp_path, make_llama(tmp_path / "model"), train={"aggregation": "median"})
+    keys = [f"--participant={site}={new_key(site, tmp_path)[1]}" for site in SITES]
+    for command in (["validate"], ["run", "--runs", tmp_path], ["job", "build", *keys]):
+        result = run(*command, path)
+        assert result.exit_code == 2, result.output
+        assert "train.aggregation: is 'median', which is none of: fedavg" in result.output
 
 
 def test_validate_reports_faults_by_their_kind(tmp_path: Path) -> None:
