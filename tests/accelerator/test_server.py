@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sealtune import frames
 from sealtune.accelerator.server import Server
-from sealtune.errors import AcceleratorLostError, FrameError
+from sealtune.errors import AcceleratorLostError, FrameError, StorageError
 from sealtune.frames import Frame
 from sealtune.offload import wire
 from sealtune.offload.remote import RemoteAccelerator
@@ -131,6 +131,12 @@ def test_an_accelerator_that_starts_later_is_waited_for(setup: Setup, tmp_path: 
     assert remote.product("q", codes(2, INNER), backward=False).shape == (2, HIDDEN + 16)
     remote.close()
     made[0].close()
+
+
+@pytest.mark.parametrize("address", ["tcp:127.0.0.1:99999", "tcp:a..b:1", "unix:/nowhere/a.sock"])
+def test_a_place_where_nobody_can_listen(setup: Setup, address: str) -> None:
+    with pytest.raises(StorageError, match=f"cannot listen on {address}: "):
+        Server(setup.engine, address)
 
 
 def test_bytes_are_counted_and_the_socket_is_private(setup: Setup, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sealtune import frames
 from sealtune.accelerator.engine import Engine
-from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError
+from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError, StorageError
 from sealtune.frames import Frame
 from sealtune.offload import wire
 
@@ -42,10 +42,17 @@ class Server:
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         if scheme == "tcp":
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(place)
-        if scheme == "unix":
-            os.chmod(str(place), 0o600)
-        self._listener.listen()
+        try:
+            self._listener.bind(place)
+            if scheme == "unix":
+                os.chmod(str(place), 0o600)
+            self._listener.listen()
+        except (OSError, OverflowError) as error:  # a port may be too large
+            self._listener.close()
+            raise StorageError(
+                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}",
+                hint="choose another place for `listen`; socket paths may have 107 bytes",
+            ) from error
 
     @property
     def port(self) -> int:
