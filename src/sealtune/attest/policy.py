@@ -324,6 +324,11 @@ def check_strength(policy: AppraisalPolicy) -> None:
     """Raise WeakEvidenceError if a job with this policy would trust what proves nothing."""
     if not policy.kinds:
         raise WeakEvidenceError("the job accepts no kind of evidence at all")
+    if Kind.PARTICIPANT in policy.kinds:
+        raise WeakEvidenceError(
+            "the job accepts a participant's signature as evidence of an enclave",
+            hint="leave 'participant' out: sites that sign do so without a policy",
+        )
     open_kinds = [str(kind) for kind, accepted in policy.kinds.items() if _any_code(kind, accepted)]
     if open_kinds:
         raise WeakEvidenceError(
