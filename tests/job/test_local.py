@@ -61,6 +61,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"serve": "south"}, "serve: belongs into a file of role 'server'"),
         ({"device": "cpu"}, "device: belongs into a file of role 'accelerator'"),
         ({"listen": ""}, "listen: "),
+        ({"accelerator": "gpu.sock"}, "accelerator: is neither unix:/path nor tcp:host:port"),
+        ({"role": "accelerator", "listen": "a.sock"}, "listen: is neither unix:/path nor tcp"),
+        ({"role": "accelerator", "listen": "tcp:1:2:3"}, "listen: is neither unix:/path nor tcp"),
         ({"resume": 1}, "resume: "),
         ({"colour": "red"}, "colour: "),
         ({"data": {"train": "/a.csv"}}, r"data\.test: Field required"),
@@ -129,6 +132,12 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ("model.path", "is missing: folder of the base model, or a hub id"),
         ("model.part", "unknown key; did you mean 'path'?"),
     }
+
+
+def test_a_file_that_is_not_there_is_no_job_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file") as caught:
+        load_local(tmp_path / "local.toml")
+    assert caught.value.hint == "`sealtune party -h` has an example"
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:

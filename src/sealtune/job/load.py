@@ -83,8 +83,8 @@ def check_files(job: Job) -> None:
         )
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file.
+def read_toml(path: Path, missing: str = "`sealtune init` writes a job file") -> dict[str, Any]:
+    """The tables of a file; ``missing`` says what to do where there is none.
 
     Raises:
         ConfigError: it cannot be read, is too long, or is not TOML.
@@ -96,7 +96,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "there is no such file"
-            raise failure(what, hint="`sealtune init` writes a job file")
+            raise failure(what, hint=missing)
     except OSError as error:
         raise failure(f"cannot be read: {reason(error)}") from error
     data = read_bounded(path, MAX_JOB_BYTES, failure)

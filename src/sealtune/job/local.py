@@ -9,6 +9,7 @@ Trust domain: every process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -20,6 +21,7 @@ from sealtune.job.sections import Name, faults, rule_error
 from sealtune.job.storage import read_bounded
 
 MAX_BYTES = 1 << 20
+_ADDRESS = re.compile(r"unix:.+|tcp:([^:]+|\[.+\]):[0-9]{1,5}", re.DOTALL)
 Side = Literal["server", "site", "accelerator"]
 # which party has a key that not all have
 _ONLY: Mapping[str, Side] = {
@@ -97,12 +99,20 @@ class Local(_Strict):
 
 
 def role_problems(given: Mapping[str, object]) -> list[Problem]:
-    """Keys that do not belong to the party that ``given`` is of, and a site's missing name."""
+    """Keys that the party of ``given`` does not have, odd sockets, and a site's missing name."""
     role = given.get("role")
     problems = [
         Problem(key, f"belongs into a file of role '{side}', not '{role}'")
         for key, side in _ONLY.items()
         if given.get(key) and role is not None and role != side
+    ]
+    sockets = ("listen", "accelerator") if role == "accelerator" else ("accelerator",)
+    problems += [
+        Problem(key, "is neither unix:/path nor tcp:host:port")
+        for key in sockets
+        if isinstance(address := given.get(key), str)
+        and address
+        and not _ADDRESS.fullmatch(address)
     ]
     if role == "site" and not given.get("site"):
         problems.append(Problem("site", "is missing: which of the job's sites is this?"))

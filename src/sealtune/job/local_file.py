@@ -20,6 +20,7 @@ from sealtune.errors import ConfigError, Problem
 from sealtune.job.load import absolute, absolute_model, read_toml
 from sealtune.job.local import DataPlace, Local, ModelPlace, read_local, role_problems
 
+_EXAMPLE = "`sealtune party -h` has an example"
 _TABLES: Mapping[str, type[BaseModel]] = {"model": ModelPlace, "data": DataPlace}
 
 
@@ -33,7 +34,7 @@ def load_local(path: Path) -> Local:
     """
     if path.suffix == ".json":
         return read_local(path)
-    raw = read_toml(path)
+    raw = read_toml(path, missing=_EXAMPLE)
     problems = [] if isinstance(raw.get("role"), dict) else role_problems(raw)
     local = None
     try:
@@ -42,7 +43,7 @@ def load_local(path: Path) -> Local:
         faults = error.errors(include_url=False, include_input=False)
         problems += [_problem(f["loc"], f["type"], f["msg"]) for f in faults if f["type"] != "rule"]
     if problems or local is None:
-        raise ConfigError(str(path), problems, hint="`sealtune party -h` has an example")
+        raise ConfigError(str(path), problems, hint=_EXAMPLE)
     return _absolute(local, Path(os.path.abspath(path)).parent)
 
 
