@@ -142,7 +142,7 @@ def _training(manifest: Manifest, console: Console) -> None:
         ("model", f"{printable(model.name)} ({printable(manifest.plan.architecture)})"),
         ("digest", f"SHA-256 {model.digest}"),
         ("tokenizer", f"SHA-256 {model.tokenizer_digest}"),
-        *((f"{program}", f"code SHA-384 {digest}") for program, digest in manifest.code.items()),
+        *(("code", f"SHA-384 {digest}, {name}") for name, digest in manifest.code.items()),
         ("method", f"{manifest.method}: {printable(tuned(tuning))}"),
         (
             "training",

@@ -176,7 +176,7 @@ def _signature(value: object) -> Signature:
 
 def _fields(value: object, *names: str) -> dict[str, Any]:
     if not isinstance(value, dict) or set(value) != set(names):
-        raise _malformed(f"an object does not have exactly the keys {', '.join(names)}")
+        raise _malformed(f"has an object without exactly the keys {', '.join(names)}")
     return value
 
 
