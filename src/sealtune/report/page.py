@@ -9,6 +9,7 @@ Trust domain: server operator.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path, PurePath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -55,8 +56,9 @@ def write(run_dir: Path) -> Path:
     return run_dir / REPORT
 
 
-def render(log: RunLog, summary: Json) -> str:
-    """The page for a run that has been read and summarised."""
+@cache
+def _environment() -> Environment:
+    """Our templates with their filters, compiled once."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -65,8 +67,13 @@ def render(log: RunLog, summary: Json) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update({show.__name__: show for show in _FILTERS})
+    return environment
+
+
+def render(log: RunLog, summary: Json) -> str:
+    """The page for a run that has been read and summarised."""
     style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))  # our own text
-    return environment.get_template("report.html").render(style=style, **context(log, summary))
+    return _environment().get_template("report.html").render(style=style, **context(log, summary))
 
 
 def context(log: RunLog, summary: Json) -> Json:
