@@ -157,10 +157,7 @@ def _outcomes(log: RunLog) -> list[Json]:
 
 def _outcome(event: Round, site: str) -> Json:
     listed = event.sites.get(site)
-    return {
-        "outcome": listed.outcome if listed else None,
-        "reason": listed.reason if listed else None,
-    }
+    return {"outcome": listed and listed.outcome, "reason": listed and listed.reason}
 
 
 def _check(log: RunLog, name: str) -> bool | None:
