@@ -253,6 +253,16 @@ def test_confidential_needs_every_pair_bound_to_this_job(tmp_path: Path) -> None
     assert build_summary(write_run(tmp_path / "c", happened, job))["confidential"] is False
 
 
+def test_nobody_tells_of_another_ones_verdict(tmp_path: Path) -> None:
+    """A site's process cannot make the server have accepted hardware, nor have refused it."""
+    happened = _with_hardware()
+    theirs = [e for e in happened if e["event"] == "attested" and e["by"] == "server"]
+    told = [e | {"role": f"client:{e['who']}"} for e in theirs]
+    elsewhere = [told[theirs.index(e)] if e in theirs else e for e in happened]
+    job = resolved(protection__attestation="sev-snp")
+    assert build_summary(write_run(tmp_path / "a", elsewhere, job))["confidential"] is False
+
+
 def test_unmasked_run_is_never_confidential(tmp_path: Path) -> None:
     job = resolved(protection__attestation="sev-snp", protection__protect="insecure-none")
     found = build_summary(write_run(tmp_path / "run", _with_hardware(), job))

@@ -59,10 +59,14 @@ class Verdict(NamedTuple):
 
 
 def verdicts(log: RunLog) -> list[Verdict]:
-    """Every verdict of the run in order; a repeat after a resume replaces the earlier one."""
+    """Every verdict of the run in order, of those who gave them; a repeat after a resume replaces
+    the earlier one.
+    """
     expected = text(log.signed.get("job_id"))
     latest: dict[tuple[str, str], Verdict] = {}
     for event in log.of(Attested):
+        if event.role.removeprefix("client:") != event.by:
+            continue  # a process speaks for itself, of nobody else's verdict
         pair = (event.by, event.who)
         unknown = event.job_id is None or expected is None
         same_job = None if unknown else event.job_id == expected
