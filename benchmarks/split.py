@@ -36,7 +36,6 @@ from torch import Tensor
 
 from sealtune.cli.signing import throw_away
 from sealtune.data.site import load_sites
-from sealtune.enclave.client_program import SiteProgram
 from sealtune.job.key_files import load_private, new_key
 from sealtune.job.sections import (
     JobSpec,
@@ -64,6 +63,7 @@ from sealtune.model.training import RoundResult, local_round, make_optimizer
 from sealtune.owner.bottom_site import BottomSite
 from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
+from sealtune.party.site_program import SiteProgram
 from sealtune.plan.resolve import resolve
 from sealtune.tuning.apply import apply_tuning
 

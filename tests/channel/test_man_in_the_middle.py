@@ -27,9 +27,9 @@ from sealtune.channel.client import ClientHandshake
 from sealtune.channel.handshake import VERSION, Established, client_role
 from sealtune.channel.hpke import KeyPair, seal_key
 from sealtune.channel.server import ServerHandshake
-from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError, SealtuneError
 from sealtune.job.events import Event
+from sealtune.party.site_program import SiteProgram
 from sealtune.party.trust import Trust
 from tests.channel import parties
 

@@ -13,7 +13,6 @@ from typing import Any
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.cli.signing import throw_away
-from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import SealtuneError
 from sealtune.job.dsse import Envelope
 from sealtune.job.events import Event
@@ -30,6 +29,7 @@ from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
 from sealtune.party.events import Emit
 from sealtune.party.found import differences
+from sealtune.party.site_program import SiteProgram
 from sealtune.plan.resolve import resolve
 from tests import sample_job
 from tests.sample_job import SITES, write_texts

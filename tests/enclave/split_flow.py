@@ -9,7 +9,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sealtune.cli.signing import propose
-from sealtune.enclave.client_program import SiteProgram
 from sealtune.job.keys import public_hex
 from sealtune.job.local import Local
 from sealtune.job.manifest import Participant
@@ -20,6 +19,7 @@ from sealtune.launch.parties import admit_party
 from sealtune.methods.split.server import SplitServer
 from sealtune.owner.bottom_site import BottomSite
 from sealtune.party.driver import Driver
+from sealtune.party.site_program import SiteProgram
 from sealtune.plan.resolve import resolve
 from tests.enclave.flow import Federation, is_signed, make_job, resumed, sign_job
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, load_file, save
 
-from sealtune.enclave.client_program import Worker
 from sealtune.errors import FrameError, SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant
 from sealtune.job.sections import TrainSpec
+from sealtune.party.site_program import Worker
 from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job
 
 Lie = Callable[[Frame], Frame]

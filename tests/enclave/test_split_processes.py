@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from sealtune.data.site import load_sites
-from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import ProcessDiedError, StorageError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.job.local import Local
 from sealtune.launch.answering import ask_enclave
 from sealtune.owner.client import SplitClient
 from sealtune.party.admit import admit
+from sealtune.party.site_program import SiteProgram
 from sealtune.plan.roles import OWNER_ASKING
 from tests.enclave.split_flow import make_split_job, sign_split
 from tests.enclave.test_processes import Processes

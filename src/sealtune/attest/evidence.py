@@ -50,6 +50,7 @@ Hex = Annotated[
     AfterValidator(str.lower),
 ]
 Any = Literal["any"]
+Firmware = Literal["driver", "vbios"]  # of a GPU
 
 REPORT_DATA_SIZE = 64  # bytes; the size in SGX, TDX and SEV-SNP alike
 NONCE_SIZE = 32

@@ -38,7 +38,7 @@ from sealtune.attest.errors import (
     UnknownMeasurementError,
     UnknownSignerError,
 )
-from sealtune.attest.evidence import Any, Claims, Hex, Kind
+from sealtune.attest.evidence import Any, Claims, Firmware, Hex, Kind
 from sealtune.errors import AttestationError, MalformedManifestError, WeakEvidenceError
 from sealtune.job.printable import printable
 
@@ -68,7 +68,6 @@ INTEL_STATUSES = (
 )
 STATUSES = (*INTEL_STATUSES, "MinimumMet", "RimMatched", "Unchecked", "Simulated", "Signed")
 REVOKED = "Revoked"
-Firmware = Literal["driver", "vbios"]
 Sha256 = Annotated[Hex, StringConstraints(min_length=64, max_length=64)]
 Dotted = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,4}(\.[0-9a-f]{1,4}){0,7}$")]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from sealtune.data.columns import check_columns
 from sealtune.errors import DataError
 from sealtune.job.printable import first_line
 from sealtune.job.sources import HUB_PREFIX
@@ -39,8 +40,6 @@ def read_hub(address: str, columns: list[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: ``datasets`` is not installed, the hub cannot be reached, or has no such set.
     """
-    from sealtune.data.readers import check_columns
-
     name, configuration, split = parse_address(address)
     try:
         import datasets

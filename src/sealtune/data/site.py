@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sealtune.data.readers import Row, read_rows
+from sealtune.data.columns import Row
+from sealtune.data.readers import read_rows
 from sealtune.data.template import Template, kind_of
 from sealtune.errors import DataError
 from sealtune.job.spec import Job

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sealtune.data.columns import Row, check_columns, check_distinct
 from sealtune.data.lines import read_lines
-from sealtune.data.readers import Row, check_columns, check_distinct
 from sealtune.errors import DataError
 
 MAX_FIELD = 1 << 30  # characters in one CSV field; the csv module's own limit of 128 Ki is too low

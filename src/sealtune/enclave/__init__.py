@@ -1,10 +1,8 @@
-"""Programs that run inside a trusted execution environment.
+"""Programs that run inside a trusted execution environment: their mains.
 
-``client``      one per site: the site's data, the model, the adapter, training
-``aggregator``  one: averages the sites' adapters, round after round
-
-Both are state machines of bytes in and bytes out (``client_program``, ``sealtune.methods``) with
-a thin process around them. The aggregator needs neither torch nor a model.
+``client``         one for each site: the site's data, the model, the adapter, training
+``aggregator``     the server enclave of a federated job
+``split_trainer``  the server enclave of a split job
 
 Trust domain: client enclave and server enclave.
 """

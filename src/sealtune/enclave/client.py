@@ -11,14 +11,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.site_serving import serve_forever
 from sealtune.job.local import read_local
 from sealtune.job.training_events import CutTexts, Products
 from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import admit
 from sealtune.party.events import EventLines, run_program
+from sealtune.party.node_link import serve_forever
+from sealtune.party.site_program import SiteProgram
 from sealtune.plan.roles import SITE_ENCLAVE
 
 _PATIENCE = 120.0  # seconds that the accelerator, started with us, may take to listen

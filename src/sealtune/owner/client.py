@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sealtune.enclave.client_program import SiteProgram
 from sealtune.errors import DataError
 from sealtune.model.tokens import text_ids
 from sealtune.owner.asking import Asker, ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 from sealtune.party.admit import Admitted
+from sealtune.party.site_program import SiteProgram
 
 Carry = Callable[[Callable[[bytes], bytes]], None]
 

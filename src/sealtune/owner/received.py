@@ -15,7 +15,7 @@ from sealtune.frames import Frame, is_count
 from sealtune.methods.split.messages import MAX_PARTS, PART
 from sealtune.party.admit import Admitted
 from sealtune.tuning.adapter import FINGERPRINT, Fingerprint, fingerprint_of
-from sealtune.tuning.registry import LORA_CONFIG
+from sealtune.tuning.file_names import LORA_CONFIG
 
 
 class Received:

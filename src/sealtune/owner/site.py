@@ -12,13 +12,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sealtune.enclave.client_program import SiteProgram
-from sealtune.enclave.site_serving import serve_forever
 from sealtune.job.local import read_local
 from sealtune.job.training_events import CutTexts
 from sealtune.owner.bottom_site import BottomSite
 from sealtune.party.admit import admit
 from sealtune.party.events import EventLines, run_program
+from sealtune.party.node_link import serve_forever
+from sealtune.party.site_program import SiteProgram
 from sealtune.plan.roles import OWNER_SITE
 
 

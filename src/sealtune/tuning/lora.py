@@ -31,8 +31,8 @@ from sealtune.model.trainable import (
     trainable_state,
     write_tensors,
 )
+from sealtune.tuning.file_names import LORA_CONFIG, LORA_WEIGHTS
 from sealtune.tuning.head import draw_head, is_head
-from sealtune.tuning.registry import LORA_CONFIG, LORA_WEIGHTS
 from sealtune.tuning.tuner import Context, Tuner
 
 # the keys of PEFT's settings that ``apply`` decides; a file that sets another is refused

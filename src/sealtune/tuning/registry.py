@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ModelError
 from sealtune.job.sections import TuningSpec
+from sealtune.tuning.file_names import LORA_CONFIG, LORA_WEIGHTS, SPF_CONFIG, SPF_WEIGHTS
 
 if TYPE_CHECKING:
     from sealtune.tuning.tuner import Tuner
-
-# file names are PEFT's
-LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-SPF_WEIGHTS, SPF_CONFIG = "spf_model.safetensors", "spf_config.json"
 
 
 @dataclass(frozen=True)

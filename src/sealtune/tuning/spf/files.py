@@ -19,7 +19,7 @@ from torch import nn
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.storage import write_atomic
 from sealtune.model.trainable import copy_tensors, read_tensors, write_tensors
-from sealtune.tuning.registry import SPF_CONFIG, SPF_WEIGHTS
+from sealtune.tuning.file_names import SPF_CONFIG, SPF_WEIGHTS
 from sealtune.tuning.spf.apply import (
     apply_spf,
     check_counts,

@@ -11,8 +11,8 @@ from typing import Any
 from sealtune.errors import AdapterMismatchError
 from sealtune.job.sections import SpfSpec
 from sealtune.model.load import HEAD
+from sealtune.tuning.file_names import SPF_CONFIG, SPF_WEIGHTS
 from sealtune.tuning.head import fresh_head
-from sealtune.tuning.registry import SPF_CONFIG, SPF_WEIGHTS
 from sealtune.tuning.spf.apply import apply_spf, chosen_heads, merge_spf
 from sealtune.tuning.spf.config import SPFConfig
 from sealtune.tuning.spf.files import install_spf, parse_spf_config, spf_files

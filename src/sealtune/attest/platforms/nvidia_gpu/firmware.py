@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sealtune.attest.errors import TcbOutOfDateError
-from sealtune.attest.policy import Firmware
+from sealtune.attest.evidence import Firmware
 from sealtune.job.printable import printable
 
 # A driver has decimal numbers between its dots, a VBIOS two hex digits.

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from sealtune import frames
-from sealtune.enclave.client_program import MAX_MESSAGE, SiteProgram
 from sealtune.errors import (
     AttestationError,
     ChannelError,
@@ -23,6 +22,7 @@ from sealtune.frames import Frame
 from sealtune.job.events import Ready
 from sealtune.party.events import Emit
 from sealtune.party.serving import listening
+from sealtune.party.site_program import MAX_MESSAGE, SiteProgram
 
 
 def serve_forever(path: Path, program: SiteProgram, ready: Emit, *, spare: bool) -> None:
