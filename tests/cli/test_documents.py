@@ -19,7 +19,7 @@ from sealtune.errors import AttestationError
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
-    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
     *(
         f"docs/{name}.md"
         for name in (
