@@ -38,7 +38,11 @@ def test_nobody_who_knows_the_port_can_run_code(tmp_path: Path, launched: Launch
             answer = ask(port, "/v1/control/start-run", start_run(hostile_app(canaries)))
             asked[port] = answer.status_code
         time.sleep(0.2)
-    engine = [process for process, line in one.others() if "sealtune.federation" in line]
+    engine = [
+        process
+        for process, line in one.others()
+        if any(f"start.py {program} " in line for program in ("relay", "node"))
+    ]
     assert len(engine) == 3
     for process in engine:  # nothing of the user's, such as keys that clouds put there
         theirs = {"PYTHONUNBUFFERED", "LC_CTYPE"}  # Python gives itself the latter
