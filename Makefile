@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # processes, which compute what the same code computes here. test_processors.py sets instructions itself.
 NUMERIC := tests/offload tests/accelerator tests/baseline tests/tuning/test_new_tuner.py \
   $(addprefix tests/model/,spf/test_equality.py spf/test_selection.py test_activations.py \
-    test_answers.py test_cut.py test_families.py test_lora.py test_merge.py test_tasks.py \
+    test_cut.py test_families.py test_inference.py test_lora.py test_merge.py test_tasks.py \
     test_training.py) \
   tests/enclave/test_federation.py tests/enclave/test_split.py \
   --ignore=tests/offload/test_processors.py --ignore=tests/offload/test_wire.py

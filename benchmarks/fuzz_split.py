@@ -19,7 +19,7 @@ from sealtune.job.keys import public_hex
 from sealtune.methods.split.release import release_parts
 from sealtune.model.activations import pack, unpack
 from sealtune.model.cut_chunk import Chunk, Layout, read_chunk
-from sealtune.owner.asking import read_answers
+from sealtune.owner.inference import read_answers
 from sealtune.owner.received import Received
 from sealtune.tuning.spf.files import parse_spf_config
 

@@ -226,7 +226,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_glue_that_hangs_up_does_not_end_the_server() -> None:
+def test_a_relay_that_hangs_up_does_not_end_the_server() -> None:
     class Program:
         max_message = 1 << 20
         deadline = 1.0

@@ -36,14 +36,14 @@ from sealtune.model import cut_chunk
 from sealtune.model.activations import unpack
 from sealtune.model.cut_chunk import layout_of
 from sealtune.model.load import load_tokenizer
-from sealtune.owner.asking import ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
 from sealtune.owner.client import SplitClient
+from sealtune.owner.inference import ClassAsker, ContinueAsker
 from sealtune.party.admit import admit
 from sealtune.party.driver import Driver
 from sealtune.plan.roles import OWNER_ASKING
-from sealtune.tuning.answers import continue_text
 from sealtune.tuning.folder import load_adapter
+from sealtune.tuning.inference import continue_text
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import (
     KEYS,

@@ -13,7 +13,7 @@ from sealtune.data.site import load_sites
 from sealtune.errors import ProcessDiedError, StorageError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.job.local import Local
-from sealtune.launch.answering import ask_enclave
+from sealtune.launch.inference import ask_enclave
 from sealtune.owner.client import SplitClient
 from sealtune.party.admit import admit
 from sealtune.party.site_program import SiteProgram

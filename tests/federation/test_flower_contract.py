@@ -177,7 +177,7 @@ def test_a_tree_of_too_many_objects_is_refused() -> None:
         names(parts.tree)
 
 
-def test_the_glue_imports_nothing_heavy() -> None:
+def test_a_node_imports_nothing_heavy() -> None:
     code = (
         "import sys, sealtune.federation.node\n"
         "ours = sorted(m for m in sys.modules if m.startswith('sealtune.'))\n"

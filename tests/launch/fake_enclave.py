@@ -1,4 +1,4 @@
-"""Programs that speak the glue's protocol and do nothing else, in place of enclaves.
+"""Programs that speak relay's and nodes' protocol and do nothing else, in place of enclaves.
 
     python fake_enclave.py server|site|accelerator LOCAL.json
 
@@ -46,20 +46,20 @@ def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
     listener = listen(config["listen"])
     time.sleep(fake.get("start", 0))
     say("ready")
-    glue, _ = listener.accept()
+    relay, _ = listener.accept()
     start = time.monotonic()
     for number in range(fake["rounds"] + 1):
         began = time.monotonic()
-        assert frames.receive(glue).kind == "next"
+        assert frames.receive(relay).kind == "next"
         bodies = {site: body("down", number, site, fake["payload"]) for site in sites}
         meta = {
             "to": {site: len(sent) for site, sent in bodies.items()},
             "deadline": fake["deadline"],
         }
-        frames.send(glue, Frame("send", meta, b"".join(bodies.values())))
+        frames.send(relay, Frame("send", meta, b"".join(bodies.values())))
         outcomes = {}
         for _ in sites:
-            frame = frames.receive(glue)
+            frame = frames.receive(relay)
             site = frame.meta["site"]
             ok = frame.kind == "reply"
             if ok:
@@ -75,10 +75,10 @@ def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
                 "bytes_down": len(bodies[site]),
                 "seconds": {"enclave": fake.get("work", 0), "accelerator": 0.0, "pads": 0.0},
             }
-            frames.send(glue, Frame("ok"))
+            frames.send(relay, Frame("ok"))
         say("round", round=number, sites=outcomes, seconds=time.monotonic() - began)
-    assert frames.receive(glue).kind == "next"
-    frames.send(glue, Frame("done"))
+    assert frames.receive(relay).kind == "next"
+    frames.send(relay, Frame("done"))
     say("memory", peak_mib=1.0)
     say("done", seconds=time.monotonic() - start)
 
@@ -93,18 +93,18 @@ def client(config: dict[str, Any], fake: dict[str, Any]) -> None:
     say("ready")
     last: tuple[bytes, bytes] | None = None
     while True:
-        glue, _ = listener.accept()
-        frame = frames.receive(glue)
+        node, _ = listener.accept()
+        frame = frames.receive(node)
         if last is None or last[0] != frame.body:  # a repeat is answered as before
             number = int.from_bytes(frame.body[:4], "little")
             assert frame.body == body("down", number, site, fake["payload"]), "bytes changed"
             work(number, fake.get("work", 0.0), accelerator)
             last = (bytes(frame.body), body("up", number, site, fake["payload"]))
         try:
-            frames.send(glue, Frame("reply", {}, last[1]))
+            frames.send(node, Frame("reply", {}, last[1]))
         except OSError as error:
-            print(f"the glue went away: {error}", file=sys.stderr)
-        glue.close()
+            print(f"the node went away: {error}", file=sys.stderr)
+        node.close()
 
 
 def work(number: int, seconds: float, accelerator: socket.socket) -> None:

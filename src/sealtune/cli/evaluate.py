@@ -39,7 +39,7 @@ def evaluate(
     check_files(job)
     start = perf_counter()
     with Console(stderr=True).status("loading the model") as status:
-        from sealtune.tuning.answers import score_adapter
+        from sealtune.tuning.inference import score_adapter
 
         done = 0
 

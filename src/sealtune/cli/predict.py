@@ -160,8 +160,8 @@ def _at_hand(adapter: Path, model: str | None, wanted: _Wanted) -> list[dict[str
 
     texts = wanted.prompts(read_fingerprint(adapter).template)
     with Console(stderr=True).status("loading the model"):
-        from sealtune.tuning.answers import classify, continue_text
         from sealtune.tuning.folder import load_adapter
+        from sealtune.tuning.inference import classify, continue_text
 
         loaded = load_adapter(adapter, base=model)
         labels = loaded.fingerprint.labels
@@ -206,7 +206,7 @@ def _through_the_split(
     home = {"manifest": signed.resolve(), "folder": run_dir.resolve()}
     with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
         from sealtune.job.storage import private_files
-        from sealtune.launch.answering import ask_enclave
+        from sealtune.launch.inference import ask_enclave
         from sealtune.owner.client import SplitClient
         from sealtune.party.admit import admit
         from sealtune.plan.roles import OWNER_ASKING

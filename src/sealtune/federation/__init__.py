@@ -1,4 +1,4 @@
-"""Glue between sealtune's enclaves and the network engine Flower: it moves opaque sealed bytes.
+"""Relay and nodes between the enclaves, over the network engine Flower: they move sealed bytes.
 
 Nothing in this package holds an enclave's key, opens a message or decides anything about training,
 and nothing in it fetches, unpacks or imports what came over the network: ``relay`` and ``node`` are

@@ -3,11 +3,11 @@
 Trust domain: operator (untrusted).
 """
 
+from sealtune.launch.adapter import collect_adapter
 from sealtune.launch.folder import check, prepare
 from sealtune.launch.parties import MANIFEST, line_up, party_file, write_party
 from sealtune.launch.ports import check_port
 from sealtune.launch.processes import Interrupted
-from sealtune.launch.released import collect_adapter
 from sealtune.launch.supervise import run
 
 __all__ = [

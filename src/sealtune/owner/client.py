@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from sealtune.errors import DataError
 from sealtune.model.tokens import text_ids
-from sealtune.owner.asking import Asker, ClassAsker, ContinueAsker
 from sealtune.owner.bottom_site import CutMaker
+from sealtune.owner.inference import Asker, ClassAsker, ContinueAsker
 from sealtune.party.admit import Admitted
 from sealtune.party.site_program import SiteProgram
 

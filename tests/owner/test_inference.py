@@ -15,7 +15,7 @@ from sealtune.frames import Frame
 from sealtune.model.cut_chunk import read_chunk
 from sealtune.model.load import load_tokenizer
 from sealtune.model.tasks import make_task
-from sealtune.owner.asking import Asker, ClassAsker, ContinueAsker, read_answers
+from sealtune.owner.inference import Asker, ClassAsker, ContinueAsker, read_answers
 from tests.enclave.split_flow import SplitFederation
 
 TEXTS = ["acute angina", "rash", "severe asthma with cough"]

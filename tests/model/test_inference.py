@@ -20,8 +20,8 @@ from sealtune.job.sections import JobSpec, SitesSpec
 from sealtune.job.spec import DataSpec
 from sealtune.job.spec import Job as JobSettings
 from sealtune.model.load import quiet
-from sealtune.tuning.answers import classify, continue_text, score_adapter
 from sealtune.tuning.folder import load_adapter, save_adapter
+from sealtune.tuning.inference import classify, continue_text, score_adapter
 from tests.model.test_export import fingerprint
 from tests.model.test_load import spec
 from tests.model.test_lora import adapted
