@@ -197,11 +197,11 @@ def activation_memory(
         checkpointing: keep each block's input, and all of one block.
     """
     blocks = shape.part(first)
-    kept = sum(block.saved for block in blocks)
+    saved = sum(block.saved for block in blocks)
     if checkpointing:
-        kept = 4.0 * shape.width * len(blocks) + max(block.saved for block in blocks)
+        saved = 4.0 * shape.width * len(blocks) + max(block.saved for block in blocks)
     logits = LOGIT_BUFFERS * 4.0 * shape.vocabulary if shape.head_per_token else 0.0
-    return tokens * (HEAP * (kept + shape.outside.saved) * width / 4 + logits)
+    return tokens * (HEAP * (saved + shape.outside.saved) * width / 4 + logits)
 
 
 def tuning_memory(trainable: int) -> float:

@@ -188,14 +188,14 @@ def _alone(block: nn.Module, args: Any, kwargs: Any, passing_on: bool) -> _Run:
 
 def _watched(work: Callable[[FlopCounterMode], Tensor], apart: Iterable[Tensor]) -> _Run:
     """Do ``work``, and its backward pass; what autograd keeps of ``apart`` does not count."""
-    run, kept = _Run(), {}
+    run, storages = _Run(), {}
     for tensor in apart:
-        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in kept:
-            kept[storage._cdata] = storage  # held, so that no address comes twice
+        if storage._cdata not in storages:
+            storages[storage._cdata] = storage  # held, so that no address comes twice
             run.saved += storage.nbytes()
         return tensor
 

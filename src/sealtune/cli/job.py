@@ -116,7 +116,7 @@ def build(
         )
     envelope = wrap(manifest)
     write_atomic(out, envelope.encode())
-    _say_state(out, envelope.payload, manifest, [one.org for one in manifest.participants])
+    _say_state(out, envelope.payload, manifest, [member.org for member in manifest.participants])
 
 
 @job.command("sign")
@@ -160,13 +160,13 @@ def sign(
     dsse.verify_present(envelope, manifest.keys)
     private = load_private(key)
     public = private.public_key()
-    own = [one for one in manifest.participants if one.key == public_hex(public)]
+    own = [member for member in manifest.participants if member.key == public_hex(public)]
     if site is not None and own and site not in own[0].sites:
         raise UnknownKeyError(
             f"'{own[0].org}', whose key this is, does not answer for site '{site}'",
             hint=f"compare with your own data: --site {own[0].sites[0]}",
         )
-    orgs = [one.org for one in own]
+    orgs = [member.org for member in own]
     if not orgs:
         raise UnknownKeyError(
             f"the manifest does not name the key in {key} ({spaced(fingerprint(public))})",
@@ -223,7 +223,7 @@ def verify(
     manifest = verify_manifest(envelope)
     accepted = check_expected(manifest, policy)
     check_keys(manifest, participant or [])
-    orgs = [one.org for one in manifest.participants]
+    orgs = [member.org for member in manifest.participants]
     checks = [
         "canonical bytes, known keys only, no contradictions",
         f"signed by {', '.join(orgs)}",
@@ -237,8 +237,8 @@ def verify(
     if as_json:
         import json
 
-        found = {"job_id": job_id(envelope.payload), "signed_by": orgs, "checks": checks}
-        typer.echo(json.dumps(found, indent=2))
+        document = {"job_id": job_id(envelope.payload), "signed_by": orgs, "checks": checks}
+        typer.echo(json.dumps(document, indent=2))
         return
     for check in checks:
         typer.echo(f"ok  {check}")
@@ -284,12 +284,12 @@ def show(file: _File, as_json: _Json = False) -> None:
     if as_json:
         import json
 
-        found = {
+        document = {
             "job_id": identity,
             "signed_by": list(signed),
             "manifest": manifest.model_dump(mode="json"),
         }
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(document, indent=2))
     else:
         show_manifest(manifest, policies, identity, signed, Console(highlight=False))
     if fault is not None:
@@ -304,8 +304,8 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
         from sealtune.plan.resolve import work_out
 
         check_settings(manifest, settings.settings)
-        found = check_found(manifest, work_out(settings, manifest, site))
-        return [f"{what}: as the manifest says" for what in ("settings", *found)]
+        compared = check_found(manifest, work_out(settings, manifest, site))
+        return [f"{what}: as the manifest says" for what in ("settings", *compared)]
 
 
 def _say_state(file: Path, payload: bytes, manifest: Manifest, missing: list[str]) -> None:

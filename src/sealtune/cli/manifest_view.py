@@ -83,12 +83,16 @@ def show_manifest(
 
 
 def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:
-    for one in manifest.participants:
-        state = Text("signed", "green") if one.org in signed else Text("NOT SIGNED YET", "yellow")
-        console.print(Text.assemble((one.org, "bold"), "  ", state), soft_wrap=True)
-        key = fingerprint(public_from_hex(one.key))
+    for participant in manifest.participants:
+        state = (
+            Text("signed", "green")
+            if participant.org in signed
+            else Text("NOT SIGNED YET", "yellow")
+        )
+        console.print(Text.assemble((participant.org, "bold"), "  ", state), soft_wrap=True)
+        key = fingerprint(public_from_hex(participant.key))
         _rows(console, ("key", spaced(key)))
-        for site in one.sites:
+        for site in participant.sites:
             data = manifest.data[site]
             _rows(
                 console,

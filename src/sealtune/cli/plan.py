@@ -102,7 +102,7 @@ def _by_reason(modules: tuple[ModulePlan, ...]) -> list[tuple[ModulePlan, list[s
         if number:
             numbers.append(int(number.group(1)))
     return [
-        (module, [name.replace("{}", _span(found)) for name, found in blocks[key].items()])
+        (module, [name.replace("{}", _span(indices)) for name, indices in blocks[key].items()])
         for key, module in first.items()
     ]
 

@@ -143,14 +143,14 @@ class _Wanted:
         self, texts: list[str], labels: tuple[str, ...], shares: list[list[float]]
     ) -> list[dict[str, Any]]:
         """Answers with classes, the most probable first."""
-        found = []
+        answers = []
         for prompt, row in zip(texts, shares, strict=True):
             ranked = sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1])
             label, share = ranked[0]
-            found.append(
+            answers.append(
                 {"text": prompt, "label": label, "probability": share, "top": ranked[: self.top]}
             )
-        return found
+        return answers
 
 
 def _at_hand(adapter: Path, model: str | None, wanted: _Wanted) -> list[dict[str, Any]]:
@@ -254,13 +254,13 @@ def _who_asks(
         raise ConfigError("--site", [Problem(site, f"the job has the sites {', '.join(names)}")])
     if key is None:
         name = site or names[0]
-        kept = run_dir / KEYS / f"{name}.key"
-        if not kept.is_file():
+        key_file = run_dir / KEYS / f"{name}.key"
+        if not key_file.is_file():
             words = "is needed: this run was signed with the participants' own keys"
             raise ConfigError("--key", [Problem(name, words)])
-        return name, kept
+        return name, key_file
     public = public_hex(load_private(key).public_key())
-    owned = [one.sites for one in manifest.participants if one.key == public]
+    owned = [member.sites for member in manifest.participants if member.key == public]
     return site or (owned[0][0] if owned else names[0]), key
 
 

@@ -168,8 +168,8 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
 
     if not method_of(manifest.method).sites_sign:
         return {}
-    owners = {one.key: one for one in manifest.participants}
-    found: dict[str, Path] = {}
+    owners = {participant.key: participant for participant in manifest.participants}
+    key_files: dict[str, Path] = {}
     for file in files:
         owner = owners.pop(public_hex(load_private(file).public_key()), None)
         if owner is None:
@@ -177,15 +177,15 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
                 f"the key in {file} is none of the manifest's, or was given twice",
                 hint="give the private keys that signed the manifest",
             )
-        found.update(dict.fromkeys(owner.sites, file))
+        key_files.update(dict.fromkeys(owner.sites, file))
     if owners:
-        names = ", ".join(one.org for one in owners.values())
+        names = ", ".join(participant.org for participant in owners.values())
         raise ConfigError(
             "--key",
             [Problem(names, "the sites of a split job sign who they are: give the key file")],
             hint="all sites run on this machine here, so all keys are needed, one --key each",
         )
-    return found
+    return key_files
 
 
 def key_options(manifest: Manifest, files: Iterable[Path] | None = None) -> str:
@@ -196,7 +196,7 @@ def key_options(manifest: Manifest, files: Iterable[Path] | None = None) -> str:
     """
     if not method_of(manifest.method).sites_sign:
         return ""
-    names = files or [Path(f"{one.org}.key") for one in manifest.participants]
+    names = files or [Path(f"{participant.org}.key") for participant in manifest.participants]
     return "".join(f" --key {shlex.quote(str(name))}" for name in dict.fromkeys(names))
 
 
@@ -218,7 +218,7 @@ def read_participants(job: Job, given: Sequence[str]) -> list[Participant]:
     words = list(given) or [f"{site}={site}.pub" for site in job.sites.names]
     names = job.sites.names
     problems: list[Problem] = []
-    found: list[tuple[str, tuple[str, ...], str]] = []
+    accepted: list[tuple[str, tuple[str, ...], str]] = []
     for word in words:
         who, equals, file = word.partition("=")
         org, colon, listed = who.partition(":")
@@ -235,8 +235,8 @@ def read_participants(job: Job, given: Sequence[str]) -> list[Participant]:
                 Problem(word, f"the job has no site {', '.join(unknown)}, but {there}{advice}")
             )
         else:
-            found.append((org, sites, file))
-    covered = [site for _, sites, _ in found for site in sites]
+            accepted.append((org, sites, file))
+    covered = [site for _, sites, _ in accepted for site in sites]
     for site in names:
         if covered.count(site) != 1 and not problems:
             how = "nobody answers for this site" if site not in covered else "stands there twice"
@@ -245,7 +245,7 @@ def read_participants(job: Job, given: Sequence[str]) -> list[Participant]:
         raise ConfigError("--participant", problems, hint="`sealtune job build -h` has examples")
     return [
         Participant(org=org, key=public_hex(load_public(Path(file))), sites=sites)
-        for org, sites, file in found
+        for org, sites, file in accepted
     ]
 
 
@@ -258,7 +258,7 @@ def check_keys(manifest: Manifest, given: Sequence[str]) -> None:
     """
     from sealtune.errors import UnknownKeyError
 
-    keys = {one.org: one.key for one in manifest.participants}
+    keys = {participant.org: participant.key for participant in manifest.participants}
     for word in given:
         org, equals, file = word.partition("=")
         org = org.partition(":")[0]

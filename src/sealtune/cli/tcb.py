@@ -48,7 +48,7 @@ def tcb(
         raise ConfigError("PROGRAM", [Problem(program, f"is no program; there are {names}")])
     programs = {name: facts(name) for name in ([program] if program else reach.MAINS)}
     if as_json:
-        document = {"programs": {name: _as_json(one) for name, one in programs.items()}}
+        document = {"programs": {name: _as_json(loaded) for name, loaded in programs.items()}}
         typer.echo(json.dumps(document, indent=2))
     else:
         _show(programs)

@@ -25,13 +25,13 @@ def parse_address(address: str) -> tuple[str, str | None, str]:
     Raises:
         DataError: it has another form.
     """
-    found = ADDRESS.fullmatch(address.removeprefix(HUB_PREFIX))
-    if not found:
+    matched = ADDRESS.fullmatch(address.removeprefix(HUB_PREFIX))
+    if not matched:
         raise DataError(
             f"'{address}' does not name a hub data set",
             hint="write hf:owner/name:split, or hf:owner/name:configuration:split",
         )
-    return found[1], found[2], found[3]
+    return matched[1], matched[2], matched[3]
 
 
 def read_hub(address: str, columns: list[str]) -> list[dict[str, Any]]:

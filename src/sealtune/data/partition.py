@@ -95,8 +95,8 @@ def deal(rows: Indices, shares: NDArray[np.float64], draw: np.random.Generator) 
     """
     owner = np.empty(len(rows), dtype=np.int64)
     for k, share in enumerate(shares):
-        mine = draw.permutation(np.flatnonzero(rows == k))
-        owner[mine] = np.repeat(np.arange(len(share)), apportion(share, len(mine)))
+        members = draw.permutation(np.flatnonzero(rows == k))
+        owner[members] = np.repeat(np.arange(len(share)), apportion(share, len(members)))
     return [np.flatnonzero(owner == site) for site in range(shares.shape[1])]
 
 
@@ -125,8 +125,8 @@ def subsample(labels: Sequence[str], limit: int | None, seed: int) -> Indices:
     coded = _coded(labels, classes)
     quota = apportion(np.bincount(coded).astype(np.float64), limit)
     draw = _generator(seed, _SUBSAMPLE)
-    kept = [draw.permutation(np.flatnonzero(coded == k))[: quota[k]] for k in range(len(classes))]
-    rows: Indices = np.sort(np.concatenate(kept))
+    drawn = [draw.permutation(np.flatnonzero(coded == k))[: quota[k]] for k in range(len(classes))]
+    rows: Indices = np.sort(np.concatenate(drawn))
     return rows
 
 

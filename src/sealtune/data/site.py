@@ -120,18 +120,18 @@ def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
         raise DataError("data.train and data.test must both be tables of site = file")
     train_path, test_path = train_files[site], test_files[site]
     train, test = (read_rows(path, _columns(job)) for path in (train_path, test_path))
-    kept = np.arange(len(test), dtype=np.int64)
+    test_rows = np.arange(len(test), dtype=np.int64)
     if job.data.max_test_rows is not None:
         from sealtune.data.partition import apportion, subsample
 
         sites = len(job.sites.names)
         share = apportion(np.ones(sites), job.data.max_test_rows)[job.sites.names.index(site)]
         classes = _labels(job, test_path, test) if _needs_labels(job) else [""] * len(test)
-        kept = subsample(classes, max(1, int(share)), job.job.seed)
+        test_rows = subsample(classes, max(1, int(share)), job.job.seed)
     everything = np.arange(len(train), dtype=np.int64)
     return SiteData(
         _examples(job, _Part(train_path, train, {site: everything}), site, labels),
-        _examples(job, _Part(test_path, test, {site: kept}), site, labels),
+        _examples(job, _Part(test_path, test, {site: test_rows}), site, labels),
     )
 
 
@@ -142,13 +142,13 @@ def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _P
     train, test = read_rows(train_path, columns), read_rows(test_path, columns)
     train_labels = _labels(job, train_path, train)
     test_labels = _labels(job, test_path, test)
-    kept = subsample(test_labels, job.data.max_test_rows, job.job.seed)
+    test_rows = subsample(test_labels, job.data.max_test_rows, job.job.seed)
     scheme = job.sites.partition
     if scheme == "file":
         raise DataError("pooled files need sites.partition = 'dirichlet' or 'label'")
-    mine, tests = partition(
+    train_rows, test_shares = partition(
         train_labels,
-        [test_labels[i] for i in kept],
+        [test_labels[i] for i in test_rows],
         len(job.sites.names),
         scheme=scheme,
         alpha=job.sites.alpha,
@@ -156,8 +156,8 @@ def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _P
     )
     names = job.sites.names
     return (
-        _Part(train_path, train, dict(zip(names, mine, strict=True))),
-        _Part(test_path, test, dict(zip(names, (kept[t] for t in tests), strict=True))),
+        _Part(train_path, train, dict(zip(names, train_rows, strict=True))),
+        _Part(test_path, test, dict(zip(names, (test_rows[t] for t in test_shares), strict=True))),
     )
 
 

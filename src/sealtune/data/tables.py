@@ -114,18 +114,18 @@ def _values(path: Path, name: str, column: Any) -> list[object]:
     """A column's values; one that Python cannot hold is found in the row where it is."""
     import pyarrow
 
-    found: list[object] = []
+    values: list[object] = []
     try:
         for value in column:
-            found.append(value.as_py())
+            values.append(value.as_py())
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}, row {len(found) + 1}: {name!r} is not UTF-8 text",
+            f"{path}, row {len(values) + 1}: {name!r} is not UTF-8 text",
             hint="write the column as UTF-8 text",
         ) from error
     except (ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise DataError(
-            f"{path}, row {len(found) + 1}: {name!r} is no valid value of the type {column.type}",
+            f"{path}, row {len(values) + 1}: {name!r} is no valid value of the type {column.type}",
             hint="correct the value, or write the column as text",
         ) from error
-    return found
+    return values

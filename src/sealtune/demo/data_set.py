@@ -68,8 +68,8 @@ class DataSet:
         """Clean, limit and split."""
         usable = distinct(items)
         counts = Counter(item.label for item in usable)
-        kept = [item for item in usable if counts[item.label] >= self.least]
-        return split(limit(kept, self.most), self.test_share)
+        frequent = [item for item in usable if counts[item.label] >= self.least]
+        return split(limit(frequent, self.most), self.test_share)
 
     def card(self, corpus: Corpus, titles: dict[str, str]) -> str:
         """The text of DATA_CARD.md.

@@ -9,4 +9,4 @@ from sealtune.demo.icd10 import ICD10
 from sealtune.demo.medmcqa import MEDMCQA
 from sealtune.demo.pubmedqa import PUBMEDQA
 
-DATA_SETS = {one.name: one for one in (ICD10, HPO, MEDMCQA, PUBMEDQA, DRUG_REVIEWS)}
+DATA_SETS = {data_set.name: data_set for data_set in (ICD10, HPO, MEDMCQA, PUBMEDQA, DRUG_REVIEWS)}

@@ -64,11 +64,11 @@ def parse_hpo(obo: bytes) -> tuple[list[Item], dict[str, str]]:
         if identifier in LABELS:
             titles[LABELS[identifier]] = term["name"][0]
             continue
-        found = _systems(identifier, terms, systems)
+        affected = _systems(identifier, terms, systems)
         definition = _definition(term)
-        if len(found) == 1 and definition and "is_obsolete" not in term:
+        if len(affected) == 1 and definition and "is_obsolete" not in term:
             text = clean(f"{term['name'][0]}: {definition}")
-            items.append(Item(text, LABELS[next(iter(found))], identifier))
+            items.append(Item(text, LABELS[next(iter(affected))], identifier))
     return items, titles
 
 
@@ -92,21 +92,21 @@ def _terms(obo: bytes) -> dict[str, _Term]:
 
 
 def _systems(
-    identifier: str, terms: dict[str, _Term], known: dict[str, frozenset[str]]
+    identifier: str, terms: dict[str, _Term], systems: dict[str, frozenset[str]]
 ) -> frozenset[str]:
-    """Organ systems at or above a term; ``known`` remembers the answers."""
-    if identifier not in known:
-        known[identifier] = frozenset()  # ends the walk should the file hold a circle
+    """Organ systems at or above a term; ``systems`` remembers the answers."""
+    if identifier not in systems:
+        systems[identifier] = frozenset()  # ends the walk should the file hold a circle
         stated = terms.get(identifier, {}).get("is_a", [])
         parents = [re.split(r"[ !{]", value, maxsplit=1)[0] for value in stated]
         own = frozenset({identifier} & LABELS.keys())
-        known[identifier] = own.union(*(_systems(p, terms, known) for p in parents))
-    return known[identifier]
+        systems[identifier] = own.union(*(_systems(p, terms, systems) for p in parents))
+    return systems[identifier]
 
 
 def _definition(term: _Term) -> str:
-    found = re.match(r'"((?:[^"\\]|\\.)*)"', term.get("def", [""])[0])
-    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
+    quoted = re.match(r'"((?:[^"\\]|\\.)*)"', term.get("def", [""])[0])
+    return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else ""
 
 
 HPO = DataSet(

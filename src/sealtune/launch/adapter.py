@@ -25,19 +25,19 @@ def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
         StorageError: it cannot be written.
     """
     folders = [run_dir / "sites" / site / "adapter" for site in sites]
-    found = [folder for folder in folders if (folder / _MARK).is_file()]
-    if not found:
+    written = [folder for folder in folders if (folder / _MARK).is_file()]
+    if not written:
         raise FederationError(
             "no site has written an adapter", hint=f"see the logs in {run_dir / 'logs'}"
         )
-    first = _weights(found[0])
-    for folder in found[1:]:
+    first = _weights(written[0])
+    for folder in written[1:]:
         if _weights(folder) != first:
-            raise FederationError(f"{found[0]} and {folder} hold different adapters")
+            raise FederationError(f"{written[0]} and {folder} hold different adapters")
     target, fresh = run_dir / "adapter", run_dir / ".adapter"
     try:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(found[0], fresh)
+        shutil.copytree(written[0], fresh)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(fresh, target)
     except OSError as error:

@@ -144,7 +144,7 @@ def model_files(spec: ModelSpec, *, weights: bool = True) -> ModelFiles:
             hint="a folder made by save_pretrained holds config.json and model.safetensors",
         )
     structure = tuple(sorted(name for name in STRUCTURE if (folder / name).is_file()))
-    found = _weights(folder) if weights else ()
+    weight_files = _weights(folder) if weights else ()
     others = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -154,8 +154,8 @@ def model_files(spec: ModelSpec, *, weights: bool = True) -> ModelFiles:
     return ModelFiles(
         folder=folder,
         structure=structure,
-        weights=found,
-        surplus=tuple(sorted(others - set(found))) if weights else (),
+        weights=weight_files,
+        surplus=tuple(sorted(others - set(weight_files))) if weights else (),
         revision=folder.name if hub and folder.parent.name == "snapshots" else "",
     )
 

@@ -152,8 +152,8 @@ def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
 def _head_name(model: Any) -> str | None:
     """Name of the output matrix; a classifier has none."""
     head = model.get_output_embeddings()
-    found = (name for name, module in model.named_modules() if module is head)
-    return None if head is None else next(found, None)
+    names = (name for name, module in model.named_modules() if module is head)
+    return None if head is None else next(names, None)
 
 
 def _weights(spec: ModelSpec, model: Any) -> Weights:
@@ -192,5 +192,5 @@ def _fill(
             value = weights.read(names(name), tuple(tensor.shape))
             value = value.to(dtype) if value.is_floating_point() else value
         owner, _, leaf = name.rpartition(".")
-        found = nn.Parameter(value, requires_grad=False) if name in parameters else value
-        setattr(model.get_submodule(owner), leaf, found)
+        filled = nn.Parameter(value, requires_grad=False) if name in parameters else value
+        setattr(model.get_submodule(owner), leaf, filled)

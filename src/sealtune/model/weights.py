@@ -57,10 +57,10 @@ class Weights:
         for name in names:
             if name in self._where:
                 file, key = self._where[name]
-                found = tuple(file.get_slice(key).get_shape())
-                if found != shape:
+                stored = tuple(file.get_slice(key).get_shape())
+                if stored != shape:
                     raise ModelError(
-                        f"{name} in {self._files.folder} is {found}, not {shape}",
+                        f"{name} in {self._files.folder} is {stored}, not {shape}",
                         hint="weights and config.json belong to different models",
                     )
                 return file, key
@@ -94,11 +94,11 @@ def renaming(model: Any) -> Callable[[str], str]:
     from transformers.core_model_loading import WeightRenaming, apply_renamings
 
     mapping = get_model_conversion_mapping(model)
-    known = [t for t in mapping if isinstance(t, WeightRenaming)]
-    if len(known) < len(mapping):
+    renamings = [t for t in mapping if isinstance(t, WeightRenaming)]
+    if len(renamings) < len(mapping):
         raise UnsupportedModelError(
             f"a part of {type(model).__name__} cannot be loaded alone: its files hold tensors "
             "(experts) that are put together on loading",
             hint='use a dense decoder, or job.method = "federated-lora"',
         )
-    return lambda key: str(apply_renamings(key, known))
+    return lambda key: str(apply_renamings(key, renamings))

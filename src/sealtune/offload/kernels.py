@@ -96,8 +96,8 @@ def cublas_matmul(left: Tensor, right: Tensor) -> Tensor:
         left = torch.nn.functional.pad(left, (0, more_inner, 0, more_rows))
     if more_inner or more_cols:
         turned = torch.nn.functional.pad(turned, (0, more_inner, 0, more_cols))
-    found = torch._int_mm(left.contiguous(), turned.contiguous().t())
-    return found[:rows, :cols].contiguous()
+    result = torch._int_mm(left.contiguous(), turned.contiguous().t())
+    return result[:rows, :cols].contiguous()
 
 
 def float64_matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -118,15 +118,15 @@ def float64_matmul(left: Tensor, right: Tensor) -> Tensor:
         raise ValueError(f"{inner} columns cannot be multiplied with {right.shape[0]} rows")
     cols = right.shape[1]
     wide = left.to(torch.float64)
-    found = torch.zeros((rows, cols), dtype=torch.int32, device=left.device)
+    result = torch.zeros((rows, cols), dtype=torch.int32, device=left.device)
     for start in range(0, inner, _FLOAT64_INNER):
         end = min(start + _FLOAT64_INNER, inner)
         step = max(1, _BLOCK // (end - start))
         for at in range(0, cols, step):
             block = right[start:end, at : at + step].to(torch.float64)
             # by way of int64: the sum wraps to 32 bits there, a float would not
-            found[:, at : at + step] += (wide[:, start:end] @ block).to(torch.int64)
-    return found
+            result[:, at : at + step] += (wide[:, start:end] @ block).to(torch.int64)
+    return result
 
 
 def _is_exact(matmul: Matmul, device: torch.device, left: torch.dtype) -> bool:
@@ -161,11 +161,11 @@ def _slowness_of_int8(device: torch.device) -> float:
 
     def seconds(matmul: Matmul, rows: int) -> float:
         left = torch.ones((rows, inner), dtype=torch.int8, device=device)
-        found = []
+        times = []
         for _ in range(3):
             start = perf_counter()
             matmul(left, weight)
-            found.append(perf_counter() - start)
-        return min(found)
+            times.append(perf_counter() - start)
+        return min(times)
 
     return seconds(_int8_kernel, 4 * rows) / max(seconds(float64_matmul, rows), 1e-9)

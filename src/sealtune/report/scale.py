@@ -33,10 +33,10 @@ def bounds(values: Iterable[float]) -> tuple[float, float]:
 
     Starts at 0 when the smallest value lies in the lower half, so that heights compare honestly.
     """
-    known = list(values)
-    if not known:
+    numbers = list(values)
+    if not numbers:
         return 0.0, 1.0
-    lo, hi = min(known), max(known)
+    lo, hi = min(numbers), max(numbers)
     if lo >= 0 and lo <= hi / 2:
         lo = 0.0
     margin = (hi - lo) * 0.06 or abs(hi) * 0.1 or 1.0
@@ -64,15 +64,15 @@ def thin(points: Sequence[Point], limit: int = 600) -> list[Point]:
     if len(points) <= limit:
         return list(points)
     size = math.ceil(3 * len(points) / limit)
-    kept: list[Point] = []
+    thinned: list[Point] = []
     for i in range(0, len(points), size):
         chunk = points[i : i + size]
-        known = finite(chunk)
+        valued = finite(chunk)
         chosen: set[Point] = set([p for p in chunk if p[1] is None][:1])
-        if known:
-            chosen |= {min(known, key=lambda p: p[1]), max(known, key=lambda p: p[1])}
-        kept.extend(p for p in chunk if p in chosen)
-    return kept
+        if valued:
+            chosen |= {min(valued, key=lambda p: p[1]), max(valued, key=lambda p: p[1])}
+        thinned.extend(p for p in chunk if p in chosen)
+    return thinned
 
 
 def smooth(points: Sequence[Point], reach: int) -> list[Point]:

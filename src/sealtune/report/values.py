@@ -27,8 +27,8 @@ def number(value: object) -> float | None:
 
 def whole(value: object) -> int | None:
     """A number that is a whole count; anything else: ``None``."""
-    known = number(value)
-    return int(known) if known is not None and known == int(known) else None
+    count = number(value)
+    return int(count) if count is not None and count == int(count) else None
 
 
 def text(value: object) -> str | None:
@@ -43,14 +43,14 @@ def table(value: object) -> Json:
 
 def add(values: Iterable[float | None]) -> float | None:
     """Sum of what is there; ``None`` if nothing is."""
-    known = [v for v in values if v is not None]
-    return sum(known) if known else None
+    present = [v for v in values if v is not None]
+    return sum(present) if present else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Mean of what is there; ``None`` if nothing is."""
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else None
 
 
 def ratio(part: float | None, whole_: float | None) -> float | None:

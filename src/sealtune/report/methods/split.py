@@ -38,7 +38,7 @@ class Split(View):
 
     def picture(self, facts: Facts) -> Picture:
         """Text stays left, cut activations go once to the right."""
-        causal, kept = facts.task == "causal-lm", facts.release == _NEVER
+        causal, withheld = facts.task == "causal-lm", facts.release == _NEVER
         first, later = "first blocks", "later blocks"
         if facts.cut is not None:
             first = f"first {_blocks(facts.cut)}"
@@ -51,8 +51,8 @@ class Split(View):
                     facts,
                     "machine",
                     f"its own text and labels; embedding and {first}, frozen"
-                    f"{'' if kept else '; the released adapter'}",
-                    f"other sites’ samples; the adapter{'' if kept else ' while the job runs'}",
+                    f"{'' if withheld else '; the released adapter'}",
+                    f"other sites’ samples; the adapter{'' if withheld else ' while the job runs'}",
                     ": no enclave, proves who it is by its participant key",
                 ),
                 None,
@@ -72,7 +72,7 @@ class Split(View):
             ),
             path=Link(
                 f"cut activations, {'token ids' if causal else 'labels'}",
-                "no adapter: it stays" if kept else "the adapter, at the end",
+                "no adapter: it stays" if withheld else "the adapter, at the end",
             ),
             device=None,
             handshake="sealed, once for each sample",
