@@ -427,16 +427,31 @@ def test_a_tests_root_is_shown_in_red_like_simulated_evidence(folder: Path) -> N
 
 
 def test_each_role_has_its_own_kind(folder: Path) -> None:
-    table = "[protection]\nattestation = {server = 'sgx', site = 'simulated'}\n"
+    table = "[protection]\nattestation = {server = 'sgx', site = 'tdx'}\n"
     (folder / "mixed.toml").write_text(JOB + table)
-    (folder / "policy.json").write_text(json.dumps({"server": {"kinds": {"sgx": TDX}}}))
+    policies = {"server": {"kinds": {"sgx": TDX}}, "site": {"kinds": {"tdx": TDX}}}
+    (folder / "policy.json").write_text(json.dumps(policies))
     ok("job", "build", "mixed.toml", "-o", "mixed.json", "--policy", "policy.json")
     manifest = open_manifest(Envelope.read(folder / "mixed.json"))
     kinds = {role: list(policy["kinds"]) for role, policy in manifest.appraisal.items()}  # type: ignore[call-overload, arg-type]
-    assert kinds == {"server": ["sgx"], "site": ["simulated"]}
+    assert kinds == {"server": ["sgx"], "site": ["tdx"]}
     said = ok("job", "show", "mixed.json")
     assert "of the server enclave\nsgx" in said
-    assert "of the sites’ enclaves\nsimulated  NOT CONFIDENTIAL" in said
+    assert "of the sites’ enclaves\ntdx" in said
+
+
+@pytest.mark.parametrize("site", ["simulated", "tdx"])
+def test_a_forger_of_one_role_is_not_given_what_hardware_protects(folder: Path, site: str) -> None:
+    table = f"[protection]\nattestation = {{server = 'sgx', site = '{site}'}}\n"
+    (folder / "mixed.toml").write_text(JOB + table)
+    policies: dict[str, object] = {"server": {"kinds": {"sgx": TDX}}}
+    if site == "tdx":
+        policies["site"] = {"kinds": {"tdx": {**TDX, "insecure_test_root": "ab" * 32}}}
+    (folder / "policy.json").write_text(json.dumps(policies))
+    result = run("job", "build", "mixed.toml", "-o", "mixed.json", "--policy", "policy.json")
+    assert result.exit_code == 10
+    assert "of the site what anybody can forge" in " ".join(result.stderr.split())
+    assert not (folder / "mixed.json").exists()
 
 
 def test_other_code_is_not_signed(folder: Path) -> None:

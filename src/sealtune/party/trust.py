@@ -26,6 +26,7 @@ from sealtune.errors import (
     MalformedManifestError,
     StorageError,
     UnknownKeyError,
+    WeakEvidenceError,
 )
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest
@@ -67,7 +68,8 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
 
     Raises:
         MalformedManifestError: a policy is none, or not of the kind that the job's settings name.
-        WeakEvidenceError: one accepts code that nobody named.
+        WeakEvidenceError: one accepts code that nobody named, or what can be forged beside the
+            hardware of another role.
     """
     policies = read_policies(manifest)
     for role in method_of(manifest.method).attested:
@@ -80,6 +82,13 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
                 f"is not accepted, but {', '.join(policy.kinds)}",
                 hint="build it with the --policy of that kind of evidence",
             )
+    forgeable = [role for role, policy in policies.items() if not policy.confidential]
+    if forgeable and len(forgeable) < len(policies):
+        raise WeakEvidenceError(
+            f"the job accepts hardware's evidence of one role, and of the {forgeable[0]} what "
+            "anybody can forge: whoever does is given what the others protect",
+            hint="name hardware for every role, or none of it, for a trial",
+        )
     return policies
 
 
