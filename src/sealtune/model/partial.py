@@ -173,11 +173,11 @@ def _names(model: Any, embedding: str) -> Callable[[str], list[str]]:
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     pair = {f"{embedding}.weight", f"{_head_name(model) or ' '}.weight"} if tied else set()
 
-    def known(name: str) -> list[str]:
+    def names_in_file(name: str) -> list[str]:
         same = [name, *sorted(pair - {name})] if name in pair else [name]
         return [form for n in same for form in (n, n.removeprefix(prefix), prefix + n)]
 
-    return known
+    return names_in_file
 
 
 def _fill(
