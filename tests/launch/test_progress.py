@@ -88,6 +88,14 @@ def test_simulated_evidence_is_said_to_be_so(progress: Progress) -> None:
     assert progress.notices == ["a accepted server's evidence (simulated, NOT confidential)"]
 
 
+def test_nobody_tells_of_another_ones_verdict(progress: Progress) -> None:
+    """A site's process cannot show the server as having accepted hardware."""
+    fields = {"who": "a", "by": "server", "kind": "sev-snp", "confidential": True}
+    feed(progress, "client:a", "attested", **fields)
+    feed(progress, "server", "attested", **fields | {"by": "b"})
+    assert not progress.notices
+
+
 def test_time_left(progress: Progress) -> None:
     assert progress.seconds_left(0.0) is None
     for site in ("a", "b"):

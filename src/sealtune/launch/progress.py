@@ -221,6 +221,9 @@ class Progress:
         return sum(entry.outcome == "ok" for entry in event.sites.values())
 
     def _attested(self, event: events.Attested) -> None:
+        """A verdict, told by the process that gave it; nobody speaks for another."""
+        if event.role.removeprefix(_OWNER) != event.by:
+            return
         if event.kind == "participant":
             self.notices.append(f"{event.by} knows {event.who} by its participant key")
             return
