@@ -203,7 +203,7 @@ def test_plain_lines_say_where_the_server_enclave_is(split: Progress) -> None:
     feed(split, "server", "upload", site="a", chunk=1, of=2, bytes=9)
     assert line() == "server enclave: collecting samples | a: uploading 1/2 | b: loading the model"
     train_split(split)
-    said = "round 2 of 4, server enclave: training 5/10 loss 1.250 accuracy 40.0%"
+    said = "round 2 of 4, server enclave: training 5/10, loss 1.250, accuracy 40.0%"
     assert line().startswith(said)
     feed(split, "server", "round", round=4, sites={}, seconds=1.0)
     feed(split, "server", "final", round=4, sites={})

@@ -78,7 +78,7 @@ class Display:
             return " | ".join([f"server enclave: {server.doing}", *sites])
         line = f"round {_round(progress)} of {progress.rounds}, {_short('server enclave', server)}"
         if server.accuracy is not None:
-            line += f" accuracy {server.accuracy:.1%}"
+            line += f", accuracy {server.accuracy:.1%}"
         left = progress.seconds_left(time.time())
         return line if left is None else f"{line}, about {duration(left)} left"
 
@@ -152,5 +152,5 @@ def _short(name: str, site: Worker) -> str:
     if site.of:
         text += f" {site.step}/{site.of}"
     if site.loss is not None:
-        text += f" loss {site.loss:.3f}"
+        text += f", loss {site.loss:.3f}"
     return text
