@@ -143,9 +143,8 @@ def test_a_federated_run_on_tdx_and_sev_snp(llama: Path, tmp_path: Path) -> None
                 *(("server", site, "sev-snp", False) for site in SITES),
                 *((site, "server", "tdx", False) for site in SITES),
             }
-            for again in ({"resume": True}, {"serve": "north"}):
-                with pytest.raises(StorageError, match="TDX guest has no sealing key: what the"):
-                    checkpoint(machine, FederatedState, **again)
+            with pytest.raises(StorageError, match="TDX guest has no sealing key: what the"):
+                checkpoint(machine, FederatedState, resume=True)
             with pytest.raises(StorageError, match="does not open"):
                 checkpoint(machine, FederatedState).load()
 
