@@ -33,7 +33,8 @@ from sealtune.attest.files import (
 )
 from sealtune.attest.platforms.nvidia_gpu.report import reported_nonce
 from sealtune.attest.platforms.simulated import SimulatedAttester, simulated_policy
-from sealtune.errors import ConfigError, SealtuneError
+from sealtune.attest.policy import parse_policy
+from sealtune.errors import ConfigError, MalformedManifestError, SealtuneError
 from tests.attest import amd, gpu, intel
 from tests.attest.public import (
     SERVER,
@@ -168,8 +169,11 @@ def test_policy_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_policy(tmp_path / "none")
     path.write_text('{"kinds": {"tdx": {"measurements": "any"}}, "gpu_required": true}')
-    with pytest.raises(ConfigError, match="nvidia-gpu"):
+    with pytest.raises(ConfigError, match=r"\(file\): gpu_required needs a policy"):
         load_policy(path)
+    signed = {"kinds": {"tdx": {"measurements": "any"}}, "gpu_required": True}
+    with pytest.raises(MalformedManifestError, match="at appraisal: gpu_required needs"):
+        parse_policy(signed)
 
 
 def test_collateral_of_one_quote_is_one_file() -> None:

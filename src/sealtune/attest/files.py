@@ -24,6 +24,7 @@ from sealtune.attest.platforms.simulated import BODY
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.attest.wrapping import unwrap
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.sections import faults
 
 _T = TypeVar("_T")
 
@@ -130,11 +131,7 @@ def _load(path: Path, form: TypeAdapter[_T]) -> _T:
         problem = Problem("(file)", f"cannot be read: {error.strerror or error}")
         raise ConfigError(str(path), [problem]) from error
     except ValidationError as error:
-        problems = [
-            Problem(".".join(str(part) for part in fault["loc"]) or "(file)", fault["msg"])
-            for fault in error.errors()
-        ]
-        raise ConfigError(str(path), problems) from error
+        raise ConfigError(str(path), faults(error, "(file)")) from error
 
 
 def claims_table(claims: Claims, *, report_data_checked: bool) -> list[tuple[str, str]]:

@@ -41,6 +41,7 @@ from sealtune.attest.errors import (
 from sealtune.attest.evidence import Any, Claims, Firmware, Hex, Kind
 from sealtune.errors import AttestationError, MalformedManifestError, WeakEvidenceError
 from sealtune.job.printable import printable
+from sealtune.job.sections import faults
 
 
 def _snp_policy(value: object) -> object:
@@ -312,10 +313,10 @@ def parse_policy(content: Mapping[str, object], place: str = "appraisal") -> App
     try:
         return AppraisalPolicy.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, (place, *first["loc"])))
+        first = faults(error, "")[0]
+        where = ".".join(filter(None, (place, first.key)))
         raise MalformedManifestError(
-            f"the job manifest at {printable(where, 100)}: {printable(first['msg'])}"
+            f"the job manifest at {printable(where, 100)}: {printable(first.message)}"
         ) from error
 
 

@@ -222,7 +222,10 @@ def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 def faults(error: ValidationError, whole: str = "file") -> list[Problem]:
     """What a model says of values that it does not take; ``whole``: what stands there of itself."""
     return [
-        Problem(".".join(map(str, fault["loc"])) or whole, fault["msg"])
+        Problem(
+            ".".join(map(str, fault["loc"])) or whole,
+            str(fault.get("ctx", {}).get("error", fault["msg"])),  # what a rule of ours says, bare
+        )
         for fault in error.errors(include_url=False, include_input=False)
     ]
 
