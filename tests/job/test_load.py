@@ -52,6 +52,14 @@ def test_good_file_loads_with_defaults(tmp_path: Path) -> None:
     assert job.quorum == 2
 
 
+def test_a_role_that_there_is_not_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+    table = {"server": "tdx", "sites": "tdx", "gpu": "tdx"}
+    found = faults(write(tmp_path, protection={"attestation": table}))
+    said = "is no role: the roles are server and site"
+    assert found["protection.attestation.sites"] == f"'sites' {said}; did you mean 'site'?"
+    assert found["protection.attestation.gpu"] == f"'gpu' {said}"
+
+
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     found = faults(
         write(

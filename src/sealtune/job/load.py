@@ -14,13 +14,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.describe import describe, sections
 from sealtune.job.job_file import JobFile, file_problems
+from sealtune.job.method import Attested
 from sealtune.job.sections import (
     JobSpec,
     NetworkSpec,
@@ -174,6 +175,8 @@ def _translate(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
             message = _unknown_key(path)
         elif fault["type"] == "missing":
             message = _missing(path)
+        elif loc[-1] == "[key]":
+            message = _no_role(str(path[-1]))
         else:
             value: Any = raw
             for part in path:
@@ -218,6 +221,13 @@ def _missing(path: _Path) -> str:
     if len(path) == 1:
         return f"the section [{path[0]}] is missing"
     return f"is missing; it should be {describe(path)}"
+
+
+def _no_role(name: str) -> str:
+    roles = get_args(Attested)
+    near = difflib.get_close_matches(name, roles, n=1)
+    advice = f"; did you mean '{near[0]}'?" if near else ""
+    return f"'{name}' is no role: the roles are {' and '.join(roles)}{advice}"
 
 
 def _unknown_key(path: _Path) -> str:
