@@ -64,6 +64,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"accelerator": "gpu.sock"}, "accelerator: is neither unix:/path nor tcp:host:port"),
         ({"role": "accelerator", "listen": "a.sock"}, "listen: is neither unix:/path nor tcp"),
         ({"role": "accelerator", "listen": "tcp:1:2:3"}, "listen: is neither unix:/path nor tcp"),
+        (
+            {"role": "accelerator", "listen": "tcp:127.0.0.1:99999"},
+            "listen: has port 99999; ports are from 1 to 65535",
+        ),
+        ({"accelerator": "tcp:[::1]:0"}, "accelerator: has port 0; ports are from 1 to 65535"),
         ({"resume": 1}, "resume: "),
         ({"colour": "red"}, "colour: "),
         ({"data": {"train": "/a.csv"}}, r"data\.test: Field required"),

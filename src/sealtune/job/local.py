@@ -22,6 +22,7 @@ from sealtune.job.storage import read_bounded
 
 MAX_BYTES = 1 << 20
 _ADDRESS = re.compile(r"unix:.+|tcp:([^:]+|\[.+\]):[0-9]{1,5}", re.DOTALL)
+_LAST_PORT = 2**16 - 1
 Side = Literal["server", "site", "accelerator"]
 # which party has a key that not all have
 _ONLY: Mapping[str, Side] = {
@@ -108,15 +109,24 @@ def role_problems(given: Mapping[str, object]) -> list[Problem]:
     ]
     sockets = ("listen", "accelerator") if role == "accelerator" else ("accelerator",)
     problems += [
-        Problem(key, "is neither unix:/path nor tcp:host:port")
+        Problem(key, fault)
         for key in sockets
-        if isinstance(address := given.get(key), str)
-        and address
-        and not _ADDRESS.fullmatch(address)
+        if isinstance(address := given.get(key), str) and (fault := _socket_fault(address))
     ]
     if role == "site" and not given.get("site"):
         problems.append(Problem("site", "is missing: which of the job's sites is this?"))
     return problems
+
+
+def _socket_fault(address: str) -> str:
+    if not address:
+        return ""
+    if not _ADDRESS.fullmatch(address):
+        return "is neither unix:/path nor tcp:host:port"
+    port = address.rpartition(":")[2]
+    if address.startswith("tcp:") and not 1 <= int(port) <= _LAST_PORT:
+        return f"has port {port}; ports are from 1 to {_LAST_PORT}"
+    return ""
 
 
 def read_local(path: Path) -> Local:
