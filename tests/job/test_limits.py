@@ -244,7 +244,6 @@ def changed(**changes: Any) -> bytes:
         ("epoch", [1, 10_000], [0, 10_001]),
         ("data__north__train_rows", [1, 2**29 - 1], [-1, 0, 2**29]),
         ("data__north__test_rows", [0, 2**29 - 1], [-1, 2**29]),
-        ("settings__data__template", ["x" * 19_994 + "{text}"], ["x" * 19_995 + "{text}"]),
         ("settings__data__label", ["x" * 1000], ["x" * 1001]),
         ("min_cohort", [2], [0, 1, 3, 65]),
         ("format", [2], [0, 1, 3, "2"]),

@@ -129,6 +129,15 @@ def test_what_is_as_it_was_signed_is_admitted(signed: Signed) -> None:
     assert "Trust" not in shown
 
 
+@pytest.mark.parametrize("template", ["{text", "{a.b}", "no column", "x" * 19_995 + "{text}"])
+def test_a_malformed_template_that_all_have_signed(signed: Signed, template: str) -> None:
+    content = signed.payload()
+    content["settings"]["data"]["template"] = template
+    signed.rewrite(content)
+    with pytest.raises(MalformedManifestError, match=r"at settings\.data\.template"):
+        admit_party(signed.party("north"))
+
+
 def test_the_aggregator_holds_nothing() -> None:
     assert AGGREGATOR.holds is None
     assert AGGREGATOR.needs == ()

@@ -124,7 +124,10 @@ class _Wanted:
         from sealtune.data.readers import read_rows
         from sealtune.data.template import Template
 
-        parsed, file = Template(template), self.file
+        try:
+            parsed, file = Template(template), self.file
+        except ValueError as error:
+            raise DataError(f"the prompt template {error}") from error
         if file is not None and file.suffix.lower() != ".txt":
             rows, place = read_rows(file, parsed.columns), f"{file}, row"
         elif len(parsed.columns) != 1:

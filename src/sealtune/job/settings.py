@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.method import method_of
@@ -25,7 +25,6 @@ from sealtune.job.sections import (
     TuningSpec,
     rule_error,
 )
-from sealtune.job.template import parse_template
 
 
 class ModelSettings(Section):
@@ -36,7 +35,10 @@ class ModelSettings(Section):
 
 
 class DataSettings(Section):
-    """``[data]`` without files and labels, which a manifest states by digests and for itself."""
+    """``[data]`` without files and labels, which a manifest states by digests and for itself.
+
+    The template is a text here: whoever fills texts in parses it, with its places (``spec``).
+    """
 
     template: str = "{text}"
     """The prompt, with names of columns in braces; `{{` and `}}` are single braces."""
@@ -46,12 +48,6 @@ class DataSettings(Section):
     """Longer texts are cut to this many tokens, and counted."""
     max_test_rows: int | None = Field(default=None, ge=1, strict=True, examples=[420])
     """Test rows of all sites together, each class in proportion; without it, all rows."""
-
-    @field_validator("template")
-    @classmethod
-    def _parses(cls, value: str) -> str:
-        parse_template(value)
-        return value
 
 
 class Settings(Section):

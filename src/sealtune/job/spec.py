@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from sealtune.job.sections import NonEmpty, Section, distinct
 from sealtune.job.settings import DataSettings, ModelSettings, Settings
+from sealtune.job.template import parse_template
 
 
 class _ModelPlace(Section):
@@ -48,6 +49,12 @@ class _DataFiles(Section):
 class DataSpec(DataSettings, _DataFiles):
     """``[data]``: files, columns and the prompt template."""
 
+    @field_validator("template")
+    @classmethod
+    def _parses(cls, value: str) -> str:
+        parse_template(value)
+        return value
+
 
 class Job(Settings):
     """The settings of a job, and where its model and data lie."""
@@ -77,6 +84,9 @@ def placed(
     """The job with these settings whose model and data lie at these places.
 
     Whoever has no data, or one site's alone, names no file of the others.
+
+    Raises:
+        ValidationError: the prompt template is malformed.
     """
     sections = {name: getattr(settings, name) for name in Settings.model_fields}
     sections["model"] = ModelSpec(**settings.model.model_dump(), path=model, revision=revision)

@@ -10,9 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from sealtune.errors import MalformedManifestError
 from sealtune.job.local import Local
 from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
+from sealtune.job.printable import printable
+from sealtune.job.sections import faults
 from sealtune.job.spec import Job, ModelSpec, placed
 from sealtune.model.files import model_files
 from sealtune.model.fit import fit_texts, fitting_task
@@ -92,7 +97,11 @@ def hold_data(manifest: Manifest, local: Local) -> Holdings:
 
 
 def place(manifest: Manifest, local: Local) -> Job:
-    """The signed settings, with the places of the local file."""
+    """The signed settings, with the places of the local file.
+
+    Raises:
+        MalformedManifestError: the prompt template is none; settings without places hold any text.
+    """
     where: dict[str, Any] = {}
     if local.model is not None:
         where = {"model": local.model.path, "revision": local.model.revision}
@@ -101,7 +110,13 @@ def place(manifest: Manifest, local: Local) -> Job:
         for part in ("train", "test"):
             file: Path = getattr(local.data, part)
             where[part] = {local.site or "": file} if of_sites else file
-    return placed(manifest.settings, **where)
+    try:
+        return placed(manifest.settings, **where)
+    except ValidationError as error:
+        fault = faults(error)[0]
+        raise MalformedManifestError(
+            f"the job manifest at settings.data.{fault.key}: {printable(fault.message)}"
+        ) from error
 
 
 def identify_model(spec: ModelSpec) -> ModelIdentity:
