@@ -14,7 +14,7 @@ import pytest
 from sealtune.errors import StorageError
 from sealtune.job import scratch
 from sealtune.job.cache import cache_folder
-from sealtune.job.storage import private_files
+from sealtune.job.private import private_files
 
 HOLD = """
 import sys, time

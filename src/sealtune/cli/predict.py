@@ -186,7 +186,7 @@ def _through_the_split(
     from sealtune.job.manifest import open_manifest
     from sealtune.job.method import method_of
     from sealtune.launch.parties import MANIFEST, party_file
-    from sealtune.party.trust import check_reopening
+    from sealtune.party.reopening import check_reopening
 
     signed = run_dir / MANIFEST
     if not signed.is_file():
@@ -208,7 +208,7 @@ def _through_the_split(
     # the folder may have been moved since the run
     home = {"manifest": signed.resolve(), "folder": run_dir.resolve()}
     with Console(stderr=True).status("loading the first blocks, and the rest in the enclave"):
-        from sealtune.job.storage import private_files
+        from sealtune.job.private import private_files
         from sealtune.launch.inference import ask_enclave
         from sealtune.owner.client import SplitClient
         from sealtune.party.admit import admit

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sealtune.errors import ConfigError, DigestMismatchError, Problem, SealtuneError, StorageError
-from sealtune.job.storage import private_files
+from sealtune.job.private import private_files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -218,7 +218,7 @@ def _take_up(
     from sealtune.job.local import read_local
     from sealtune.job.manifest import job_id, open_manifest
     from sealtune.party.found import differences
-    from sealtune.party.trust import check_reopening
+    from sealtune.party.reopening import check_reopening
     from sealtune.report import build_summary
 
     envelope = _signed(run_dir / launch.MANIFEST)

@@ -14,16 +14,6 @@ from pathlib import Path
 from sealtune.errors import SealtuneError, StorageError
 
 
-@contextlib.contextmanager
-def private_files() -> Iterator[None]:
-    """What is made in the block is readable by this user only: folders 0700, files 0600."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 def read_bounded(path: Path, limit: int, failure: Callable[[str], SealtuneError]) -> bytes:
     """The contents of a file of at most ``limit`` bytes.
 

@@ -29,8 +29,8 @@ from sealtune.job.local import Local
 from sealtune.job.local_file import anchored
 from sealtune.job.manifest import Manifest, job_id, open_manifest
 from sealtune.job.method import method_of
+from sealtune.job.private import private_files
 from sealtune.job.scratch import scratch_folder
-from sealtune.job.storage import private_files
 from sealtune.launch.child import Inbox, Interrupt
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.display import Display

@@ -28,8 +28,6 @@ from sealtune.party.trust import (
     SERVER,
     Trust,
     accepted_evidence,
-    check_key,
-    check_reopening,
     make_trust,
     own_platform,
 )
@@ -168,6 +166,7 @@ def admit(local: Local, role: Role) -> Admitted:
     key = None
     if local.key is not None:
         from sealtune.job.key_files import load_private
+        from sealtune.party.signer import check_key
 
         key = load_private(local.key)
         check_key(manifest, local.site or "", key)
@@ -186,6 +185,8 @@ def admit(local: Local, role: Role) -> Admitted:
         trust = make_trust(manifest, role.side, policies, key, root, collateral)
     if role.side == SERVER:
         if local.resume or local.serve:
+            from sealtune.party.reopening import check_reopening
+
             check_reopening(manifest.settings.protection)
         sealing_key = own_platform(manifest, SERVER, root).sealing_key()
     holdings = role.holds(manifest, local) if role.holds else None

@@ -22,13 +22,7 @@ from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms import platform
 from sealtune.attest.platforms.base import MACHINE, Platform
 from sealtune.attest.policy import check_strength, parse_policy
-from sealtune.errors import (
-    MalformedManifestError,
-    StorageError,
-    UnknownKeyError,
-    WeakEvidenceError,
-)
-from sealtune.job.keys import public_hex
+from sealtune.errors import MalformedManifestError, UnknownKeyError, WeakEvidenceError
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Attested, method_of
 from sealtune.job.sections import ProtectionSpec
@@ -117,31 +111,6 @@ def check_machine(
             )
 
 
-def check_reopening(protection: ProtectionSpec) -> None:
-    """Whether a server enclave can open what the one before it sealed.
-
-    Raises:
-        StorageError: its kind of TEE has no key that lasts.
-    """
-    kind = Kind(protection.evidence(SERVER))
-    if not platform(kind).keeps_state:
-        raise StorageError(
-            f"a {kind.upper()} guest has no sealing key: what the enclave that ended sealed cannot "
-            "be opened",
-            hint="start the run anew with --force; a server with sev-snp or sgx can be resumed",
-        )
-
-
-def check_key(manifest: Manifest, site: str, key: Ed25519PrivateKey) -> None:
-    """Raise UnknownKeyError unless ``key`` is of the organisation that answers for ``site``."""
-    owner = manifest.participant(site)
-    if owner.key != public_hex(key.public_key()):
-        raise UnknownKeyError(
-            f"the key given for site '{site}' is not the one of '{owner.org}' in the manifest",
-            hint=f"give the key that signed the manifest as '{owner.org}'",
-        )
-
-
 def make_trust(
     manifest: Manifest,
     role: Attested,
@@ -182,14 +151,9 @@ def make_trust(
     sites = manifest.settings.sites.names
     if "site" in policies:
         return {site: Trust(attester, Appraiser(), policies["site"]) for site in sites}
-    from sealtune.attest.platforms.participant import ParticipantVerifier, participant_policy
+    from sealtune.party.signer import trust_in_signers
 
-    return {
-        site: Trust(
-            attester, ParticipantVerifier(), participant_policy(manifest.participant(site).key)
-        )
-        for site in sites
-    }
+    return trust_in_signers(manifest, attester)
 
 
 def own_platform(manifest: Manifest, role: Attested, root: Path) -> Platform:
