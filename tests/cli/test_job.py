@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -424,6 +425,18 @@ def test_a_tests_root_is_shown_in_red_like_simulated_evidence(folder: Path) -> N
     assert "keep nothing from whoever runs their machine" in said
     said = ok("job", "verify", "job.manifest.json", "--policy", "policy.json")
     assert "NOT CONFIDENTIAL: evidence of the server, site protects nothing" in said
+
+
+def test_the_next_steps_work_as_they_are_printed(folder: Path) -> None:
+    """With a policy: each participant's signature takes it too."""
+    (folder / "tdx.toml").write_text(JOB + "[protection]\nattestation = 'tdx'\n")
+    (folder / "the policy.json").write_text(json.dumps({"kinds": {"tdx": TDX}}))
+    said = ok("job", "build", "tdx.toml", "-o", "a tdx.json", "--policy", "the policy.json")
+    for _org in ("north", "south"):
+        for step in said.splitlines()[-1].removeprefix("→ ").split("; "):
+            said = ok(*shlex.split(step)[1:])
+    assert "signed by all" in said
+    assert "--manifest 'a tdx.json'" in said.splitlines()[-1]
 
 
 def test_each_role_has_its_own_kind(folder: Path) -> None:

@@ -116,7 +116,8 @@ def build(
         )
     envelope = wrap(manifest)
     write_atomic(out, envelope.encode())
-    _say_state(out, envelope.payload, manifest, [member.org for member in manifest.participants])
+    missing = [member.org for member in manifest.participants]
+    _say_state(out, envelope.payload, manifest, missing, policy)
 
 
 @job.command("sign")
@@ -181,7 +182,7 @@ def sign(
     typer.echo(f"signed by    {orgs[0]}, just now")
     signed = dsse.verify_present(envelope, manifest.keys)
     missing = [org for org in manifest.keys if org not in signed]
-    _say_state(file, envelope.payload, manifest, missing)
+    _say_state(file, envelope.payload, manifest, missing, policy)
 
 
 @job.command("verify")
@@ -308,16 +309,23 @@ def _compare(manifest: Manifest, settings: Job, site: str | None) -> list[str]:
         return [f"{what}: as the manifest says" for what in ("settings", *compared)]
 
 
-def _say_state(file: Path, payload: bytes, manifest: Manifest, missing: list[str]) -> None:
-    """What the manifest is called, and what is left to do."""
+def _say_state(
+    file: Path, payload: bytes, manifest: Manifest, missing: list[str], policy: Path | None
+) -> None:
+    """What the manifest is called, and what is left to do; ``policy``: as it was given here."""
+    import shlex
+
     from sealtune.cli.signing import key_options
     from sealtune.job.manifest import job_id
 
+    name = shlex.quote(str(file))
     typer.echo(f"manifest     {file}")
     typer.echo(f"job id       {job_id(payload)}")
     if missing:
         typer.echo(f"not yet by   {', '.join(missing)}")
-        typer.echo(f"→ sealtune job show {file}; sealtune job sign {file} --key {missing[0]}.key")
+        sign = f"sealtune job sign {name} --key {missing[0]}.key"
+        sign += "" if policy is None else f" --policy {shlex.quote(str(policy))}"
+        typer.echo(f"→ sealtune job show {name}; {sign}")
     else:
         typer.echo("signed by all")
-        typer.echo(f"→ sealtune run JOB.toml --manifest {file}{key_options(manifest)}")
+        typer.echo(f"→ sealtune run JOB.toml --manifest {name}{key_options(manifest)}")
