@@ -20,6 +20,7 @@ from sealtune.cli.results import show_results
 from sealtune.errors import (
     ConfigError,
     DataError,
+    DigestMismatchError,
     PortInUseError,
     ProcessDiedError,
     SealtuneError,
@@ -231,6 +232,32 @@ def test_resume_of_a_changed_job(job_file: Path, stage: Stage) -> None:
         start(job_file, resume=True)
     with pytest.raises(StorageError, match="exclude each other"):
         start(job_file, resume=True, force=True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"role": "site"'])
+def test_resume_without_a_partys_file(job_file: Path, stage: Stage, content: bytes | None) -> None:
+    file = start(job_file) / "parties" / "site-b.json"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"site-b\.json") as caught:
+        start(job_file, resume=True)
+    assert "put it back from a copy, or start over with --force" in caught.value.hint
+
+
+def test_resume_with_another_runs_manifest(job_file: Path, stage: Stage) -> None:
+    """The cause is named, and it is not the job file, which is as it was."""
+    manifest = start(job_file) / "job.manifest.json"
+    own = manifest.read_bytes()
+    other = job_file.with_name("other.toml")
+    other.write_text(JOB.replace('"tiny"', '"other"'))
+    start(other)
+    manifest.write_bytes((manifest.parents[1] / "other" / manifest.name).read_bytes())
+    said = "is not the manifest that this run was started with.* has other job.name"
+    with pytest.raises(DigestMismatchError, match=said):
+        start(job_file, resume=True)
+    manifest.write_bytes(own)
+    start(job_file, resume=True)
 
 
 def test_results_of_a_run_that_got_nowhere(tmp_path: Path) -> None:

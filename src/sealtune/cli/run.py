@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from sealtune.job.dsse import Envelope
     from sealtune.job.local import Local
+    from sealtune.job.manifest import Manifest
     from sealtune.job.spec import Job
 
 
 _RUNS = Path("runs")
+_JOB = "job.toml"  # in a run's folder: the job file that it was started with
 
 
 class Baseline(StrEnum):
@@ -166,7 +168,7 @@ def _prepare(
     try:
         envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir))
         keys = keys or signing.kept_keys(run_dir, job)
-        write_atomic(run_dir / "job.toml", job_file.read_bytes())
+        write_atomic(run_dir / _JOB, job_file.read_bytes())
         write_atomic(run_dir / launch.MANIFEST, envelope.encode())
         parties = launch.line_up(resolution.job, run_dir, keys=keys)
         for party in parties:
@@ -215,7 +217,6 @@ def _take_up(
     """Check that the run that is there is this job's; returns what ``_prepare`` does."""
     from sealtune import launch
     from sealtune.cli import signing
-    from sealtune.job.local import read_local
     from sealtune.job.manifest import job_id, open_manifest
     from sealtune.party.found import differences
     from sealtune.party.reopening import check_reopening
@@ -229,10 +230,12 @@ def _take_up(
             f"the run in {run_dir} was started from another manifest",
             hint="leave --manifest out to continue that run, or start over with --force",
         )
-    keys = signing.kept_keys(run_dir, job) or signing.keys_of_sites(manifest, key_files)
     changed = bool(differences(manifest.settings, job.settings))
+    if changed:
+        _check_kept(run_dir, manifest)
+    keys = signing.kept_keys(run_dir, job) or signing.keys_of_sites(manifest, key_files)
     if not changed:
-        before = [read_local(launch.party_file(run_dir, f"site-{s}")) for s in job.sites.names]
+        before = [_kept_site(run_dir, site) for site in job.sites.names]
         model = before[0].model
         if model is not None and job.model.revision is None:  # a hub's model at its commit
             at_commit = job.model.model_copy(update={"revision": model.revision})
@@ -246,6 +249,40 @@ def _take_up(
             hint="undo the change to continue that run, or start over with --force",
         )
     return parties, build_summary(run_dir)["majority_class"]
+
+
+def _check_kept(run_dir: Path, manifest: Manifest) -> None:
+    """Raise DigestMismatchError if a run folder's manifest is not of the job file kept beside it;
+    a job file that cannot be read tells nothing.
+    """
+    from sealtune.job.load import load_job
+    from sealtune.launch import MANIFEST
+    from sealtune.party.found import differences
+
+    with contextlib.suppress(ConfigError):
+        if other := differences(manifest.settings, load_job(run_dir / _JOB).settings):
+            raise DigestMismatchError(
+                f"{run_dir / MANIFEST} is not the manifest that this run was started with: "
+                f"{run_dir / _JOB} beside it has other {', '.join(other)}",
+                hint="put the run's own manifest back to continue it, or start over with --force",
+            )
+
+
+def _kept_site(run_dir: Path, site: str) -> Local:
+    """A site's own file, as the run in ``run_dir`` was started with it."""
+    from sealtune.job.local import read_local
+    from sealtune.launch import party_file
+
+    file = party_file(run_dir, f"site-{site}")
+    try:
+        return read_local(file)
+    except ConfigError as error:
+        raise ConfigError(
+            str(file),
+            error.problems,
+            hint="the run cannot go on without this file of its own: put it back from a copy, or "
+            "start over with --force",
+        ) from error
 
 
 def _launch(
