@@ -320,6 +320,16 @@ def test_a_manifest_cannot_steer_the_terminal(folder: Path) -> None:
     assert not {"\x1b", "\u202e"} & set(said)
 
 
+def test_a_template_that_is_none_is_refused_before_it_is_signed(folder: Path) -> None:
+    settings = json.loads(Envelope.read(folder / "job.manifest.json").payload)["settings"]
+    settings["data"]["template"] = "{row.__class__}"
+    rewrite(folder, settings=settings)
+    for command in (["job", "verify"], ["job", "sign", "--key", "north.key"]):
+        result = run(*command, "job.manifest.json")
+        assert result.exit_code == 10
+        assert "at settings.data.template: has {row.__class__}" in " ".join(result.stderr.split())
+
+
 def test_an_appraisal_policy_that_is_none(folder: Path) -> None:
     rewrite(folder, appraisal=both({"kinds": {"astrology": {"measurements": "any"}}}))
     for command in (
