@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealtune.attest import Attester
+from sealtune.attest import AppraisalPolicy, Verifier
 from sealtune.attest.platforms.participant import ParticipantVerifier, participant_policy
 from sealtune.errors import UnknownKeyError
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest
-from sealtune.party.trust import Trust
 
 
 def check_key(manifest: Manifest, site: str, key: Ed25519PrivateKey) -> None:
@@ -25,11 +24,9 @@ def check_key(manifest: Manifest, site: str, key: Ed25519PrivateKey) -> None:
         )
 
 
-def trust_in_signers(manifest: Manifest, attester: Attester) -> dict[str, Trust]:
-    """What the server shows each site, and that it takes its organisation's signature alone."""
+def accepted_keys(manifest: Manifest) -> dict[str, tuple[Verifier, AppraisalPolicy]]:
+    """Site -> what takes the signature of its organisation's key, and nothing else."""
     return {
-        site: Trust(
-            attester, ParticipantVerifier(), participant_policy(manifest.participant(site).key)
-        )
+        site: (ParticipantVerifier(), participant_policy(manifest.participant(site).key))
         for site in manifest.settings.sites.names
     }

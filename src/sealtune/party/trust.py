@@ -151,9 +151,9 @@ def make_trust(
     sites = manifest.settings.sites.names
     if "site" in policies:
         return {site: Trust(attester, Appraiser(), policies["site"]) for site in sites}
-    from sealtune.party.signer import trust_in_signers
+    from sealtune.party.signer import accepted_keys
 
-    return trust_in_signers(manifest, attester)
+    return {site: Trust(attester, *keys) for site, keys in accepted_keys(manifest).items()}
 
 
 def own_platform(manifest: Manifest, role: Attested, root: Path) -> Platform:
