@@ -224,7 +224,8 @@ def faults(error: ValidationError, whole: str = "file") -> list[Problem]:
     return [
         Problem(
             ".".join(map(str, fault["loc"])) or whole,
-            str(fault.get("ctx", {}).get("error", fault["msg"])),  # what a rule of ours says, bare
+            # what a rule of ours says, bare
+            str(fault["ctx"]["error"] if fault["type"] == "value_error" else fault["msg"]),
         )
         for fault in error.errors(include_url=False, include_input=False)
     ]
