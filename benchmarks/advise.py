@@ -222,6 +222,7 @@ def _top(
 ) -> dict[str, Any]:
     import torch
 
+    from sealtune.job.training_events import Step
     from sealtune.memory import peak_mib
     from sealtune.methods.split.top_trainer import TopTrainer
     from sealtune.model.load import load_config
@@ -240,7 +241,7 @@ def _top(
     trainer = TopTrainer(
         resolved_of(job, labels, piece["cut"]),
         store,  # type: ignore[arg-type]
-        lambda event, **_: watch.lap() if event == "step" else None,
+        lambda event: watch.lap() if isinstance(event, Step) else None,
     )
     trainer.begin(["one"])
     watch.start()
