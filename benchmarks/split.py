@@ -36,6 +36,7 @@ from torch import Tensor
 
 from sealtune.cli.signing import throw_away
 from sealtune.data.site import load_sites
+from sealtune.job.events import Event
 from sealtune.job.key_files import load_private, new_key
 from sealtune.job.sections import (
     JobSpec,
@@ -79,8 +80,8 @@ class Events:
 
     found: list[dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self, event: str, **fields: Any) -> None:
-        self.found.append({"event": event, **fields})
+    def __call__(self, event: Event) -> None:
+        self.found.append(event.fields())
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Events of one kind."""
