@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sealtune.errors import ConfigError, DigestMismatchError, MalformedManifestError, Problem
+from sealtune.errors import ConfigError, DigestMismatchError, Problem
 from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import is_name, load_public
 from sealtune.job.keys import public_hex
@@ -107,16 +107,12 @@ def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
         DigestMismatchError: other code, or other evidence than expected.
     """
     from sealtune.attest.files import load_policies
-    from sealtune.job.template import parse_template
+    from sealtune.job.spec import placed
     from sealtune.party.admit import check_code
     from sealtune.party.found import differing
     from sealtune.party.trust import accepted_evidence
 
-    try:
-        parse_template(manifest.settings.data.template)
-    except ValueError as error:
-        words = f"the job manifest at settings.data.template: {error}"
-        raise MalformedManifestError(words) from error
+    placed(manifest.settings)  # refuses settings that no party could make a job of
     accepted = accepted_evidence(manifest)
     check_code(manifest)
     given = {} if policy_file is None else load_policies(policy_file, list(accepted))

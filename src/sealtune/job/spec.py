@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from sealtune.job.sections import NonEmpty, Section, distinct
+from sealtune.errors import MalformedManifestError
+from sealtune.job.printable import printable
+from sealtune.job.sections import NonEmpty, Section, distinct, faults
 from sealtune.job.settings import DataSettings, ModelSettings, Settings
 from sealtune.job.template import parse_template
 
@@ -86,9 +88,15 @@ def placed(
     Whoever has no data, or one site's alone, names no file of the others.
 
     Raises:
-        ValidationError: the prompt template is malformed.
+        MalformedManifestError: the prompt template is none; settings without places hold any text.
     """
     sections = {name: getattr(settings, name) for name in Settings.model_fields}
     sections["model"] = ModelSpec(**settings.model.model_dump(), path=model, revision=revision)
-    sections["data"] = DataSpec(**settings.data.model_dump(), train=train, test=test)
+    try:
+        sections["data"] = DataSpec(**settings.data.model_dump(), train=train, test=test)
+    except ValidationError as error:
+        fault = faults(error)[0]
+        raise MalformedManifestError(
+            f"the job manifest at settings.data.{fault.key}: {printable(fault.message)}"
+        ) from error
     return Job(**sections)

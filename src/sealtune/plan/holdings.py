@@ -10,14 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from sealtune.errors import MalformedManifestError
 from sealtune.job.local import Local
 from sealtune.job.manifest import Manifest, ModelIdentity
 from sealtune.job.plan import SlicePlan
-from sealtune.job.printable import printable
-from sealtune.job.sections import faults
 from sealtune.job.spec import Job, ModelSpec, placed
 from sealtune.model.files import model_files
 from sealtune.model.fit import fit_texts, fitting_task
@@ -100,7 +95,7 @@ def place(manifest: Manifest, local: Local) -> Job:
     """The signed settings, with the places of the local file.
 
     Raises:
-        MalformedManifestError: the prompt template is none; settings without places hold any text.
+        MalformedManifestError: the prompt template is none.
     """
     where: dict[str, Any] = {}
     if local.model is not None:
@@ -110,13 +105,7 @@ def place(manifest: Manifest, local: Local) -> Job:
         for part in ("train", "test"):
             file: Path = getattr(local.data, part)
             where[part] = {local.site or "": file} if of_sites else file
-    try:
-        return placed(manifest.settings, **where)
-    except ValidationError as error:
-        fault = faults(error)[0]
-        raise MalformedManifestError(
-            f"the job manifest at settings.data.{fault.key}: {printable(fault.message)}"
-        ) from error
+    return placed(manifest.settings, **where)
 
 
 def identify_model(spec: ModelSpec) -> ModelIdentity:
