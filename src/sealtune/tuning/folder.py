@@ -19,7 +19,7 @@ from torch import nn
 
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.spec import ModelSpec
-from sealtune.job.storage import storage_error
+from sealtune.job.storage import reason, storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.files import model_digest
 from sealtune.model.load import load_model, load_tokenizer
@@ -188,6 +188,4 @@ def _read(folder: Path, name: str) -> bytes:
             hint="give the folder adapter/ of a run",
         ) from error
     except OSError as error:
-        raise ModelError(
-            f"{folder / name} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from error
+        raise ModelError(f"{folder / name} cannot be read: {reason(error)}") from error

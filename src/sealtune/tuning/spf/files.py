@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from sealtune.errors import AdapterMismatchError, ModelError
-from sealtune.job.storage import write_atomic
+from sealtune.job.storage import reason, write_atomic
 from sealtune.model.trainable import copy_tensors, read_tensors, write_tensors
 from sealtune.tuning.file_names import SPF_CONFIG, SPF_WEIGHTS
 from sealtune.tuning.spf.apply import (
@@ -129,6 +129,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}",
+            f"{path} cannot be read: {reason(error)}",
             hint="give the folder that save_spf, or a run, has written",
         ) from error
