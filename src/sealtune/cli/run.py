@@ -304,6 +304,7 @@ def _launch(
     from sealtune.party.trust import SERVER
 
     console = Console(highlight=False)
+    manifest = open_manifest(Envelope.read(run_dir / launch.MANIFEST))
     facts = {"majority_class": majority, "job_file": str(job_file)}
     try:
         launch.run(parties, port=port, console=console, facts=facts)
@@ -311,13 +312,12 @@ def _launch(
         with contextlib.suppress(SealtuneError):  # the run's own error is the one to tell
             report.write(run_dir)
         if isinstance(error, launch.Interrupted):
-            protection = open_manifest(Envelope.read(run_dir / launch.MANIFEST)).settings.protection
-            lasts = platform(Kind(protection.evidence(SERVER))).keeps_state
+            kind = Kind(manifest.settings.protection.evidence(SERVER))
+            lasts = platform(kind).keeps_state
             again = f"continue with: {_again(job_file, run_dir)}" if lasts else "it cannot go on"
             console.print(f"stopped; {again}", soft_wrap=True, markup=False)
             raise typer.Exit(error.exit_code) from error
         raise
-    manifest = open_manifest(Envelope.read(run_dir / launch.MANIFEST))
     if manifest.release == "participants":
         launch.collect_adapter(run_dir, manifest.settings.sites.names)
     page = report.write(run_dir)
