@@ -129,12 +129,12 @@ def test_validate(tmp_path: Path) -> None:
 
 def test_an_aggregation_that_there_is_not(tmp_path: Path) -> None:
     """Known before anything is signed or started, not when the server enclave looks it up."""
-    path = write_job(tmp_path, make_llama(tmp_path / "model"), train={"aggregation": "median"})
+    path = write_job(tmp_path, make_llama(tmp_path / "model"), aggregation={"rule": "medoid"})
     keys = [f"--participant={site}={new_key(site, tmp_path)[1]}" for site in SITES]
     for command in (["validate"], ["run", "--runs", tmp_path], ["job", "build", *keys]):
         result = run(*command, path)
         assert result.exit_code == 2, result.output
-        assert "train.aggregation: is 'median', which is none of: fedavg" in result.output
+        assert "aggregation.rule: is 'medoid', which is none of: fedavg" in result.output
 
 
 def test_validate_reports_faults_by_their_kind(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ from safetensors.numpy import load, load_file
 
 from sealtune.errors import ConfigError
 from sealtune.frames import Frame
+from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.sections import JobSpec, NetworkSpec, TrainSpec
 from sealtune.methods.federated.adapter import Shapes, Tensors
 from sealtune.methods.federated.aggregation import AGGREGATIONS, aggregation
 from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job
 
-TRAIN = TrainSpec(steps_per_round=3, batch_size=4, learning_rate=5e-3, aggregation="median")
+TRAIN = TrainSpec(steps_per_round=3, batch_size=4, learning_rate=5e-3)
+RULE = AggregationSpec(rule="medoid")
 
 
-class Median:
+class Medoid:
     """The median of each number: one site alone cannot move it."""
 
     def __init__(self, shapes: Shapes) -> None:
@@ -34,10 +36,10 @@ class Median:
 
 
 @pytest.fixture
-def _median() -> Iterator[None]:
-    aggregation("median")(Median)
+def _medoid() -> Iterator[None]:
+    aggregation("medoid")(Medoid)
     yield
-    del AGGREGATIONS["median"]
+    del AGGREGATIONS["medoid"]
 
 
 def updates_of(federation: Federation) -> list[dict[str, np.ndarray]]:
@@ -56,10 +58,15 @@ def updates_of(federation: Federation) -> list[dict[str, np.ndarray]]:
     return sent
 
 
-@pytest.mark.usefixtures("_median")
+@pytest.mark.usefixtures("_medoid")
 def test_a_run_with_it(llama: Path, tmp_path: Path) -> None:
     job = make_spare_job(tmp_path, llama).model_copy(
-        update={"train": TRAIN, "network": NetworkSpec(), "job": JobSpec(name="tiny", rounds=1)}
+        update={
+            "train": TRAIN,
+            "aggregation": RULE,
+            "network": NetworkSpec(),
+            "job": JobSpec(name="tiny", rounds=1),
+        }
     )
     federation = make_federation(job, tmp_path / "run")
     sent = updates_of(federation)
@@ -74,6 +81,7 @@ def test_a_run_with_it(llama: Path, tmp_path: Path) -> None:
 
 
 def test_without_it_the_job_does_not_start(llama: Path, tmp_path: Path) -> None:
-    federation = make_federation(make_job(tmp_path, llama, train=TRAIN), tmp_path / "run")
-    with pytest.raises(ConfigError, match="'median', which is none of: fedavg"):
+    job = make_job(tmp_path, llama, train=TRAIN).model_copy(update={"aggregation": RULE})
+    federation = make_federation(job, tmp_path / "run")
+    with pytest.raises(ConfigError, match="'medoid', which is none of: fedavg"):
         federation.aggregator()

@@ -102,7 +102,7 @@ def build(
     roles = method_of(settings.job.method).attested
     accepted = None if policy is None else load_policies(policy, roles)
     check_files(settings)
-    aggregation_named(settings.train.aggregation)
+    aggregation_named(settings.aggregation.rule)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):
         from sealtune.plan.resolve import resolve
 

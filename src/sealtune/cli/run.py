@@ -152,7 +152,7 @@ def _prepare(
 
     check_machine(job.protection, *method_of(job.job.method).attested)
     check_files(job)
-    aggregation_named(job.train.aggregation)
+    aggregation_named(job.aggregation.rule)
     keys: dict[str, Path] = {}
     if given is not None:
         manifest = open_manifest(given)

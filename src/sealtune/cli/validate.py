@@ -36,7 +36,7 @@ def validate(
         typer.echo(f"{path}: the settings are fine")
         return
     check_files(job)
-    aggregation_named(job.train.aggregation)
+    aggregation_named(job.aggregation.rule)
     from rich.console import Console
 
     with Console(stderr=True).status("Reading data and model"):

@@ -79,6 +79,8 @@ def _step(node: Mapping[str, Any], part: str | int) -> dict[str, Any] | None:
             return _deref(inner["properties"][part])
         elif isinstance(inner.get("additionalProperties"), dict):
             return _deref(inner["additionalProperties"])
+        elif "patternProperties" in inner:
+            return next(_deref(one) for one in inner["patternProperties"].values())
     return None
 
 
@@ -99,12 +101,14 @@ def _words(node: Mapping[str, Any]) -> str:
     }
     if node.get("type") in kinds:
         return kinds[node["type"]](node)
-    values = node.get("additionalProperties")
+    values = node.get("additionalProperties") or next(
+        iter(node.get("patternProperties", {}).values()), None
+    )
     if isinstance(values, dict):
         names = node.get("propertyNames", {}).get("enum")
-        return (
-            f"a table with a kind for {' and '.join(names)}" if names else "a table of site = file"
-        )
+        if names:
+            return f"a table with a kind for {' and '.join(names)}"
+        return f"a table of site = {'file' if values.get('format') == 'path' else _words(values)}"
     return "a section of its own, with keys below it"
 
 

@@ -132,7 +132,7 @@ class Manifest(_Strict):
         not_before, expires: UTC times between which a run may start.
     """
 
-    format: Literal[2]
+    format: Literal[3]
     method: str
     settings: Settings
     labels: tuple[Label, ...] = Field(max_length=100_000)

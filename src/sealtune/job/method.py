@@ -99,7 +99,10 @@ METHODS = {
             unused=(
                 "protection.protect",
                 "protection.integrity_bits",
-                "train.aggregation",
+                "job.trust",
+                "aggregation",
+                "privacy",
+                "tuning.lora.ranks",
                 "equipment",
             ),
         ),

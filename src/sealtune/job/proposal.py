@@ -56,7 +56,7 @@ def make_manifest(
     begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
     backbone = plan.backbone.model_copy(update={"path": ""})
     content = {
-        "format": 2,
+        "format": 3,
         "method": settings.job.method,
         "settings": settings.model_dump(mode="json"),
         "labels": list(labels),

@@ -53,6 +53,9 @@ class JobSpec(Section):
     first blocks run at the sites, without a TEE; one large server enclave tunes the rest."""
     seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
     """Fixes how rows are dealt out and drawn, first values and order; never keys or pads."""
+    trust: Literal["enclaves", "secure-aggregation"] = "enclaves"
+    """`secure-aggregation`: no TEE anywhere; sites mask updates so that the server learns their sum
+    only. Weaker: nothing checks or bounds single updates. Federated jobs only."""
     rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
     """How often sites train and the server averages; in a split job, tests and checkpoints."""
 
@@ -88,6 +91,29 @@ class LoraSpec(Section):
     """Linear layers that get an adapter, by the end of their name."""
     layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
     """Only these blocks get adapters, in a split job behind the cut; without it, all."""
+    ranks: dict[Name, Annotated[int, Field(ge=1, le=1024, strict=True)]] = Field(
+        default={}, examples=[{"north": 4}]
+    )
+    """Sites with a lower rank than `rank`, by name; needs aggregation.rule = "exact"."""
+    scaling: Literal["lora", "rslora"] = "lora"
+    """`rslora`: the adapter is scaled by alpha / sqrt(rank) instead."""
+    dora: bool = Field(default=False, strict=True)
+    """Tune the length of each weight's columns apart from their direction; not in an enclave."""
+    start: Literal["lora", "orthogonal", "pissa"] = "lora"
+    """How the matrices begin; `pissa` changes the frozen weights and is refused."""
+    learning_rate_ratio: float = Field(default=1.0, ge=1, le=1000, strict=True)
+    """LoRA+: learning rate of B over that of A."""
+
+
+class PtuningSpec(Section):
+    """``[tuning.ptuning]``: P-tuning v2: keys and values of virtual tokens before every block."""
+
+    virtual_tokens: int = Field(default=16, ge=1, le=1024, strict=True)
+    """How many virtual tokens there are."""
+    projection: bool = Field(default=False, strict=True)
+    """Train them through a multi-layer perceptron, which is left behind in the end."""
+    hidden: int | None = Field(default=None, ge=1, le=8192, strict=True, examples=[128])
+    """Width of that perceptron; without it, the model's own."""
 
 
 class SpfSpec(Section):
@@ -110,14 +136,16 @@ class SpfSpec(Section):
 
 
 class TuningSpec(Section):
-    """``[tuning]``: what is trained: LoRA, SPF, or both.
+    """``[tuning]``: what is trained: LoRA, SPF or both, or P-tuning v2.
 
     Left empty, it is LoRA. LoRA's keys may stand in ``[tuning]`` itself: ``[tuning] rank = 4`` is
     short for ``[tuning.lora] rank = 4``.
     """
 
     lora: LoraSpec | None = None
-    """Low-rank adapters; without `lora` and `spf`, there is `lora` with its defaults."""
+    """Low-rank adapters; without any of these tables, there is `lora` with its defaults."""
+    ptuning: PtuningSpec | None = None
+    """Virtual tokens, by themselves."""
     spf: SpfSpec | None = None
     """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
 
@@ -173,8 +201,6 @@ class TrainSpec(Section):
     """Of AdamW."""
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
     """Rows evaluated at once."""
-    aggregation: Name = "fedavg"
-    """What the server makes of the sites' adapters: `fedavg` is their mean, weighted by rows."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.method import method_of
 from sealtune.job.sections import (
     JobSpec,
@@ -60,6 +61,8 @@ class Settings(Section):
     tuning: TuningSpec = TuningSpec()
     protection: ProtectionSpec = ProtectionSpec()
     train: TrainSpec = TrainSpec()
+    aggregation: AggregationSpec = AggregationSpec()
+    privacy: PrivacySpec = PrivacySpec()
     network: NetworkSpec = NetworkSpec()
     split: SplitSpec | None = None
 

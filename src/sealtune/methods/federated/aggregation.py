@@ -47,14 +47,14 @@ def aggregation(name: str) -> Callable[[_M], _M]:
 
 
 def aggregation_named(name: str) -> Make:
-    """What makes the aggregation that a job names in ``train.aggregation``.
+    """What makes the aggregation that a job names in ``aggregation.rule``.
 
     Raises:
         ConfigError: there is none of that name.
     """
     if name not in AGGREGATIONS:
         known = ", ".join(sorted(AGGREGATIONS))
-        problem = Problem("train.aggregation", f"is '{name}', which is none of: {known}")
+        problem = Problem("aggregation.rule", f"is '{name}', which is none of: {known}")
         raise ConfigError("the job", [problem])
     return AGGREGATIONS[name]
 

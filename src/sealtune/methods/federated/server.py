@@ -61,7 +61,7 @@ class FederatedServer:
             site: UpdateBound(admitted.settings.train, data.train_rows, admitted.plan.first_values)
             for site, data in self._manifest.data.items()
         }
-        self._aggregation = aggregation_named(admitted.settings.train.aggregation)
+        self._aggregation = aggregation_named(admitted.settings.aggregation.rule)
         self._emit = emit
         self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)

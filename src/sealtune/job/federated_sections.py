@@ -1,0 +1,80 @@
+"""Sections of a job file that only federated jobs have: how updates become one, and privacy.
+
+Trust domain: every process; settings only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sealtune.job.sections import Name, NonEmpty, Section, distinct
+
+ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
+
+
+class AggregationSpec(Section):
+    """``[aggregation]``: what the server makes of the sites' updates."""
+
+    rule: Name = "fedavg"
+    """`fedavg`: mean weighted by signed rows. `exact`: mean of the products B A, of any ranks.
+    `median`, `trimmed-mean`, `multi-krum`: bear sites that attack, and cost accuracy."""
+    norm_bound: Annotated[float, Field(gt=0, strict=True)] | Literal["auto", "none"] = "auto"
+    """L2 norm to which a site's update is clipped; `auto` follows the median of the last round."""
+    trim: float = Field(default=0.2, gt=0, lt=0.5, strict=True)
+    """For `trimmed-mean`: share of the sites left out at each end of every coordinate."""
+    attackers: int = Field(default=1, ge=0, le=31, strict=True)
+    """For `multi-krum`: how many sites may attack; it needs at least 2 attackers + 3 sites."""
+    server_optimizer: ServerOptimizer = "none"
+    """What moves the global adapter, with the mean update in the place of a gradient."""
+    server_learning_rate: float = Field(default=1.0, gt=0, le=100, strict=True)
+    """Of the server optimizer."""
+    server_momentum: float = Field(default=0.9, ge=0, lt=1, strict=True)
+    """Of the server optimizer: decay of the mean of updates."""
+    server_second_momentum: float = Field(default=0.99, ge=0, lt=1, strict=True)
+    """For `fedadam` and `fedyogi`: decay of the mean of squares."""
+    server_adaptivity: float = Field(default=1e-3, gt=0, strict=True)
+    """For `fedadam` and `fedyogi`: added to the root of the mean of squares."""
+    proximal: float = Field(default=0.0, ge=0, strict=True)
+    """FedProx: weight of mu / 2 |w - w_global|^2 in each site's loss."""
+    participation: float = Field(default=1.0, gt=0, le=1, strict=True)
+    """Share of the sites that train in each round, drawn from the seed."""
+    personal: tuple[NonEmpty, ...] = Field(default=(), examples=[["head"]])
+    """Tuned parts that stay at home: `head`, or blocks such as `layers.29`."""
+    personal_steps: int = Field(default=0, ge=0, strict=True)
+    """Steps that each site goes on from the joint adapter in the end, for an adapter of its own."""
+
+    @field_validator("personal")
+    @classmethod
+    def _parts_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
+
+
+class PrivacySpec(Section):
+    """``[privacy]``: differential privacy of the released adapter, and what else leaves."""
+
+    unit: Literal["site", "example"] | None = Field(default=None, examples=["site"])
+    """Whose presence is hidden: a whole site's (noise in the aggregator), or one row's (noise in
+    each site's enclave); without it, there is no differential privacy."""
+    epsilon: Annotated[float, Field(gt=0, strict=True)] | None = Field(default=None, examples=[8.0])
+    """Budget: training ends before it is exceeded, and keeps the last adapter."""
+    delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
+    """Probability with which the guarantee may fail."""
+    clip: float = Field(default=1.0, gt=0, strict=True)
+    """L2 norm to which a site's update, or an example's gradient, is clipped before noise."""
+    noise_multiplier: Annotated[float, Field(gt=0, strict=True)] | None = Field(
+        default=None, examples=[1.0]
+    )
+    """Deviation of the noise over `clip`; without it, the least that all rounds' budget allows."""
+    site_metrics: bool = Field(default=False, strict=True)
+    """Whether each site's own losses and answers leave its enclave, or only those of all together.
+    """
+
+    @model_validator(mode="after")
+    def _has_a_budget(self) -> Self:
+        if self.unit is not None and self.epsilon is None:
+            raise ValueError(f'unit is "{self.unit}", so epsilon must be given')
+        if self.unit is None and self.epsilon is not None:
+            raise ValueError("epsilon is given, but no unit: say whose presence is to be hidden")
+        return self
