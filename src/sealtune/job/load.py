@@ -20,8 +20,10 @@ from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.describe import describe, sections
+from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.job_file import JobFile, file_problems
 from sealtune.job.method import Attested
+from sealtune.job.rank_rules import rank_disagreements
 from sealtune.job.sections import (
     JobSpec,
     NetworkSpec,
@@ -151,10 +153,13 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     )
     problems += file_problems(data, sites)
     problems += disagreements(model, data, sites, valid(NetworkSpec, "network"))
+    method, tuning = valid(JobSpec, "job"), valid(TuningSpec, "tuning")
     split = valid(SplitSpec, "split")
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
-        tuning, protection = valid(TuningSpec, "tuning"), valid(ProtectionSpec, "protection")
-        problems += method_disagreements(valid(JobSpec, "job"), tuning, protection, split)
+        protection = valid(ProtectionSpec, "protection")
+        problems += method_disagreements(method, tuning, protection, split)
+    aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
+    problems += rank_disagreements(method, sites, tuning, aggregation, privacy)
     return list(dict.fromkeys(problems)), None
 
 

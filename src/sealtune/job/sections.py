@@ -9,6 +9,7 @@ Trust domain: every process; settings only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -104,6 +105,13 @@ class LoraSpec(Section):
     learning_rate_ratio: float = Field(default=1.0, ge=1, le=1000, strict=True)
     """LoRA+: learning rate of B over that of A."""
 
+    def of_site(self, site: str) -> Self:
+        """What a site tunes: of its own rank, with B A scaled as the others' is."""
+        rank = self.ranks.get(site, self.rank)
+        share = rank / self.rank
+        alpha = self.alpha * (share if self.scaling == "lora" else math.sqrt(share))
+        return self.model_copy(update={"rank": rank, "alpha": alpha, "ranks": {}})
+
 
 class PtuningSpec(Section):
     """``[tuning.ptuning]``: P-tuning v2: keys and values of virtual tokens before every block."""
@@ -166,6 +174,12 @@ class TuningSpec(Section):
         if all(rest.get(name) is None for name in cls.model_fields):
             rest["lora"] = {}
         return rest
+
+    def of_site(self, site: str) -> Self:
+        """What a site tunes: see ``LoraSpec.of_site``."""
+        if self.lora is None:
+            return self
+        return self.model_copy(update={"lora": self.lora.of_site(site)})
 
 
 class ProtectionSpec(Section):

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.method import method_of
+from sealtune.job.rank_rules import rank_disagreements
 from sealtune.job.sections import (
     JobSpec,
     NetworkSpec,
@@ -90,9 +91,11 @@ class Settings(Section):
         return self
 
     def _disagreements(self) -> list[Problem]:
-        return disagreements(
-            self.model, self.data, self.sites, self.network
-        ) + method_disagreements(self.job, self.tuning, self.protection, self.split)
+        return [
+            *disagreements(self.model, self.data, self.sites, self.network),
+            *method_disagreements(self.job, self.tuning, self.protection, self.split),
+            *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation, self.privacy),
+        ]
 
 
 def disagreements(

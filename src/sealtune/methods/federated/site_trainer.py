@@ -52,7 +52,8 @@ class SiteTrainer:
         self._emit = emit
         self._data, self._task = admitted.holdings.texts, admitted.holdings.task
         base = load_model(job.model, len(admitted.labels) or None)
-        self._model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
+        tuning = job.tuning.of_site(self._site)
+        self._model = apply_tuning(base, tuning, job.model.task, job.job.seed)
         self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}
         session.install(self._model)
 
