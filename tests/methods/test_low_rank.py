@@ -12,13 +12,12 @@ N, K = 24, 40
 
 
 def site(numbers: np.random.Generator, weight: float, rank: int, n: int = N, k: int = K) -> Factors:
-    b = numbers.standard_normal((n, rank), dtype=np.float32)
-    return Factors(weight, b, numbers.standard_normal((rank, k), dtype=np.float32))
+    return Factors(weight, numbers.standard_normal((n, rank)), numbers.standard_normal((rank, k)))
 
 
 def whole(sites: list[Factors]) -> NDArray[np.float64]:
     return sum(
-        (s.weight * s.b.astype(np.float64) @ s.a.astype(np.float64) for s in sites),
+        (s.weight * s.b @ s.a for s in sites),
         start=np.zeros((sites[0].b.shape[0], sites[0].a.shape[1])),
     )
 
@@ -27,7 +26,7 @@ def spare(rank: int, k: int = K) -> NDArray[np.float32]:
     return np.random.default_rng(9).standard_normal((rank, k), dtype=np.float32)
 
 
-def product(b: NDArray[np.float32], a: NDArray[np.float32]) -> NDArray[np.float64]:
+def product(b: NDArray[np.floating], a: NDArray[np.floating]) -> NDArray[np.float64]:
     return b.astype(np.float64) @ a.astype(np.float64)
 
 
@@ -68,8 +67,8 @@ def test_what_is_cut_is_the_least_and_as_much_as_it_says(
 
 def test_the_error_of_averaged_factors_is_what_it_says(numbers: np.random.Generator) -> None:
     sites = [site(numbers, 0.2, 4), site(numbers, 0.3, 8), site(numbers, 0.5, 16)]
-    b = sum(np.pad(s.weight * s.b.astype(float), ((0, 0), (0, 16 - s.b.shape[1]))) for s in sites)
-    a = sum(np.pad(s.weight * s.a.astype(float), ((0, 16 - s.a.shape[0]), (0, 0))) for s in sites)
+    b = sum(np.pad(s.weight * s.b, ((0, 0), (0, 16 - s.b.shape[1]))) for s in sites)
+    a = sum(np.pad(s.weight * s.a, ((0, 16 - s.a.shape[0]), (0, 0))) for s in sites)
     losses = mean_product(sites, spare(16))[2]
     assert losses.factor_error == pytest.approx(relative(b @ a, whole(sites)), rel=1e-9)
     assert losses.factor_error > 0.5
@@ -100,7 +99,7 @@ def test_the_first_directions_are_the_best_of_a_lower_rank(numbers: np.random.Ge
 def test_a_direction_without_content_stays_trainable() -> None:
     """B A of zero, as before the first step, and ranks that do not fill the job's."""
     numbers, kept = np.random.default_rng(3), spare(6)
-    zero = Factors(0.5, np.zeros((N, 4), dtype=np.float32), kept[:4])
+    zero = Factors(0.5, np.zeros((N, 4)), kept[:4].astype(np.float64))
     b, a, losses = mean_product([zero, zero], kept)
     assert (losses.residual, losses.factor_error) == (0.0, 0.0)
     assert not b.any()
@@ -115,7 +114,7 @@ def test_a_direction_without_content_stays_trainable() -> None:
 def test_nearly_equal_sites_lose_nothing(numbers: np.random.Generator) -> None:
     """The stack is nearly singular, as after a short round: no number blows up."""
     base = site(numbers, 0.5, 4)
-    close = Factors(0.5, base.b * np.float32(1 + 1e-6), base.a + np.float32(1e-6))
+    close = Factors(0.5, base.b * (1 + 1e-6), base.a + 1e-6)
     sites = [base, close]
     b, a, _ = mean_product(sites, spare(8))
     assert relative(product(b, a), whole(sites)) < 1e-6

@@ -28,13 +28,13 @@ class Factors:
 
     Attributes:
         weight: its share; all of them add up to 1.
-        b: B [N, r], float32.
-        a: A [r, K], float32.
+        b: B [N, r].
+        a: A [r, K].
     """
 
     weight: float
-    b: NDArray[np.float32]
-    a: NDArray[np.float32]
+    b: Matrix
+    a: Matrix
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def mean_product(
         B [N, R], A [R, K], and what was lost.
     """
     rank = len(spare)
-    left = np.concatenate([s.weight * s.b.astype(np.float64) for s in sites], axis=1)  # [N, m]
-    right = np.concatenate([s.a.astype(np.float64) for s in sites])  # [m, K]
+    left = np.concatenate([s.weight * s.b for s in sites], axis=1)  # [N, m]
+    right = np.concatenate([s.a for s in sites])  # [m, K]
     r_left, r_right = _triangle(left), _triangle(right.T)
     core = r_left @ r_right.T
     u, values, vt = np.linalg.svd(core, full_matrices=False)

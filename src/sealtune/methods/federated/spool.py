@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class Spool:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise storage_error(folder, error) from error
+        # also when nobody gets to the end of a round
+        self.close = weakref.finalize(self, self._file.close)
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +83,6 @@ class Spool:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Give the disk back; nothing can be read any more."""
-        self._file.close()
 
     @property
     def sites(self) -> tuple[str, ...]:
