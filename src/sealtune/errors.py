@@ -16,7 +16,8 @@
     ├── ChannelError                     6
     │   ├── FrameError                          bytes from outside that are not a well-formed frame
     │   ├── SealError                           a sealed message was altered, replayed or reordered
-    │   └── KeyReleaseError                     a key could not be released or opened
+    │   ├── KeyReleaseError                     a key could not be released or opened
+    │   └── SecureAggregationError              secure aggregation was asked for more than a sum
     ├── AttestationError                 7      evidence was refused (subclasses: sealtune.attest)
     ├── FederationError                  8
     │   ├── PortInUseError                      a port that the run needs is taken
@@ -150,6 +151,10 @@ class SealError(ChannelError):
 
 class KeyReleaseError(ChannelError):
     """A key could not be sealed to, or opened by, an attested enclave."""
+
+
+class SecureAggregationError(ChannelError):
+    """The server or another site does not keep to the rules; nothing was given out."""
 
 
 class AttestationError(SealtuneError, code=7):
