@@ -68,7 +68,8 @@ class Kind(StrEnum):
     """What made the evidence; the order is that of the codes on the wire.
 
     `SIMULATED` proves nothing about hardware; `PARTICIPANT` is an organisation's signature, which
-    proves who answers and nothing of what runs there (`sealtune.attest.platforms.participant`).
+    proves who answers and nothing of what runs there (`sealtune.attest.platforms.participant`);
+    `UNATTESTED` is no evidence at all, where none is asked for.
     """
 
     SIMULATED = "simulated"
@@ -77,11 +78,12 @@ class Kind(StrEnum):
     SEV_SNP = "sev-snp"
     NVIDIA_GPU = "nvidia-gpu"
     PARTICIPANT = "participant"
+    UNATTESTED = "unattested"
 
     @property
     def confidential(self) -> bool:
         """Whether hardware keeps the operator out."""
-        return self not in (Kind.SIMULATED, Kind.PARTICIPANT)
+        return self not in (Kind.SIMULATED, Kind.PARTICIPANT, Kind.UNATTESTED)
 
 
 _KINDS = dict(enumerate(Kind))  # by their code on the wire

@@ -99,8 +99,8 @@ def stated_report_data(evidence: Evidence) -> bytes:
                 raise MalformedEvidenceError("simulated evidence is cut short")
             bound: bytes = BODY.unpack_from(evidence.data)[4]
             return bound
-        case Kind.PARTICIPANT:
-            raise MalformedEvidenceError("a participant's signature shows no machine")
+        case Kind.PARTICIPANT | Kind.UNATTESTED:
+            raise MalformedEvidenceError(f"{evidence.kind} evidence shows no machine")
 
 
 def load_policy(path: Path) -> AppraisalPolicy:

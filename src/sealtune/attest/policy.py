@@ -254,7 +254,11 @@ _HAS: Mapping[Kind, frozenset[str]] = {
     Kind.NVIDIA_GPU: frozenset({"min_firmware"}),
     Kind.SIMULATED: frozenset({"signers", "min_svn"}),
     Kind.PARTICIPANT: frozenset({"signers"}),
+    Kind.UNATTESTED: frozenset(),
 }
+
+
+_NO_ENCLAVE = {Kind.PARTICIPANT: "a participant's signature", Kind.UNATTESTED: "nothing at all"}
 
 
 class AppraisalPolicy(_Strict):
@@ -324,11 +328,12 @@ def check_strength(policy: AppraisalPolicy) -> None:
     """Raise WeakEvidenceError if a job with this policy would trust what proves nothing."""
     if not policy.kinds:
         raise WeakEvidenceError("the job accepts no kind of evidence at all")
-    if Kind.PARTICIPANT in policy.kinds:
-        raise WeakEvidenceError(
-            "the job accepts a participant's signature as evidence of an enclave",
-            hint="leave 'participant' out: sites that sign do so without a policy",
-        )
+    for kind, words in _NO_ENCLAVE.items():
+        if kind in policy.kinds:
+            raise WeakEvidenceError(
+                f"the job accepts {words} as evidence of an enclave",
+                hint=f"leave '{kind}' out: parties without an enclave need no policy",
+            )
     open_kinds = [str(kind) for kind, accepted in policy.kinds.items() if _any_code(kind, accepted)]
     if open_kinds:
         raise WeakEvidenceError(

@@ -29,7 +29,7 @@ attest = typer.Typer(
 # Evidence made by a command answers a command, and nothing in a handshake of a run.
 COMMAND_DOMAIN = "sealtune/attest/command/v1"
 # a participant's signature is made and checked in a handshake only: it shows no machine
-_MACHINES = tuple(kind for kind in Kind if kind is not Kind.PARTICIPANT)
+_MACHINES = tuple(kind for kind in Kind if kind not in (Kind.PARTICIPANT, Kind.UNATTESTED))
 
 
 _MARKS = {True: ("  found    ", "green"), False: ("  MISSING  ", "red"), None: ("  ?        ", "")}

@@ -43,5 +43,5 @@ def platform(kind: Kind, root: Path = MACHINE) -> Platform:
             from sealtune.attest.platforms.nvidia_gpu.gpu import NvidiaGpu
 
             return NvidiaGpu(root)
-        case Kind.PARTICIPANT:
-            raise MalformedEvidenceError("a participant's signature is no evidence of a machine")
+        case Kind.PARTICIPANT | Kind.UNATTESTED:
+            raise MalformedEvidenceError(f"{kind} is no evidence of a machine")
