@@ -15,7 +15,8 @@ from sealtune.attest.errors import AttesterUnavailableError, MalformedEvidenceEr
 from sealtune.attest.platforms import platform
 from sealtune.attest.platforms.sev_snp.guest import derived_key
 
-MACHINES = [kind for kind in Kind if kind is not Kind.PARTICIPANT]
+NONE = (Kind.PARTICIPANT, Kind.UNATTESTED)
+MACHINES = [kind for kind in Kind if kind not in NONE]
 SECRET = bytes(range(32))
 
 
@@ -24,9 +25,10 @@ def test_a_platform_is_of_its_kind(kind: Kind) -> None:
     assert platform(kind).kind is kind
 
 
-def test_a_participant_shows_no_machine() -> None:
+@pytest.mark.parametrize("kind", NONE)
+def test_what_shows_no_machine(kind: Kind) -> None:
     with pytest.raises(MalformedEvidenceError, match="no evidence of a machine"):
-        platform(Kind.PARTICIPANT)
+        platform(kind)
 
 
 def loaded(code: str) -> set[str]:

@@ -40,6 +40,10 @@ def test_accepted(kinds: dict[Kind, KindPolicy]) -> None:
             {Kind.TDX: TDX, Kind.PARTICIPANT: kind_policy(Kind.PARTICIPANT, measurements=CODE)},
             "a participant's signature as evidence of an enclave",
         ),
+        (
+            {Kind.UNATTESTED: kind_policy(Kind.UNATTESTED, measurements=CODE)},
+            "nothing at all as evidence of an enclave",
+        ),
         ({Kind.TDX: KindPolicy(measurements="any")}, "tdx evidence of any code"),
         ({Kind.SIMULATED: kind_policy(Kind.SIMULATED)}, "simulated evidence of any code"),
         (
