@@ -112,5 +112,6 @@ def test_gpu_nonce_differs_from_all_else() -> None:
     assert one != gpu_nonce("server", b"m", b"j", b"k")
 
 
-def test_only_simulations_and_signatures_are_not_confidential() -> None:
-    assert {k for k in Kind if not k.confidential} == {Kind.SIMULATED, Kind.PARTICIPANT}
+def test_what_no_hardware_stands_behind_is_not_confidential() -> None:
+    open_kinds = {k for k in Kind if not k.confidential}
+    assert open_kinds == {Kind.SIMULATED, Kind.PARTICIPANT, Kind.UNATTESTED}

@@ -19,7 +19,7 @@ from sealtune.attest.errors import (
 from sealtune.attest.evidence import REPORT_DATA_SIZE, Claims, Evidence, Kind
 from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 
-_STATUS = "Unattested"
+_STATUS = "Unchecked"
 
 
 class UnattestedAttester:
