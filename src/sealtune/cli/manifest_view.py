@@ -31,6 +31,11 @@ RELEASE = {
 }
 _ROLES = {"server": "server enclave", "site": "sites’ enclaves"}
 _RED = "bold red"
+_ROUNDS = 8  # whose epsilon is shown
+_UNITS = {
+    "site": "site: whether it took part at all; noise in the server enclave",
+    "example": "training row: whether it is among a site's; noise in that site's enclave",
+}
 _RUNS = {"enclave": ("in the enclave", "green"), "masked": ("masked on the accelerator", "yellow"),
          "plain": ("PLAIN on the accelerator", "red"),
          "owner": ("at the data owner", "cyan")}  # fmt: skip
@@ -65,7 +70,7 @@ def show_manifest(
         ("start", f"from {manifest.not_before} to {manifest.expires}"),
         ("release", RELEASE[manifest.release]),
         ("cohort", cohort),
-        ("privacy", Text("no differential privacy", "yellow")),
+        *_privacy(manifest),
         ("attested", attested),
     )
     _heading(console, "Who takes part")
@@ -80,6 +85,31 @@ def show_manifest(
     _plan(manifest, console)
     _heading(console, "What each party will see")
     _parties(manifest, policies.values(), console)
+
+
+def _privacy(manifest: Manifest) -> list[tuple[str, str | Text]]:
+    """Whose presence is hidden, by how much noise, and what the rounds cost."""
+    dp, privacy = manifest.dp, manifest.settings.privacy
+    if dp is None:
+        return [("privacy", Text("no differential privacy", "yellow"))]
+    rounds = manifest.rounds
+    rows: list[tuple[str, str | Text]] = [
+        ("privacy", f"differential privacy of each {_UNITS[privacy.unit or '']}"),
+        ("epsilon", f"{dp.spent(rounds):g} after {_count(rounds, 'round')}, of a budget of "
+         f"{privacy.epsilon:g}; delta {privacy.delta:g}"),
+        ("noise", f"{dp.noise_multiplier:g} times what one {privacy.unit} adds at most, whose norm "
+         f"is clipped to {privacy.clip:g}; {dp.accountant.upper()} of {printable(dp.computed_by)}"),
+    ]  # fmt: skip
+    for table in dp.tables:
+        each = table.epsilon[:rounds]
+        shown = [f"{cost:g}" for cost in each]
+        if len(each) > _ROUNDS:
+            shown = [*shown[: _ROUNDS - 1], "…", shown[-1]]
+        rows.append((", ".join(table.sites), f"epsilon by round: {', '.join(shown)}"))
+    if rounds < manifest.settings.job.rounds:
+        words = f"training ends after round {rounds} of {manifest.settings.job.rounds}"
+        rows.append(("", Text(f"{words}: the next one would exceed the budget", "yellow")))
+    return rows
 
 
 def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -> None:

@@ -195,6 +195,7 @@ def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
 
 def _signed(path: Path) -> Envelope:
     """The manifest in ``path``, if it may be run here."""
+    from sealtune.accounting.terms import check_terms
     from sealtune.job.dsse import Envelope
     from sealtune.job.manifest import verify_manifest
     from sealtune.party.admit import check_code
@@ -204,6 +205,7 @@ def _signed(path: Path) -> Envelope:
     manifest = verify_manifest(envelope)
     accepted_evidence(manifest)
     check_code(manifest)
+    check_terms(manifest)
     return envelope
 
 

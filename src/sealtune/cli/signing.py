@@ -43,20 +43,24 @@ def propose(
         terms: ``release``, ``epoch``, ``valid`` of ``make_manifest``.
 
     Raises:
-        ConfigError: a role shows evidence of hardware and its policy is not given.
+        ConfigError: a role shows evidence of hardware and its policy is not given; or no round
+            fits into the budget of privacy.
         ManifestError: a policy accepts code that nobody named, or not the kind that the job names.
     """
+    from sealtune.accounting.terms import make_terms
     from sealtune.attest.measure import program_digest
     from sealtune.party.trust import accepted_evidence
 
     method, protection = resolution.job.job.method, resolution.job.protection
     expected = expected_evidence(method, protection, given or {})
+    rows = {site: data.train_rows for site, data in resolution.data.items()}
     manifest = resolution.manifest(
         participants=tuple(participants),
         code={
             program: program_digest(program).hex()
             for program in method_of(method).programs.values()
         },
+        dp=make_terms(resolution.job.settings, rows),
         appraisal={role: policy.model_dump(mode="json") for role, policy in expected.items()},
         **terms,
     )
@@ -93,7 +97,8 @@ def expected_evidence(
 
 
 def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
-    """Hold code and accepted evidence of a manifest against what a participant means to accept.
+    """Hold code and accepted evidence of a manifest against what a participant means to accept,
+    and what it says of differential privacy against what follows.
 
     Args:
         policy_file: accepted evidence; None: simulated enclaves of the code installed here.
@@ -104,8 +109,10 @@ def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
     Raises:
         MalformedManifestError: its prompt template is none.
         WeakEvidenceError: it would accept code that nobody named.
-        DigestMismatchError: other code, or other evidence than expected.
+        DigestMismatchError: other code, or other evidence than expected; other noise, or another
+            table of what rounds cost, than follow from settings and rows.
     """
+    from sealtune.accounting.terms import check_terms
     from sealtune.attest.files import load_policies
     from sealtune.job.spec import placed
     from sealtune.party.admit import check_code
@@ -128,7 +135,11 @@ def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
             f"the manifest accepts other evidence than {source}; these differ: {', '.join(other)}",
             hint="do not sign before you know why; --policy FILE says what you mean to accept",
         )
-    return ["code: the sealtune that is installed here", "evidence: what is to be accepted"]
+    checks = ["code: the sealtune that is installed here", "evidence: what is to be accepted"]
+    if manifest.dp is not None:
+        check_terms(manifest)
+        checks.append("privacy: noise and epsilon of each round follow from settings and rows")
+    return checks
 
 
 def _by_kind(policy: AppraisalPolicy) -> dict[str, Any]:

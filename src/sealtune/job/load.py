@@ -23,6 +23,7 @@ from sealtune.job.describe import describe, sections
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.job_file import JobFile, file_problems
 from sealtune.job.method import Attested
+from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
 from sealtune.job.sections import (
     JobSpec,
@@ -160,6 +161,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
     problems += rank_disagreements(method, sites, tuning, aggregation, privacy)
+    problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
     return list(dict.fromkeys(problems)), None
 
 

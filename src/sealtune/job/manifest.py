@@ -21,8 +21,6 @@ from typing import Annotated, Any, Literal, Self
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
@@ -38,12 +36,13 @@ from sealtune.errors import (
     UnsupportedTermsError,
 )
 from sealtune.job import dsse
+from sealtune.job.dp_terms import DpTerms, check_dp
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_from_hex
 from sealtune.job.method import method_of
 from sealtune.job.plan import SlicePlan
 from sealtune.job.printable import printable
-from sealtune.job.sections import Name, faults
+from sealtune.job.sections import Name, Strict, faults
 from sealtune.job.settings import Settings
 
 PAYLOAD_TYPE = "application/vnd.sealtune.job+json"
@@ -60,11 +59,7 @@ MAX_ROWS = 2**29  # a float32 times a number of rows below this is exact in doub
 Rows = Annotated[int, Field(ge=0, lt=MAX_ROWS)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelIdentity(_Strict):
+class ModelIdentity(Strict):
     """The base model.
 
     Attributes:
@@ -78,7 +73,7 @@ class ModelIdentity(_Strict):
     tokenizer_digest: Sha256
 
 
-class DataIdentity(_Strict):
+class DataIdentity(Strict):
     """A site's data: digests over its examples in order, as the enclave reads them."""
 
     train: Sha256
@@ -87,7 +82,7 @@ class DataIdentity(_Strict):
     test_rows: Rows
 
 
-class Participant(_Strict):
+class Participant(Strict):
     """An organisation that signs.
 
     Attributes:
@@ -110,7 +105,7 @@ class Participant(_Strict):
         return value
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """What is signed.
 
     Attributes:
@@ -126,7 +121,7 @@ class Manifest(_Strict):
         data: each site's data.
         participants: who signs.
         min_cohort: how many organisations every aggregate comes from at least.
-        dp: budget of differential privacy; None: there is none.
+        dp: what each round costs of the budget of privacy; None: there is none.
         release: who gets the adapter in the end.
         epoch: rounds after which enclaves prove themselves anew.
         not_before, expires: UTC times between which a run may start.
@@ -144,7 +139,7 @@ class Manifest(_Strict):
     data: dict[Name, DataIdentity]
     participants: tuple[Participant, ...] = Field(min_length=1, max_length=64)
     min_cohort: int = Field(ge=1, le=64)
-    dp: None
+    dp: DpTerms | None
     release: Release
     epoch: int = Field(ge=1, le=10_000)
     not_before: Time
@@ -165,6 +160,7 @@ class Manifest(_Strict):
             values = [getattr(one, what) for one in self.participants]
             if len(set(values)) < len(values):
                 raise ValueError(f"two participants have the same {what}")
+        check_dp(self.dp, self.settings)
         if self.settings.quorum > len(sites):
             raise ValueError(f"network.min_sites is {self.settings.quorum} of {len(sites)} sites")
         least = method_of(self.method).least_cohort(len(self.participants))
@@ -199,6 +195,13 @@ class Manifest(_Strict):
     def participant(self, site: str) -> Participant:
         """Who answers for ``site``."""
         return next(one for one in self.participants if site in one.sites)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds of training there are, within the budget of privacy."""
+        if self.dp is None:
+            return self.settings.job.rounds
+        return self.dp.rounds(self.settings.privacy.epsilon or 0.0)
 
     @property
     def programs(self) -> Mapping[str, str]:

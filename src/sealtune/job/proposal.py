@@ -12,6 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealtune.job.dp_terms import DpTerms
 from sealtune.job.dsse import Envelope, Signature, pae
 from sealtune.job.keys import fingerprint
 from sealtune.job.manifest import (
@@ -42,6 +43,7 @@ def make_manifest(
     participants: tuple[Participant, ...],
     code: Mapping[str, str],
     appraisal: Mapping[str, Any],
+    dp: DpTerms | None = None,
     release: Release = "participants",
     epoch: int = 5,
     not_before: datetime | None = None,
@@ -72,7 +74,7 @@ def make_manifest(
             min(settings.quorum, len(participants)),
             method_of(settings.job.method).least_cohort(len(participants)),
         ),
-        "dp": None,
+        "dp": None if dp is None else dp.model_dump(mode="json"),
         "release": release,
         "epoch": epoch,
         "not_before": begin.strftime(TIME),

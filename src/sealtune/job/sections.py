@@ -44,6 +44,12 @@ class Section(BaseModel):
     )
 
 
+class Strict(BaseModel):
+    """Base of what is signed: as ``Section``, and nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
 class JobSpec(Section):
     """``[job]``: what this run is called, how it tunes, and how long it goes on."""
 

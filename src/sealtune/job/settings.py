@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.method import method_of
+from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
 from sealtune.job.sections import (
     JobSpec,
@@ -95,6 +96,9 @@ class Settings(Section):
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation, self.privacy),
+            *privacy_disagreements(
+                self.job, self.model, self.tuning, self.aggregation, self.privacy
+            ),
         ]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms.base import MACHINE
-from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem
+from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem, UnsupportedTermsError
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
@@ -162,6 +162,8 @@ def admit(local: Local, role: Role) -> Admitted:
     """
     envelope = Envelope.read(local.manifest)
     manifest = verify_manifest(envelope)
+    if manifest.dp is not None:
+        raise UnsupportedTermsError("no enclave keeps to differential privacy yet")
     _check_party(manifest, local, role)
     key = None
     if local.key is not None:
