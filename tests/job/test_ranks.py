@@ -61,7 +61,7 @@ def test_ranks_are_of_federated_jobs(tmp_path: Path) -> None:
 def test_noise_for_whole_sites_needs_a_mean(tmp_path: Path) -> None:
     private = {"unit": "site", "epsilon": 8.0}
     found = faults(write(tmp_path, aggregation=EXACT, privacy=private))
-    assert "has no bound that noise could hide" in found["aggregation.rule"]
+    assert "needs fedavg" in found["aggregation.rule"]
 
 
 def test_they_stand_beside_faults_of_single_keys(tmp_path: Path) -> None:

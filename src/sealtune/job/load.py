@@ -160,7 +160,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         protection = valid(ProtectionSpec, "protection")
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
-    problems += rank_disagreements(method, sites, tuning, aggregation, privacy)
+    problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
     return list(dict.fromkeys(problems)), None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sealtune.errors import Problem
-from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
+from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.method import method_of
 from sealtune.job.sections import JobSpec, LoraSpec, SitesSpec, TuningSpec
 
@@ -20,7 +20,6 @@ def rank_disagreements(
     sites: SitesSpec | None,
     tuning: TuningSpec | None,
     aggregation: AggregationSpec | None,
-    privacy: PrivacySpec | None,
 ) -> list[Problem]:
     """Faults between sections, each with its key; a section that is itself faulty is None."""
     if job is None or tuning is None:
@@ -29,7 +28,7 @@ def rank_disagreements(
     if tuning.lora is not None and tuning.lora.ranks:
         problems += _of_ranks(job, sites, tuning.lora, aggregation)
     if aggregation is not None and aggregation.rule == EXACT:
-        problems += _of_products(tuning, privacy)
+        problems += _of_products(tuning)
     return problems
 
 
@@ -58,7 +57,7 @@ def _of_ranks(
         yield Problem("tuning.lora.start", words)
 
 
-def _of_products(tuning: TuningSpec, privacy: PrivacySpec | None) -> Iterator[Problem]:
+def _of_products(tuning: TuningSpec) -> Iterator[Problem]:
     key = "aggregation.rule"
     if tuning.lora is None:
         yield Problem(
@@ -66,10 +65,4 @@ def _of_products(tuning: TuningSpec, privacy: PrivacySpec | None) -> Iterator[Pr
         )
     elif tuning.lora.dora:
         words = f'is "{EXACT}", but with dora a weight is no sum of the model\'s and a product'
-        yield Problem(key, words)
-    if privacy is not None and privacy.unit == "site":
-        words = (
-            f'is "{EXACT}", but privacy.unit is "site": what one site can change in new factors '
-            'has no bound that noise could hide; take "fedavg"'
-        )
         yield Problem(key, words)

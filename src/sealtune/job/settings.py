@@ -95,7 +95,7 @@ class Settings(Section):
         return [
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
-            *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation, self.privacy),
+            *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy
             ),

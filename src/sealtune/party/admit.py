@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms.base import MACHINE
-from sealtune.errors import ConfigError, DigestMismatchError, ModelError, Problem, UnsupportedTermsError
+from sealtune.errors import (
+    ConfigError,
+    DigestMismatchError,
+    ModelError,
+    Problem,
+    UnsupportedTermsError,
+)
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
