@@ -8,6 +8,7 @@ import torch
 
 from sealtune.errors import ModelError
 from sealtune.job.sections import TrainSpec
+from sealtune.model.private_gradients import Noise, PrivateGradients
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import RoundResult, StepInfo, evaluate, local_round
 from tests.model.test_lora import adapted
@@ -119,3 +120,21 @@ def test_a_frozen_tensor_that_moves_is_an_error(llama: Path) -> None:
 
     with pytest.raises(ModelError, match=r"frozen tensor .*embed_tokens.* was changed"):
         run(model, task_of(llama), on_step=meddle)
+
+
+def test_private_rounds_learn_and_no_seed_repeats_them(llama: Path) -> None:
+    """Little noise: as without it, the loss falls. The job's seed draws neither rows nor noise."""
+    task = task_of(llama)
+    texts = task.encode(make_texts(60, 3))
+    spec = SPEC.model_copy(update={"steps_per_round": 40})
+    states = []
+    for _ in range(2):
+        model = adapted(llama, targets="all-linear", alpha=32, dropout=0.1)
+        before = evaluate(model, task, texts, batch_size=16)
+        private = PrivateGradients(model, task, texts, spec, Noise(clip=1.0, multiplier=0.05))
+        result = run(model, task, spec=spec, private=private)
+        assert (result.steps, result.frozen_unchanged) == (40, True)
+        assert evaluate(model, task, texts, batch_size=16).loss < 0.8 * before.loss
+        states.append(trainable_state(model))
+    one, two = states
+    assert not any(torch.equal(one[name], two[name]) for name in one)

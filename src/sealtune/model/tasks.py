@@ -114,6 +114,10 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy of the batch, in nats: a float32 scalar with a gradient."""
 
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of each example, which no other of the batch changes: float32 [B]."""
+        raise ModelError(f"the loss of the task {self.name} is one of a whole batch")
+
     @abstractmethod
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
         """Answers and loss of the batch."""
@@ -139,6 +143,9 @@ class _Classes(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return functional.cross_entropy(self.scores(model, batch), _labels(batch))
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return functional.cross_entropy(self.scores(model, batch), _labels(batch), reduction="none")
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
         scores, labels = self.scores(model, batch), _labels(batch)  # [B, C], [B]

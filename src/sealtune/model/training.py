@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Task
 from sealtune.model.texts import Dataset
 from sealtune.model.trainable import trainable_parameters, trainable_state
+
+if TYPE_CHECKING:
+    from sealtune.model.private_gradients import PrivateGradients
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def local_round(
     round: int,
     site: str,
     optimizer: torch.optim.Optimizer | None = None,
+    private: PrivateGradients | None = None,
     on_step: OnStep | None = None,
 ) -> RoundResult:
     """Run a round's AdamW steps on the trainable tensors, in place.
@@ -91,34 +96,37 @@ def local_round(
         round: number of the round, from 1.
         site: whose data these are; part of what the order of batches follows from.
         optimizer: goes on with this one; default: a fresh one (``make_optimizer``).
+        private: draws, clips and adds noise by itself, from nothing of ``seed``; default: batches
+            as they are.
         on_step: called after each step.
 
     Raises:
         ModelError: the loss is not finite, a trainable tensor did not move, or a frozen one did.
     """
     steps = spec.steps(len(data))
-    batches = step_batches(data.lengths, spec.batch_size, (round - 1) * steps, steps, seed, site)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = optimizer or make_optimizer(model, spec)
-    torch.manual_seed(derive_seed("dropout", seed, site, round))
+    if private is None:
+        torch.manual_seed(derive_seed("dropout", seed, site, round))
+    else:
+        private.begin()
+    batches = step_batches(data.lengths, spec.batch_size, (round - 1) * steps, steps, seed, site)
+    gradients = private or _Batches(model, task, data, iter(batches))
     losses: list[float] = []
     tokens = 0
     model.train()
     with _only_the_adapter_moves(model) as compared:
-        for i, chosen in enumerate(batches):
-            batch = data.batch(chosen)
-            loss = task.loss(model, batch)
-            value = float(loss.detach())
+        for i in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            value, seen = gradients.fill()
             if not math.isfinite(value):
                 raise ModelError(f"the loss is {value} at step {i + 1}", hint=_DIVERGED)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
             _check_gradients(parameters, i + 1)
             optimizer.step()
             losses.append(value)
-            tokens += batch.tokens
+            tokens += seen
             if on_step:
-                on_step(StepInfo(i + 1, steps, value, batch.tokens))
+                on_step(StepInfo(i + 1, steps, value, seen))
     optimizer.zero_grad(set_to_none=True)
     return RoundResult(
         sum(losses) / len(losses),
@@ -128,6 +136,23 @@ def local_round(
         compared.trained_moved,
         compared.frozen_unchanged,
     )
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Gradients of the mean loss of one batch after another."""
+
+    model: nn.Module
+    task: Task
+    data: Dataset
+    batches: Iterator[list[int]]
+
+    def fill(self) -> tuple[float, int]:
+        """One step's gradients; returns the batch's loss and its tokens."""
+        batch = self.data.batch(next(self.batches))
+        loss = self.task.loss(self.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), batch.tokens
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
