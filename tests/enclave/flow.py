@@ -16,6 +16,7 @@ from sealtune.cli.signing import throw_away
 from sealtune.errors import SealtuneError
 from sealtune.job.dsse import Envelope
 from sealtune.job.events import Event
+from sealtune.job.federated_sections import PrivacySpec
 from sealtune.job.local import Local
 from sealtune.job.manifest import open_manifest
 from sealtune.job.sections import NetworkSpec, SitesSpec, TrainSpec, TuningSpec
@@ -45,7 +46,7 @@ def make_spare_job(folder: Path, base: Path, **sections: Any) -> Job:
 
 
 def make_job(folder: Path, base: Path, **sections: Any) -> Job:
-    """A tiny job; ``sections`` replaces whole sections."""
+    """A tiny job whose sites' figures are shown; ``sections`` replaces whole sections."""
     train = write_texts(folder / "train.jsonl", 60, 1)
     test = write_texts(folder / "test.jsonl", 24, 2)
     values: dict[str, Any] = {
@@ -54,6 +55,7 @@ def make_job(folder: Path, base: Path, **sections: Any) -> Job:
         "sites": {"alpha": 5.0},
         "tuning": TuningSpec(rank=4),
         "train": TrainSpec(steps_per_round=3, batch_size=4, learning_rate=5e-3),
+        "privacy": PrivacySpec(site_metrics=True),
     }
     return sample_job.make_job(base, train, test, **values | sections)
 

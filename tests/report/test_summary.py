@@ -55,6 +55,59 @@ def test_loss_curve_is_weighted_by_examples(summary: Json) -> None:
     assert curve["all"][0] == pytest.approx(first)
 
 
+def kept_back(happened: list[Json]) -> list[Json]:
+    """The same run whose server lets out totals only, and whose sites speak for themselves."""
+    changed = []
+    for event in json.loads(json.dumps(happened)):
+        if event["event"] in ("round", "final"):
+            entries = list(event["sites"].values())
+            trains = "train_loss" in entries[0]
+            stage = "train" if trains else "evaluate" if event["event"] == "round" else "release"
+            if trains:
+                rows = sum(entry["examples"] for entry in entries)
+                losses = sum(entry["train_loss"] * entry["examples"] for entry in entries)
+                event["train_loss"] = losses / rows
+            else:
+                event["correct"], event["total"] = (
+                    sum(entry[key] for entry in entries) for key in ("correct", "total")
+                )
+                event["loss"] = 3.4 if stage == "evaluate" else 1.05
+            for site, entry in event["sites"].items():
+                worked = {"event": "worked", "round": event["round"], "stage": stage}
+                worked |= {"role": f"client:{site}", "seconds": entry.pop("seconds")}
+                worked |= {"train_loss": entry.pop("train_loss")} if trains else {}
+                changed.append({**worked, "time": event["time"] - 1})
+                for key in ("correct", "total"):
+                    entry.pop(key, None)
+        changed.append(event)
+    return changed
+
+
+def test_sites_speak_for_themselves_where_the_server_keeps_back(
+    summary: Json, tmp_path: Path
+) -> None:
+    found = build_summary(
+        write_run(tmp_path / "kept", kept_back(events()), baselines=sample.BASELINES)
+    )
+    curve, expected = (s.pop("loss_curve") for s in (found, summary))
+    assert found == summary
+    assert curve["sites"] == expected["sites"]
+    assert curve["all"] == pytest.approx(expected["all"])
+
+
+def test_totals_alone(tmp_path: Path) -> None:
+    """As on the server's own machine."""
+    server = [e for e in kept_back(events()) if not e["role"].startswith("client:")]
+    found = build_summary(write_run(tmp_path / "run", server))
+    assert found["accuracy_after"] == pytest.approx(2702 / 3967)
+    assert found["loss_after"] == 1.05
+    assert found["sites_tested_after"] == list(sample.SITES)
+    assert found["accuracy_curve"]["rounds"] == [0, 4]
+    assert found["per_site"]["clinic-coast"]["accuracy_after"] is None
+    assert found["per_site"]["clinic-coast"]["seconds"]["enclave"] is None
+    assert found["loss_curve"]["all"][0] is not None
+
+
 def test_bytes(summary: Json) -> None:
     assert summary["bytes"] == {
         "up": 3 * 14_801_800,

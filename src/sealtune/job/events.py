@@ -114,7 +114,7 @@ class Busy(_Model):
 
 
 class SiteRound(_Model):
-    """One site's part of a round.
+    """One site's part of a round; ``party.outcome`` decides which fields a server lets out.
 
     Attributes:
         outcome: ``ok``, ``late`` or ``failed``.
@@ -140,7 +140,8 @@ class Round(Event, event="round"):
 
     Attributes:
         seconds: wall time of the round; ``server_seconds``: of the server's own work in it.
-        train_loss: where the server itself trains.
+        train_loss: the server's own where it trains, else the sites' mean, weighted by rows.
+        correct, total, loss: over the test rows of all sites that answered.
     """
 
     round: Count
@@ -148,6 +149,9 @@ class Round(Event, event="round"):
     seconds: Number = None
     server_seconds: Number = None
     train_loss: Number = None
+    correct: Count | None = None
+    total: Count | None = None
+    loss: Number = None
     trained_moved: Flag | None = None
     frozen_unchanged: Flag | None = None
 

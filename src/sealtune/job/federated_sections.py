@@ -68,8 +68,7 @@ class PrivacySpec(Section):
     )
     """Deviation of the noise over `clip`; without it, the least that all rounds' budget allows."""
     site_metrics: bool = Field(default=False, strict=True)
-    """Whether each site's own losses and answers leave its enclave, or only those of all together.
-    """
+    """Whether the server enclave lets out each site's losses, answers and seconds, or totals only."""
 
     @model_validator(mode="after")
     def _has_a_budget(self) -> Self:

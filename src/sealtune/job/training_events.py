@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sealtune.job.events import Count, Event, Number
+from sealtune.job.events import Busy, Count, Event, Number
 
 
 class Products(Event, event="products"):
@@ -53,6 +53,20 @@ class Evaluated(Event, event="evaluated"):
     loss: Number = None
 
 
+class Worked(Event, event="worked"):
+    """A site has answered a question of the server: figures of its own, for its own machine.
+
+    Attributes:
+        stage: ``evaluate``, ``train`` or ``release``.
+        train_loss: mean over its steps.
+    """
+
+    round: Count
+    stage: str
+    train_loss: Number = None
+    seconds: Busy | None = None
+
+
 class Exported(Event, event="exported"):
     """The adapter was written and read back: largest difference, share of the same answers."""
 
@@ -61,11 +75,12 @@ class Exported(Event, event="exported"):
 
 
 class Uploaded(Event, event="uploaded"):
-    """A site has made chunk ``chunk`` of ``of``."""
+    """A site has made chunk ``chunk`` of ``of``, in so many ``seconds``."""
 
     chunk: Count
     of: Count
     tokens: Count
+    seconds: Number = None
 
 
 class Repeated(Event, event="repeated"):

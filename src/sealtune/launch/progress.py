@@ -260,6 +260,8 @@ class Progress:
 
 def pooled_accuracy(event: events.Round) -> float | None:
     """Correct over total of all sites of a round."""
+    if event.total:
+        return (event.correct or 0) / event.total
     total = sum(entry.total or 0 for entry in event.sites.values())
     return sum(entry.correct or 0 for entry in event.sites.values()) / total if total else None
 

@@ -123,6 +123,7 @@ class BottomSite:
         begun = time.perf_counter()
         part, texts, span = self._chunks[number]
         chunk = self._maker.chunk(part, texts, span)
+        spent = round(time.perf_counter() - begun, 3)
         meta = {
             **self._head,
             "round": round_,
@@ -130,12 +131,13 @@ class BottomSite:
             "of": of,
             "part": part,
             "samples": len(span),
-            "seconds": round(time.perf_counter() - begun, 3),
+            "seconds": spent,
         }
         if number in self._sent:
             self._emit(Repeated(chunk=number + 1, of=of))  # lost on its way, or asked for anew
         self._sent.add(number)
-        self._emit(Uploaded(chunk=number + 1, of=of, tokens=sum(chunk.lengths)))
+        tokens = sum(chunk.lengths)
+        self._emit(Uploaded(chunk=number + 1, of=of, tokens=tokens, seconds=spent))
         return Frame("chunk", meta, chunk.body())
 
     def _finish(self, round_: int, message: Frame) -> Frame:

@@ -1,11 +1,14 @@
-"""What became of each site in a stage of the job.
+"""What became of each site in a stage of the job, and how much of it leaves the server enclave.
+
+A single site's figures leave only if the manifest says so (``privacy.site_metrics``); otherwise
+what they come to over a cohort.
 
 Trust domain: server enclave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +17,7 @@ from sealtune.job.events import SiteRound
 from sealtune.job.manifest import Manifest
 
 _MAX_REASON = 500  # characters
+_PUBLIC = frozenset({"examples"})  # figures of a site that stand in the manifest
 
 
 @dataclass
@@ -45,14 +49,18 @@ class SiteOutcome:
         self.outcome = "late" if late else "failed"
         self.reason = reason[:_MAX_REASON]
 
-    def line(self) -> SiteRound:
-        """As in the round's event."""
+    def line(self, *, site_metrics: bool) -> SiteRound:
+        """As in the round's event.
+
+        Args:
+            site_metrics: whether the figures of this site alone may leave.
+        """
         return SiteRound(
             outcome=self.outcome,
             reason=self.reason,
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
-            **self.fields,
+            **{key: f for key, f in self.fields.items() if site_metrics or key in _PUBLIC},
         )
 
 
@@ -62,6 +70,32 @@ Outcomes = Mapping[str, SiteOutcome]
 def new_outcomes(sites: Iterable[str]) -> dict[str, SiteOutcome]:
     """Nothing has become of ``sites`` yet."""
     return {site: SiteOutcome() for site in sites}
+
+
+def reported(manifest: Manifest, outcomes: Outcomes) -> dict[str, Any]:
+    """What a round's event says of the sites: a line for each, and totals over a cohort of them."""
+    shown = manifest.settings.privacy.site_metrics
+    lines = {site: one.line(site_metrics=shown) for site, one in outcomes.items()}
+    good = {site: one.fields for site, one in outcomes.items() if one.outcome == "ok"}
+    totals = _totals(list(good.values())) if manifest.is_cohort(good) else {}
+    return {"sites": lines, **totals}
+
+
+def _totals(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of sites that all state the same: answers added up, means of losses."""
+    totals: dict[str, Any] = {}
+    if all("correct" in own for own in fields):
+        totals = {key: sum(own[key] for own in fields) for key in ("correct", "total")}
+        totals["loss"] = _mean(fields, "loss", "total")
+    if all("train_loss" in own for own in fields):
+        totals["train_loss"] = _mean(fields, "train_loss", "examples")
+    return totals
+
+
+def _mean(fields: Sequence[Mapping[str, Any]], key: str, weight: str) -> float | None:
+    """Mean of ``key``, weighted; None where nothing weighs."""
+    weights = sum(own[weight] for own in fields)
+    return sum(own[key] * own[weight] for own in fields) / weights if weights else None
 
 
 def too_few(

@@ -21,14 +21,15 @@ from typing import TypeVar
 
 from sealtune.errors import StorageError
 from sealtune.job.event_log import Start, parse
-from sealtune.job.events import Event, Final, Round, SiteRound
-from sealtune.job.training_events import Evaluated, Step
+from sealtune.job.events import Busy, Event, Final, Round, SiteRound
+from sealtune.job.training_events import Evaluated, Step, Uploaded, Worked
 from sealtune.report.values import Json, table, text
 
 METRICS = "metrics.jsonl"
 MANIFEST = "job.manifest.json"
 BASELINES = ("local", "pooled", "plain-federated")
 E = TypeVar("E", bound=Event)
+R = TypeVar("R", bound=Round)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class RunLog:
     @cached_property
     def rounds(self) -> dict[int, Round]:
         """The server's rounds by number (0 is the evaluation before training), ascending."""
-        return dict(sorted({event.round: event for event in self.of(Round)}.items()))
+        last = {event.round: event for event in self.of(Round)}
+        return {number: self._with_own(last[number]) for number in sorted(last)}
 
     @cached_property
     def training_rounds(self) -> dict[int, Round]:
@@ -91,7 +93,8 @@ class RunLog:
     @cached_property
     def final(self) -> Final | None:
         """The evaluation after the last round."""
-        return self.last(Final)
+        last = self.last(Final)
+        return last and self._with_own(last)
 
     @property
     def stages(self) -> tuple[Round, ...]:
@@ -120,6 +123,33 @@ class RunLog:
     def evaluations(self, site: str) -> dict[int, Evaluated]:
         """The site's own evaluations by round, the last one of a round."""
         return {event.round: event for event in self.of(Evaluated, f"client:{site}")}
+
+    def _with_own(self, event: R) -> R:
+        """A round in which sites speak for themselves where the server keeps their figures back."""
+        sites = {
+            site: self._own(event, site).model_copy(
+                update={key: getattr(stated, key) for key in stated.model_fields_set}
+            )
+            if stated.outcome == "ok"
+            else stated
+            for site, stated in event.sites.items()
+        }
+        return event.model_copy(update={"sites": sites})
+
+    def _own(self, event: Round, site: str) -> SiteRound:
+        """What the site's own process said of its part of a round."""
+        stage = "release" if isinstance(event, Final) else "train" if event.round else "evaluate"
+        said: Json = {}
+        for worked in self.of(Worked, f"client:{site}"):
+            if (worked.round, worked.stage) == (event.round, stage):
+                said = worked.model_dump(include={"train_loss", "seconds"}, exclude_none=True)
+        found = None if stage == "train" else self.evaluations(site).get(event.round)
+        if found:
+            said |= found.model_dump(include={"correct", "total", "loss"})
+        made = {e.chunk: e.seconds or 0.0 for e in self.of(Uploaded, f"client:{site}")}
+        if made and stage == "evaluate":  # a split job's site computes before the first round only
+            said["seconds"] = Busy(enclave=sum(made.values()), accelerator=0.0, pads=0.0)
+        return SiteRound.model_validate(said)
 
     def started(self) -> float | None:
         """Unix time of the first event that has one."""

@@ -72,6 +72,20 @@ def pool(parts: dict[str, Score]) -> Score | None:
     return Score(sum(s.correct for s in parts.values()), total, loss)
 
 
+def joint(log: RunLog, event: Round | None, number: int | None) -> Score | None:
+    """All sites' score in a round: what the server says of them together, else see ``pool``."""
+    if event is not None and event.total:
+        return Score(event.correct or 0, event.total, event.loss)
+    return pool(scores(log, event, number))
+
+
+def tested(log: RunLog, event: Round | None, number: int | None) -> list[str]:
+    """The sites behind a round's score."""
+    if event is not None and event.total:
+        return [site for site in log.sites if entry(event, site).outcome == "ok"]
+    return list(scores(log, event, number))
+
+
 def before(log: RunLog) -> dict[str, Score]:
     """Scores before training (round 0)."""
     return scores(log, log.rounds.get(0), 0)
@@ -84,12 +98,13 @@ def after(log: RunLog) -> dict[str, Score]:
 
 def accuracy_curve(log: RunLog) -> Json:
     """Accuracy by round where it was measured; the final evaluation stands at the last round."""
-    by_round = {r: scores(log, event, r) for r, event in log.training_rounds.items()}
-    by_round[0] = before(log)
+    events: dict[int, Round | None] = {0: log.rounds.get(0), **log.training_rounds}
     if log.final:
-        by_round[log.final.round] = after(log)
-    rounds = sorted(r for r, parts in by_round.items() if parts)
-    pooled = [pool(by_round[r]) for r in rounds]
+        events[log.final.round] = log.final
+    together = {r: joint(log, event, r) for r, event in sorted(events.items())}
+    rounds = [r for r, score in together.items() if score]
+    by_round = {r: scores(log, events[r], r) for r in rounds}
+    pooled = [together[r] for r in rounds]
     return {
         "rounds": rounds,
         "all": [score.accuracy if score else None for score in pooled],
@@ -118,7 +133,10 @@ def loss_curve(log: RunLog, view: View) -> Json:
         ]
         weight = sum(examples for _, examples in weighted)
         plain = mean(loss for loss, _ in weighted)
-        overall.append(sum(x * n for x, n in weighted) / weight if weight else plain)
+        if "train_loss" in event.model_fields_set:
+            overall.append(event.train_loss)
+        else:
+            overall.append(sum(x * n for x, n in weighted) / weight if weight else plain)
     sites = {site: curves.get(site, []) for site in log.sites}
     return {"rounds": list(log.training_rounds), "all": overall, "sites": sites}
 

@@ -35,6 +35,7 @@ SETTINGS = {
     "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf"),
     "protection": ("protect", "integrity_bits", "attestation"),
     "train": ("steps_per_round", "batch_size", "learning_rate", "weight_decay", "eval_batch_size"),
+    "privacy": ("site_metrics",),
     "network": ("min_sites", "deadline"),
 }
 

@@ -106,17 +106,20 @@ def _cause(events: tuple[Event, ...]) -> Error | None:
 
 
 def _quality(log: RunLog, view: View) -> Json:
-    first, last = quality.before(log), quality.after(log)
-    before, after = quality.pool(first), quality.pool(last)
     causal = log.setting("model", "task") == CAUSAL_LM
     figures: Json = {"metric": "token accuracy" if causal else "accuracy"}
-    for when, score, parts in (("before", before, first), ("after", after, last)):
+    final = log.final
+    for when, event, number in (
+        ("before", log.rounds.get(0), 0),
+        ("after", final, final.round if final else None),
+    ):
+        score = quality.joint(log, event, number)
         figures[f"accuracy_{when}"] = score.accuracy if score else None
         figures[f"accuracy_{when}_95"] = score.interval if score else None
         figures[f"loss_{when}"] = score.loss if score else None
         figures[f"perplexity_{when}"] = quality.perplexity(score.loss) if score and causal else None
         figures[f"test_rows_{when}"] = score.total if score else None
-        figures[f"sites_tested_{when}"] = list(parts)
+        figures[f"sites_tested_{when}"] = quality.tested(log, event, number)
     figures["majority_class"] = log.start.majority_class
     figures["losses_not_finite"] = quality.broken_losses(log, view)
     return figures
@@ -173,7 +176,7 @@ def _check(log: RunLog, name: str) -> bool | None:
 
 def _baseline(log: RunLog, figures: Json) -> Json:
     """A comparison run's own figures, and this run's against them."""
-    score = quality.pool(quality.after(log))
+    score = quality.joint(log, log.final, None)
     accuracy, seconds = number(figures.get("accuracy_after")), number(figures.get("seconds"))
     reached = score.accuracy if score else None
     compared = reached is not None and accuracy is not None

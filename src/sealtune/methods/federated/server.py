@@ -27,7 +27,7 @@ from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
-from sealtune.party.outcome import SiteOutcome, new_outcomes, too_few
+from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
 
 _SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
 _ANSWERS = {"evaluate": "metrics", "train": "update", "release": "metrics"}
@@ -110,9 +110,9 @@ class FederatedServer:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
             trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
         event = Final if kind == "release" else Round
-        sites = {site: outcome.line() for site, outcome in outcomes.items()}
         seconds = round(time.monotonic() - begun, 3)
-        self._emit(event(round=number, sites=sites, seconds=seconds, **trained))
+        figures = reported(self._manifest, outcomes)
+        self._emit(event(round=number, seconds=seconds, **figures, **trained))
         if not enough:
             done = f"finished {_DONE[kind].format(number)}"
             raise too_few(self._manifest, outcomes, answered, done)

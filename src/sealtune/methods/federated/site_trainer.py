@@ -15,7 +15,8 @@ from typing import Any
 
 from sealtune.errors import FrameError
 from sealtune.frames import Frame
-from sealtune.job.training_events import Evaluated, Exported, Phase, Step
+from sealtune.job.events import Busy
+from sealtune.job.training_events import Evaluated, Exported, Phase, Step, Worked
 from sealtune.model.load import load_model
 from sealtune.model.trainable import (
     load_trainable_state,
@@ -80,7 +81,9 @@ class SiteTrainer:
         if question.kind == "release":
             self._release()
         meta = {"round": round_, **fields}
-        meta["seconds"] = self._seconds(time.perf_counter() - started, before)
+        meta["seconds"] = spent = self._seconds(time.perf_counter() - started, before)
+        stated = {key: fields[key] for key in ("train_loss",) if key in fields}
+        self._emit(Worked(round=round_, stage=question.kind, seconds=Busy(**spent), **stated))
         self._emit(Phase(round=round_, phase="wait", of=0))
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 

@@ -27,7 +27,7 @@ from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
-from sealtune.party.outcome import SiteOutcome, new_outcomes, too_few
+from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
 
 _SLACK = 64 << 20  # bytes: one long sample more, lengths, labels and token ids
 _PATIENCE = 3  # messages in a row that a site may lose before the job goes on without it
@@ -198,7 +198,7 @@ class SplitServer:
         self._emit(
             event(
                 round=number,
-                sites={site: line.line() for site, line in lines.items()},
+                **reported(self._manifest, lines),
                 seconds=round(time.monotonic() - self._reported, 3),
                 server_seconds=round(server, 3),
                 **trained,
