@@ -68,7 +68,7 @@ class PrivacySpec(Section):
     )
     """Deviation of the noise over `clip`; without it, the least that all rounds' budget allows."""
     site_metrics: bool = Field(default=False, strict=True)
-    """Whether the server enclave lets out each site's losses, answers and seconds, or totals only."""
+    """Whether the server lets out each site's losses, answers and seconds, or only totals."""
 
     @model_validator(mode="after")
     def _has_a_budget(self) -> Self:

@@ -109,17 +109,17 @@ def _quality(log: RunLog, view: View) -> Json:
     causal = log.setting("model", "task") == CAUSAL_LM
     figures: Json = {"metric": "token accuracy" if causal else "accuracy"}
     final = log.final
-    for when, event, number in (
+    for when, event, stage in (
         ("before", log.rounds.get(0), 0),
         ("after", final, final.round if final else None),
     ):
-        score = quality.joint(log, event, number)
+        score = quality.joint(log, event, stage)
         figures[f"accuracy_{when}"] = score.accuracy if score else None
         figures[f"accuracy_{when}_95"] = score.interval if score else None
         figures[f"loss_{when}"] = score.loss if score else None
         figures[f"perplexity_{when}"] = quality.perplexity(score.loss) if score and causal else None
         figures[f"test_rows_{when}"] = score.total if score else None
-        figures[f"sites_tested_{when}"] = quality.tested(log, event, number)
+        figures[f"sites_tested_{when}"] = quality.tested(log, event, stage)
     figures["majority_class"] = log.start.majority_class
     figures["losses_not_finite"] = quality.broken_losses(log, view)
     return figures
