@@ -13,6 +13,7 @@ from sealtune.report import build_summary
 from tests.report import sample_run as sample
 from tests.report import sample_split
 from tests.report.sample_run import Json, events, fail, resolved, write_run
+from tests.report.test_privacy import private_job
 
 DOCS = Path(__file__).parents[2] / "docs" / "summary.md"
 
@@ -370,8 +371,9 @@ def test_docs_list_exactly_the_real_keys(tmp_path: Path, summary: Json) -> None:
     failed = build_summary(write_run(tmp_path / "failed", [*events()[:-1], error]))
     job, happened = sample_split.resolved(), sample_split.events()
     split = build_summary(write_run(tmp_path / "split", happened, job))["split"]
-    real = _paths({**summary, "error": failed["error"], "split": split})
-    real |= {"error", "split", "split.heads"}
+    private = build_summary(write_run(tmp_path / "private", None, private_job(2.0)))["privacy"]
+    real = _paths({**summary, "error": failed["error"], "split": split, "privacy": private})
+    real |= {"error", "split", "split.heads", "privacy"}
     lines = DOCS.read_text().splitlines()
     documented = [line.split("`")[1] for line in lines if line.startswith("| `")]
     assert len(documented) == len(set(documented))

@@ -156,5 +156,24 @@ class Round(Event, event="round"):
     frozen_unchanged: Flag | None = None
 
 
+class PrivacySpent(Event, event="privacy"):
+    """What the rounds so far have cost.
+
+    Attributes:
+        round: the last one that was trained.
+        counted: rounds that the ledger counts; one that failed after its noise was out is counted,
+            and so is the one that takes its place.
+        epsilon: of the site with the least privacy; ``budget``: the largest that is allowed.
+        ended: no further round fits, and training ends before the job's last one.
+    """
+
+    round: Count
+    counted: Count
+    epsilon: Number = None
+    delta: Number = None
+    budget: Number = None
+    ended: Flag = False
+
+
 class Final(Round, event="final"):
     """The evaluation after the last round."""

@@ -171,6 +171,8 @@ class Progress:
                 self.server.begin("finishing")
             case events.Round():
                 self._round(event)
+            case events.PrivacySpent():
+                self.notices.append(privacy_line(event, self.rounds))
             case events.Done():
                 self.server.begin("done")
 
@@ -256,6 +258,18 @@ class Progress:
                     self.notices.append(f"{event.site} is absent: {event.reason}")
             case event_log.Log():
                 self.notices.append(event.message)
+
+
+def privacy_line(event: events.PrivacySpent, rounds: int) -> str:
+    """What has been spent of the budget, and whether that was all."""
+    spent, budget, delta = event.epsilon or 0.0, event.budget or 0.0, event.delta or 0.0
+    line = f"privacy: epsilon {spent:.3g} of {budget:g}, delta {delta:g}"
+    if event.ended:
+        return (
+            f"{line}: the budget is spent after round {event.round} of {rounds}, whose adapter is "
+            "the result"
+        )
+    return f"{line} after round {event.round}"
 
 
 def pooled_accuracy(event: events.Round) -> float | None:

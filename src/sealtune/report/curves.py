@@ -122,6 +122,32 @@ def round_accuracy(log: RunLog, summary: Json) -> Chart:
     return Chart(_by_round(curve, log.sites), axes)
 
 
+def epsilon(summary: Json) -> Chart | None:
+    """What the rounds have cost, site by site, against the budget."""
+    privacy = summary["privacy"]
+    if privacy is None:
+        return None
+    curve, budget = privacy["curve"], privacy["budget"]
+    largest = [y for ys in curve["sites"].values() for y in ys if y is not None]
+    alike = len({tuple(ys) for ys in curve["sites"].values()}) == 1
+    series = (
+        [Series("every site", list(zip(curve["rounds"], curve["worst"], strict=True)), True)]
+        if alike
+        else _by_round({**curve, "all": curve["worst"]}, tuple(curve["sites"]))[:-1]
+    )
+    axes = Axes(
+        title="Privacy spent",
+        x="round",
+        y="epsilon",
+        show=_short,
+        span=(0.0, 1.05 * max([budget or 0.0, *largest])),
+        references=[("budget", budget)] if budget is not None else [],
+        note="Less is more private. Each round adds noise and cost; the signed manifest has the "
+        "table.",
+    )
+    return Chart(series, axes)
+
+
 def _span(values: list[float | None], references: list[tuple[str, float]]) -> tuple[float, float]:
     """From 0 to the next tenth above everything, so that heights compare honestly."""
     top = max([0.0, *(v for v in values if v is not None), *(y for _, y in references)])

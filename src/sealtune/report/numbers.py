@@ -38,6 +38,11 @@ def loss(value: float | None) -> str:
     return NONE if value is None else f"{value:,.3f}"
 
 
+def short(value: float | None, digits: int = 3) -> str:
+    """So many digits and no zeros behind them: 1e-05, 2.53."""
+    return NONE if value is None else f"{value:.{digits}g}"
+
+
 def times(value: float | None) -> str:
     """A ratio of times: 1.324 -> ``1.32 × as long``."""
     return NONE if value is None else f"{value:,.2f}{NBSP}× as long"

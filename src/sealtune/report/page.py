@@ -36,7 +36,7 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 _HERE = Path(__file__).parent
 _FILTERS = (
-    numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.times, numbers.size,
+    numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.short, numbers.times, numbers.size,
     numbers.mib, numbers.duration, numbers.moment, numbers.of, values.add, values.ratio,
 )  # fmt: skip
 
@@ -97,6 +97,7 @@ def context(log: RunLog, summary: Json) -> Json:
             "step": curves.by_step(log, view),
             "loss": curves.round_loss(log, view, summary),
             "accuracy": curves.round_accuracy(log, summary),
+            "epsilon": curves.epsilon(summary),
         },
         "uploads": uploads,
         "sent": sections.sent(uploads),

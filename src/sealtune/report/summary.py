@@ -15,7 +15,7 @@ from pathlib import Path
 from sealtune import __version__
 from sealtune.job.event_log import End
 from sealtune.job.events import Error, Event, Round
-from sealtune.report import costs, evidence, quality
+from sealtune.report import costs, evidence, privacy, quality
 from sealtune.report.log import RunLog, read_run
 from sealtune.report.methods import View, view_of
 from sealtune.report.quality import Score
@@ -47,6 +47,7 @@ def summarise(log: RunLog) -> Json:
         "loss_curve": quality.loss_curve(log, view),
         "accuracy_curve": quality.accuracy_curve(log),
         "split": view.figures(log),
+        "privacy": privacy.figures(log),
         "bytes": costs.traffic(log, view),
         "seconds": seconds,
         "shares": shares,
