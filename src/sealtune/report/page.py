@@ -37,7 +37,8 @@ REPORT = "report.html"
 _HERE = Path(__file__).parent
 _FILTERS = (
     numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.short, numbers.times,
-    numbers.size, numbers.mib, numbers.duration, numbers.moment, numbers.of, values.add, values.ratio,
+    numbers.size, numbers.mib, numbers.duration, numbers.moment, numbers.of, values.add,
+    values.ratio,
 )  # fmt: skip
 
 
