@@ -362,16 +362,22 @@ def _masked(
 
 AGGREGATOR = """
 import json, sys
+from pathlib import Path
 import numpy as np
 import sealtune.enclave.aggregator
-from sealtune.methods.federated.adapter import read_adapter, write_adapter
-from sealtune.methods.federated.aggregation import FedAvg
+from sealtune.methods.federated.adapter import AdapterReader, write_adapter
+from sealtune.methods.federated.aggregation import RoundContext
+from sealtune.methods.federated.rules.fedavg import FedAvg
+from sealtune.methods.federated.update import read_update
 from sealtune.memory import peak_mib
 shapes = {k: tuple(v) for k, v in json.loads(sys.argv[1]).items()}
 adapter = write_adapter({k: np.ones(v, dtype=np.float32) for k, v in shapes.items()})
-mean = FedAvg(shapes)
+reader = AdapterReader(adapter, shapes)
+before = reader.read(adapter)
+mean = FedAvg(RoundContext(shapes, before, None, {"north": 10}, 1.0, Path()))
 for _ in range(3):
-    mean.add("north", read_adapter(bytes(bytearray(adapter)), shapes), 10)
+    answer = reader.read(bytes(bytearray(adapter)))
+    mean.add("north", read_update(answer, before, dict.fromkeys(shapes, 1.0)).tensors, 10)
 write_adapter(mean.result())
 print(peak_mib())
 """

@@ -122,16 +122,16 @@ def test_a_bad_update_fails_its_site_alone(llama: Path, tmp_path: Path) -> None:
 def test_what_no_check_foresaw_fails_its_site_alone(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sealtune.methods.federated import server
+    from sealtune.methods.federated import adapter
 
-    real = server.read_adapter
+    real = adapter.read_adapter
 
     def fragile(data: bytes, shapes: Any) -> Any:
         if b"boom" in data:
             raise RecursionError("deep inside a library")
         return real(data, shapes)
 
-    monkeypatch.setattr(server, "read_adapter", fragile)
+    monkeypatch.setattr(adapter, "read_adapter", fragile)
     federation = run(tmp_path / "run", llama, lambda answer: replace(answer, body=b"boom"))
     entry = federation.of("round")[1]["sites"]["south"]
     assert (entry["outcome"], entry["reason"]) == ("failed", "refused: unforeseen RecursionError")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
@@ -19,7 +18,6 @@ from sealtune.attest.platforms import platform
 from sealtune.errors import AdapterMismatchError, FrameError, StorageError
 from sealtune.job.manifest import DataIdentity
 from sealtune.methods.federated.adapter import read_adapter, write_adapter
-from sealtune.methods.federated.aggregation import FedAvg
 from sealtune.methods.federated.site_report import read_report
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.relay_link import serve
@@ -30,28 +28,6 @@ SHAPES = {"a": (3, 4), "b": (5,)}
 def tensors(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     source = np.random.default_rng(seed)
     return {n: (scale * source.normal(size=s)).astype(np.float32) for n, s in SHAPES.items()}
-
-
-def test_the_mean_is_exact_and_does_not_depend_on_the_order() -> None:
-    updates = [(tensors(i, 10.0 ** (i - 2)), n) for i, n in enumerate([7, 900, 31, 123456])]
-    results = set()
-    for order in itertools.permutations(updates):
-        mean = FedAvg(SHAPES)
-        for update, weight in order:
-            mean.add("north", update, weight)
-        results.add(write_adapter(mean.result()))
-    assert len(results) == 1
-    total = sum(n for _, n in updates)
-    found = read_adapter(results.pop(), SHAPES)
-    for name in SHAPES:
-        exact = sum(t[name].astype(np.longdouble) * n for t, n in updates) / total
-        assert np.array_equal(found[name], exact.astype(np.float32))
-
-
-def test_a_single_site_comes_out_as_it_went_in() -> None:
-    mean = FedAvg(SHAPES)
-    mean.add("north", tensors(1), 41)
-    assert all(np.array_equal(mean.result()[n], t) for n, t in tensors(1).items())
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sealtune.errors import UpdateBoundError
-from sealtune.job.sections import LoraSpec, TrainSpec, TuningSpec
-from sealtune.job.spec import ModelSpec
+from sealtune.job.sections import TrainSpec
+from sealtune.methods.federated.update import read_update
 from sealtune.methods.federated.update_bound import LARGEST_STEP, UpdateBound
-from sealtune.model.load import load_model
-from sealtune.model.trainable import trainable_state
-from sealtune.tuning.apply import apply_tuning, first_values
 
 NAME = "base_model.model.layers.0.q_proj.lora_A.weight"
-FIRST = {NAME: 0.5}
+
+
+def adapter(value: float) -> dict[str, np.ndarray]:
+    return {NAME: np.full((2, 4), value, np.float32)}
 
 
 def trained(spec: TrainSpec, start: float, gradients: Sequence[float]) -> list[float]:
@@ -47,9 +46,7 @@ def test_no_gradients_take_adamw_beyond_the_bound(
 ) -> None:
     spec = TrainSpec(learning_rate=1e-3, weight_decay=decay, steps_per_round=steps)
     end = trained(spec, start, growing(steps, ratio))[-1]
-    before = {NAME: np.full((1, 4), start, np.float32)}
-    update = {NAME: np.full((1, 4), end, np.float32)}
-    UpdateBound(spec, 30, FIRST).check(update, before)
+    read_update(adapter(end), adapter(start), UpdateBound(spec, 30).limits({NAME: abs(start)}))
 
 
 def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
@@ -59,35 +56,12 @@ def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
 
 
 @pytest.mark.parametrize("factor", [1.05, -1.05, 100.0, float("inf"), float("nan")])
-@pytest.mark.parametrize("first", [True, False])
-def test_beyond_the_bound_is_refused(factor: float, first: bool) -> None:
-    spec = TrainSpec(learning_rate=1e-3, steps_per_round=4)
-    bound = UpdateBound(spec, 30, FIRST)
-    start = FIRST[NAME] if first else 0.25
-    before = None if first else {NAME: np.full((2, 4), start, np.float32)}
-    inside = np.full((2, 4), start + bound.move * 0.99, np.float32)
-    bound.check({NAME: inside}, before)
-    outside = inside.copy()
-    outside[1, 3] = (-start if first and factor < 0 else start) + factor * bound.move
+def test_beyond_the_bound_is_refused(factor: float) -> None:
+    bound = UpdateBound(TrainSpec(learning_rate=1e-3, steps_per_round=4), 30)
+    limits = bound.limits({NAME: 0.25})
+    inside = adapter(0.25 + bound.move * 0.99)
+    read_update(inside, adapter(0.25), limits)
+    outside = {NAME: inside[NAME].copy()}
+    outside[NAME][1, 3] = 0.25 + factor * bound.move
     with pytest.raises(UpdateBoundError, match=r"lora_A\.weight was moved by"):
-        bound.check({NAME: outside}, before)
-
-
-def test_first_values_are_within_those_of_the_plan(llama: Path) -> None:
-    """What the aggregator reads in the signed plan holds of what every site draws."""
-    spec = ModelSpec(path=str(llama))
-    tuning = TuningSpec(lora=LoraSpec(rank=4))
-    for seed in range(20):
-        model = apply_tuning(load_model(spec, 3), tuning, "classification", seed)
-        bounds = first_values(model, tuning)
-        state = trainable_state(model)
-        assert bounds.keys() == state.keys()
-        for name, tensor in state.items():
-            assert float(tensor.abs().max()) <= bounds[name], name
-            assert ".lora_B." in name or bounds[name] < 20 * float(tensor.abs().max())
-
-
-def test_a_head_that_starts_far_out_is_still_inside() -> None:
-    # the largest of a hundred million draws stays well below the nine that are allowed for
-    draws = torch.randn(10_000_000, generator=torch.Generator().manual_seed(0))
-    assert float(draws.abs().max()) < 9 - 2
+        read_update(outside, adapter(0.25), limits)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
@@ -18,9 +19,10 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from sealtune.errors import AdapterMismatchError, ConfigError, ModelError
+from sealtune.job.first_values import first_adapter
+from sealtune.job.plan import FirstValue
 from sealtune.job.sections import Section, TuningSpec
 from sealtune.model.load import load_model, quiet
-from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import load_trainable_state, trainable_state, write_tensors
 from sealtune.model.training import evaluate
@@ -86,8 +88,8 @@ class Scales(Tuner):
             fresh_head(model, context.seed)
         return model
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
-        return 1.0 if name.endswith(".scale") else None
+    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+        return FirstValue(law="constant", scale=1) if name.endswith(".scale") else None
 
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:
         paths = [name for name, module in model.named_modules() if isinstance(module, Scaled)]
@@ -121,14 +123,10 @@ class Prefix(Tuner):
         kind = "SEQ_CLS" if context.task == "classification" else "CAUSAL_LM"
         config = PrefixTuningConfig(num_virtual_tokens=settings.length, task_type=kind)
         with quiet():
-            model = get_peft_model(model, config)
-        for name, tensor in trainable_state(model).items():
-            draws = torch.randn(tensor.shape, generator=generator("prefix", context.seed, name))
-            tensor.copy_(draws.mul_(0.1))
-        return model
+            return get_peft_model(model, config)
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
-        return 0.9
+    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+        return FirstValue(law="normal", scale=0.1)
 
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:
         config = model.peft_config["default"]
@@ -173,9 +171,11 @@ def test_it_is_trained_written_and_read_back(
     assert list(sections(TUNINGS[name])) == [name]
     model, tasks = tuned(llama, name, task), task_of(llama, task)
     first = {n: t.clone() for n, t in trainable_state(model).items()}
-    bounds = first_values(model, TUNINGS[name])
-    assert bounds.keys() == first.keys()
-    assert all(float(t.abs().max()) <= bounds[n] for n, t in first.items())
+    drawn = first_adapter(
+        first_values(model, TUNINGS[name]), {n: tuple(t.shape) for n, t in first.items()}, 7
+    )
+    assert drawn.keys() == first.keys()
+    assert all(np.array_equal(t.numpy(), drawn[n]) for n, t in first.items())
     texts = tasks.encode(make_texts(60, 3))
     before = evaluate(model, tasks, texts, batch_size=32)
     for number in (1, 2, 3):
@@ -224,7 +224,7 @@ def test_it_is_planned_and_masked(
     monkeypatch.setenv("SEALTUNE_CACHE", str(tmp_path))
     job = make_job(llama).model_copy(update={"tuning": TUNINGS["scales"]})
     plan = make_plan(job, None)
-    assert set(plan.first_values.values()) == {1.0}
+    assert {law.scale for law in plan.first_values.values()} == {1.0}
     models = [apply_tuning(load_model(job.model, None), job.tuning, "causal-lm", 1) for _ in "ab"]
     use_int8_weights(models[1], plan)
     session = session_for(job, plan)

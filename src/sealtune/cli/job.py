@@ -90,7 +90,6 @@ def build(
     from sealtune.job.method import method_of
     from sealtune.job.proposal import wrap
     from sealtune.job.storage import write_atomic
-    from sealtune.methods.federated.aggregation import aggregation_named
 
     settings = load_job(job_file)
     if out.exists() and not force:
@@ -102,7 +101,6 @@ def build(
     roles = method_of(settings.job.method).attested
     accepted = None if policy is None else load_policies(policy, roles)
     check_files(settings)
-    aggregation_named(settings.aggregation.rule)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):
         from sealtune.plan.resolve import resolve
 

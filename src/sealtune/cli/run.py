@@ -146,13 +146,11 @@ def _prepare(
     from sealtune.job.manifest import open_manifest
     from sealtune.job.method import method_of
     from sealtune.job.storage import write_atomic
-    from sealtune.methods.federated.aggregation import aggregation_named
     from sealtune.party.found import check_found, check_settings
     from sealtune.party.trust import check_machine
 
     check_machine(job.protection, *method_of(job.job.method).attested)
     check_files(job)
-    aggregation_named(job.aggregation.rule)
     keys: dict[str, Path] = {}
     if given is not None:
         manifest = open_manifest(given)

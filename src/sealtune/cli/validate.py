@@ -29,14 +29,12 @@ def validate(
     Example: `sealtune validate job.toml`
     """
     from sealtune.job.load import check_files, load_job
-    from sealtune.methods.federated.aggregation import aggregation_named
 
     job = load_job(path)
     if settings_only:
         typer.echo(f"{path}: the settings are fine")
         return
     check_files(job)
-    aggregation_named(job.aggregation.rule)
     from rich.console import Console
 
     with Console(stderr=True).status("Reading data and model"):

@@ -120,6 +120,7 @@ class SiteRound(_Model):
         outcome: ``ok``, ``late`` or ``failed``.
         reason: why it is not ``ok``.
         bytes_up, bytes_down: sealed, from and to the site.
+        norm_bound: largest L2 norm that its update may have; ``clipped``: whether it had more.
     """
 
     outcome: str | None = None
@@ -133,6 +134,8 @@ class SiteRound(_Model):
     bytes_down: Count | None = None
     seconds: Busy | None = None
     frozen_unchanged: Flag | None = None
+    norm_bound: Number = None
+    clipped: Flag | None = None
 
 
 class Round(Event, event="round"):

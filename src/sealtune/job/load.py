@@ -19,6 +19,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.aggregation_rules import aggregation_problems
 from sealtune.job.describe import describe, sections
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.job_file import JobFile, file_problems
@@ -160,6 +161,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         protection = valid(ProtectionSpec, "protection")
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
+    problems += aggregation_problems(aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
     return list(dict.fromkeys(problems)), None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Placement = Literal["enclave", "masked", "plain", "owner"]
 Role = Literal["embedding", "block", "linear", "other"]
-Magnitude = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Law = Literal["constant", "uniform", "normal"]
 Size = Annotated[int, Field(ge=0, lt=2**31)]  # RFC 8785 holds no integer beyond 2^53
 
 
@@ -58,6 +58,19 @@ class LinearGroup(_Frozen):
     backward: bool
 
 
+class FirstValue(_Frozen):
+    """How a trainable tensor begins; ``job.first_values`` draws it.
+
+    Attributes:
+        law: ``constant``: all are ``scale``; ``uniform``: within ``scale`` of 0; ``normal``: with
+            mean 0 and deviation ``scale``.
+        scale: of the law.
+    """
+
+    law: Law
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Backbone(_Frozen):
     """The int8 weights file that enclave and accelerator both read.
 
@@ -82,8 +95,8 @@ class SlicePlan(_Frozen):
         modules: placement of each module that holds parameters or computes.
         groups: the linear layers that are called on the accelerator.
         trainable: PEFT state-dict name -> shape of every trainable tensor.
-        first_values: the same names -> largest magnitude that the tensor can have at the start;
-            empty in a split job, whose server draws them itself.
+        first_values: the same names -> how the tensor begins; empty in a split job, whose server
+            draws them itself.
         backbone: the int8 weights.
     """
 
@@ -95,7 +108,7 @@ class SlicePlan(_Frozen):
     modules: tuple[ModulePlan, ...]
     groups: tuple[LinearGroup, ...]
     trainable: dict[str, tuple[Size, ...]]
-    first_values: dict[str, Magnitude] = {}
+    first_values: dict[str, FirstValue] = {}
     backbone: Backbone
 
     @property

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.aggregation_rules import aggregation_problems
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.method import method_of
 from sealtune.job.privacy_rules import privacy_disagreements
@@ -95,6 +96,7 @@ class Settings(Section):
         return [
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
+            *aggregation_problems(self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy

@@ -15,6 +15,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sealtune.errors import AdapterMismatchError
+from sealtune.job.first_values import draw
+from sealtune.job.plan import FirstValue
 
 ADAPTER = "default"  # peft's name for the only adapter
 
@@ -103,6 +105,13 @@ def copy_tensors(
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(written[name])
+
+
+def draw_tensors(own: Mapping[str, Tensor], laws: Mapping[str, FirstValue], seed: int) -> None:
+    """Fill a model's ``own`` tensors as ``laws`` say; on ``meta`` there is nothing to fill."""
+    for name, law in laws.items():
+        if not own[name].is_meta:
+            own[name].copy_(torch.from_numpy(draw(law, seed, name, tuple(own[name].shape))))
 
 
 def _state_name(name: str) -> str:

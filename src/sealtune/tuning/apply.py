@@ -5,17 +5,18 @@ Trust domain: client enclave (federated), server enclave (split).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from sealtune.errors import ConfigError, ModelError, Problem
+from sealtune.job.plan import FirstValue
 from sealtune.job.sections import TuningSpec
-from sealtune.model.trainable import trainable_state
+from sealtune.model.trainable import draw_tensors, trainable_state
 from sealtune.tuning.head import head_first_value
 from sealtune.tuning.registry import registered, sections
-from sealtune.tuning.tuner import Calibrate, Context
+from sealtune.tuning.tuner import Calibrate, Context, Tuner
 
 
 def apply_tuning(
@@ -62,7 +63,10 @@ def apply_tuning(
             calibrate=calibrate,
             choices=(choices or {}).get(name),
         )
-        model = registered(name).load().apply(model, settings, context)
+        tuner = registered(name).load()
+        model = tuner.apply(model, settings, context)
+        # also before the next tuner looks at what the model does
+        draw_tensors(trainable_state(model), _laws(model, [tuner]), seed)
     return model
 
 
@@ -72,22 +76,26 @@ def tuning_choices(model: nn.Module, tuning: TuningSpec) -> dict[str, Any]:
     return {name: chosen for name, chosen in every.items() if chosen is not None}
 
 
-def first_values(model: nn.Module, tuning: TuningSpec) -> dict[str, float]:
-    """Trainable tensor -> largest magnitude that it has when ``tuning`` was just applied.
+def first_values(model: nn.Module, tuning: TuningSpec) -> dict[str, FirstValue]:
+    """Trainable tensor -> how it begins.
 
     Raises:
         ModelError: a tensor that no tuner knows.
     """
-    tuners = [registered(name).load() for name in sections(tuning)]
-    bounds: dict[str, float] = {}
+    laws = _laws(model, [registered(name).load() for name in sections(tuning)])
+    if unknown := sorted(trainable_state(model).keys() - laws.keys()):
+        raise ModelError(f"no tuner says how {unknown[0]} begins, so no update can be checked")
+    return laws
+
+
+def _laws(model: nn.Module, tuners: Sequence[Tuner]) -> dict[str, FirstValue]:
+    laws: dict[str, FirstValue] = {}
     for name, tensor in trainable_state(model).items():
-        shape = tuple(tensor.shape)
-        stated = [t.first_value(name, shape) for t in tuners] + [head_first_value(name)]
-        bound = next((value for value in stated if value is not None), None)
-        if bound is None:
-            raise ModelError(f"no tuner says how {name} begins, so no update of it can be checked")
-        bounds[name] = bound
-    return bounds
+        stated = [one.first_value(name, tuple(tensor.shape)) for one in tuners]
+        for law in (*stated, head_first_value(name)):
+            if law is not None:
+                laws.setdefault(name, law)
+    return laws
 
 
 def early_layers(tuning: TuningSpec, first_block: int) -> dict[str, list[int]]:

@@ -7,36 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from sealtune.job.plan import FirstValue
 from sealtune.model.load import HEAD
-from sealtune.model.seeds import generator
+from sealtune.model.trainable import draw_tensors
 
-_DEVIATION = 0.02
-_FARTHEST = 9  # deviations; float32 draws end below
+_FIRST = FirstValue(law="normal", scale=0.02)
 
 
 def fresh_head(model: Any, seed: int) -> None:
     """Make the head of a plain ``model`` trainable, with its first values."""
-    for name, parameter in getattr(model, HEAD).requires_grad_(True).named_parameters():
-        draw_head(f"{HEAD}.{name}", parameter.detach(), seed)
+    named = getattr(model, HEAD).requires_grad_(True).named_parameters()
+    tensors = {f"{HEAD}.{name}": parameter.detach() for name, parameter in named}
+    draw_tensors(tensors, dict.fromkeys(tensors, _FIRST), seed)
 
 
-def draw_head(name: str, tensor: Tensor, seed: int) -> None:
-    """Fill a head's ``tensor``, small and normal; on ``meta`` there is nothing to fill.
-
-    Args:
-        name: in an adapter file; with the seed, all that the values depend on.
-    """
-    if not tensor.is_meta:
-        source = generator("lora", seed, name)
-        tensor.copy_(torch.randn(tensor.shape, generator=source).mul_(_DEVIATION))
-
-
-def head_first_value(name: str) -> float | None:
+def head_first_value(name: str) -> FirstValue | None:
     """See ``Tuner.first_value``."""
-    return _DEVIATION * _FARTHEST if is_head(name) else None
+    return _FIRST if is_head(name) else None
 
 
 def is_head(name: str) -> bool:

@@ -1,8 +1,5 @@
 """LoRA through ``peft``: plain PEFT loads its files anywhere.
 
-The initial values depend on the job's seed and each tensor's name alone, so every site starts from
-the same adapter without a message.
-
 Trust domain: client enclave (federated), server enclave (split); whoever received the adapter.
 """
 
@@ -14,15 +11,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sealtune.errors import AdapterMismatchError, ModelError, TargetModulesError
+from sealtune.job.plan import FirstValue
 from sealtune.job.printable import first_line
 from sealtune.job.sections import LoraSpec
 from sealtune.model.load import HEAD, quiet
-from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import (
     ADAPTER,
@@ -32,7 +28,7 @@ from sealtune.model.trainable import (
     write_tensors,
 )
 from sealtune.tuning.file_names import LORA_CONFIG, LORA_WEIGHTS
-from sealtune.tuning.head import draw_head, is_head
+from sealtune.tuning.head import is_head
 from sealtune.tuning.tuner import Context, Tuner
 
 # the keys of PEFT's settings that ``apply`` decides; a file that sets another is refused
@@ -78,16 +74,15 @@ class Lora(Tuner):
             modules_to_save=[HEAD] if context.head else None,
             fan_in_fan_out=transposed,
         )
-        model = _wrapped(model, config)
-        for name, tensor in trainable_state(model).items():
-            _draw(name, tensor, context.seed)
-        return model
+        return _wrapped(model, config)
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
-        """B starts at zero, A as in the LoRA paper's code."""
+    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+        """B [N, r] starts at zero, A [r, K] as in the LoRA paper's code."""
         if ".lora_B." in name:
-            return 0.0
-        return _bound(shape) if ".lora_A." in name else None
+            return FirstValue(law="constant", scale=0)
+        if ".lora_A." in name:
+            return FirstValue(law="uniform", scale=1 / math.sqrt(shape[1]))
+        return None
 
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:
         """PEFT's two files."""
@@ -125,22 +120,6 @@ def _wrapped(model: Any, config: Any) -> Any:
 
     with quiet():
         return get_peft_model(model, config)
-
-
-def _draw(name: str, tensor: Tensor, seed: int) -> None:
-    """A tensor's first value; on ``meta`` there is nothing to fill."""
-    if ".lora_B." in name:
-        tensor.zero_()
-    elif ".lora_A." not in name:
-        draw_head(name, tensor, seed)
-    elif not tensor.is_meta:
-        bound, source = _bound(tuple(tensor.shape)), generator("lora", seed, name)
-        tensor.copy_(torch.rand(tensor.shape, generator=source).mul_(2 * bound).sub_(bound))
-
-
-def _bound(shape: tuple[int, ...]) -> float:
-    """Of A [r, K]: uniform within ``1 / sqrt(K)``."""
-    return 1 / math.sqrt(shape[1])
 
 
 def _targets(model: Any, lora: LoraSpec, prefix: str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sealtune.errors import ModelError
+from sealtune.job.plan import FirstValue
 
 # runs the model on a few batches and returns their loss, or yields one loss after another
 Calibrate = Callable[[], Tensor | Iterable[Tensor]]
@@ -68,11 +69,11 @@ class Tuner(ABC):
         """
 
     @abstractmethod
-    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
-        """Largest magnitude in the trainable tensor ``name`` as ``apply`` makes it.
+    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+        """How the trainable tensor ``name`` begins; None if it is not this tuner's.
 
-        It goes into the slice plan, where the aggregator reads how far a first update can be. None
-        if the tensor is not this tuner's.
+        ``apply_tuning`` fills the tensor accordingly after ``apply``. The law goes into the slice
+        plan, from which the aggregator draws the same values.
         """
 
     @abstractmethod

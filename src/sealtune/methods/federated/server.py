@@ -19,10 +19,12 @@ from typing import Any
 from sealtune.errors import ChannelError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
-from sealtune.methods.federated.adapter import Tensors, adapter_size, read_adapter, write_adapter
-from sealtune.methods.federated.aggregation import Aggregation, aggregation_named
+from sealtune.job.first_values import first_adapter
+from sealtune.methods.federated.adapter import adapter_size, write_adapter
+from sealtune.methods.federated.norm_bound import FIRST_RATIO
 from sealtune.methods.federated.site_report import StageKind, read_report
-from sealtune.methods.federated.update_bound import UpdateBound
+from sealtune.methods.federated.training_round import TrainingRound
+from sealtune.methods.federated.update import Update
 from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
@@ -32,11 +34,17 @@ from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
 _SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
 _ANSWERS = {"evaluate": "metrics", "train": "update", "release": "metrics"}
 _DONE = {"evaluate": "the first evaluation", "train": "round {}", "release": "the release"}
-_Answer = tuple[dict[str, Any], Tensors | None]  # what a site reports, and its update
+_Answer = tuple[dict[str, Any], Update | None]  # what a site reports, and its update
 
 
 class FederatedState(State):
-    """What a federated job keeps besides the global adapter: nothing."""
+    """What a federated job keeps besides the global adapter.
+
+    Attributes:
+        norm_ratio: see ``NormBound``.
+    """
+
+    norm_ratio: float = FIRST_RATIO
 
 
 class FederatedServer:
@@ -47,30 +55,29 @@ class FederatedServer:
         emit: gets progress events.
 
     Raises:
-        ConfigError: there is no aggregation of that name.
         StorageError: the checkpoint does not open.
     """
 
     def __init__(self, admitted: Admitted, emit: Emit) -> None:
+        self._admitted = admitted
         self._manifest = admitted.manifest
         self._sites = admitted.settings.sites.names
         self._rounds = admitted.settings.job.rounds
-        self._shapes = admitted.plan.trainable
         self._questions_per_row = 1 if admitted.labels else admitted.settings.data.max_tokens
-        self._bounds = {
-            site: UpdateBound(admitted.settings.train, data.train_rows, admitted.plan.first_values)
-            for site, data in self._manifest.data.items()
-        }
-        self._aggregation = aggregation_named(admitted.settings.aggregation.rule)
         self._emit = emit
-        self.answer_limit = adapter_size(self._shapes) + _SLACK
+        shapes = admitted.plan.trainable
+        self.answer_limit = adapter_size(shapes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
         self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
         saved = self._checkpoints.load() if admitted.local.resume else None
         self._round = saved.round if saved else None  # the last finished one
-        # empty before round 1 has ended: every site draws the same adapter from the job's seed
-        self._adapter = saved.tensors if saved else b""
+        self._state = saved.state if saved else FederatedState()
+        if saved:
+            self._adapter = saved.tensors
+        else:
+            laws, seed = admitted.plan.first_values, admitted.settings.job.seed
+            self._adapter = write_adapter(first_adapter(laws, shapes, seed))
 
     def program(self) -> Program:
         """The whole job.
@@ -89,24 +96,23 @@ class FederatedServer:
 
     def _stage(self, kind: StageKind, number: int) -> Program:
         """Ask all sites to do one thing; what comes out of training is the next adapter."""
-        begun, trains = time.monotonic(), kind == "train"
-        body = b"" if kind == "evaluate" else self._adapter
-        outcomes = new_outcomes(self._sites)
-        updates = self._aggregation(self._shapes)
+        begun, before, trained = time.monotonic(), self._adapter, dict[str, Any]()
+        outcomes, updates = new_outcomes(self._sites), None
+        if kind == "train":
+            updates = TrainingRound(self._admitted, self._adapter, self._state.norm_ratio)
         answered = yield Ask(
-            dict.fromkeys(self._sites, Frame(kind, {"round": number}, body)),
+            dict.fromkeys(self._sites, Frame(kind, {"round": number}, self._adapter)),
             number,
-            self._checker(kind, number),
+            self._checker(kind, number, updates),
             partial(self._take, outcomes, updates),
             outcomes,
-            anew=self._ends_epoch(number - trains),
+            anew=self._ends_epoch(number - (kind == "train")),
         )
-        enough = self._manifest.is_cohort(answered) if trains else bool(answered)
-        before = self._adapter
-        if trains and enough:
+        enough = self._manifest.is_cohort(answered) if updates else bool(answered)
+        if updates and enough:
             self._adapter = write_adapter(updates.result())
-        trained: dict[str, Any] = {}
-        if trains and answered:
+            self._state = FederatedState(norm_ratio=updates.norms.next_ratio)
+        if updates and answered:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
             trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
         event = Final if kind == "release" else Round
@@ -121,34 +127,31 @@ class FederatedServer:
         """Whether both sides prove themselves anew after training round ``number``."""
         return number > 0 and number % self._manifest.epoch == 0
 
-    def _checker(self, kind: StageKind, number: int) -> Callable[[str, Frame], _Answer]:
+    def _checker(
+        self, kind: StageKind, number: int, updates: TrainingRound | None
+    ) -> Callable[[str, Frame], _Answer]:
         """What reads the sites' answers."""
-        trains = kind == "train"
-        before = read_adapter(self._adapter, self._shapes) if trains and self._adapter else None
 
         def check(site: str, answer: Frame) -> _Answer:
             if answer.kind != _ANSWERS[kind]:
                 raise ChannelError(f"answered with {answer.kind[:40]!r}, not {_ANSWERS[kind]!r}")
             signed = self._manifest.data[site]
             report = read_report(kind, number, answer.meta, signed, self._questions_per_row)
-            if not trains:
-                return report, None
-            update = read_adapter(bytes(answer.body), self._shapes)
-            self._bounds[site].check(update, before)
-            return report, update
+            return report, updates.check(site, bytes(answer.body)) if updates else None
 
         return check
 
     def _take(
         self,
         outcomes: Mapping[str, SiteOutcome],
-        updates: Aggregation,
+        updates: TrainingRound | None,
         site: str,
         answer: _Answer,
     ) -> None:
-        outcomes[site].fields, update = answer
-        if update is not None:
-            updates.add(site, update, self._manifest.data[site].train_rows)
+        report, update = answer
+        if updates and update:
+            report |= updates.take(site, update)
+        outcomes[site].fields = report
 
     def _keep(self, number: int) -> None:
-        self._checkpoints.save(Checkpoint(number, FederatedState(), self._adapter))
+        self._checkpoints.save(Checkpoint(number, self._state, self._adapter))

@@ -55,7 +55,6 @@ class SiteTrainer:
         base = load_model(job.model, len(admitted.labels) or None)
         tuning = job.tuning.of_site(self._site)
         self._model = apply_tuning(base, tuning, job.model.task, job.job.seed)
-        self._initial = {name: t.clone() for name, t in trainable_state(self._model).items()}
         session.install(self._model)
 
     def answer(self, question: Frame) -> Frame:
@@ -70,8 +69,8 @@ class SiteTrainer:
             raise FrameError(f"the server asked {question.kind[:40]!r} for round {round_!r}")
         started = time.perf_counter()
         before = dict(self._session.seconds)
-        given, source = bytes(question.body), "the server's adapter"
-        load_trainable_state(self._model, read_tensors(given, source) if given else self._initial)
+        given = read_tensors(bytes(question.body), source := "the server's adapter")
+        load_trainable_state(self._model, given, source)
         body = b""
         if question.kind == "train":
             fields = self._train(round_)

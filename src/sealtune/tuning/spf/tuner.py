@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.errors import AdapterMismatchError
+from sealtune.job.plan import FirstValue
 from sealtune.job.sections import SpfSpec
 from sealtune.model.load import HEAD
 from sealtune.tuning.file_names import SPF_CONFIG, SPF_WEIGHTS
@@ -32,9 +33,9 @@ class Spf(Tuner):
             fresh_head(model, context.seed)
         return apply_spf(model, config, calibrate=context.calibrate, heads=context.choices)
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
+    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
         """Every delta starts at zero."""
-        return 0.0 if name.endswith(".spf.delta") else None
+        return FirstValue(law="constant", scale=0) if name.endswith(".spf.delta") else None
 
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:
         """See ``spf_files``."""

@@ -1,0 +1,65 @@
+"""The L2 norm to which each site's update is clipped (``aggregation.norm_bound``).
+
+A site that trains ``k`` steps on ``d`` numbers moves them by ``learning_rate * k * sqrt(d)`` if
+Adam takes each of them the same way in every step. An update's norm over this is its ratio, which
+makes sites with many and with few steps comparable. ``auto`` clips to a ratio: 1 in round 1, and
+then 1.5 times the median ratio of the round before, measured before clipping: the honest
+majority sets it, and nobody has to know how far a model moves.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median_low
+
+from sealtune.job.settings import Settings
+
+FIRST_RATIO = 1.0
+_GROWTH = 1.5
+
+
+class NormBound:
+    """The bounds of one round.
+
+    Args:
+        settings: of the job.
+        weights: site -> its signed number of training rows.
+        numbers: how many numbers an update has.
+        ratio: for ``auto``: what the round before left (``next_ratio``).
+    """
+
+    def __init__(
+        self, settings: Settings, weights: Mapping[str, int], numbers: int, ratio: float
+    ) -> None:
+        train = settings.train
+        self._bound = settings.aggregation.norm_bound
+        self._units = {
+            site: train.learning_rate * train.steps(rows) * math.sqrt(numbers)
+            for site, rows in weights.items()
+        }
+        self._ratio = ratio
+        self._ratios: list[float] = []
+
+    def of(self, site: str) -> float | None:
+        """The largest norm that passes as it is; None: any."""
+        if self._bound == "auto":
+            return self._ratio * self._units[site]
+        return None if self._bound == "none" else self._bound
+
+    def factor(self, site: str, norm: float) -> float:
+        """What to multiply an update of this norm with; 1: it is not clipped."""
+        bound = self.of(site)
+        return 1.0 if bound is None or norm <= bound else bound / norm
+
+    def note(self, site: str, norm: float) -> None:
+        """An update of this norm, before clipping, is part of the round."""
+        self._ratios.append(norm / self._units[site])
+
+    @property
+    def next_ratio(self) -> float:
+        """For the round after this one; updates that are all 0 say nothing about it."""
+        median = median_low(self._ratios) if self._ratios else 0.0
+        return _GROWTH * median if median > 0 else self._ratio

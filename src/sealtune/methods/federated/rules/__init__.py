@@ -1,0 +1,4 @@
+"""The rules of aggregation, a file each.
+
+Trust domain: server enclave.
+"""

@@ -1,0 +1,39 @@
+"""Rounds of aggregation without a run: a context, and updates to put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sealtune.job.spec import Job
+from sealtune.methods.federated.aggregation import RoundContext
+from tests.sample_job import make_job
+
+SHAPES: dict[str, tuple[int, ...]] = {"a": (3, 4), "b": (5,), "c": (300, 200)}
+Tensors = dict[str, np.ndarray]
+
+
+def tensors(seed: int, scale: float = 1.0, shapes: Mapping[str, Any] = SHAPES) -> Tensors:
+    source = np.random.default_rng(seed)
+    return {n: (scale * source.normal(size=s)).astype(np.float32) for n, s in shapes.items()}
+
+
+def job(**sections: Any) -> Job:
+    return make_job("-", **sections)
+
+
+def context(
+    weights: Mapping[str, int],
+    before: Tensors | None = None,
+    *,
+    folder: Path = Path("-"),
+    reach: float = 100.0,
+    **sections: Any,
+) -> RoundContext:
+    """Of a round of sites with these weights; ``sections`` are the job's."""
+    before = tensors(0, 0.1) if before is None else before
+    shapes = {name: tensor.shape for name, tensor in before.items()}
+    return RoundContext(shapes, before, job(**sections), weights, reach, folder)

@@ -1,0 +1,118 @@
+"""Updates as the aggregator reads and clips them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save as torch_save
+
+from sealtune.errors import AdapterMismatchError, UpdateBoundError
+from sealtune.methods.federated.adapter import AdapterReader, write_adapter
+from sealtune.methods.federated.norm_bound import NormBound
+from sealtune.methods.federated.update import read_update
+from sealtune.model.trainable import write_tensors
+from tests.methods.rounds import SHAPES, job, tensors
+
+LIMITS = dict.fromkeys(SHAPES, 10.0)
+
+
+def reader() -> AdapterReader:
+    return AdapterReader(write_adapter(tensors(0)), SHAPES)
+
+
+def test_what_a_site_writes_is_read_where_it_lies() -> None:
+    sent = tensors(1)
+    data = write_tensors({n: torch.from_numpy(t) for n, t in sent.items()})
+    found = reader().read(data)
+    for name, tensor in sent.items():
+        assert np.array_equal(found[name], tensor)
+        assert np.shares_memory(found[name], np.frombuffer(data, np.uint8))
+
+
+def test_another_layout_is_read_all_the_same() -> None:
+    sent = tensors(1)
+    data = torch_save({n: torch.from_numpy(t) for n, t in sent.items()}, metadata={"format": "np!"})
+    found = reader().read(data)
+    assert all(np.array_equal(found[name], tensor) for name, tensor in sent.items())
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 30, 100])
+@pytest.mark.parametrize("to", [0, 255])
+def test_a_damaged_head_is_not_read_as_if_it_were_whole(at: int, to: int) -> None:
+    data = bytearray(write_adapter(tensors(1)))
+    data[at] = to
+    try:
+        found = reader().read(bytes(data))
+    except AdapterMismatchError:
+        return
+    assert bytes(data) == write_adapter(found)  # a byte that was so before
+
+
+@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\0", lambda d: d[8:]])
+def test_a_wrong_length_is_refused(change: Any) -> None:
+    with pytest.raises(AdapterMismatchError):
+        reader().read(change(write_adapter(tensors(1))))
+
+
+def test_an_update_is_the_difference_and_its_norm() -> None:
+    before, after = tensors(0), tensors(1)
+    update = read_update(after, before, LIMITS)
+    assert all(np.array_equal(update.tensors[n], after[n] - before[n]) for n in SHAPES)
+    flat = np.concatenate([t.astype(np.float64).ravel() for t in update.tensors.values()])
+    assert update.norm == pytest.approx(float(np.linalg.norm(flat)), rel=1e-12)
+    update.scale(0.25)
+    assert np.array_equal(update.tensors["a"], (after["a"] - before["a"]) * np.float32(0.25))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -3e38])
+@pytest.mark.parametrize("place", [0, 40_000, -1])
+def test_one_bad_number_anywhere_is_found(value: float, place: int) -> None:
+    before = tensors(0)
+    for name in SHAPES:
+        after = {n: t.copy() for n, t in before.items()}
+        flat = after[name].reshape(-1)
+        flat[place % flat.size] = value
+        with pytest.raises(UpdateBoundError, match=f"{name} was moved by"):
+            read_update(after, before, LIMITS)
+
+
+ROWS = {"north": 100, "south": 1000, "west": 10}
+
+
+def norms(bound: float | str = "auto", ratio: float = 1.0) -> NormBound:
+    train = {"learning_rate": 1e-3, "batch_size": 10}
+    settings = job(train=train, aggregation={"norm_bound": bound})
+    return NormBound(settings, ROWS, 400, ratio)
+
+
+def test_the_first_bound_is_what_adam_does_in_one_direction() -> None:
+    bound = norms()
+    for site, steps in (("north", 10), ("south", 100), ("west", 1)):
+        assert bound.of(site) == pytest.approx(1e-3 * steps * math.sqrt(400))
+    assert bound.factor("north", 0.2) == 1
+    assert bound.factor("north", 2.0) == pytest.approx(0.1)
+
+
+def test_the_next_bound_follows_the_median_before_clipping() -> None:
+    bound = norms()
+    for site, share in (("north", 0.2), ("south", 0.3), ("west", 500.0)):
+        bound.note(site, share * (bound.of(site) or 0))
+    assert bound.next_ratio == pytest.approx(1.5 * 0.3)
+
+
+def test_updates_of_zero_do_not_close_the_bound_for_ever() -> None:
+    bound = norms(ratio=0.4)
+    for site in ROWS:
+        bound.note(site, 0.0)
+    assert bound.next_ratio == 0.4
+
+
+def test_a_stated_bound_holds_for_all_and_none_for_nobody() -> None:
+    assert norms(0.5).of("south") == 0.5
+    assert norms(0.5).factor("south", 5.0) == pytest.approx(0.1)
+    assert norms("none").of("south") is None
+    assert norms("none").factor("south", 1e9) == 1
