@@ -134,5 +134,5 @@ def test_jobs_in_which_it_cannot_be_kept(
 def test_what_is_not_named_is_taken(privacy: dict[str, Any]) -> None:
     sections = {"privacy": privacy, "model": {"task": "label-words"}}
     if privacy is EXAMPLE:
-        sections["aggregation"] = {"rule": "median", "norm_bound": 2.0}
+        sections["aggregation"] = {"norm_bound": 2.0}
     assert JobFile.model_validate(job_values("/m", **sections)).privacy.epsilon == 8.0

@@ -151,8 +151,10 @@ class _Batches:
         """One step's gradients; returns the batch's loss and its tokens."""
         batch = self.data.batch(next(self.batches))
         loss = self.task.loss(self.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), batch.tokens
+        value = float(loss.detach())
+        if math.isfinite(value):  # otherwise a masked layer would complain first, of its gradient
+            loss.backward()  # type: ignore[no-untyped-call]
+        return value, batch.tokens
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
