@@ -15,7 +15,7 @@ from sealtune.frames import Frame, is_count
 from sealtune.methods.split.messages import MAX_PARTS, PART
 from sealtune.party.admit import Admitted
 from sealtune.tuning.adapter import FINGERPRINT, Fingerprint, fingerprint_of
-from sealtune.tuning.file_names import LORA_CONFIG
+from sealtune.tuning.file_names import PEFT_CONFIG
 
 
 class Received:
@@ -73,7 +73,7 @@ def own_copy(files: Mapping[str, bytes], resolved: Admitted) -> dict[str, bytes]
     """
     try:
         theirs = Fingerprint.model_validate_json(files.get(FINGERPRINT, b""))
-        config = json.loads(files[LORA_CONFIG]) if LORA_CONFIG in files else None
+        config = json.loads(files[PEFT_CONFIG]) if PEFT_CONFIG in files else None
         if config is not None and not isinstance(config, dict):
             raise ValueError("no object")
     except (ValidationError, ValueError) as error:
@@ -88,5 +88,5 @@ def own_copy(files: Mapping[str, bytes], resolved: Admitted) -> dict[str, bytes]
     result = {**files, FINGERPRINT: here.file()}
     if config is not None:
         config["base_model_name_or_path"] = own.base_model
-        result[LORA_CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+        result[PEFT_CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
     return result

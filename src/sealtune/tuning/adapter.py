@@ -1,7 +1,9 @@
 """What an adapter folder holds: write it so that plain ``peft`` loads it, read it back strictly.
 
-    adapter_model.safetensors   LoRA: tensors under PEFT's names
+    adapter_model.safetensors   LoRA or P-tuning: tensors under PEFT's names
     adapter_config.json         PEFT's settings
+    ptuning_model.safetensors   P-tuning of the blocks behind a cut (``sealtune.tuning.ptuning``)
+    ptuning_config.json         which blocks
     spf_model.safetensors       SPF: deltas of the chosen heads (``sealtune.tuning.spf``)
     spf_config.json             its settings and heads
     sealtune.json               fingerprint: which tuners, base model, job, labels, prompt, versions
@@ -27,7 +29,6 @@ from torch import nn
 
 from sealtune import __version__
 from sealtune.errors import AdapterMismatchError
-from sealtune.model.trainable import trainable_state
 from sealtune.party.admit import Admitted
 from sealtune.tuning.registry import registered, sections
 
@@ -122,8 +123,12 @@ def install_adapter(
     return model.eval()
 
 
-def require_same_state(live: nn.Module, reloaded: nn.Module) -> None:
-    """Raise AdapterMismatchError unless all that was trained came back bit for bit."""
-    own, written = trainable_state(live), trainable_state(reloaded)
+def require_same_state(live: nn.Module, reloaded: nn.Module, tuning: Sequence[str]) -> None:
+    """Raise AdapterMismatchError unless all that the files are to keep came back bit for bit."""
+    tuners = [registered(name).load() for name in tuning]
+    own, written = (
+        {n: t for tuner in tuners for n, t in tuner.state(model).items()}
+        for model in (live, reloaded)
+    )
     if own.keys() != written.keys() or not all(torch.equal(own[n], written[n]) for n in own):
         raise AdapterMismatchError("the written adapter differs from the live one")

@@ -61,7 +61,7 @@ def write_adapter(folder: Path, files: Mapping[str, bytes]) -> None:
         StorageError: no space or no permission; an adapter that was there stays as it was.
         ModelError: a name that no such file has.
     """
-    allowed = {FINGERPRINT, *(name for tuner in TUNERS.values() for name in tuner.files)}
+    allowed = {FINGERPRINT, *_every_file()}
     odd = sorted(files.keys() - allowed)
     if odd:
         raise ModelError(f"{odd[0][:80]!r} is no file of an adapter")
@@ -131,7 +131,7 @@ def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
         AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.
     """
     loaded = _load(folder)
-    require_same_state(live, loaded.model)
+    require_same_state(live, loaded.model, loaded.fingerprint.tuning)
     with torch.no_grad():
         expected, got = (loaded.task.logits(model, batch) for model in (live, loaded.model))
     return compare_logits(expected, got)
@@ -168,15 +168,25 @@ def _read_folder(folder: Path) -> tuple[Fingerprint, dict[str, bytes]]:
         raise ModelError(
             f"{folder / FINGERPRINT} is damaged, or of another version of sealtune"
         ) from error
-    named = {file for name in fingerprint.tuning for file in registered(name).files}
-    for tuner in TUNERS.values():
-        for name in tuner.files:
-            if name not in named and (folder / name).exists():
-                raise AdapterMismatchError(
-                    f"{folder} holds {name}, of which {FINGERPRINT} knows nothing",
-                    hint="files of two adapters were mixed: get the folder again",
-                )
+    named = {file for name in fingerprint.tuning for file in _own_files(folder, name)}
+    for name in _every_file():
+        if name not in named and (folder / name).exists():
+            raise AdapterMismatchError(
+                f"{folder} holds {name}, of which {FINGERPRINT} knows nothing",
+                hint="files of two adapters were mixed: get the folder again",
+            )
     return fingerprint, {name: _read(folder, name) for name in sorted(named)}
+
+
+def _own_files(folder: Path, name: str) -> tuple[str, ...]:
+    """The files that a tuner has in ``folder``."""
+    tuner = registered(name)
+    there = any((folder / file).exists() for file in tuner.behind_cut)
+    return tuner.behind_cut if there else tuner.files
+
+
+def _every_file() -> list[str]:
+    return [name for tuner in TUNERS.values() for name in (*tuner.files, *tuner.behind_cut)]
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -27,7 +27,7 @@ from sealtune.model.trainable import (
     trainable_state,
     write_tensors,
 )
-from sealtune.tuning.file_names import LORA_CONFIG, LORA_WEIGHTS
+from sealtune.tuning.file_names import PEFT_CONFIG, PEFT_WEIGHTS
 from sealtune.tuning.head import is_head
 from sealtune.tuning.tuner import Context, Tuner
 
@@ -94,12 +94,12 @@ class Lora(Tuner):
             if ".lora_" in name or (settings["modules_to_save"] and is_head(name))
         }
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        return {LORA_WEIGHTS: write_tensors(own), LORA_CONFIG: text.encode()}
+        return {PEFT_WEIGHTS: write_tensors(own), PEFT_CONFIG: text.encode()}
 
     def install(self, model: Any, files: Mapping[str, bytes], source: str) -> Any:
         """What PEFT does with its files, every tensor compared."""
-        config = _read_config(files[LORA_CONFIG], f"{source}: {LORA_CONFIG}")
-        written = read_tensors(files[LORA_WEIGHTS], f"{source}: {LORA_WEIGHTS}")
+        config = _read_config(files[PEFT_CONFIG], f"{source}: {PEFT_CONFIG}")
+        written = read_tensors(files[PEFT_WEIGHTS], f"{source}: {PEFT_WEIGHTS}")
         try:
             model = _wrapped(model, config)
         except Exception as error:  # peft raises many classes for settings that do not fit

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ModelError
 from sealtune.job.sections import TuningSpec
-from sealtune.tuning.file_names import LORA_CONFIG, LORA_WEIGHTS, SPF_CONFIG, SPF_WEIGHTS
+from sealtune.tuning.file_names import (
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    PTUNING_CONFIG,
+    PTUNING_WEIGHTS,
+    SPF_CONFIG,
+    SPF_WEIGHTS,
+)
 
 if TYPE_CHECKING:
     from sealtune.tuning.tuner import Tuner
@@ -26,16 +33,24 @@ class Registered:
     Attributes:
         files: its files in an adapter folder.
         load: imports it.
+        behind_cut: its files instead where only the blocks behind a cut are tuned, if they differ.
     """
 
     files: tuple[str, ...]
     load: Callable[[], Tuner]
+    behind_cut: tuple[str, ...] = ()
 
 
 def _lora() -> Tuner:
     from sealtune.tuning.lora import Lora
 
     return Lora()
+
+
+def _ptuning() -> Tuner:
+    from sealtune.tuning.ptuning import Ptuning
+
+    return Ptuning()
 
 
 def _spf() -> Tuner:
@@ -45,7 +60,8 @@ def _spf() -> Tuner:
 
 
 TUNERS: dict[str, Registered] = {
-    "lora": Registered((LORA_WEIGHTS, LORA_CONFIG), _lora),
+    "lora": Registered((PEFT_WEIGHTS, PEFT_CONFIG), _lora),
+    "ptuning": Registered((PEFT_WEIGHTS, PEFT_CONFIG), _ptuning, (PTUNING_WEIGHTS, PTUNING_CONFIG)),
     "spf": Registered((SPF_WEIGHTS, SPF_CONFIG), _spf),
 }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sealtune.errors import ModelError
 from sealtune.job.plan import FirstValue
+from sealtune.model.trainable import trainable_state
 
 # runs the model on a few batches and returns their loss, or yields one loss after another
 Calibrate = Callable[[], Tensor | Iterable[Tensor]]
@@ -75,6 +76,10 @@ class Tuner(ABC):
         ``apply_tuning`` fills the tensor accordingly after ``apply``. The law goes into the slice
         plan, from which the aggregator draws the same values.
         """
+
+    def state(self, model: Any) -> dict[str, Tensor]:
+        """What its files keep, by name: what is trained, or what follows from that."""
+        return trainable_state(model)
 
     @abstractmethod
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:

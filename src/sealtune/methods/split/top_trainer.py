@@ -179,7 +179,7 @@ class TopTrainer:
         files = adapter_files(self._model, fingerprint)
         fresh, entry = self._top()
         fresh = install_adapter(fresh, files, fingerprint.tuning, "the export")
-        require_same_state(self._model, fresh)
+        require_same_state(self._model, fresh, fingerprint.tuning)
         data = next(filter(len, self._tests.values()), self._train)
         batch = data.batch(range(min(_CHECKED, len(data))))
         self._model.eval()
