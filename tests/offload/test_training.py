@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.errors import OffloadError
 from sealtune.job.plan import SlicePlan
-from sealtune.job.sections import ProtectionSpec, TuningSpec
+from sealtune.job.sections import ProtectionSpec, PtuningSpec, TuningSpec
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model
 from sealtune.model.trainable import trainable_state
@@ -22,6 +23,7 @@ from sealtune.offload.unmasked import use_int8_weights
 from sealtune.plan.masked import make_plan
 from sealtune.tuning.apply import apply_tuning
 from tests import sample_job
+from tests.model.families import make_family
 from tests.model.tiny import make_llama
 
 STEPS = 50
@@ -51,6 +53,14 @@ def session_for(job: Job, plan: SlicePlan) -> OffloadSession:
     return OffloadSession(engine, plan, integrity_bits=40, owner="test")
 
 
+def prefixed(job: Job) -> Any:
+    model = apply_tuning(load_model(job.model, None), job.tuning, job.model.task, 1)
+    generator = torch.Generator().manual_seed(2)
+    for tensor in trainable_state(model).values():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.5)
+    return model
+
+
 @pytest.fixture(params=["llama", "gpt2"])
 def model_folder(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(request.param)
@@ -58,9 +68,31 @@ def model_folder(request: pytest.FixtureRequest) -> Path:
 
 
 def test_losses_and_gradients_equal_the_unmasked_model(model_folder: Path) -> None:
-    job = make_job(model_folder)
+    compare(make_job(model_folder), lora)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("llama", {"projection": True, "hidden": 24}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("mistral", {"projection": True}),
+        ("gpt2", {}),
+    ],
+)
+def test_a_prefix_trains_as_it_does_unmasked(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    """No token is added, so pads are for the texts' rows alone."""
+    tuning = TuningSpec(ptuning=PtuningSpec(virtual_tokens=6, **settings))
+    compare(make_job(make_family(name, tmp_path / "model"), tuning=tuning), prefixed)
+
+
+def compare(job: Job, tuned: Callable[[Job], Any]) -> None:
+    """Fifty steps of two models: one masked, one with the same int8 weights in the plain."""
     plan = make_plan(job, None)
-    masked, plain = lora(job), lora(job)
+    masked, plain = tuned(job), tuned(job)
     use_int8_weights(plain, plan)
     session = session_for(job, plan)
     session.install(masked)

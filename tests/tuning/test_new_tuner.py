@@ -258,5 +258,5 @@ def test_an_unknown_tuner_is_named(llama: Path, tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", model, fingerprint(llama, "label-words", ("scales",)))
     text = (tmp_path / "a" / "sealtune.json").read_text().replace("scales", "magic")
     (tmp_path / "a" / "sealtune.json").write_text(text)
-    with pytest.raises(ModelError, match="no tuner 'magic'; known: lora, spf"):
+    with pytest.raises(ModelError, match="no tuner 'magic'; known: lora, ptuning, spf"):
         load_adapter(tmp_path / "a")

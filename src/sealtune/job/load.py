@@ -33,12 +33,14 @@ from sealtune.job.sections import (
     Section,
     SitesSpec,
     SplitSpec,
+    TrainSpec,
     TuningSpec,
 )
 from sealtune.job.settings import disagreements, method_disagreements
 from sealtune.job.sources import SUFFIXES, is_hub_data
 from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.job.storage import read_bounded, reason
+from sealtune.job.tuning_rules import tuning_disagreements
 
 MAX_JOB_BYTES = 1 << 20
 
@@ -161,6 +163,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         protection = valid(ProtectionSpec, "protection")
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
+    problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
     problems += aggregation_problems(aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)

@@ -105,7 +105,7 @@ class LoraSpec(Section):
     scaling: Literal["lora", "rslora"] = "lora"
     """`rslora`: the adapter is scaled by alpha / sqrt(rank) instead."""
     dora: bool = Field(default=False, strict=True)
-    """Tune the length of each weight's columns apart from their direction; not in an enclave."""
+    """DoRA: tune lengths of weights' rows apart from their directions; in split jobs only."""
     start: Literal["lora", "orthogonal", "pissa"] = "lora"
     """How the matrices begin; `pissa` changes the frozen weights and is refused."""
     learning_rate_ratio: float = Field(default=1.0, ge=1, le=1000, strict=True)
@@ -159,9 +159,14 @@ class TuningSpec(Section):
     lora: LoraSpec | None = None
     """Low-rank adapters; without any of these tables, there is `lora` with its defaults."""
     ptuning: PtuningSpec | None = None
-    """Virtual tokens, by themselves."""
+    """Virtual tokens, by themselves: without `lora` and `spf`."""
     spf: SpfSpec | None = None
     """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many stand before every text."""
+        return self.ptuning.virtual_tokens if self.ptuning else 0
 
     @model_validator(mode="before")
     @classmethod

@@ -29,6 +29,7 @@ from sealtune.job.sections import (
     TuningSpec,
     rule_error,
 )
+from sealtune.job.tuning_rules import tuning_disagreements
 
 
 class ModelSettings(Section):
@@ -96,6 +97,7 @@ class Settings(Section):
         return [
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
+            *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(

@@ -45,8 +45,13 @@ def check_tokenizer(tokenizer: Any, config: Any) -> None:
             )
 
 
-def fit_texts(task: Task, config: Any, examples: Sequence[Example]) -> Texts:
+def fit_texts(
+    task: Task, config: Any, examples: Sequence[Example], *, virtual_tokens: int = 0
+) -> Texts:
     """Encode ``examples``, and refuse what the model has no row or place for.
+
+    Args:
+        virtual_tokens: how many stand before every text (``TuningSpec.virtual_tokens``).
 
     Raises:
         DataError: a text without tokens, a token beyond the embedding, or a text that is longer
@@ -62,16 +67,23 @@ def fit_texts(task: Task, config: Any, examples: Sequence[Example]) -> Texts:
             hint="the tokenizer is not this model's, or the text holds a special token that the "
             "model does not know",
         )
-    check_length(padded(max(texts.lengths, default=0)), config, hint="lower data.max_tokens")
+    longest = padded(max(texts.lengths, default=0))
+    check_length(longest, config, hint="lower data.max_tokens", virtual_tokens=virtual_tokens)
     return texts
 
 
-def check_length(tokens: int, config: Any, *, hint: str) -> None:
-    """Raise DataError if the model has fewer positions than ``tokens``."""
+def check_length(tokens: int, config: Any, *, hint: str, virtual_tokens: int = 0) -> None:
+    """Raise DataError if the model has too few positions for ``tokens`` behind virtual ones.
+
+    Nor may its attention reach back less far: the end of a text would not see the virtual tokens.
+    """
     places = getattr(config, "max_position_embeddings", None)
-    if places is not None and tokens > places:
-        raise DataError(
-            f"texts take up to {tokens} tokens, padded to whole eights, but the model has "
-            f"{places} positions",
-            hint=hint,
-        )
+    window = getattr(config, "sliding_window", None) if virtual_tokens else None
+    behind = f" behind {virtual_tokens} virtual ones" if virtual_tokens else ""
+    for most, what in ((places, "the model has {} positions"), (window, "its attention reaches {}")):
+        if most is not None and tokens + virtual_tokens > most:
+            raise DataError(
+                f"texts take up to {tokens} tokens, padded to whole eights{behind}, but "
+                f"{what.format(most)}",
+                hint=hint,
+            )

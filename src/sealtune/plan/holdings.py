@@ -87,7 +87,10 @@ def hold_data(manifest: Manifest, local: Local) -> Holdings:
     task, config = fitting_task(job, manifest.labels), load_config(job.model)
     data = load_site(job, site, manifest.labels)
     check_found(manifest, Found(data={site: identify(data)}))
-    train, test = (fit_texts(task, config, part) for part in (data.train, data.test))
+    train, test = (
+        fit_texts(task, config, part, virtual_tokens=job.tuning.virtual_tokens)
+        for part in (data.train, data.test)
+    )
     return replace(held, task=task, texts=SiteTexts(train, test))
 
 

@@ -103,7 +103,7 @@ def check(job: Job) -> Checked:
     task, config = fitting_task(job, labels), load_config(job.model)
     for data in sites.values():
         for examples in (data.train, data.test):
-            fit_texts(task, config, examples)
+            fit_texts(task, config, examples, virtual_tokens=job.tuning.virtual_tokens)
     make_plan(job, len(labels) or None, backbone=False)
     check_weights(job.model)
     return Checked(job, labels, sites, files)

@@ -78,7 +78,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
     cut = first_block(job, len(blocks))
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed, first_block=cut)
     refuse_uncuttable(model.config)
-    early = _called_before(tuned, blocks_name, blocks[cut])
+    early = _called_before(tuned, blocks_name, blocks[cut]) - _tuned_whole(tuned)
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
@@ -139,6 +139,16 @@ def _called_before(model: Any, blocks_name: str, first: nn.Module) -> set[int]:
             hooks.enter_context(module.register_forward_hook(end))
         forward_on_meta(model)
     return early
+
+
+def _tuned_whole(model: Any) -> set[int]:
+    """Ids of all modules of which nothing is frozen; a prefix is made before any block runs."""
+    whole = set()
+    for module in model.modules():
+        trained = [p.requires_grad for p in module.parameters()]
+        if trained and all(trained):
+            whole |= {id(part) for part in module.modules()}
+    return whole
 
 
 def _place(name: str, module: nn.Module, role: Role, below: bool, tied: bool) -> ModulePlan:

@@ -90,7 +90,13 @@ def continue_text(loaded: LoadedAdapter, text: str, *, tokens: int = 32) -> str:
     if not ids:
         raise DataError("the text has no tokens")
     base = base_model(loaded.model)
-    check_length(len(ids) + tokens, base.config, hint="shorten the text, or ask for fewer tokens")
+    prefix = getattr(base, "prompt_encoder", None)
+    check_length(
+        len(ids) + tokens,
+        base.config,
+        hint="shorten the text, or ask for fewer tokens",
+        virtual_tokens=prefix.tokens if prefix is not None else 0,
+    )
     inputs = torch.tensor([ids])
     greedy = GenerationConfig(
         do_sample=False,

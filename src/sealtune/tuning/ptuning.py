@@ -43,9 +43,9 @@ from sealtune.tuning.tuner import Context, Tuner
 
 # families whose attention was held against keys and values put before it by hand
 FAMILIES = (
-    "cohere", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "granite",
-    "helium", "llama", "mistral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3", "smollm3",
-    "stablelm", "starcoder2",
+    "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode",
+    "gpt_neox", "granite", "helium", "llama", "mistral", "nemotron", "olmo", "olmo2", "phi", "phi3",
+    "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip
 _TABLE, _EMBEDDING = "prompt_embeddings", "prompt_encoder.embedding.weight"  # in a file, a model
 _PEFT_HEAD = "base_model."  # what PEFT's names of the head begin with
@@ -149,7 +149,7 @@ def _config(model: Any, tokens: int, first: int, *, head: bool) -> PrefixTuningC
 
 def _put_prefix(model: Any, config: PrefixTuningConfig, first: int) -> Prefix:
     with torch.device(next(model.parameters()).device):
-        prefix = Prefix(config, first).float()
+        prefix: Prefix = Prefix(config, first).float()
     prefix.put_on(model)
     return prefix
 
