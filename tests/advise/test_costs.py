@@ -29,6 +29,11 @@ from sealtune.tuning.apply import apply_tuning
 from tests.advise.conftest import BLOCKS, CLASSES
 from tests.sample_job import make_job
 
+TUNINGS: list[dict[str, Any]] = [
+    {"lora": {}},
+    {"lora": {}, "spf": {"qkv": 0.5}},
+    {"ptuning": {"virtual_tokens": 5}},
+]
 TASKS = ("classification", "causal-lm")
 
 
@@ -38,12 +43,11 @@ def classes_of(task: str) -> int | None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("first", [0, 1, 3])
-@pytest.mark.parametrize("spf", [False, True])
+@pytest.mark.parametrize("tuning", TUNINGS)
 def test_blocks_by_themselves_add_up_to_a_step(
-    llama: Path, task: str, first: int, spf: bool
+    llama: Path, task: str, first: int, tuning: dict[str, Any]
 ) -> None:
     """The very model that a party loads, counted as a whole, product by product."""
-    tuning: dict[str, Any] = {"lora": {}, **({"spf": {"qkv": 0.5}} if spf else {})}
     split = {"job": {"name": "s", "method": "split"}, "split": {"cut": max(first, 1)}}
     job = make_job(llama, model={"path": str(llama), "task": task}, tuning=tuning, **split)
     shape = read_shape(job, classes_of(task))
@@ -63,6 +67,8 @@ def test_blocks_by_themselves_add_up_to_a_step(
     assert ahead.flops == forward
     # fused attention, as in a run, makes its scores again; the one that was counted kept them
     again = 2 * rows * tokens * tokens * 64 * (BLOCKS - first)
+    if "ptuning" in tuning:  # of the first block's queries, no gradient is wanted
+        again -= rows * tokens * tokens * 64 // 2
     whole = costs.step_work(shape, batch, first)
     assert whole.flops - forward - again == counter.get_total_flops() - forward
 
@@ -77,7 +83,12 @@ def test_blocks_below_the_first_tuned_one_have_no_backward_pass(llama: Path) -> 
 
 
 def test_groups_prefix_and_trainable_are_the_slice_plans(llama: Path) -> None:
-    for tuning in ({}, {"lora": {"layers": [2, 3], "targets": ["v_proj", "down_proj"]}}):
+    targets = ["v_proj", "down_proj"]
+    for tuning in (
+        {},
+        {"lora": {"layers": [2, 3], "targets": targets}},
+        {"ptuning": {"projection": True, "hidden": 12}},
+    ):
         for protect in ("adapter", "adapter+data"):
             job = make_job(llama, tuning=tuning, protection={"protect": protect})
             shape, plan = read_shape(job, CLASSES), make_plan(job, CLASSES)
@@ -90,10 +101,8 @@ def test_groups_prefix_and_trainable_are_the_slice_plans(llama: Path) -> None:
             assert shape.trainable() == sum(map(prod, plan.trainable.values()))
 
 
-@pytest.mark.parametrize("spf", [False, True])
-def test_trainable_of_a_top_is_the_split_plans(llama: Path, spf: bool) -> None:
-    tuning: dict[str, Any] = {"lora": {"rank": 4}}
-    tuning |= {"spf": {"qkv": 0.5, "dense": 0.5}} if spf else {}
+@pytest.mark.parametrize("tuning", [*TUNINGS, {"ptuning": {"projection": True}}])
+def test_trainable_of_a_top_is_the_split_plans(llama: Path, tuning: dict[str, Any]) -> None:
     for cut in range(1, BLOCKS):
         split = {"job": {"name": "s", "method": "split"}, "split": {"cut": cut}}
         job = make_job(llama, tuning=tuning, **split)
@@ -113,9 +122,11 @@ def test_parameters_are_those_that_a_party_loads(llama: Path, task: str) -> None
             assert mine == sum(p.numel() for p in model.parameters()), (cut, part)
 
 
-def test_saved_bytes_are_what_autograd_keeps(llama: Path, shape: Shape) -> None:
+@pytest.mark.parametrize("tuning", [{}, {"ptuning": {"virtual_tokens": 32}}])
+def test_saved_bytes_are_what_autograd_keeps(llama: Path, tuning: dict[str, Any]) -> None:
     """On the real device, with the fused attention of a real run."""
-    job = make_job(llama)
+    job = make_job(llama, tuning=tuning)
+    shape = read_shape(job, CLASSES)
     model = apply_tuning(load_model(job.model, CLASSES), job.tuning, "classification", 0).train()
     kept: dict[int, Any] = {}
     frozen = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -132,6 +143,7 @@ def test_saved_bytes_are_what_autograd_keeps(llama: Path, shape: Shape) -> None:
         model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum()
     real = sum(storage.nbytes() for storage in kept.values())
     mine = rows * tokens * (sum(b.saved for b in shape.part()) + shape.outside.saved)
+    mine += rows * sum(b.virtual for b in shape.part())
     assert mine == pytest.approx(real, rel=0.15)
 
 
@@ -178,20 +190,26 @@ def test_more_work_costs_more(shape: Shape) -> None:
         assert costs.step_work(shape, small, cut).flops < costs.step_work(shape, large, cut).flops
         again = costs.step_work(shape, small, cut, checkpointing=True)
         assert again.flops > costs.step_work(shape, small, cut).flops
-        assert costs.top_memory(shape, cut, 64) < costs.top_memory(shape, cut, 6400)
-        assert costs.activation_memory(shape, 64, cut, width=2) < costs.activation_memory(
-            shape, 64, cut
+        assert costs.top_memory(shape, cut, Batch(64, 16)) < costs.top_memory(
+            shape, cut, Batch(6400, 16)
         )
+        assert costs.activation_memory(
+            shape, Batch(64, 16), cut, width=2
+        ) < costs.activation_memory(shape, Batch(64, 16), cut)
     for cut in range(1, BLOCKS - 1):
-        assert costs.top_memory(shape, cut + 1, 64) < costs.top_memory(shape, cut, 64)
+        assert costs.top_memory(shape, cut + 1, Batch(64, 16)) < costs.top_memory(
+            shape, cut, Batch(64, 16)
+        )
         assert costs.bottom_memory(shape, cut + 1, 64, 0) > costs.bottom_memory(shape, cut, 64, 0)
         assert (
             costs.step_work(shape, small, cut + 1).flops < costs.step_work(shape, small, cut).flops
         )
-    assert costs.plain_memory(shape, 64) < costs.plain_memory(shape, 6400)
-    assert costs.client_enclave_memory(shape, 64, 0) < costs.client_enclave_memory(shape, 6400, 0)
-    kept = costs.activation_memory(shape, 6400)
-    assert costs.activation_memory(shape, 6400, checkpointing=True) < kept
+    assert costs.plain_memory(shape, Batch(64, 16)) < costs.plain_memory(shape, Batch(6400, 16))
+    assert costs.client_enclave_memory(shape, Batch(64, 16), 0) < costs.client_enclave_memory(
+        shape, Batch(6400, 16), 0
+    )
+    kept = costs.activation_memory(shape, Batch(6400, 16))
+    assert costs.activation_memory(shape, Batch(6400, 16), checkpointing=True) < kept
     loose, tight = (
         costs.masked_step(shape, small, 0, backward=True, integrity_bits=bits).enclave
         for bits in (2, 80)

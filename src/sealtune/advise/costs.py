@@ -78,6 +78,11 @@ class Batch:
     tokens: float
     length: float
 
+    @property
+    def rows(self) -> float:
+        """B."""
+        return self.tokens / self.length if self.length else 0.0
+
 
 @dataclass(frozen=True)
 class Work:
@@ -187,12 +192,12 @@ def masked_step(
 
 
 def activation_memory(
-    shape: Shape, tokens: float, first: int = 0, *, width: int = 4, checkpointing: bool = False
+    shape: Shape, batch: Batch, first: int = 0, *, width: int = 4, checkpointing: bool = False
 ) -> float:
     """Activations at the peak of a training step.
 
     Args:
-        tokens: of the largest step.
+        batch: the largest step.
         width: bytes of a value: 4, or 2 for bf16.
         checkpointing: keep each block's input, and all of one block.
     """
@@ -201,7 +206,9 @@ def activation_memory(
     if checkpointing:
         saved = 4.0 * shape.width * len(blocks) + max(block.saved for block in blocks)
     logits = LOGIT_BUFFERS * 4.0 * shape.vocabulary if shape.head_per_token else 0.0
-    return tokens * (HEAP * (saved + shape.outside.saved) * width / 4 + logits)
+    kept = batch.tokens * (saved + shape.outside.saved)
+    kept += batch.rows * sum(block.virtual for block in blocks)
+    return HEAP * kept * width / 4 + batch.tokens * logits
 
 
 def tuning_memory(trainable: int) -> float:
@@ -215,22 +222,22 @@ def loading_memory(parameters: int, file_bytes: int, *, width: int = 4) -> float
     return float(parameters) * (width + file_bytes)
 
 
-def plain_memory(shape: Shape, tokens: float) -> float:
+def plain_memory(shape: Shape, batch: Batch) -> float:
     """Plain PEFT: the whole model in fp32, and one step."""
     running = 4.0 * shape.whole + tuning_memory(shape.trainable())
-    running += activation_memory(shape, tokens)
+    running += activation_memory(shape, batch)
     return RUNTIME + max(loading_memory(shape.whole, shape.file_bytes), running)
 
 
-def client_enclave_memory(shape: Shape, tokens: float, first: int) -> float:
+def client_enclave_memory(shape: Shape, batch: Batch, first: int) -> float:
     """Method 1: int8 weights for pads and checks, all pads of one step, its activations, and the
     model in fp32: its frozen linear layers are let go of once masked ones stand in their place, but
     the C library keeps those pages. While it starts, the model and its mapped file; at the end as
     much once more, to compare the written adapter."""
     int8, inside = float(shape.linear(first)), 4.0 * (shape.whole - shape.linear())
-    pads = sum(4.0 * tokens * n for _, n in products(shape, first, backward=True))
+    pads = sum(4.0 * batch.tokens * n for _, n in products(shape, first, backward=True))
     running = 4.0 * shape.whole + pads + tuning_memory(shape.trainable())
-    running += activation_memory(shape, tokens, first)
+    running += activation_memory(shape, batch, first)
     loading = loading_memory(shape.whole, shape.file_bytes)
     return RUNTIME + int8 + max(running, inside + loading)
 
@@ -263,11 +270,11 @@ def bottom_memory(shape: Shape, cut: int, tokens: float, chunk: float) -> float:
 
 
 def top_memory(
-    shape: Shape, cut: int, tokens: float, *, width: int = 4, checkpointing: bool = False
+    shape: Shape, cut: int, batch: Batch, *, width: int = 4, checkpointing: bool = False
 ) -> float:
     """Method 2's server: the top and one step; at the end a second top, to compare the export."""
     top, tuned = shape.top(cut), tuning_memory(shape.trainable(cut))
-    step = activation_memory(shape, tokens, cut, width=width, checkpointing=checkpointing)
+    step = activation_memory(shape, batch, cut, width=width, checkpointing=checkpointing)
     loading = loading_memory(top, shape.file_bytes, width=width)
     return RUNTIME + tuned + width * top + max(step + EXPORT_SHARE * width * top, loading)
 

@@ -111,7 +111,7 @@ class _Ways:
             "train": self.rounds * self.pooled * server.seconds(costs.step_work(self.shape, step)),
             "evaluate": 2 * sum(server.seconds(work) for work in tests),
         }
-        memory = _memory(server=costs.plain_memory(self.shape, self.largest.tokens))
+        memory = _memory(server=costs.plain_memory(self.shape, self.largest))
         return Option("plain", "", None, False, memory, _sent(), seconds, self.spec.server_tee_cost)
 
     def federated(self, level: str) -> Option:
@@ -131,7 +131,7 @@ class _Ways:
             },
             **self._network(up, down, self.rounds + 2 + 2 * costs.HANDSHAKE_MESSAGES),
         }
-        client = costs.client_enclave_memory(shape, self.largest.tokens, first)
+        client = costs.client_enclave_memory(shape, self.largest, first)
         return Option(
             way="federated-lora",
             protect=level,
@@ -202,9 +202,7 @@ class _Ways:
             cut=cut,
             own=self.job.split is not None and cut == cut_at(split.cut, len(shape.blocks)),
             memory_mib=_memory(
-                server=costs.top_memory(
-                    shape, cut, self.largest.tokens, width=width, checkpointing=again
-                ),
+                server=costs.top_memory(shape, cut, self.largest, width=width, checkpointing=again),
                 owner=costs.bottom_memory(shape, cut, batch, min(CHUNK, up)),
             ),
             bytes=_sent(up, sum(uploads), len(uploads) * down),

@@ -10,18 +10,20 @@ Trust domain: operator; public structure only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import Cache, DynamicCache
 
 from sealtune.plan.trace import Call, by_source, forward_on_meta, is_frozen_linear
 
 _SHORT, _LONG = 8, 16  # tokens of the two rows that are counted
 _Kind = tuple[Any, ...]
+_Called = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]  # a block and its arguments
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class Block:
         forward: floating-point operations for a token.
         backward: as many, of attention that keeps its scores.
         saved: bytes that autograd keeps for a token, attention scores left out.
+        virtual: as many for a row: keys and values of virtual tokens.
     """
 
     groups: tuple[Group, ...]
     forward: Count
     backward: Count
     saved: float
+    virtual: float = 0.0
 
 
 @dataclass
@@ -91,10 +95,7 @@ def count_blocks(
     (inputs, short), (longer, long) = (_outside(model, blocks, n) for n in (_SHORT, _LONG))
     variants = []
     for passing_on in (True, False):
-        kinds = {
-            kind: _block(_alone(*inputs[kind], passing_on), _alone(*longer[kind], passing_on))
-            for kind in inputs
-        }
+        kinds = {kind: _count_alone(inputs[kind], longer[kind], passing_on) for kind in inputs}
         variants.append(tuple(kinds[_kind(block)] for block in blocks))
     return variants[0], variants[1], _block(short, long)
 
@@ -112,6 +113,19 @@ def _kind(block: nn.Module) -> _Kind:
     return tuple((name, p.shape, p.requires_grad) for name, p in block.named_parameters())
 
 
+def _count_alone(short: _Called, longer: _Called, passing_on: bool) -> Block:
+    """A block from what it was called with for a short row and a longer one."""
+    runs = [_alone(called, passing_on) for called in (short, longer)]
+    counted = _block(*runs)
+    if not _caches(short):
+        return counted
+    bare = [_alone(_without_cache(called), passing_on=True) for called in (short, longer)]
+    # beside what virtual tokens cost a row, they lengthen each token's scores, which are not kept
+    more, later = (run.saved - without.saved for run, without in zip(runs, bare, strict=True))
+    virtual = max(0.0, (more * _LONG - later * _SHORT) / (_LONG - _SHORT))
+    return replace(counted, saved=_block(*bare).saved, virtual=virtual)
+
+
 def _block(short: _Run, long: _Run) -> Block:
     return Block(
         groups=tuple(
@@ -125,11 +139,9 @@ def _block(short: _Run, long: _Run) -> Block:
     )
 
 
-def _outside(
-    model: Any, blocks: nn.ModuleList, tokens: int
-) -> tuple[dict[_Kind, tuple[nn.Module, Any, Any]], _Run]:
+def _outside(model: Any, blocks: nn.ModuleList, tokens: int) -> tuple[dict[_Kind, _Called], _Run]:
     """One row: what a block of each kind is called with, and the work outside of blocks."""
-    inputs: dict[_Kind, tuple[nn.Module, Any, Any]] = {}
+    inputs: dict[_Kind, _Called] = {}
     inside = 0
 
     def work(counter: FlopCounterMode) -> Tensor:
@@ -137,7 +149,7 @@ def _outside(
 
         def entering(block: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal begun
-            inputs.setdefault(_kind(block), (block, args, kwargs))
+            inputs.setdefault(_kind(block), _as_called((block, args, kwargs)))
             begun = counter.get_total_flops()
             torch.set_grad_enabled(False)
 
@@ -162,19 +174,49 @@ def _outside(
     return inputs, run
 
 
-def _alone(block: nn.Module, args: Any, kwargs: Any, passing_on: bool) -> _Run:
+def _caches(called: _Called) -> list[Cache]:
+    return [value for value in tree_leaves(called[1:]) if isinstance(value, Cache)]
+
+
+def _as_called(called: _Called) -> _Called:
+    """The same with caches of their own, which a call makes longer."""
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, Cache):
+            return value
+        pairs = ((layer.keys, layer.values) for layer in value.layers)
+        return DynamicCache(
+            [tuple(t.detach().requires_grad_(t.requires_grad) for t in pair) for pair in pairs]
+        )
+
+    return called[0], *tree_map(own, called[1:])
+
+
+def _without_cache(called: _Called) -> _Called:
+    """The same as if nothing stood before the text."""
+    seen = _caches(called)[0].get_seq_length()
+
+    def bare(value: Any) -> Any:
+        mask = isinstance(value, Tensor) and value.dim() == 4 and value.shape[-2] < value.shape[-1]
+        return None if isinstance(value, Cache) else value[..., seen:] if mask else value
+
+    return called[0], *tree_map(bare, called[1:])
+
+
+def _alone(called: _Called, passing_on: bool) -> _Run:
     """A block by itself, on inputs that it had in the model."""
+    block, args, kwargs = _as_called(called)
     named = dict(kwargs)
     first, *others = args or (named.pop("hidden_states"),)
     hidden = first.detach().requires_grad_(passing_on)
     given = [t for t in tree_leaves((others, named)) if isinstance(t, Tensor)]
     calls: list[Call] = []
 
-    def called(module: nn.Module, inputs: Any) -> None:
+    def calling(module: nn.Module, inputs: Any) -> None:
         calls.append(Call(type(module).__name__, module, inputs[0]))
 
     linear = [module for module in block.modules() if is_frozen_linear(module)]
-    handles = [module.register_forward_pre_hook(called) for module in linear]
+    handles = [module.register_forward_pre_hook(calling) for module in linear]
     try:
         run = _watched(
             lambda _: _hidden(block(hidden, *others, **named)), [*block.parameters(), *given]

@@ -15,6 +15,7 @@ from sealtune.job.spec import Job, ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.load import load_config, load_model
 from sealtune.model.structure import find_blocks
+from sealtune.model.tasks import base_model
 from sealtune.plan.trace import starts_with_embedding
 from sealtune.tuning.apply import apply_tuning
 
@@ -36,7 +37,8 @@ class Shape:
         embedding: parameters.
         rest: parameters outside blocks, embedding and head (the last norm, positions).
         head: parameters of the head.
-        head_trained: those of them that are trained, all of a classification head.
+        trained_outside: trainable parameters outside blocks: all of a classification head, and
+            what virtual tokens share.
         head_per_token: whether the head answers every token and its loss keeps the answers.
         file_bytes: of one parameter in the weight files.
         prefix_fits: whether leading blocks could run apart, plain, for ``protect = "adapter"``.
@@ -53,7 +55,7 @@ class Shape:
     embedding: int
     rest: int
     head: int
-    head_trained: int
+    trained_outside: int
     head_per_token: bool
     file_bytes: int
     prefix_fits: bool
@@ -69,8 +71,8 @@ class Shape:
         return self.firsts[first:start] + self.blocks[start:]
 
     def trainable(self, first: int = 0) -> int:
-        """Trainable parameters of the blocks from ``first`` on, and of the head."""
-        return sum(self.tuned[first:]) + self.head_trained
+        """Trainable parameters of the blocks from ``first`` on, and outside blocks."""
+        return sum(self.tuned[first:]) + self.trained_outside
 
     def linear(self, first: int = 0) -> int:
         """Parameters in frozen linear layers of the blocks from ``first`` on."""
@@ -127,19 +129,23 @@ def read_shape(job: Job, num_labels: int | None) -> Shape:
         outside = replace(outside, saved=0.0)
     elif job.model.task == "label-words":  # multiplies at the last token alone
         outside = replace(outside, forward=Count(), backward=Count())
+    prefix = getattr(base_model(tuned), "prompt_encoder", None)
+    each, shared = prefix.trained() if prefix is not None else (0, 0)
     return Shape(
         blocks=inside,
         firsts=firsts,
         outside=outside,
         sizes=tuple(sizes),
-        tuned=tuple(_numel(p for p in block.parameters() if p.requires_grad) for block in blocks),
+        tuned=tuple(
+            _numel(p for p in block.parameters() if p.requires_grad) + each for block in blocks
+        ),
         width=int(embedding.shape[1]),
         vocabulary=int(embedding.shape[0]),
         whole=whole,
         embedding=embedding.numel(),
         rest=rest,
         head=head_size,
-        head_trained=head_size if job.model.task == "classification" else 0,
+        trained_outside=shared + (head_size if job.model.task == "classification" else 0),
         head_per_token=causal,
         file_bytes=2 if str(load_config(job.model).dtype).endswith("float16") else 4,
         prefix_fits=starts_with_embedding(tuned, blocks),

@@ -80,7 +80,10 @@ def check_length(tokens: int, config: Any, *, hint: str, virtual_tokens: int = 0
     places = getattr(config, "max_position_embeddings", None)
     window = getattr(config, "sliding_window", None) if virtual_tokens else None
     behind = f" behind {virtual_tokens} virtual ones" if virtual_tokens else ""
-    for most, what in ((places, "the model has {} positions"), (window, "its attention reaches {}")):
+    for most, what in (
+        (places, "the model has {} positions"),
+        (window, "its attention reaches {}"),
+    ):
         if most is not None and tokens + virtual_tokens > most:
             raise DataError(
                 f"texts take up to {tokens} tokens, padded to whole eights{behind}, but "

@@ -51,6 +51,12 @@ class Prefix(PrefixEncoder):  # type: ignore[misc]
         result: Tensor = self(self.numbers)
         return result
 
+    def trained(self) -> tuple[int, int]:
+        """How many numbers are trained for each block alone, and for all of them together."""
+        last = self.transform[-1] if self.prefix_projection else self.embedding
+        every, apart = (sum(p.numel() for p in m.parameters()) for m in (self, last))
+        return apart // self._shape[1], every - apart
+
     def put_on(self, model: Any) -> None:
         """Make it a part of ``model``, in place."""
         model.prompt_encoder = self
