@@ -20,10 +20,10 @@ from peft import PrefixTuningConfig
 from torch import Tensor
 
 from sealtune.errors import AdapterMismatchError, ModelError, UnsupportedModelError
+from sealtune.job.plan import FirstValue
 from sealtune.job.printable import first_line
 from sealtune.job.sections import PtuningSpec
 from sealtune.model.load import HEAD
-from sealtune.model.seeds import generator
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import (
     load_trainable_state,
@@ -70,15 +70,18 @@ class Ptuning(Tuner):
         if settings.projection:
             config.prefix_projection = True
             config.encoder_hidden_size = settings.hidden or int(model.config.hidden_size)
-        prefix = _put_prefix(model, config, first)
+        _put_prefix(model, config, first)
         if context.head:
             fresh_head(model, context.seed)
-        for name, tensor in prefix.named_parameters(prefix="prompt_encoder"):
-            _draw(name, tensor.detach(), context.seed)
         return model
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> float | None:
-        return _DEVIATION * 9 if name.startswith("prompt_encoder.") else None
+    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+        """Small and normal; a perceptron's biases [N] are zero."""
+        if not name.startswith("prompt_encoder."):
+            return None
+        if len(shape) == 1:
+            return FirstValue(law="constant", scale=0)
+        return FirstValue(law="normal", scale=_DEVIATION)
 
     def state(self, model: Any) -> dict[str, Tensor]:
         """The keys and values, whatever they were trained through, and the head."""
@@ -147,20 +150,9 @@ def _config(model: Any, tokens: int, first: int, *, head: bool) -> PrefixTuningC
     )
 
 
-def _put_prefix(model: Any, config: PrefixTuningConfig, first: int) -> Prefix:
+def _put_prefix(model: Any, config: PrefixTuningConfig, first: int) -> None:
     with torch.device(next(model.parameters()).device):
-        prefix: Prefix = Prefix(config, first).float()
-    prefix.put_on(model)
-    return prefix
-
-
-def _draw(name: str, tensor: Tensor, seed: int) -> None:
-    """A tensor's first value; on ``meta`` there is nothing to fill."""
-    if name.endswith(".bias"):
-        tensor.zero_()
-    elif not tensor.is_meta:
-        source = generator("ptuning", seed, name)
-        tensor.copy_(torch.randn(tensor.shape, generator=source).mul_(_DEVIATION))
+        Prefix(config, first).float().put_on(model)
 
 
 def _plain_settings(config: PrefixTuningConfig) -> dict[str, Any]:
