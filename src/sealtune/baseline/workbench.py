@@ -66,7 +66,7 @@ class Workbench:
         self, state: State, data: Texts, *, round: int, site: str, steps: int, on_step: OnStep
     ) -> tuple[dict[str, Tensor], RoundResult]:
         """Train ``state`` on ``data`` for one round, as a client enclave would."""
-        load_trainable_state(self._model, state)
+        load_trainable_state(self._model, self._of_site(state, site))
         result = local_round(
             self._model,
             self._task,
@@ -78,6 +78,19 @@ class Workbench:
             on_step=on_step,
         )
         return self.state(), result
+
+    def _of_site(self, state: State, site: str) -> State:
+        """``state`` at the site's rank: a direction whose B and A are zero is never trained."""
+        lora = self._job.tuning.lora
+        if lora is None or site not in lora.ranks:
+            return state
+        rank, cut = lora.ranks[site], {name: tensor.clone() for name, tensor in state.items()}
+        for name, tensor in cut.items():
+            if ".lora_A." in name:
+                tensor[rank:] = 0
+            elif ".lora_B." in name:
+                tensor[:, rank:] = 0
+        return cut
 
     def test(self, state: State) -> dict[str, Evaluation]:
         """Each site's test rows, answered with ``state``."""
