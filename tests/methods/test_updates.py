@@ -86,7 +86,7 @@ ROWS = {"north": 100, "south": 1000, "west": 10}
 def norms(bound: float | str = "auto", ratio: float = 1.0) -> NormBound:
     train = {"learning_rate": 1e-3, "batch_size": 10}
     settings = job(train=train, aggregation={"norm_bound": bound})
-    return NormBound(settings, ROWS, 400, ratio)
+    return NormBound(settings, ROWS, dict.fromkeys(ROWS, 400), ratio)
 
 
 def test_the_first_bound_is_what_adam_does_in_one_direction() -> None:

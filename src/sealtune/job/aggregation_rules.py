@@ -24,7 +24,10 @@ class RuleFacts:
     changes_basis: bool = False
 
 
-KNOWN_RULES: dict[str, RuleFacts] = {"fedavg": RuleFacts()}
+KNOWN_RULES: dict[str, RuleFacts] = {
+    "exact": RuleFacts(changes_basis=True),
+    "fedavg": RuleFacts(),
+}
 
 
 def aggregation_problems(aggregation: AggregationSpec | None) -> list[Problem]:

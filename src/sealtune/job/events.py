@@ -145,6 +145,8 @@ class Round(Event, event="round"):
         seconds: wall time of the round; ``server_seconds``: of the server's own work in it.
         train_loss: the server's own where it trains, else the sites' mean, weighted by rows.
         correct, total, loss: over the test rows of all sites that answered.
+        residual: share (Frobenius norms) of the mean of products that the job's rank does not hold;
+            ``factor_error``: by how much averaging their factors would have missed it.
     """
 
     round: Count
@@ -157,6 +159,8 @@ class Round(Event, event="round"):
     loss: Number = None
     trained_moved: Flag | None = None
     frozen_unchanged: Flag | None = None
+    residual: Number = None
+    factor_error: Number = None
 
 
 class PrivacySpent(Event, event="privacy"):

@@ -16,9 +16,9 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sealtune.job.settings import Settings
 from sealtune.methods.federated.adapter import Shapes, Tensors
@@ -35,6 +35,7 @@ class RoundContext:
         weights: site -> its signed number of training rows, of every site of the job.
         reach: no number of an update is larger than this.
         folder: for sealed files of the enclave's own.
+        figures: where a rule puts what the round's event says of its result (fields of ``Round``).
     """
 
     shapes: Shapes
@@ -43,6 +44,7 @@ class RoundContext:
     weights: Mapping[str, int]
     reach: float
     folder: Path
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class Rule(Protocol):

@@ -27,17 +27,21 @@ class NormBound:
     Args:
         settings: of the job.
         weights: site -> its signed number of training rows.
-        numbers: how many numbers an update has.
+        numbers: site -> how many numbers its update has.
         ratio: for ``auto``: what the round before left (``next_ratio``).
     """
 
     def __init__(
-        self, settings: Settings, weights: Mapping[str, int], numbers: int, ratio: float
+        self,
+        settings: Settings,
+        weights: Mapping[str, int],
+        numbers: Mapping[str, int],
+        ratio: float,
     ) -> None:
         train = settings.train
         self._bound = settings.aggregation.norm_bound
         self._units = {
-            site: train.learning_rate * train.steps(rows) * math.sqrt(numbers)
+            site: train.learning_rate * train.steps(rows) * math.sqrt(numbers[site])
             for site, rows in weights.items()
         }
         self._ratio = ratio

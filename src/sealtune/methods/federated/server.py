@@ -22,6 +22,7 @@ from sealtune.job.events import Final, Round
 from sealtune.job.first_values import first_adapter
 from sealtune.methods.federated.adapter import adapter_size, write_adapter
 from sealtune.methods.federated.norm_bound import FIRST_RATIO
+from sealtune.methods.federated.ranks import Outgoing
 from sealtune.methods.federated.site_report import StageKind, read_report
 from sealtune.methods.federated.training_round import TrainingRound
 from sealtune.methods.federated.update import Update
@@ -65,8 +66,8 @@ class FederatedServer:
         self._rounds = admitted.settings.job.rounds
         self._questions_per_row = 1 if admitted.labels else admitted.settings.data.max_tokens
         self._emit = emit
-        shapes = admitted.plan.trainable
-        self.answer_limit = adapter_size(shapes) + _SLACK
+        self._shapes = admitted.plan.trainable
+        self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
         self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
@@ -77,7 +78,7 @@ class FederatedServer:
             self._adapter = saved.tensors
         else:
             laws, seed = admitted.plan.first_values, admitted.settings.job.seed
-            self._adapter = write_adapter(first_adapter(laws, shapes, seed))
+            self._adapter = write_adapter(first_adapter(laws, self._shapes, seed))
 
     def program(self) -> Program:
         """The whole job.
@@ -98,10 +99,11 @@ class FederatedServer:
         """Ask all sites to do one thing; what comes out of training is the next adapter."""
         begun, before, trained = time.monotonic(), self._adapter, dict[str, Any]()
         outcomes, updates = new_outcomes(self._sites), None
+        outgoing = Outgoing(self._adapter, self._shapes, self._manifest.settings.tuning)
         if kind == "train":
-            updates = TrainingRound(self._admitted, self._adapter, self._state.norm_ratio)
+            updates = TrainingRound(self._admitted, outgoing, self._state.norm_ratio)
         answered = yield Ask(
-            dict.fromkeys(self._sites, Frame(kind, {"round": number}, self._adapter)),
+            {s: Frame(kind, {"round": number}, outgoing.to(s).body) for s in self._sites},
             number,
             self._checker(kind, number, updates),
             partial(self._take, outcomes, updates),
@@ -118,7 +120,8 @@ class FederatedServer:
         event = Final if kind == "release" else Round
         seconds = round(time.monotonic() - begun, 3)
         figures = reported(self._manifest, outcomes)
-        self._emit(event(round=number, seconds=seconds, **figures, **trained))
+        made = updates.figures if updates else {}
+        self._emit(event(round=number, seconds=seconds, **figures, **trained, **made))
         if not enough:
             done = f"finished {_DONE[kind].format(number)}"
             raise too_few(self._manifest, outcomes, answered, done)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.job.settings import Settings
-from sealtune.methods.federated.adapter import AdapterReader, Tensors, adapter_size
+from sealtune.methods.federated.adapter import Tensors
 from sealtune.methods.federated.aggregation import RoundContext
 from sealtune.methods.federated.norm_bound import NormBound
+from sealtune.methods.federated.ranks import Outgoing
 from sealtune.methods.federated.rules.registry import RULES
 from sealtune.methods.federated.update import Update, read_update
 from sealtune.methods.federated.update_bound import UpdateBound
@@ -24,16 +25,15 @@ class TrainingRound:
 
     Args:
         admitted: the job.
-        adapter: bytes of the global adapter, as the sites are sent it.
+        outgoing: the global adapter, as the sites are sent it.
         norm_ratio: what the round before left (``NormBound.next_ratio``).
     """
 
-    def __init__(self, admitted: Admitted, adapter: bytes, norm_ratio: float) -> None:
+    def __init__(self, admitted: Admitted, outgoing: Outgoing, norm_ratio: float) -> None:
         settings: Settings = admitted.settings
         shapes = admitted.plan.trainable
         weights = {site: data.train_rows for site, data in admitted.manifest.data.items()}
-        self._reader = AdapterReader(adapter, shapes)
-        self.before: Tensors = self._reader.read(adapter)
+        self._outgoing, self.before = outgoing, outgoing.whole.tensors
         largest = {n: max(float(t.max()), -float(t.min())) for n, t in self.before.items()}
         self._limits: Mapping[str, Mapping[str, float]] = {
             site: UpdateBound(settings.train, rows).limits(largest)
@@ -41,8 +41,10 @@ class TrainingRound:
         }
         reach = max(max(limits.values()) for limits in self._limits.values())
         context = RoundContext(shapes, self.before, settings, weights, reach, admitted.state_folder)
+        self.figures = context.figures
         self._weights = weights
-        self.norms = NormBound(settings, weights, adapter_size(shapes) // 4, norm_ratio)
+        numbers = {s: sum(t.size for t in outgoing.to(s).tensors.values()) for s in weights}
+        self.norms = NormBound(settings, weights, numbers, norm_ratio)
         self._rule = RULES[settings.aggregation.rule]()(context)
 
     def check(self, site: str, answer: bytes) -> Update:
@@ -51,7 +53,8 @@ class TrainingRound:
         Raises:
             AdapterMismatchError, UpdateBoundError: it is not an honest site's.
         """
-        return read_update(self._reader.read(answer), self.before, self._limits[site])
+        sent = self._outgoing.to(site)
+        return read_update(sent.reader.read(answer), sent.tensors, self._limits[site])
 
     def take(self, site: str, update: Update) -> dict[str, Any]:
         """Clip a site's update and add it; returns what the round's event says of it."""

@@ -18,4 +18,10 @@ def _fedavg() -> Make:
     return FedAvg
 
 
-RULES: dict[str, Callable[[], Make]] = {"fedavg": _fedavg}
+def _exact() -> Make:
+    from sealtune.methods.federated.rules.exact import Exact
+
+    return Exact
+
+
+RULES: dict[str, Callable[[], Make]] = {"exact": _exact, "fedavg": _fedavg}
