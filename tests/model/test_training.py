@@ -9,8 +9,13 @@ import torch
 from sealtune.errors import ModelError
 from sealtune.job.sections import TrainSpec
 from sealtune.model.private_gradients import Noise, PrivateGradients
-from sealtune.model.trainable import load_trainable_state, trainable_state
+from sealtune.model.trainable import (
+    load_trainable_state,
+    trainable_parameters,
+    trainable_state,
+)
 from sealtune.model.training import RoundResult, StepInfo, evaluate, local_round
+from tests.float64 import in_float64
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
 from tests.model.tiny import make_texts
@@ -122,6 +127,7 @@ def test_a_frozen_tensor_that_moves_is_an_error(llama: Path) -> None:
         run(model, task_of(llama), on_step=meddle)
 
 
+<<<<<<< HEAD
 def test_private_rounds_learn_and_no_seed_repeats_them(llama: Path) -> None:
     """Little noise: as without it, the loss falls. The job's seed draws neither rows nor noise."""
     task = task_of(llama)
@@ -138,3 +144,39 @@ def test_private_rounds_learn_and_no_seed_repeats_them(llama: Path) -> None:
         states.append(trainable_state(model))
     one, two = states
     assert not any(torch.equal(one[name], two[name]) for name in one)
+=======
+class Penalised:
+    """A task whose loss has FedProx's penalty written out."""
+
+    def __init__(self, task: Any, model: Any, weight: float) -> None:
+        self._task, self._weight = task, weight
+        self.encode = task.encode
+        self._start = {n: t.clone() for n, t in trainable_state(model).items()}
+
+    def loss(self, model: Any, batch: Any) -> torch.Tensor:
+        away = [
+            (parameter - self._start[name]).square().sum()
+            for name, parameter in trainable_parameters(model).items()
+        ]
+        return self._task.loss(model, batch) + self._weight / 2 * torch.stack(away).sum()
+
+
+def test_the_proximal_term_is_that_of_a_penalised_loss(llama: Path) -> None:
+    with in_float64():
+        ours, written, free = (adapted(llama).double() for _ in range(3))
+        task = task_of(llama)
+        run(ours, task, proximal=0.7)
+        run(written, Penalised(task, written, 0.7))
+        run(free, task)
+    expected, unbound = trainable_state(written), trainable_state(free)
+    for name, tensor in trainable_state(ours).items():
+        assert tensor.dtype == torch.float64
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-9)
+    assert max(float((unbound[n] - t).abs().max()) for n, t in expected.items()) > 1e-3
+
+
+def test_losses_are_without_the_proximal_term(llama: Path) -> None:
+    task, steps = task_of(llama), TrainSpec(steps_per_round=2, batch_size=8, learning_rate=0.01)
+    bound, free = (run(adapted(llama), task, spec=steps, proximal=weight) for weight in (1e6, 0.0))
+    assert bound.losses[0] == free.losses[0]  # at the start there is no distance
+    assert bound.losses[1] < 10

@@ -9,7 +9,7 @@ Trust domain: client enclave (federated), server enclave (split).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,6 +81,7 @@ def local_round(
     seed: int,
     round: int,
     site: str,
+    proximal: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
     private: PrivateGradients | None = None,
     on_step: OnStep | None = None,
@@ -95,6 +96,9 @@ def local_round(
         seed: the job's seed.
         round: number of the round, from 1.
         site: whose data these are; part of what the order of batches follows from.
+        proximal: FedProx (Li et al., arXiv 1812.06127): weight mu of ``mu / 2 |w - w_0|^2`` in the
+            loss of every step, w_0 being the trainable tensors as they are at the start; the losses
+            returned are without it.
         optimizer: goes on with this one; default: a fresh one (``make_optimizer``).
         private: draws, clips and adds noise by itself, from nothing of ``seed``; default: batches
             as they are.
@@ -121,6 +125,8 @@ def local_round(
             value, seen = gradients.fill()
             if not math.isfinite(value):
                 raise ModelError(f"the loss is {value} at step {i + 1}", hint=_DIVERGED)
+            if proximal:
+                _pull_back(model, compared.before, proximal)
             _check_gradients(parameters, i + 1)
             optimizer.step()
             losses.append(value)
@@ -196,6 +202,14 @@ def evaluate(
 _DIVERGED = "the training diverged: lower train.learning_rate, or look for damaged data"
 
 
+def _pull_back(model: nn.Module, start: Mapping[str, Tensor], proximal: float) -> None:
+    """Add the gradient of ``proximal / 2 |w - start|^2`` to that of each trainable tensor."""
+    for name, parameter in trainable_parameters(model).items():
+        away = parameter.detach() - start[name]
+        if parameter.grad is not None:
+            parameter.grad.add_(away, alpha=proximal)
+
+
 def _check_gradients(parameters: Sequence[Tensor], step: int) -> None:
     """Stop before a step would write NaN into the weights."""
     for parameter in parameters:
@@ -205,6 +219,7 @@ def _check_gradients(parameters: Sequence[Tensor], step: int) -> None:
 
 @dataclass
 class _Compared:
+    before: Mapping[str, Tensor]
     trained_moved: bool = False
     frozen_unchanged: bool = False
 
@@ -221,7 +236,7 @@ def _only_the_adapter_moves(model: nn.Module) -> Iterator[_Compared]:
         for name, p in model.named_parameters()
         if not p.requires_grad
     }
-    compared = _Compared()
+    compared = _Compared(before)
     yield compared
     for name, (tensor, version, address) in frozen.items():
         if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:

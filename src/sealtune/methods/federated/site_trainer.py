@@ -102,6 +102,7 @@ class SiteTrainer:
             seed=self._job.job.seed,
             round=round_,
             site=self._site,
+            proximal=self._job.aggregation.proximal,
             on_step=on_step,
         )
         return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
