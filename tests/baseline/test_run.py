@@ -8,10 +8,10 @@ import pytest
 from sealtune.baseline import KINDS, run
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import ConfigError, StorageError
-from tests.enclave.flow import SITES, make_job
+from tests.enclave.flow import SITES, make_federation, make_job
 
 KEYS = {
-    "kind", "accuracy_before", "accuracy_after", "per_site", "mean_accuracy", "loss_curve",
+    "kind", "accuracy_before", "accuracy_after", "accuracy_own_rows", "per_site", "loss_curve",
     "seconds", "seed", "steps", "versions",
 }  # fmt: skip
 
@@ -43,7 +43,57 @@ def test_local_is_the_mean_of_the_sites_own_adapters_on_all_rows(
 ) -> None:
     result = run(make_job(tmp_path, llama), "local", tmp_path, quiet=True)
     own = [site["accuracy_all_rows"] for site in result["per_site"].values()]
-    assert result["accuracy_after"] == result["mean_accuracy"] == pytest.approx(sum(own) / 2)
+    assert result["accuracy_after"] == pytest.approx(sum(own) / 2)
+    right = sum(v["accuracy"] * v["total"] for v in result["per_site"].values())
+    assert result["accuracy_own_rows"] == pytest.approx(right / 24)
+
+
+def test_a_joint_adapter_has_one_accuracy_in_both_views(llama: Path, tmp_path: Path) -> None:
+    result = run(make_job(tmp_path, llama), "plain-federated", tmp_path, quiet=True)
+    assert result["accuracy_after"] == result["accuracy_own_rows"]
+    assert {v["accuracy_all_rows"] for v in result["per_site"].values()} == {
+        result["accuracy_after"]
+    }
+
+
+def test_steps_that_a_site_makes_alone_are_made_by_baselines_too(
+    llama: Path, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, llama, aggregation={"personal_steps": 4})
+    for kind, steps in (("local", 2 * (6 + 4)), ("pooled", 2 * (6 + 4)), ("plain-federated", 12)):
+        result = run(job, kind, tmp_path / "run", quiet=True)  # type: ignore[arg-type]
+        assert result["steps"] == steps
+        assert len(result["loss_curve"]) == 2
+
+
+def test_plain_federated_keeps_personal_parts_and_asks_who_the_run_asks(
+    llama: Path, tmp_path: Path
+) -> None:
+    sections = {"sites": {"names": ["north", "south", "west"], "alpha": 5.0}}
+    settings = {"personal": ["head"], "participation": 0.6, "proximal": 0.1}
+    job = make_job(tmp_path, llama, aggregation=settings, **sections)
+    federation = make_federation(job, tmp_path / "run")
+    federation.run(federation.aggregator())
+    result = run(job, "plain-federated", tmp_path / "run", quiet=True)
+    final = federation.of("final")[0]["sites"]
+    assert result["steps"] == len(federation.of("step"))
+    for site, scores in result["per_site"].items():
+        # int8 and float32 weights may answer a row near the border differently
+        assert abs(scores["accuracy"] * scores["total"] - final[site]["correct"]) <= 2
+    assert len({v["accuracy_all_rows"] for v in result["per_site"].values()}) > 1
+
+
+def test_own_adapters_of_a_run_are_tested_beside_local(llama: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, llama, aggregation={"personal_steps": 4})
+    federation = make_federation(job, tmp_path / "run")
+    federation.run(federation.aggregator())
+    own = run(job, "local", tmp_path / "run", quiet=True)["personal"]
+    told = {e["role"].removeprefix("client:"): e for e in federation.of("personal")}
+    for site, scores in own["per_site"].items():
+        assert scores["total"] == told[site]["total"]
+        assert abs(scores["accuracy"] * scores["total"] - told[site]["correct"]) <= 2
+        assert 0 <= scores["accuracy_all_rows"] <= 1
+    assert "personal" not in run(job, "pooled", tmp_path / "run", quiet=True)
 
 
 def test_a_baseline_repeats(llama: Path, tmp_path: Path) -> None:

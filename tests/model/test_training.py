@@ -127,7 +127,6 @@ def test_a_frozen_tensor_that_moves_is_an_error(llama: Path) -> None:
         run(model, task_of(llama), on_step=meddle)
 
 
-<<<<<<< HEAD
 def test_private_rounds_learn_and_no_seed_repeats_them(llama: Path) -> None:
     """Little noise: as without it, the loss falls. The job's seed draws neither rows nor noise."""
     task = task_of(llama)
@@ -144,7 +143,8 @@ def test_private_rounds_learn_and_no_seed_repeats_them(llama: Path) -> None:
         states.append(trainable_state(model))
     one, two = states
     assert not any(torch.equal(one[name], two[name]) for name in one)
-=======
+
+
 class Penalised:
     """A task whose loss has FedProx's penalty written out."""
 

@@ -1,12 +1,16 @@
 """Run one baseline of a job and write ``baselines/<kind>.json`` into its run folder.
 
-    local             each site alone: rounds * steps_per_round steps on its own data
+    local             each site alone: as many steps on its own data as it makes in the job
     pooled            all data in one place; as many steps as all sites together make
     plain-federated   FedAvg of float32 adapters, step for step what ``sealtune run`` does
 
 Every kind starts from the same adapter, uses the same batch size, learning rate and test rows, and
-processes the same number of examples in total. Accuracy is always over all sites' test rows
-together; for ``local`` it is the mean over the sites' own adapters, each tested on all rows.
+processes the same number of examples in total. There are two views of accuracy: on all sites' test
+rows together, and on each site's own. Of ``local``, whose models differ, the first is the mean over
+the sites' models, each on all rows; the second has each row answered by its own site's model.
+
+With ``local``, the adapters of a run that are a site's own (``aggregation.personal``,
+``personal_steps``) are tested in the same way, if they are there.
 
 Trust domain: none; for comparison only.
 """
@@ -26,13 +30,18 @@ import sealtune
 from sealtune.baseline.progress import Bar
 from sealtune.baseline.workbench import State, Workbench, weighted_mean
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.method import method_of
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
-from sealtune.model.texts import join
+from sealtune.methods.federated.participation import draw
+from sealtune.model.texts import Texts, join
 from sealtune.model.training import Evaluation
+from sealtune.tuning.adapter import FINGERPRINT
+from sealtune.tuning.folder import read_fingerprint
 
 Kind = Literal["local", "pooled", "plain-federated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Answers = Mapping[str, Evaluation]  # each site's test rows
 
 
 def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -42,13 +51,14 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         quiet: show no progress.
 
     Returns:
-        ``kind, accuracy_before, accuracy_after, mean_accuracy, per_site, loss_curve, seconds, seed,
-        steps, versions``. ``per_site.<site>`` has ``accuracy`` (of the site's test rows, under the
-        site's own adapter for ``local``), ``total``, and for ``local`` also ``accuracy_all_rows``.
-        ``mean_accuracy`` is the mean of ``accuracy_all_rows`` for ``local``, else of ``accuracy``.
+        ``kind, accuracy_before, accuracy_after, accuracy_own_rows, per_site, loss_curve, seconds,
+        seed, steps, versions``. ``per_site.<site>`` has ``accuracy``, ``loss`` and ``total`` of the
+        site's own test rows, and ``accuracy_all_rows`` of the model that answered them.
+        ``personal``, where the sites have adapters of their own: the same scores of these.
 
     Raises:
         ConfigError: there is no such kind.
+        ModelError: a site's own adapter in the run folder cannot be loaded.
         StorageError: the file cannot be written.
     """
     if kind not in KINDS:
@@ -56,17 +66,20 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         raise ConfigError("command line", [problem])
     start = perf_counter()
     bench = Workbench(job)
-    steps = job.job.rounds * sum(job.train.steps(len(d.train)) for d in bench.sites.values())
+    own = own_adapters(run_dir, bench.sites) if kind == "local" else {}
+    steps = _steps(job, bench, kind)
     with Bar(f"baseline {kind}", steps, quiet=quiet) as bar:
         bar.phase("test before training")
         before = bench.test(bench.initial)
         states, curve = _train(job, bench, kind, bar)
         bar.phase("test")
-        scores = _test(bench, kind, states)
+        answers = _test(bench, kind, states)
+        tested = {site: bench.test_adapter(folder) for site, folder in own.items()}
     report = {
         "kind": kind,
-        "accuracy_before": _pooled_accuracy(before.values()),
-        **scores,
+        "accuracy_before": _accuracy(before.values()),
+        **_scores(answers),
+        **({"personal": _scores(tested)} if tested else {}),
         "loss_curve": curve,
         "seconds": round(perf_counter() - start, 3),
         "seed": job.job.seed,
@@ -78,63 +91,117 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
     return report
 
 
+def _steps(job: Job, bench: Workbench, kind: Kind) -> int:
+    """Of all participants together."""
+    steps = {site: job.train.steps(len(data.train)) for site, data in bench.sites.items()}
+    rounds = range(1, job.job.rounds + 1)
+    if kind == "plain-federated":
+        return sum(steps[site] for number in rounds for site in _asked(job, steps, number))
+    return len(rounds) * sum(steps.values()) + len(steps) * job.aggregation.personal_steps
+
+
+def own_adapters(run_dir: Path, sites: Iterable[str]) -> dict[str, Path]:
+    """Site -> the folder of a run's adapter that is its own; of a joint one there is none."""
+    found = {}
+    for site in sites:
+        folder = run_dir / "sites" / site
+        for name in ("adapter-personal", "adapter"):
+            path = folder / name
+            if (path / FINGERPRINT).is_file() and read_fingerprint(path).site == site:
+                found[site] = path
+                break
+    return found
+
+
 def _train(
     job: Job, bench: Workbench, kind: Kind, bar: Bar
 ) -> tuple[dict[str, State], list[float]]:
-    """Each participant's adapter after the last round, and the mean training loss by round.
+    """Each participant's adapter in the end, and the mean training loss by round.
 
     The loss is weighted by examples, as in the run's own curve.
     """
-    texts = {site: data.train for site, data in bench.sites.items()}
+    texts: dict[str, Texts] = {site: data.train for site, data in bench.sites.items()}
     steps = {site: job.train.steps(len(data)) for site, data in texts.items()}
+    alone = job.aggregation.personal_steps
     if kind == "pooled":
         texts, steps = {"all": join(list(texts.values()))}, {"all": sum(steps.values())}
-    weights = [len(data) for data in texts.values()]
+        alone *= len(bench.sites)
     states: dict[str, State] = dict.fromkeys(texts, bench.initial)
-    curve = []
+    federated, curve = kind == "plain-federated", []
+
+    def train(site: str, number: int, count: int) -> float:
+        states[site], result = bench.train(
+            states[site],
+            texts[site],
+            round=number,
+            site=site,
+            steps=count,
+            first=(number - 1) * steps[site],
+            proximal=job.aggregation.proximal if federated else 0.0,
+            on_step=bar.step,
+        )
+        return result.train_loss
+
     for number in range(1, job.job.rounds + 1):
+        asked = _asked(job, texts, number) if federated else tuple(texts)
+        weights = [len(texts[site]) for site in asked]
         losses = []
-        for site, data in texts.items():
+        for site in asked:
             bar.phase(f"{site}, round {number}")
-            states[site], result = bench.train(
-                states[site], data, round=number, site=site, steps=steps[site], on_step=bar.step
-            )
-            losses.append(result.train_loss)
+            losses.append(train(site, number, steps[site]))
         curve.append(sum(map(mul, losses, weights)) / sum(weights))
-        if kind == "plain-federated":
-            states = dict.fromkeys(states, weighted_mean(list(states.values()), weights))
+        if federated:
+            mean = weighted_mean([states[site] for site in asked], weights)
+            for site, state in states.items():
+                states[site] = {**mean, **{name: state[name] for name in bench.personal}}
+    for site in texts if alone and not federated else ():
+        bar.phase(f"{site}, its last steps")
+        train(site, job.job.rounds + 1, alone)
     return states, curve
 
 
-def _test(bench: Workbench, kind: Kind, states: Mapping[str, State]) -> dict[str, Any]:
-    """Accuracies; of ``local`` each site's rows under its own adapter, and all rows under it."""
-    per_site: dict[str, Any] = {}
-    if kind == "local":
-        for site, state in states.items():
-            answers = bench.test(state)
-            every = _pooled_accuracy(answers.values())
-            per_site[site] = {**_score(answers[site]), "accuracy_all_rows": every}
-        mean = after = _mean(value["accuracy_all_rows"] for value in per_site.values())
-    else:
-        answers = bench.test(next(iter(states.values())))
-        per_site = {site: _score(result) for site, result in answers.items()}
-        after = _pooled_accuracy(answers.values())
-        mean = _mean(value["accuracy"] for value in per_site.values())
-    return {"accuracy_after": after, "mean_accuracy": mean, "per_site": per_site}
+def _asked(job: Job, sites: Collection[str], number: int) -> tuple[str, ...]:
+    """Who trains in a round of a run whose manifest throw-away keys sign."""
+    least = method_of(job.job.method).least_cohort(len(sites))
+    cohort = max(job.quorum, least)
+    return draw({site: site for site in sites}, job.asked, cohort, job.job.seed, number)
+
+
+def _test(bench: Workbench, kind: Kind, states: Mapping[str, State]) -> dict[str, Answers]:
+    """Of each site: what its model answers on all sites' rows."""
+    if kind == "local" or bench.personal:
+        return {site: bench.test(state) for site, state in states.items()}
+    return dict.fromkeys(bench.sites, bench.test(next(iter(states.values()))))
+
+
+def _scores(answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Both views of the sites' models."""
+    per_site = {
+        site: {**_score(of_all[site]), "accuracy_all_rows": _accuracy(of_all.values())}
+        for site, of_all in answers.items()
+    }
+    return {
+        "accuracy_after": _mean(own["accuracy_all_rows"] for own in per_site.values()),
+        "accuracy_own_rows": _accuracy(of_all[site] for site, of_all in answers.items()),
+        "per_site": per_site,
+    }
 
 
 def _score(result: Evaluation) -> dict[str, Any]:
-    accuracy = result.correct / result.total if result.total else None
-    return {"accuracy": accuracy, "total": result.total, "loss": result.loss}
+    return {"accuracy": _accuracy([result]), "total": result.total, "loss": result.loss}
 
 
-def _pooled_accuracy(answers: Collection[Evaluation]) -> float | None:
-    total = sum(result.total for result in answers)
-    return sum(result.correct for result in answers) / total if total else None
+def _accuracy(answers: Iterable[Evaluation]) -> float | None:
+    """Right answers over all rows."""
+    parts = tuple(answers)
+    total = sum(result.total for result in parts)
+    return sum(result.correct for result in parts) / total if total else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
+    if len(set(numbers)) == 1:
+        return numbers[0]  # one model's, without rounding
     return sum(numbers) / len(numbers) if numbers else None
 
 

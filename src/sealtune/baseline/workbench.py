@@ -6,6 +6,7 @@ Trust domain: none; for comparison only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 from sealtune.data.site import discover_labels, load_sites
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import task_of
 from sealtune.model.texts import SiteTexts, Texts, join
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
+from sealtune.plan.personal import personal_tensors
 from sealtune.plan.planner import first_block
 from sealtune.tuning.apply import apply_tuning
+from sealtune.tuning.folder import load_adapter
 
 State = Mapping[str, Tensor]
 
@@ -30,6 +34,7 @@ class Workbench:
     Attributes:
         sites: each site's texts.
         initial: the adapter that every run starts from.
+        personal: names of its tensors that stay at their site.
     """
 
     def __init__(self, job: Job) -> None:
@@ -57,15 +62,28 @@ class Workbench:
             calibrate=calibrate,
         )
         self.initial = self.state()
+        blocks_name, _ = find_blocks(base)
+        self.personal = personal_tensors(self.initial, job.aggregation.personal, blocks_name)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the adapter as it is now."""
         return {name: tensor.clone() for name, tensor in trainable_state(self._model).items()}
 
     def train(
-        self, state: State, data: Texts, *, round: int, site: str, steps: int, on_step: OnStep
+        self,
+        state: State,
+        data: Texts,
+        *,
+        round: int,
+        site: str,
+        steps: int,
+        on_step: OnStep,
+        first: int | None = None,
+        proximal: float = 0.0,
     ) -> tuple[dict[str, Tensor], RoundResult]:
-        """Train ``state`` on ``data`` for one round, as a client enclave would."""
+        """Train ``state`` on ``data`` for one round, as a client enclave would; the arguments are
+        those of ``local_round``.
+        """
         load_trainable_state(self._model, self._of_site(state, site))
         result = local_round(
             self._model,
@@ -75,6 +93,8 @@ class Workbench:
             seed=self._job.job.seed,
             round=round,
             site=site,
+            first=first,
+            proximal=proximal,
             on_step=on_step,
         )
         return self.state(), result
@@ -95,9 +115,20 @@ class Workbench:
     def test(self, state: State) -> dict[str, Evaluation]:
         """Each site's test rows, answered with ``state``."""
         load_trainable_state(self._model, state)
+        return self._test(self._model)
+
+    def test_adapter(self, folder: Path) -> dict[str, Evaluation]:
+        """The same with a released adapter.
+
+        Raises:
+            ModelError: there is none, or it is of another model.
+        """
+        return self._test(load_adapter(folder, base=self._job.model.path).model)
+
+    def _test(self, model: Any) -> dict[str, Evaluation]:
         size = self._job.train.eval_batch_size
         return {
-            name: evaluate(self._model, self._task, data.test, batch_size=size)
+            name: evaluate(model, self._task, data.test, batch_size=size)
             for name, data in self.sites.items()
         }
 

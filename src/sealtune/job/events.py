@@ -117,7 +117,7 @@ class SiteRound(_Model):
     """One site's part of a round; ``party.outcome`` decides which fields a server lets out.
 
     Attributes:
-        outcome: ``ok``, ``late`` or ``failed``.
+        outcome: ``ok``, ``late`` or ``failed``; ``not asked``: others trained in this round.
         reason: why it is not ``ok``.
         bytes_up, bytes_down: sealed, from and to the site.
         norm_bound: largest L2 norm that its update may have; ``clipped``: whether it had more.

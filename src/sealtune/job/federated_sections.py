@@ -5,12 +5,15 @@ Trust domain: every process; settings only.
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sealtune.job.sections import Name, NonEmpty, Section, distinct
 
+PART = re.compile(r"head|layers\.(0|[1-9][0-9]{0,3})")
 ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
 
 
@@ -47,8 +50,15 @@ class AggregationSpec(Section):
 
     @field_validator("personal")
     @classmethod
-    def _parts_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        odd = [part for part in value if not PART.fullmatch(part)]
+        if odd:
+            raise ValueError(f'names {odd[0]!r}: a part is "head", or a block such as "layers.29"')
         return distinct(value)
+
+    def asked(self, sites: int) -> int:
+        """How many of so many sites train in a round."""
+        return math.ceil(round(self.participation * sites, 9))  # 0.1 * 30 is above 3
 
 
 class PrivacySpec(Section):

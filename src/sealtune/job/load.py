@@ -24,6 +24,7 @@ from sealtune.job.describe import describe, sections
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.job_file import JobFile, file_problems
 from sealtune.job.method import Attested
+from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
 from sealtune.job.sections import (
@@ -164,7 +165,9 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
+    network = valid(NetworkSpec, "network")
     problems += aggregation_problems(aggregation)
+    problems += participation_disagreements(method, sites, network, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
     return list(dict.fromkeys(problems)), None

@@ -161,13 +161,21 @@ class Manifest(Strict):
             if len(set(values)) < len(values):
                 raise ValueError(f"two participants have the same {what}")
         check_dp(self.dp, self.settings)
-        if self.settings.quorum > len(sites):
-            raise ValueError(f"network.min_sites is {self.settings.quorum} of {len(sites)} sites")
+        if self.settings.quorum > self.settings.asked:
+            asked = f"{self.settings.asked} of {len(sites)} sites"
+            raise ValueError(
+                f"network.min_sites is {self.settings.quorum}, but a round asks {asked}"
+            )
         least = method_of(self.method).least_cohort(len(self.participants))
         if not least <= self.min_cohort <= len(self.participants):
             raise ValueError(
                 f"min_cohort is {self.min_cohort}; with {len(self.participants)} organisations it "
                 f"is {least} to {len(self.participants)}"
+            )
+        if self.min_cohort > self.settings.asked:
+            raise ValueError(
+                f"min_cohort is {self.min_cohort}, but aggregation.participation asks "
+                f"{self.settings.asked} of {len(sites)} sites in a round"
             )
         attested = method_of(self.method).attested
         _same("the programs of code", sorted(self.code), sorted(self.programs.values()))

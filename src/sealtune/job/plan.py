@@ -95,7 +95,8 @@ class SlicePlan(_Frozen):
         modules: placement of each module that holds parameters or computes.
         groups: the linear layers that are called on the accelerator.
         trainable: PEFT state-dict name -> shape of every trainable tensor.
-        first_values: the same names -> how the tensor begins; empty in a split job, whose server
+        personal: those of them that stay in each site's enclave; the server gets the others alone.
+        first_values: the names of all -> how the tensor begins; empty in a split job, whose server
             draws them itself.
         backbone: the int8 weights.
     """
@@ -108,8 +109,14 @@ class SlicePlan(_Frozen):
     modules: tuple[ModulePlan, ...]
     groups: tuple[LinearGroup, ...]
     trainable: dict[str, tuple[Size, ...]]
+    personal: tuple[str, ...] = ()
     first_values: dict[str, FirstValue] = {}
     backbone: Backbone
+
+    @property
+    def shared(self) -> dict[str, tuple[int, ...]]:
+        """What ``trainable`` says of the tensors that are sent and aggregated."""
+        return {name: shape for name, shape in self.trainable.items() if name not in self.personal}
 
     @property
     def digest(self) -> str:

@@ -16,6 +16,7 @@ from sealtune.errors import ConfigError, Problem
 from sealtune.job.aggregation_rules import aggregation_problems
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.method import method_of
+from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
 from sealtune.job.sections import (
@@ -71,9 +72,14 @@ class Settings(Section):
     split: SplitSpec | None = None
 
     @property
+    def asked(self) -> int:
+        """How many sites train in a round, or send their samples in a split job."""
+        return self.aggregation.asked(len(self.sites.names))
+
+    @property
     def quorum(self) -> int:
-        """Number of updates that a round needs."""
-        return self.network.min_sites or len(self.sites.names)
+        """Number of updates that a round needs; at most ``asked``."""
+        return self.network.min_sites or self.asked
 
     @property
     def split_settings(self) -> SplitSpec:
@@ -99,6 +105,7 @@ class Settings(Section):
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.aggregation),
+            *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy

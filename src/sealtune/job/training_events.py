@@ -67,6 +67,15 @@ class Worked(Event, event="worked"):
     seconds: Busy | None = None
 
 
+class Personal(Event, event="personal"):
+    """A site's test rows under the adapter that it went on with alone, ``steps`` from the joint."""
+
+    steps: Count
+    correct: Count
+    total: Count
+    loss: Number = None
+
+
 class Exported(Event, event="exported"):
     """The adapter was written and read back: largest difference, share of the same answers."""
 

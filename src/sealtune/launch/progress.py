@@ -20,6 +20,7 @@ _DOING = {
     "pads": "making pads",
     "wait": "waiting for the others",
     "release": "taking over the result",
+    "personal": "going on alone",
     "upload": "uploading",
 }
 _SENT = "all samples sent"

@@ -81,6 +81,7 @@ def local_round(
     seed: int,
     round: int,
     site: str,
+    first: int | None = None,
     proximal: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
     private: PrivateGradients | None = None,
@@ -96,6 +97,8 @@ def local_round(
         seed: the job's seed.
         round: number of the round, from 1.
         site: whose data these are; part of what the order of batches follows from.
+        first: number of the first step since the site began, from 0; default: every round before
+            was as long as this one.
         proximal: FedProx (Li et al., arXiv 1812.06127): weight mu of ``mu / 2 |w - w_0|^2`` in the
             loss of every step, w_0 being the trainable tensors as they are at the start; the losses
             returned are without it.
@@ -114,7 +117,8 @@ def local_round(
         torch.manual_seed(derive_seed("dropout", seed, site, round))
     else:
         private.begin()
-    batches = step_batches(data.lengths, spec.batch_size, (round - 1) * steps, steps, seed, site)
+    first = (round - 1) * steps if first is None else first
+    batches = step_batches(data.lengths, spec.batch_size, first, steps, seed, site)
     gradients = private or _Batches(model, task, data, iter(batches))
     losses: list[float] = []
     tokens = 0

@@ -117,17 +117,26 @@ class Admitted:
     @property
     def is_spare(self) -> bool:
         """Whether the job can go on without this site."""
-        return self.settings.quorum < len(self.settings.sites.names)
+        return self.settings.quorum < self.settings.asked
 
     @property
     def state_folder(self) -> Path:
-        """Where the server enclave's sealed files are."""
-        return self.local.folder / "state"
+        """Where this enclave's sealed files are."""
+        return (self._own_folder if self.local.site else self.local.folder) / "state"
 
     @property
     def adapter_folder(self) -> Path:
         """Where the released adapter goes that this site's owner gets."""
-        return self.local.folder / "sites" / self.site / "adapter"
+        return self._own_folder / "adapter"
+
+    @property
+    def personal_folder(self) -> Path:
+        """Where the adapter goes that this site's enclave went on with by itself."""
+        return self._own_folder / "adapter-personal"
+
+    @property
+    def _own_folder(self) -> Path:
+        return self.local.folder / "sites" / self.site
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -197,6 +206,8 @@ def admit(local: Local, role: Role) -> Admitted:
 
             check_reopening(manifest.settings.protection)
         sealing_key = own_platform(manifest, SERVER, root).sealing_key()
+    elif role.side == "site" and manifest.plan.personal:
+        sealing_key = own_platform(manifest, "site", root).sealing_key()
     holdings = role.holds(manifest, local) if role.holds else None
     return Admitted(
         local=local,

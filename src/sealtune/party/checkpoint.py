@@ -1,13 +1,13 @@
-"""What a server enclave needs to go on after a round, encrypted for itself.
+"""What an enclave needs to go on after a round, encrypted for itself.
 
     sealed( frame "checkpoint": format, round, length of state | state | tensors )
 
 ``state`` is the method's own typed JSON, ``tensors`` one safetensors file. It lies in the run
 folder, where the operator can read, delete or replace it. It opens only with the enclave's sealing
-key and for this job. What a seal cannot show is age: an operator who puts an older checkpoint back
-makes the job repeat rounds.
+key, for this job and this party. What a seal cannot show is age: an operator who puts an older
+checkpoint of the server back makes the job repeat rounds.
 
-Trust domain: server enclave.
+Trust domain: server enclave; client enclave (federated).
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from sealtune.frames import Frame
 from sealtune.job.storage import write_atomic
 
 FORMAT = 2
-_NAME = "checkpoint.sealed"
 
 
 class State(BaseModel):
@@ -39,7 +38,7 @@ S = TypeVar("S", bound=State)
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[S]):
-    """All that a server enclave has to know to go on after ``round``.
+    """All that an enclave has to know to go on after ``round``.
 
     Attributes:
         round: the last finished round; 0 after the first evaluation.
@@ -56,14 +55,18 @@ class CheckpointFile(Generic[S]):
     """Reads and writes the checkpoint of one run.
 
     Args:
-        folder: ``state`` in the run folder.
+        folder: ``state`` in the run folder, or in the site's.
         key: 32 bytes, the enclave's sealing key.
         job_id: 48 bytes; a checkpoint of another job does not open.
         state: what the method keeps.
+        owner: whose it is, as in a sealed session; one of another party does not open.
     """
 
-    def __init__(self, folder: Path, key: bytes, job_id: bytes, state: type[S]) -> None:
-        self.path = folder / _NAME
+    def __init__(
+        self, folder: Path, key: bytes, job_id: bytes, state: type[S], owner: str = "server"
+    ) -> None:
+        self.path = folder / "checkpoint.sealed"
+        self._owner = owner
         self._key = key
         self._job_id = job_id
         self._state = state
@@ -101,7 +104,7 @@ class CheckpointFile(Generic[S]):
             raise StorageError(
                 f"the checkpoint {self.path} does not open: it was altered, or belongs to another "
                 "job, machine or user",
-                hint="start the run anew, without --resume",
+                hint="start the run anew, without --resume, in an empty folder",
             ) from error
         if frame.kind != "checkpoint" or frame.meta.get("format") != FORMAT:
             raise self._of_another_kind(f"format {frame.meta.get('format')!r}, not {FORMAT}")
@@ -122,8 +125,8 @@ class CheckpointFile(Generic[S]):
         return SealedSession(
             self._key,
             job_id=self._job_id,
-            sender="server",
-            receiver="server:state",
+            sender=self._owner,
+            receiver=f"{self._owner}:state",
             mode=mode,
             sequence=number,
         )

@@ -45,7 +45,7 @@ class Ask(Generic[T]):
         take: takes in what ``check`` returned; what it raises ends the job.
         outcomes: told what becomes of each site; may go on from an earlier Ask.
         patience: messages in a row that a site may lose before it has failed.
-        anew: both sides prove themselves anew before they go on.
+        anew: server and sites prove themselves anew before they go on with each other.
     """
 
     questions: Mapping[str, Frame]
@@ -119,8 +119,8 @@ class Driver:
             if self._ask is None:
                 return {}
             self._chances = dict.fromkeys(self._ask.questions, self._ask.patience)
-            for site in self._ask.questions if self._ask.anew else ():
-                self._links[site].drop()
+            for link in self._links.values() if self._ask.anew else ():
+                link.drop()  # of sites that are not asked, too: their next question may be far off
         return self._send(self._current)
 
     def reply(self, site: str, body: bytes) -> None:

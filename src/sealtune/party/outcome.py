@@ -25,7 +25,7 @@ class SiteOutcome:
     """One site's line in the round report.
 
     Attributes:
-        outcome: of the stage so far.
+        outcome: of the stage so far; ``not asked``: the round does without this site.
         reason: why the site failed; empty while it has not.
         rejected: it failed because of what it sent, and nobody on the way can have sent that.
         fields: what it reports about its work, checked (of ``SiteRound``).
@@ -33,7 +33,7 @@ class SiteOutcome:
         bytes_down: length of the messages to it, sealed.
     """
 
-    outcome: Literal["ok", "late", "failed"] = "failed"
+    outcome: Literal["ok", "late", "failed", "not asked"] = "failed"
     reason: str = ""
     rejected: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
@@ -67,9 +67,14 @@ class SiteOutcome:
 Outcomes = Mapping[str, SiteOutcome]
 
 
-def new_outcomes(sites: Iterable[str]) -> dict[str, SiteOutcome]:
-    """Nothing has become of ``sites`` yet."""
-    return {site: SiteOutcome() for site in sites}
+def new_outcomes(
+    sites: Iterable[str], asked: Collection[str] | None = None
+) -> dict[str, SiteOutcome]:
+    """Nothing has become of ``sites`` yet; ``asked``: who is to do something; None: all."""
+    return {
+        site: SiteOutcome("failed" if asked is None or site in asked else "not asked")
+        for site in sites
+    }
 
 
 def reported(manifest: Manifest, outcomes: Outcomes) -> dict[str, Any]:
@@ -102,9 +107,10 @@ def too_few(
     manifest: Manifest, outcomes: Outcomes, good: Collection[str], done: str
 ) -> SiteLostError:
     """The error that ends a job of which only the sites ``good`` have ``done`` their part."""
-    reasons = "; ".join(f"{s}: {one.reason}" for s, one in outcomes.items() if one.outcome != "ok")
+    asked = {site: one for site, one in outcomes.items() if one.outcome != "not asked"}
+    reasons = "; ".join(f"{s}: {one.reason}" for s, one in asked.items() if one.outcome != "ok")
     return SiteLostError(
-        f"only {len(good)} of {len(outcomes)} sites {done}; needed are "
+        f"only {len(good)} of {len(asked)} sites {done}; needed are "
         f"{manifest.settings.quorum}, of at least {manifest.min_cohort} organisations: {reasons}",
         hint="bring the site back and continue with --resume, or lower network.min_sites",
     )

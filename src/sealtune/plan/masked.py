@@ -37,6 +37,7 @@ from sealtune.model.load import load_model
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import trainable_state
 from sealtune.plan.backbone import prepare_backbone
+from sealtune.plan.personal import personal_tensors
 from sealtune.plan.trace import (
     TOKENS,
     Call,
@@ -59,6 +60,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
 
     Raises:
         UnsupportedModelError: the architecture hides where data flows (named module in the text).
+        ConfigError: a personal part is none of this model's, or nothing is left to share.
         TargetModulesError: the adapter's targets match nothing that is linear.
     """
     model = load_model(job.model, num_labels, meta=True)
@@ -95,6 +97,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
         modules=tuple(modules),
         groups=tuple(groups),
         trainable={k: tuple(v.shape) for k, v in trainable_state(tuned).items()},
+        personal=personal_tensors(trainable_state(tuned), job.aggregation.personal, blocks_name),
         first_values=first_values(tuned, job.tuning),
         # all of them: the file serves every protection level
         backbone=prepare_backbone(job.model, [c.name for c in every])

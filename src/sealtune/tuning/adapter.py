@@ -50,6 +50,10 @@ class Fingerprint(BaseModel):
         max_tokens: longer texts were cut.
         seed: the job's seed.
         rounds: rounds of training.
+        site: whose own the adapter is, in part or as it went on alone; empty: it is the same at
+            all sites.
+        personal: parts of it that are the site's own: ``aggregation.personal``.
+        personal_steps: steps on the site's rows alone, after the joint adapter.
         versions: of the packages that made it.
     """
 
@@ -66,6 +70,9 @@ class Fingerprint(BaseModel):
     max_tokens: int
     seed: int
     rounds: int
+    site: str = ""
+    personal: tuple[str, ...] = ()
+    personal_steps: int = 0
     versions: dict[str, str]
 
     def file(self) -> bytes:
@@ -73,9 +80,14 @@ class Fingerprint(BaseModel):
         return self.model_dump_json(indent=2).encode() + b"\n"
 
 
-def fingerprint_of(resolved: Admitted) -> Fingerprint:
-    """The fingerprint of what a job's enclaves have tuned."""
+def fingerprint_of(resolved: Admitted, personal_steps: int = 0) -> Fingerprint:
+    """The fingerprint of what a job's enclaves have tuned.
+
+    Args:
+        personal_steps: of the adapter that the site went on with alone; 0: the joint one.
+    """
     job = resolved.job
+    personal = job.aggregation.personal
     return Fingerprint(
         tuning=tuple(sections(job.tuning)),
         base_model=job.model.path,
@@ -87,6 +99,9 @@ def fingerprint_of(resolved: Admitted) -> Fingerprint:
         max_tokens=job.data.max_tokens,
         seed=job.job.seed,
         rounds=job.job.rounds,
+        site=resolved.site if personal or personal_steps else "",
+        personal=personal,
+        personal_steps=personal_steps,
         versions={
             "sealtune": __version__,
             **{name: version(name) for name in ("torch", "transformers", "peft")},

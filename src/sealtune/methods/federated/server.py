@@ -16,12 +16,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from pydantic import Field
+
 from sealtune.errors import ChannelError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
 from sealtune.job.first_values import first_adapter
 from sealtune.methods.federated.adapter import adapter_size, write_adapter
 from sealtune.methods.federated.norm_bound import FIRST_RATIO
+from sealtune.methods.federated.participation import asked_in
 from sealtune.methods.federated.ranks import Outgoing
 from sealtune.methods.federated.site_report import StageKind, read_report
 from sealtune.methods.federated.training_round import TrainingRound
@@ -43,9 +46,11 @@ class FederatedState(State):
 
     Attributes:
         norm_ratio: see ``NormBound``.
+        trained: site -> the last round whose aggregate has its update.
     """
 
     norm_ratio: float = FIRST_RATIO
+    trained: Mapping[str, int] = Field(default_factory=dict)
 
 
 class FederatedServer:
@@ -66,7 +71,7 @@ class FederatedServer:
         self._rounds = admitted.settings.job.rounds
         self._questions_per_row = 1 if admitted.labels else admitted.settings.data.max_tokens
         self._emit = emit
-        self._shapes = admitted.plan.trainable
+        self._shapes = admitted.plan.shared
         self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
@@ -98,12 +103,13 @@ class FederatedServer:
     def _stage(self, kind: StageKind, number: int) -> Program:
         """Ask all sites to do one thing; what comes out of training is the next adapter."""
         begun, before, trained = time.monotonic(), self._adapter, dict[str, Any]()
-        outcomes, updates = new_outcomes(self._sites), None
+        asked = asked_in(self._manifest, number) if kind == "train" else self._sites
+        outcomes, updates = new_outcomes(self._sites, asked), None
         outgoing = Outgoing(self._adapter, self._shapes, self._manifest.settings.tuning)
         if kind == "train":
             updates = TrainingRound(self._admitted, outgoing, self._state.norm_ratio)
         answered = yield Ask(
-            {s: Frame(kind, {"round": number}, outgoing.to(s).body) for s in self._sites},
+            {s: Frame(kind, self._meta(s, number), outgoing.to(s).body) for s in asked},
             number,
             self._checker(kind, number, updates),
             partial(self._take, outcomes, updates),
@@ -113,7 +119,8 @@ class FederatedServer:
         enough = self._manifest.is_cohort(answered) if updates else bool(answered)
         if updates and enough:
             self._adapter = write_adapter(updates.result())
-            self._state = FederatedState(norm_ratio=updates.norms.next_ratio)
+            trained_in = {**self._state.trained, **dict.fromkeys(answered, number)}
+            self._state = FederatedState(norm_ratio=updates.norms.next_ratio, trained=trained_in)
         if updates and answered:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
             trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
@@ -125,6 +132,10 @@ class FederatedServer:
         if not enough:
             done = f"finished {_DONE[kind].format(number)}"
             raise too_few(self._manifest, outcomes, answered, done)
+
+    def _meta(self, site: str, number: int) -> dict[str, int]:
+        """What a question says of itself, and of personal parts."""
+        return {"round": number, "trained": self._state.trained.get(site, 0)}
 
     def _ends_epoch(self, number: int) -> bool:
         """Whether both sides prove themselves anew after training round ``number``."""

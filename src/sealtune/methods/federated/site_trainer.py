@@ -1,8 +1,11 @@
 """A site's data, model and adapter, and the three things that the server may ask for.
 
     evaluate {"round"}  -> metrics
-    train    {"round"}  -> update, with the adapter's tensors
-    release  {"round"}  -> metrics; the final adapter is written for the site's owner
+    train    {"round"}  -> update, with the adapter's shared tensors
+    release  {"round"}  -> metrics; the final adapter is written for the site's owner, and with
+                           ``aggregation.personal_steps`` a second one that goes on from it
+
+In a job with personal parts a question also says ``trained``: see ``personal``.
 
 Trust domain: client enclave.
 """
@@ -11,20 +14,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sealtune.errors import FrameError
-from sealtune.frames import Frame
+from sealtune.frames import Frame, is_count
 from sealtune.job.events import Busy
-from sealtune.job.training_events import Evaluated, Exported, Phase, Step, Worked
+from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, Step, Worked
+from sealtune.methods.federated.personal import PersonalParts
 from sealtune.model.load import load_model
 from sealtune.model.trainable import (
-    load_trainable_state,
+    copy_tensors,
     read_tensors,
     trainable_state,
     write_tensors,
 )
-from sealtune.model.training import Evaluation, StepInfo, evaluate, local_round
+from sealtune.model.training import Evaluation, RoundResult, StepInfo, evaluate, local_round
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
 from sealtune.party.events import Emit
@@ -49,12 +56,12 @@ class SiteTrainer:
         self._job = job
         self._site = admitted.site
         self._session = session
-        self._folder = admitted.adapter_folder
         self._emit = emit
         self._data, self._task = admitted.holdings.texts, admitted.holdings.task
         base = load_model(job.model, len(admitted.labels) or None)
         tuning = job.tuning.of_site(self._site)
         self._model = apply_tuning(base, tuning, job.model.task, job.job.seed)
+        self._personal = PersonalParts(admitted, trainable_state(self._model))
         session.install(self._model)
 
     def answer(self, question: Frame) -> Frame:
@@ -69,16 +76,19 @@ class SiteTrainer:
             raise FrameError(f"the server asked {question.kind[:40]!r} for round {round_!r}")
         started = time.perf_counter()
         before = dict(self._session.seconds)
-        given = read_tensors(bytes(question.body), source := "the server's adapter")
-        load_trainable_state(self._model, given, source)
+        self._begin(question, round_)
         body = b""
         if question.kind == "train":
             fields = self._train(round_)
-            body = write_tensors(trainable_state(self._model))
+            state = trainable_state(self._model)
+            self._personal.keep(round_, state)
+            body = write_tensors(self._shared(state))
         else:
             fields = self._evaluate(round_, announce=question.kind == "evaluate")
         if question.kind == "release":
-            self._release()
+            self._export(self._admitted.adapter_folder)
+            if steps := self._job.aggregation.personal_steps:
+                self._go_on(round_, steps)
         meta = {"round": round_, **fields}
         meta["seconds"] = spent = self._seconds(time.perf_counter() - started, before)
         stated = {key: fields[key] for key in ("train_loss",) if key in fields}
@@ -86,47 +96,77 @@ class SiteTrainer:
         self._emit(Phase(round=round_, phase="wait", of=0))
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
+    def _shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t for name, t in state.items() if name not in self._personal.names}
+
+    def _begin(self, question: Frame, round_: int) -> None:
+        """Put on what the server sent, and the site's own parts as the round before left them."""
+        state = trainable_state(self._model)
+        sent = read_tensors(bytes(question.body), source := "the server's adapter")
+        copy_tensors(self._shared(state), sent, source)
+        if self._personal.names:
+            trained = question.meta.get("trained")
+            if not is_count(trained):
+                raise FrameError("the server does not say when it last took an update")
+            own = self._personal.after(round_ - (question.kind == "train"), trained)
+            copy_tensors({name: state[name] for name in own}, own)
+
     def _train(self, round_: int) -> dict[str, Any]:
-        steps = self._job.train.steps(len(self._data.train))
-        self._emit(Phase(round=round_, phase="train", of=steps))
+        result = self._steps(round_, "train", self._round_steps, self._job.aggregation.proximal)
+        return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
+
+    @property
+    def _round_steps(self) -> int:
+        return self._job.train.steps(len(self._data.train))
+
+    def _steps(self, round_: int, phase: str, steps: int, proximal: float = 0.0) -> RoundResult:
+        """Train on the site's own rows."""
+        self._emit(Phase(round=round_, phase=phase, of=steps))
 
         def on_step(info: StepInfo) -> None:
             step, of, loss = info.step, info.of, round(info.loss, 5)
             self._emit(Step(round=round_, step=step, of=of, loss=loss, tokens=info.tokens))
 
-        result = local_round(
+        return local_round(
             self._model,
             self._task,
             self._data.train,
-            self._job.train,
+            self._job.train.model_copy(update={"steps_per_round": steps}),
             seed=self._job.job.seed,
             round=round_,
             site=self._site,
-            proximal=self._job.aggregation.proximal,
+            first=(round_ - 1) * self._round_steps,
+            proximal=proximal,
             on_step=on_step,
         )
-        return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
 
     def _evaluate(self, round_: int, *, announce: bool) -> dict[str, Any]:
         phase = "evaluate" if announce else "release"
         self._emit(Phase(round=round_, phase=phase, of=0))
-        answers: Evaluation = evaluate(
-            self._model,
-            self._task,
-            self._data.test,
-            batch_size=self._job.train.eval_batch_size,
-        )
+        answers = self._test()
         correct, total, loss = answers.correct, answers.total, answers.loss
         self._emit(Evaluated(round=round_, correct=correct, total=total, loss=loss))
         return {"correct": correct, "total": total, "loss": loss}
 
-    def _release(self) -> None:
-        from sealtune.tuning.folder import check_export, save_adapter  # needed once, at the end
+    def _test(self) -> Evaluation:
+        size = self._job.train.eval_batch_size
+        return evaluate(self._model, self._task, self._data.test, batch_size=size)
 
-        save_adapter(self._folder, self._model, fingerprint_of(self._admitted))
+    def _go_on(self, round_: int, steps: int) -> None:
+        """From the joint adapter, as a round of the site's own: an adapter that stays here."""
+        self._steps(round_ + 1, "personal", steps)
+        mine = self._test()
+        correct, total, loss = mine.correct, mine.total, mine.loss
+        self._emit(Personal(steps=steps, correct=correct, total=total, loss=loss))
+        self._export(self._admitted.personal_folder, steps)
+
+    def _export(self, folder: Path, personal_steps: int = 0) -> None:
+        from sealtune.tuning.folder import check_export, save_adapter  # needed at the end alone
+
+        save_adapter(folder, self._model, fingerprint_of(self._admitted, personal_steps))
         texts = self._data.test or self._data.train
         batch = texts.batch(range(min(_CHECKED, len(texts))))
-        check = check_export(self._folder, self._model.eval(), batch)
+        check = check_export(folder, self._model.eval(), batch)
         self._emit(Exported(difference=round(check.difference, 5), agreement=check.agreement))
 
     def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:

@@ -31,7 +31,7 @@ class TrainingRound:
 
     def __init__(self, admitted: Admitted, outgoing: Outgoing, norm_ratio: float) -> None:
         settings: Settings = admitted.settings
-        shapes = admitted.plan.trainable
+        shapes = admitted.plan.shared
         weights = {site: data.train_rows for site, data in admitted.manifest.data.items()}
         self._outgoing, self.before = outgoing, outgoing.whole.tensors
         largest = {n: max(float(t.max()), -float(t.min())) for n, t in self.before.items()}
