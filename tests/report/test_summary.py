@@ -388,6 +388,7 @@ def _paths(value: object, path: str = "") -> set[str]:
         return {path}
     stand_ins = {
         "versions": "<package>", "peak_memory_mib": "<role>", "baselines": "<kind>",
+        "views": "<model>",
         "per_site": "<site>", "sites": "<site>", "heads": "<module>", "<module>": "<group>",
     }  # fmt: skip
     stand_in = stand_ins.get(path.rpartition(".")[2])

@@ -54,7 +54,8 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         ``kind, accuracy_before, accuracy_after, accuracy_own_rows, per_site, loss_curve, seconds,
         seed, steps, versions``. ``per_site.<site>`` has ``accuracy``, ``loss`` and ``total`` of the
         site's own test rows, and ``accuracy_all_rows`` of the model that answered them.
-        ``personal``, where the sites have adapters of their own: the same scores of these.
+        ``personal``, where the sites have adapters of their own: the same scores of these, and the
+        ``job_id`` that they are of.
 
     Raises:
         ConfigError: there is no such kind.
@@ -66,7 +67,7 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         raise ConfigError("command line", [problem])
     start = perf_counter()
     bench = Workbench(job)
-    own = own_adapters(run_dir, bench.sites) if kind == "local" else {}
+    own, job_id = own_adapters(run_dir, bench.sites) if kind == "local" else ({}, "")
     steps = _steps(job, bench, kind)
     with Bar(f"baseline {kind}", steps, quiet=quiet) as bar:
         bar.phase("test before training")
@@ -79,7 +80,7 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         "kind": kind,
         "accuracy_before": _accuracy(before.values()),
         **_scores(answers),
-        **({"personal": _scores(tested)} if tested else {}),
+        **({"personal": {"job_id": job_id, **_scores(tested)}} if tested else {}),
         "loss_curve": curve,
         "seconds": round(perf_counter() - start, 3),
         "seed": job.job.seed,
@@ -100,17 +101,20 @@ def _steps(job: Job, bench: Workbench, kind: Kind) -> int:
     return len(rounds) * sum(steps.values()) + len(steps) * job.aggregation.personal_steps
 
 
-def own_adapters(run_dir: Path, sites: Iterable[str]) -> dict[str, Path]:
-    """Site -> the folder of a run's adapter that is its own; of a joint one there is none."""
-    found = {}
+def own_adapters(run_dir: Path, sites: Iterable[str]) -> tuple[dict[str, Path], str]:
+    """The folders of a run's adapters that are each site's own, and the job that they are of.
+
+    Nothing unless every site has one: a joint adapter is no site's own.
+    """
+    found, jobs = {}, set()
     for site in sites:
-        folder = run_dir / "sites" / site
-        for name in ("adapter-personal", "adapter"):
-            path = folder / name
-            if (path / FINGERPRINT).is_file() and read_fingerprint(path).site == site:
+        for name in ("adapter", "adapter-personal"):
+            path = run_dir / "sites" / site / name
+            if (path / FINGERPRINT).is_file() and (print_ := read_fingerprint(path)).site == site:
                 found[site] = path
-                break
-    return found
+                jobs.add(print_.job_id)
+    whole = len(jobs) == 1 and found.keys() == set(sites)
+    return (found, jobs.pop()) if whole else ({}, "")
 
 
 def _train(

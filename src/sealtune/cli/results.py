@@ -16,6 +16,10 @@ from rich.text import Text
 from sealtune.cli.signing import KEYS
 from sealtune.job.method import Method
 from sealtune.report.methods import view_of
+from sealtune.report.views import NAMES
+
+_OWN = "sites/*/adapter"
+_PERSONAL = "personal"
 
 
 def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console: Console) -> None:
@@ -35,8 +39,11 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     console.print()
     console.print(_table(summary))
     console.print()
+    show_views(summary, console)
     say("time", _time(summary, method))
-    for name, path in (("adapter", run_dir / "adapter"), ("report", page)):
+    own = sorted(run_dir.glob("sites/*/adapter-personal")) or sorted(run_dir.glob(_OWN))
+    adapters = [run_dir / "adapter", *(own if _PERSONAL in summary["views"] else [])]
+    for name, path in (*(("adapter", path) for path in adapters), ("report", page)):
         if path.exists():
             say(name, str(path))
     if method.server_trains and summary["split"]["release"] == "never":
@@ -49,6 +56,26 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
         who = "server enclave" if method.sites_sign else "enclaves"
         words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
         console.print(Text(words, style="bold red"), soft_wrap=True)
+
+
+def show_views(summary: Mapping[str, Any], console: Console) -> None:
+    """Print how every model does on all rows and on own rows, if more than one was tested."""
+    views = summary["views"]
+    if len(views) < 2:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(summary["metric"])
+    for heading in ("on all rows", "on own rows", *summary["per_site"]):
+        table.add_column(heading, justify="right")
+    for kind, view in views.items():
+        sites = (_percent(own["own_rows"]) for own in view["per_site"].values())
+        shares = _percent(view["all_rows"]), _percent(view["own_rows"])
+        table.add_row(Text(NAMES.get(kind, kind)), *shares, *sites)
+    console.print(table)
+    if _PERSONAL in views and views[_PERSONAL]["all_rows"] is None:
+        words = "`sealtune run --baseline local` tests the sites' own adapters on all rows, too"
+        console.print(Text(words, style="dim"), soft_wrap=True)
+    console.print()
 
 
 def _table(summary: Mapping[str, Any]) -> Table:

@@ -319,7 +319,8 @@ def _launch(
             raise typer.Exit(error.exit_code) from error
         raise
     if manifest.release == "participants":
-        launch.collect_adapter(run_dir, manifest.settings.sites.names)
+        own = manifest.plan.personal
+        launch.collect_adapter(run_dir, manifest.settings.sites.names, own)
     page = report.write(run_dir)
     show_results(report.build_summary(run_dir), run_dir, page, console)
 
@@ -340,4 +341,10 @@ def _baseline(job: Job, kind: Baseline, run_dir: Path) -> None:
     check_files(job)
     baseline.run(job, kind.value, run_dir)
     if (run_dir / "metrics.jsonl").exists():
-        typer.echo(f"report: {report.write(run_dir)}")
+        from rich.console import Console
+
+        from sealtune.cli.results import show_views
+
+        page = report.write(run_dir)
+        show_views(report.build_summary(run_dir), Console(highlight=False))
+        typer.echo(f"report: {page}")

@@ -10,7 +10,7 @@ Trust domain: every process that speaks, and the launcher and the report, which 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,6 +27,7 @@ def _finite(value: Any) -> Any:
         return None
 
 
+NOT_ASKED: Literal["not asked"] = "not asked"  # outcome of a site that a round does without
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Number = Annotated[Annotated[float, Field(strict=True)] | None, BeforeValidator(_finite)]
 Flag = Annotated[bool, Field(strict=True)]

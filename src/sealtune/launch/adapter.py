@@ -1,5 +1,7 @@
 """The run's ``adapter/``: what every site's enclave wrote for its owner, once they all agree.
 
+Where sites have personal parts, there is no such adapter; then they must agree in the rest.
+
 Trust domain: operator (untrusted). On one machine the operator is every owner at once; the adapter
 is public to the participants by then.
 """
@@ -11,17 +13,23 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
 from sealtune.errors import FederationError
 from sealtune.launch.metrics import storage_error
 
 _MARK = "sealtune.json"  # every adapter has one
 
 
-def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
-    """Copy the released adapter to ``run_dir/adapter``.
+def collect_adapter(run_dir: Path, sites: Sequence[str], personal: Sequence[str] = ()) -> None:
+    """Copy the released adapter to ``run_dir/adapter``, if it is the same at all sites.
+
+    Args:
+        personal: names of the tensors that are each site's own.
 
     Raises:
-        FederationError: no site has one, or two sites have different ones.
+        FederationError: no site has one, one is damaged, or two sites have different ones.
         StorageError: it cannot be written.
     """
     folders = [run_dir / "sites" / site / "adapter" for site in sites]
@@ -30,10 +38,12 @@ def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
         raise FederationError(
             "no site has written an adapter", hint=f"see the logs in {run_dir / 'logs'}"
         )
-    first = _weights(written[0])
+    first = _weights(written[0], personal)
     for folder in written[1:]:
-        if _weights(folder) != first:
+        if _weights(folder, personal) != first:
             raise FederationError(f"{written[0]} and {folder} hold different adapters")
+    if personal:
+        return
     target, fresh = run_dir / "adapter", run_dir / ".adapter"
     try:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -42,8 +52,15 @@ def collect_adapter(run_dir: Path, sites: Sequence[str]) -> Path:
         os.replace(fresh, target)
     except OSError as error:
         raise storage_error(target, error) from error
-    return target
 
 
-def _weights(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+def _weights(folder: Path, personal: Sequence[str]) -> dict[str, bytes]:
+    """What must be the same everywhere: whole files, or the tensors that are no site's own."""
+    files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    if not personal:
+        return files
+    try:
+        tensors = {name: t for data in files.values() for name, t in load(data).items()}
+    except SafetensorError as error:
+        raise FederationError(f"the adapter in {folder} was changed: it is damaged") from error
+    return {name: t.tobytes() for name, t in tensors.items() if name not in personal}

@@ -133,6 +133,11 @@ class Progress:
             case training_events.Evaluated():
                 site.accuracy = event.correct / event.total if event.total else None
                 site.begin(_DOING["wait"])
+            case training_events.Personal():
+                share = f"{event.correct / event.total:.1%}" if event.total else "–"
+                self.notices.append(
+                    f"{name}: own adapter, {event.steps} steps on alone: {share} of own rows right"
+                )
             case events.Attested():
                 self._attested(event)
             case events.Done():
@@ -193,8 +198,11 @@ class Progress:
     def _round(self, event: events.Round) -> None:
         self.rounds_done = number = event.round
         ok = self._outcomes(event)
+        idle = [site for site, one in event.sites.items() if one.outcome == events.NOT_ASKED]
         name = f"round {number} of {self.rounds}" if number else "before training"
-        line = f"{name}: {ok} of {len(event.sites)} sites"
+        line = f"{name}: {ok} of {len(event.sites) - len(idle)} sites"
+        if idle:
+            line += f" (not asked: {', '.join(idle)})"
         loss, accuracy = pooled_loss(event), pooled_accuracy(event)
         if loss is not None:
             line += f", loss {loss:.3f}"
@@ -218,7 +226,8 @@ class Progress:
             site.counted = 0
             if entry.total:
                 site.accuracy = (entry.correct or 0) / entry.total
-            site.note = "" if entry.outcome == "ok" else f"{entry.outcome}: {entry.reason}"
+            well = entry.outcome in ("ok", events.NOT_ASKED)
+            site.note = "" if well else f"{entry.outcome}: {entry.reason}"
             if site.note:
                 self.notices.append(f"{name} {site.note}")
         return sum(entry.outcome == "ok" for entry in event.sites.values())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sealtune.errors import SiteLostError
-from sealtune.job.events import SiteRound
+from sealtune.job.events import NOT_ASKED, SiteRound
 from sealtune.job.manifest import Manifest
 
 _MAX_REASON = 500  # characters
@@ -72,7 +72,7 @@ def new_outcomes(
 ) -> dict[str, SiteOutcome]:
     """Nothing has become of ``sites`` yet; ``asked``: who is to do something; None: all."""
     return {
-        site: SiteOutcome("failed" if asked is None or site in asked else "not asked")
+        site: SiteOutcome("failed" if asked is None or site in asked else NOT_ASKED)
         for site in sites
     }
 
@@ -107,7 +107,7 @@ def too_few(
     manifest: Manifest, outcomes: Outcomes, good: Collection[str], done: str
 ) -> SiteLostError:
     """The error that ends a job of which only the sites ``good`` have ``done`` their part."""
-    asked = {site: one for site, one in outcomes.items() if one.outcome != "not asked"}
+    asked = {site: one for site, one in outcomes.items() if one.outcome != NOT_ASKED}
     reasons = "; ".join(f"{s}: {one.reason}" for s, one in asked.items() if one.outcome != "ok")
     return SiteLostError(
         f"only {len(good)} of {len(asked)} sites {done}; needed are "

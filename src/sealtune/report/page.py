@@ -93,6 +93,7 @@ def context(log: RunLog, summary: Json) -> Json:
         "texts_cut": sum({(e.site, e.part): e.count for e in log.of(CutTexts)}.values()),
         "lacks": view.missing_words(summary),
         "comparison": sections.comparison(summary),
+        "both_views": sections.view_rows(summary),
         "picture": view.picture(facts_of(log, summary)),
         "charts": {
             "step": curves.by_step(log, view),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from sealtune.job.events import Round
+from sealtune.job.events import NOT_ASKED, Round
 from sealtune.job.training_events import Evaluated, Step
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View
@@ -186,3 +186,9 @@ def examples(log: RunLog, site: str) -> int | None:
 def rounds_ok(log: RunLog, site: str) -> int:
     """Training rounds in which the site's update, or its samples (split job), went in."""
     return sum(entry(event, site).outcome == "ok" for event in log.training_rounds.values())
+
+
+def rounds_asked(log: RunLog, site: str) -> int:
+    """Training rounds in which the site was to take part; those without record count."""
+    entries = [entry(event, site) for event in log.training_rounds.values()]
+    return sum(own.outcome != NOT_ASKED for own in entries)

@@ -12,18 +12,15 @@ from sealtune.report import numbers
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View
 from sealtune.report.values import Json, add, table, text
+from sealtune.report.views import NAMES
 
-BASELINE_NAMES = {
-    "local": "each site alone",
-    "pooled": "all data in one place",
-    "plain-federated": "federated, unprotected",
-}
 PLACEMENTS = {
     "owner": "at the data owner",
     "enclave": "in the enclave",
     "masked": "on the accelerator, masked",
     "plain": "on the accelerator, in the plain",
 }
+SITES_SHOWN = 8  # columns of the table of both views
 ROUNDS_SHOWN = 60  # of each end of a long run
 # settings that shape the result, by section
 SETTINGS = {
@@ -35,6 +32,15 @@ SETTINGS = {
     "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf"),
     "protection": ("protect", "integrity_bits", "attestation"),
     "train": ("steps_per_round", "batch_size", "learning_rate", "weight_decay", "eval_batch_size"),
+    "aggregation": (
+        "rule",
+        "norm_bound",
+        "server_optimizer",
+        "proximal",
+        "participation",
+        "personal",
+        "personal_steps",
+    ),
     "privacy": ("site_metrics",),
     "network": ("min_sites", "deadline"),
 }
@@ -82,11 +88,46 @@ def comparison(s: Json) -> list[Bar]:
     if s["majority_class"] is not None:
         rows.insert(0, ("largest class", s["majority_class"], "soft", ""))
     for kind, b in s["baselines"].items():
-        name = BASELINE_NAMES.get(kind, kind)
+        name = NAMES.get(kind, kind)
         rows.append((name, b["accuracy_after"], "base", f"baseline {kind}"))
     rows.append(("this run", s["accuracy_after"], "main", ""))
     shown = [(name, x, numbers.percent(x), class_, note) for name, x, class_, note in rows]
     return bars(shown, full=1.0)
+
+
+Marked = tuple[float | None, bool]  # a figure, and whether it is the best of its column
+
+
+class Row(NamedTuple):
+    """A model in the table of both views."""
+
+    name: str
+    all_rows: Marked
+    own_rows: Marked
+    sites: Sequence[Marked]
+
+
+def view_rows(s: Json) -> list[Row]:
+    """Both views of every model, with each site's own rows where there are not too many sites."""
+    found = s["views"]
+    sites = list(s["per_site"]) if len(s["per_site"]) <= SITES_SHOWN else []
+    every, own, *by_site = (
+        _marked(column)
+        for column in (
+            [view["all_rows"] for view in found.values()],
+            [view["own_rows"] for view in found.values()],
+            *([v["per_site"][site]["own_rows"] for v in found.values()] for site in sites),
+        )
+    )
+    return [
+        Row(NAMES.get(kind, kind), every[i], own[i], [column[i] for column in by_site])
+        for i, kind in enumerate(found)
+    ]
+
+
+def _marked(column: Sequence[float | None]) -> list[Marked]:
+    best = max((value for value in column if value is not None), default=None)
+    return [(value, value is not None and value == best) for value in column]
 
 
 def times(s: Json, view: View) -> list[Bar]:

@@ -20,6 +20,7 @@ from sealtune.report.log import RunLog, read_run
 from sealtune.report.methods import View, view_of
 from sealtune.report.quality import Score
 from sealtune.report.values import Json, number, ratio, table, text, whole
+from sealtune.report.views import views
 
 FORMAT = 1
 CAUSAL_LM = "causal-lm"
@@ -43,6 +44,7 @@ def summarise(log: RunLog) -> Json:
         **_identity(log, view),
         **_course(log),
         **_quality(log, view),
+        "views": views(log, _job_id(log)),
         "per_site": _per_site(log, view),
         "loss_curve": quality.loss_curve(log, view),
         "accuracy_curve": quality.accuracy_curve(log),
@@ -67,7 +69,7 @@ def _identity(log: RunLog, view: View) -> Json:
         "name": text(log.setting("job", "name")),
         "method": log.method,
         "task": text(log.setting("model", "task")),
-        "job_id": text(log.signed.get("job_id")) or log.start.job_id,
+        "job_id": _job_id(log),
         "plan_digest": text(log.signed.get("plan_digest")) or log.start.plan_digest,
         "model_digest": text(log.signed.get("model_digest")),
         "seed": seed if seed is not None else log.start.seed,
@@ -75,6 +77,10 @@ def _identity(log: RunLog, view: View) -> Json:
         "confidential": evidence.confidential(log, view),
         "evidence": evidence.kinds(log, view),
     }
+
+
+def _job_id(log: RunLog) -> str | None:
+    return text(log.signed.get("job_id")) or log.start.job_id
 
 
 def _course(log: RunLog) -> Json:
@@ -140,6 +146,7 @@ def _per_site(log: RunLog, view: View) -> Json:
             "loss_before": before.loss,
             "loss_after": after.loss,
             "rounds_ok": quality.rounds_ok(log, site),
+            "rounds_asked": quality.rounds_asked(log, site),
             "bytes": view.site_bytes(log, site),
             "seconds": times[site],
         }

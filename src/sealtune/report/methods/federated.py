@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sealtune.job.events import NOT_ASKED
 from sealtune.job.method import METHODS
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods.view import View
@@ -65,7 +66,7 @@ class Federated(View):
     def missing_words(self, s: Json) -> list[tuple[str, str]]:
         """How many answers are missing."""
         outcomes = [o["outcome"] for r in s["outcomes"] for o in r["sites"].values()]
-        lost = sum(outcome not in ("ok", None) for outcome in outcomes)
+        lost = sum(outcome not in ("ok", NOT_ASKED, None) for outcome in outcomes)
         noun = "answer is" if lost == 1 else "answers are"
         words = (f"{lost} {noun} missing.", "See the round table for whose, and why.")
         return [words] if lost else []
