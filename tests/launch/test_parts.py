@@ -208,7 +208,8 @@ def test_the_released_adapter_is_collected(tmp_path: Path) -> None:
     write_adapter(tmp_path, "b", b"weights")
     write_adapter(tmp_path, "c", b"weights")
     for _ in range(2):  # again, when a run is resumed
-        target = collect_adapter(tmp_path, ("a", "b", "c"))
+        collect_adapter(tmp_path, ("a", "b", "c"))
+        target = tmp_path / "adapter"
         assert sorted(path.name for path in target.iterdir()) == [
             "adapter_config.json",
             "adapter_model.safetensors",
