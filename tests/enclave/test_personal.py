@@ -257,7 +257,7 @@ def test_an_own_adapter_goes_on_from_the_joint_one(llama: Path, tmp_path: Path) 
         assert (print_.site, print_.personal_steps) == (site, 5)
         assert read_fingerprint(adapter_file(federation, site).parent).personal_steps == 0
         own, _ = bench.train(
-            state, bench.sites[site].train, round=3, site=site, steps=5, first=6,
+            state, bench.sites[site].train, round=3, site=site, steps=5, first=6, decays=True,
             on_step=lambda _: None,
         )  # fmt: skip
         got = load_file(folder / WEIGHTS)

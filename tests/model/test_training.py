@@ -14,7 +14,13 @@ from sealtune.model.trainable import (
     trainable_parameters,
     trainable_state,
 )
-from sealtune.model.training import RoundResult, StepInfo, evaluate, local_round
+from sealtune.model.training import (
+    RoundResult,
+    StepInfo,
+    evaluate,
+    local_round,
+    make_optimizer,
+)
 from tests.float64 import in_float64
 from tests.model.test_lora import adapted
 from tests.model.test_tasks import task_of
@@ -180,3 +186,13 @@ def test_losses_are_without_the_proximal_term(llama: Path) -> None:
     bound, free = (run(adapted(llama), task, spec=steps, proximal=weight) for weight in (1e6, 0.0))
     assert bound.losses[0] == free.losses[0]  # at the start there is no distance
     assert bound.losses[1] < 10
+
+
+def test_a_rate_that_decays_falls_to_nothing(llama: Path) -> None:
+    model, spec = adapted(llama), TrainSpec(steps_per_round=5, batch_size=8, learning_rate=0.01)
+    optimizer, rates = make_optimizer(model, spec), []
+    optimizer.register_step_pre_hook(
+        lambda stepped, *_: rates.append(stepped.param_groups[0]["lr"])
+    )
+    run(model, task_of(llama), spec=spec, optimizer=optimizer, decays=True)
+    assert rates == pytest.approx([0.01, 0.008, 0.006, 0.004, 0.002])

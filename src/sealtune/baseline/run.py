@@ -133,7 +133,7 @@ def _train(
     states: dict[str, State] = dict.fromkeys(texts, bench.initial)
     federated, curve = kind == "plain-federated", []
 
-    def train(site: str, number: int, count: int) -> float:
+    def train(site: str, number: int, count: int, *, decays: bool = False) -> float:
         states[site], result = bench.train(
             states[site],
             texts[site],
@@ -142,6 +142,7 @@ def _train(
             steps=count,
             first=(number - 1) * steps[site],
             proximal=job.aggregation.proximal if federated else 0.0,
+            decays=decays,
             on_step=bar.step,
         )
         return result.train_loss
@@ -160,7 +161,7 @@ def _train(
                 states[site] = {**mean, **{name: state[name] for name in bench.personal}}
     for site in texts if alone and not federated else ():
         bar.phase(f"{site}, its last steps")
-        train(site, job.job.rounds + 1, alone)
+        train(site, job.job.rounds + 1, alone, decays=True)
     return states, curve
 
 

@@ -80,6 +80,7 @@ class Workbench:
         on_step: OnStep,
         first: int | None = None,
         proximal: float = 0.0,
+        decays: bool = False,
     ) -> tuple[dict[str, Tensor], RoundResult]:
         """Train ``state`` on ``data`` for one round, as a client enclave would; the arguments are
         those of ``local_round``.
@@ -95,6 +96,7 @@ class Workbench:
             site=site,
             first=first,
             proximal=proximal,
+            decays=decays,
             on_step=on_step,
         )
         return self.state(), result

@@ -83,6 +83,7 @@ def local_round(
     site: str,
     first: int | None = None,
     proximal: float = 0.0,
+    decays: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     private: PrivateGradients | None = None,
     on_step: OnStep | None = None,
@@ -102,6 +103,8 @@ def local_round(
         proximal: FedProx (Li et al., arXiv 1812.06127): weight mu of ``mu / 2 |w - w_0|^2`` in the
             loss of every step, w_0 being the trainable tensors as they are at the start; the losses
             returned are without it.
+        decays: the learning rate falls from step to step, to nothing after the last: what ends
+            here has no average after it that would smooth it.
         optimizer: goes on with this one; default: a fresh one (``make_optimizer``).
         private: draws, clips and adds noise by itself, from nothing of ``seed``; default: batches
             as they are.
@@ -120,6 +123,7 @@ def local_round(
     first = (round - 1) * steps if first is None else first
     batches = step_batches(data.lengths, spec.batch_size, first, steps, seed, site)
     gradients = private or _Batches(model, task, data, iter(batches))
+    rates = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
     tokens = 0
     model.train()
@@ -132,6 +136,9 @@ def local_round(
             if proximal:
                 _pull_back(model, compared.before, proximal)
             _check_gradients(parameters, i + 1)
+            if decays:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * (1 - i / steps)
             optimizer.step()
             losses.append(value)
             tokens += seen

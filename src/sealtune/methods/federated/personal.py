@@ -41,7 +41,9 @@ class PersonalParts:
 
     def __init__(self, admitted: Admitted, first: Mapping[str, Tensor]) -> None:
         names = admitted.plan.personal
-        self._by_round: dict[int, dict[str, Tensor]] = {0: {name: first[name].clone() for name in names}}
+        self._by_round: dict[int, dict[str, Tensor]] = {
+            0: {name: first[name].clone() for name in names}
+        }
         if not names:
             return
         folder, key = admitted.state_folder, admitted.sealing_key

@@ -112,14 +112,14 @@ class SiteTrainer:
             copy_tensors({name: state[name] for name in own}, own)
 
     def _train(self, round_: int) -> dict[str, Any]:
-        result = self._steps(round_, "train", self._round_steps, self._job.aggregation.proximal)
+        result = self._steps(round_, "train", self._round_steps)
         return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
 
     @property
     def _round_steps(self) -> int:
         return self._job.train.steps(len(self._data.train))
 
-    def _steps(self, round_: int, phase: str, steps: int, proximal: float = 0.0) -> RoundResult:
+    def _steps(self, round_: int, phase: str, steps: int) -> RoundResult:
         """Train on the site's own rows."""
         self._emit(Phase(round=round_, phase=phase, of=steps))
 
@@ -136,7 +136,8 @@ class SiteTrainer:
             round=round_,
             site=self._site,
             first=(round_ - 1) * self._round_steps,
-            proximal=proximal,
+            proximal=self._job.aggregation.proximal if phase == "train" else 0.0,
+            decays=phase == "personal",
             on_step=on_step,
         )
 
