@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealtune.errors import StorageError
-from sealtune.report import build_summary
+from sealtune.report import build_summary, write
 from tests.report import sample_run as sample
 from tests.report import sample_split
 from tests.report.sample_run import Json, events, fail, resolved, write_run
@@ -396,3 +396,24 @@ def _paths(value: object, path: str = "") -> set[str]:
     for key, inner in value.items():
         found |= _paths(inner, f"{path}.{stand_in or key}".lstrip("."))
     return found
+
+
+def test_what_the_rank_could_not_hold(tmp_path: Path) -> None:
+    happened = events()
+    for event in happened:
+        if event["event"] == "round" and event["round"] > 0:
+            event |= {"residual": 0.021, "factor_error": 0.125}
+    folder = write_run(tmp_path / "run", happened)
+    outcomes = build_summary(folder)["outcomes"]
+    trained = [one for one in outcomes if one["stage"] == "train"]
+    assert {(one["residual"], one["factor_error"]) for one in trained} == {(0.021, 0.125)}
+    assert outcomes[0]["residual"] is outcomes[-1]["residual"] is None
+    page = write(folder).read_text()
+    assert page.count("residual 2.1\N{NO-BREAK SPACE}%") == len(trained)
+    assert page.count("of factors 12.5\N{NO-BREAK SPACE}%") == len(trained)
+    assert "Residual: the share of the mean" in page
+
+
+def test_other_rules_have_no_residual(tmp_path: Path) -> None:
+    page = write(write_run(tmp_path / "run")).read_text()
+    assert "esidual" not in page
