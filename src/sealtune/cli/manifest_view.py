@@ -203,7 +203,8 @@ def tuned(tuning: TuningSpec) -> str:
     if tuning.lora is not None:
         lora = tuning.lora
         targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
-        parts.append(f"LoRA rank {lora.rank} on {targets}")
+        lower = ", ".join(f"{rank} at {site}" for site, rank in lora.ranks.items())
+        parts.append(f"LoRA rank {lora.rank}{f' ({lower})' if lower else ''} on {targets}")
     return " and ".join(parts)
 
 
