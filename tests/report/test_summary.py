@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from pathlib import Path
 
 import pytest
 
+from sealtune import report
 from sealtune.errors import StorageError
 from sealtune.report import build_summary, write
 from tests.report import sample_run as sample
@@ -134,6 +137,75 @@ def test_seconds_add_up_to_the_wall_time(summary: Json) -> None:
     assert sum(parts) == pytest.approx(520)
     assert sum(summary["shares"].values()) == pytest.approx(1)
     assert summary["shares"]["accelerator"] == pytest.approx(104 / 520)
+
+
+def test_both_views_of_every_model(tmp_path: Path) -> None:
+    """Figures are added up by hand from the sample's tables."""
+    right = {"hospital-north": 1343, "hospital-south": 1120, "clinic-coast": 607}
+    own = [
+        {"event": "personal", "role": f"client:{site}", "steps": 8, "correct": count,
+         "total": sample.TOTAL[site], "loss": 0.5}
+        for site, count in right.items()
+    ]  # fmt: skip
+    happened = events()
+    run = write_run(tmp_path / "run", [*happened[:-1], *own, happened[-1]])
+    job = json.loads((run / "job.manifest.json").read_text())["payload"]
+    job_id = hashlib.sha384(base64.b64decode(job)).hexdigest()
+    scores = {
+        "accuracy_after": 0.556,
+        "accuracy_own_rows": 0.66,
+        "per_site": {s: {"accuracy": 0.6, "accuracy_all_rows": 0.55} for s in sample.SITES},
+    }
+    measured = {"job_id": job_id, **scores, "accuracy_after": 0.61}
+    (run / "baselines").mkdir()
+    write = (run / "baselines" / "local.json").write_text
+    write(json.dumps({**scores, "personal": measured}))
+    views = build_summary(run)["views"]
+    assert list(views) == ["joint", "personal", "local"]
+    joint = (1190 + 966 + 546) / 3967
+    assert views["joint"]["all_rows"] == views["joint"]["own_rows"] == pytest.approx(joint)
+    assert views["joint"]["per_site"]["clinic-coast"] == {
+        "all_rows": pytest.approx(joint),
+        "own_rows": pytest.approx(546 / 867),
+    }
+    assert views["personal"]["own_rows"] == pytest.approx((1343 + 1120 + 607) / 3967)
+    assert views["personal"]["all_rows"] == 0.61
+    assert views["local"]["own_rows"] == 0.66
+    assert views["local"]["per_site"]["hospital-north"] == {"all_rows": 0.55, "own_rows": 0.6}
+    # what was measured of another run's adapters is not this run's
+    write(json.dumps({**scores, "personal": {**measured, "job_id": "00" * 48}}))
+    assert build_summary(run)["views"]["personal"]["all_rows"] is None
+    page = report.write(run).read_text()
+    assert "77.4" in page  # own rows of the sites' own adapters
+
+
+def test_personal_parts_leave_no_joint_view(tmp_path: Path) -> None:
+    job = sample.resolved()
+    job["settings"]["aggregation"] = {"personal": ["head"]}
+    views = build_summary(write_run(tmp_path / "run", job=job))["views"]
+    assert list(views) == ["personal"]
+    assert views["personal"]["own_rows"] == pytest.approx((1190 + 966 + 546) / 3967)
+    assert views["personal"]["all_rows"] is None
+
+
+def test_sites_that_were_not_asked_are_not_lost(tmp_path: Path) -> None:
+    happened = [
+        {**e, "sites": {**e["sites"], "clinic-coast": {"outcome": "not asked"}}}
+        if e["event"] == "round" and e["round"] in (2, 3)
+        else e
+        for e in events()
+    ]
+    run = write_run(tmp_path / "run", happened)
+    summary = build_summary(run)
+    coast = summary["per_site"]["clinic-coast"]
+    assert (coast["rounds_ok"], coast["rounds_asked"]) == (2, 2)
+    assert summary["per_site"]["hospital-north"]["rounds_asked"] == 4
+    page = report.write(run).read_text()
+    assert "answers are missing" not in page
+    assert "answer is missing" not in page
+    assert "not asked" in page
+    assert "2 of 2" in page
+    assert "16 of 16 answers in" in page  # 6 stages of three sites, less two
 
 
 def test_baselines_as_ratios(summary: Json) -> None:

@@ -21,6 +21,7 @@ from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
 from sealtune.job.printable import printable
 from sealtune.job.sections import TuningSpec
+from sealtune.job.settings import Settings
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 
@@ -184,6 +185,7 @@ def _training(manifest: Manifest, console: Console) -> None:
             f"{_count(steps, 'step') if isinstance(steps, int) else 'one pass over the data'}, "
             f"{_count(train.batch_size, 'example')} a step",
         ),
+        *_sample(settings),
         ("task", settings.model.task),
         ("text", printable(settings.data.template)),
     ]
@@ -192,6 +194,17 @@ def _training(manifest: Manifest, console: Console) -> None:
         more = ", …" if len(manifest.labels) > 8 else ""
         rows.append(("classes", f"{len(manifest.labels)}: {shown}{more}"))
     _rows(console, *rows)
+
+
+def _sample(settings: Settings) -> list[tuple[str, str]]:
+    """Who trains in a round, where not all do, and what each site does alone."""
+    rows, every = [], len(settings.sites.names)
+    if settings.asked < every:
+        rows.append(("each round", f"{settings.asked} of {every} sites, drawn from the seed"))
+    if steps := settings.aggregation.personal_steps:
+        words = f"{_count(steps, 'step')} more of each site alone, for an adapter that stays there"
+        rows.append(("in the end", words))
+    return rows
 
 
 def tuned(tuning: TuningSpec) -> str:
@@ -220,6 +233,10 @@ def _plan(manifest: Manifest, console: Console) -> None:
         if number:
             rows.append((f"{number:,}", Text(f"modules {words}", style)))
     rows.append(("trained", f"{_count(len(plan.trainable), 'tensor')}, in the enclave"))
+    if plan.personal:
+        parts = ", ".join(manifest.settings.aggregation.personal)
+        words = f"{_count(len(plan.personal), 'tensor')} of them, in no update: {parts}"
+        rows.append(("stay home", words))
     if plan.cut is not None:
         rows += _split(manifest, plan.cut)
     _rows(console, *rows)

@@ -73,6 +73,9 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
         table.add_row(f"[{style}]{runs}[/]", Text("\n".join(names)), module.reason)
     console.print(table)
     trainable = f"{sum(map(prod, plan.trainable.values())):,} trainable parameters"
+    if plan.personal:
+        staying = sum(prod(plan.trainable[name]) for name in plan.personal)
+        trainable += f", of which {staying:,} stay at each site"
     products = sum(1 + g.backward for g in plan.groups)
     if plan.cut is None:
         lines = (

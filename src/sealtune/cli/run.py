@@ -225,6 +225,8 @@ def _take_up(
     envelope = _signed(run_dir / launch.MANIFEST)
     manifest = open_manifest(envelope)
     check_reopening(manifest.settings.protection)
+    if manifest.plan.personal:
+        check_reopening(manifest.settings.protection, "site")
     if given is not None and job_id(given.payload) != job_id(envelope.payload):
         raise DigestMismatchError(
             f"the run in {run_dir} was started from another manifest",

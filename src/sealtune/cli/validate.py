@@ -51,7 +51,7 @@ def validate(
 
 
 def show_state(job: Job) -> None:
-    """Say so where what the server enclave seals ends with its process."""
+    """Say so where what an enclave seals ends with its process."""
     from sealtune.attest.evidence import Kind
     from sealtune.attest.platforms import platform
     from sealtune.party.trust import SERVER
@@ -62,6 +62,13 @@ def show_state(job: Job) -> None:
             f"note: a {kind.upper()} guest has no sealing key: what the server enclave seals ends "
             "with its process, so --resume and `predict --run` will be refused"
         )
+    if job.aggregation.personal:
+        kind = Kind(job.protection.evidence("site"))
+        if not platform(kind).keeps_state:
+            typer.echo(
+                f"note: a {kind.upper()} guest has no sealing key: personal parts are gone with a "
+                "site's enclave, so --resume will be refused"
+            )
 
 
 def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> None:
