@@ -20,6 +20,7 @@ from sealtune.report.views import NAMES
 
 _OWN = "sites/*/adapter"
 _PERSONAL = "personal"
+_SITES_SHOWN = 4  # columns of the table of both views
 
 
 def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console: Console) -> None:
@@ -64,11 +65,12 @@ def show_views(summary: Mapping[str, Any], console: Console) -> None:
     if len(views) < 2:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(summary["metric"])
-    for heading in ("on all rows", "on own rows", *summary["per_site"]):
+    table.add_column(summary["metric"], no_wrap=True)
+    named = list(summary["per_site"]) if len(summary["per_site"]) <= _SITES_SHOWN else []
+    for heading in ("all rows", "own rows", *named):
         table.add_column(heading, justify="right")
     for kind, view in views.items():
-        sites = (_percent(own["own_rows"]) for own in view["per_site"].values())
+        sites = (_percent(view["per_site"][site]["own_rows"]) for site in named)
         shares = _percent(view["all_rows"]), _percent(view["own_rows"])
         table.add_row(Text(NAMES.get(kind, kind)), *shares, *sites)
     console.print(table)

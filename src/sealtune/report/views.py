@@ -19,8 +19,8 @@ from sealtune.report.quality import Score
 from sealtune.report.values import Json, number, table, text
 
 NAMES = {
-    "joint": "this run: joint adapter",
-    "personal": "this run: each site's own",
+    "joint": "joint adapter",
+    "personal": "sites' own adapters",
     "local": "each site alone",
     "pooled": "all data in one place",
     "plain-federated": "federated, unprotected",
