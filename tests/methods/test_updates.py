@@ -93,26 +93,27 @@ def test_the_first_bound_is_what_adam_does_in_one_direction() -> None:
     bound = norms()
     for site, steps in (("north", 10), ("south", 100), ("west", 1)):
         assert bound.of(site) == pytest.approx(1e-3 * steps * math.sqrt(400))
-    assert bound.factor("north", 0.2) == 1
-    assert bound.factor("north", 2.0) == pytest.approx(0.1)
+    assert bound.clip("south", 0.2) == 1
+    assert bound.clip("north", 2.0) == pytest.approx(0.1)
+    assert bound.clipped == ["north"]
 
 
 def test_the_next_bound_follows_the_median_before_clipping() -> None:
     bound = norms()
     for site, share in (("north", 0.2), ("south", 0.3), ("west", 500.0)):
-        bound.note(site, share * (bound.of(site) or 0))
+        bound.clip(site, share * (bound.of(site) or 0))
     assert bound.next_ratio == pytest.approx(1.5 * 0.3)
 
 
 def test_updates_of_zero_do_not_close_the_bound_for_ever() -> None:
     bound = norms(ratio=0.4)
     for site in ROWS:
-        bound.note(site, 0.0)
+        bound.clip(site, 0.0)
     assert bound.next_ratio == 0.4
 
 
 def test_a_stated_bound_holds_for_all_and_none_for_nobody() -> None:
     assert norms(0.5).of("south") == 0.5
-    assert norms(0.5).factor("south", 5.0) == pytest.approx(0.1)
+    assert norms(0.5).clip("south", 5.0) == pytest.approx(0.1)
     assert norms("none").of("south") is None
-    assert norms("none").factor("south", 1e9) == 1
+    assert norms("none").clip("south", 1e9) == 1

@@ -30,20 +30,46 @@ KNOWN_RULES: dict[str, RuleFacts] = {
 }
 
 
+_ADAPTIVE = ("fedadam", "fedyogi")
+# key -> the key that has to have one of these values, or it would be read by nobody
+_ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "trim": ("rule", ("trimmed-mean",)),
+    "attackers": ("rule", ("multi-krum",)),
+    "server_learning_rate": ("server_optimizer", ("fedavgm", *_ADAPTIVE)),
+    "server_momentum": ("server_optimizer", ("fedavgm", *_ADAPTIVE)),
+    "server_second_momentum": ("server_optimizer", _ADAPTIVE),
+    "server_adaptivity": ("server_optimizer", _ADAPTIVE),
+}
+
+
 def aggregation_problems(aggregation: AggregationSpec | None) -> list[Problem]:
     """Faults of ``[aggregation]``; a section that is itself faulty is None."""
     if aggregation is None:
         return []
-    rule = KNOWN_RULES.get(aggregation.rule)
+    problems = []
+    rule, optimizer = KNOWN_RULES.get(aggregation.rule), aggregation.server_optimizer
     if rule is None:
         known = ", ".join(sorted(KNOWN_RULES))
         words = f"is '{aggregation.rule}', which is none of: {known}"
-        return [Problem("aggregation.rule", words)]
-    problems = []
-    if rule.changes_basis and aggregation.server_optimizer != "none":
+        problems.append(Problem("aggregation.rule", words))
+    elif rule.changes_basis and optimizer != "none":
         words = (
-            f"is '{aggregation.server_optimizer}', whose means over rounds make no sense with "
-            f"aggregation.rule = '{aggregation.rule}': the factors change their basis each round"
+            f"is '{optimizer}', whose means over rounds mean nothing with aggregation.rule = "
+            f"'{aggregation.rule}': the factors stand in another basis after each round"
         )
         problems.append(Problem("aggregation.server_optimizer", words))
+    if optimizer in _ADAPTIVE and aggregation.server_learning_rate is None:
+        words = (
+            f"is missing: {optimizer} moves each number by about so much in a round, however small "
+            "the updates are; try 0.01"
+        )
+        problems.append(Problem("aggregation.server_learning_rate", words))
+    for key, (other, values) in _ONLY_WITH.items():
+        changed = getattr(aggregation, key) != AggregationSpec.model_fields[key].default
+        if changed and getattr(aggregation, other) not in values:
+            words = (
+                f"is {getattr(aggregation, key)}, which only aggregation.{other} = "
+                f"{' or '.join(repr(one) for one in values)} reads; remove it"
+            )
+            problems.append(Problem(f"aggregation.{key}", words))
     return problems

@@ -148,6 +148,8 @@ class Round(Event, event="round"):
         correct, total, loss: over the test rows of all sites that answered.
         residual: share (Frobenius norms) of the mean of products that the job's rank does not hold;
             ``factor_error``: by how much averaging their factors would have missed it.
+        norm_ratio: to which updates are clipped where ``aggregation.norm_bound`` is ``auto`` (see
+            ``methods.federated.norm_bound``); ``clipped``: how many sites' were.
     """
 
     round: Count
@@ -158,6 +160,8 @@ class Round(Event, event="round"):
     correct: Count | None = None
     total: Count | None = None
     loss: Number = None
+    norm_ratio: Number = None
+    clipped: Count | None = None
     trained_moved: Flag | None = None
     frozen_unchanged: Flag | None = None
     residual: Number = None

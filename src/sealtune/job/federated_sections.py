@@ -31,8 +31,11 @@ class AggregationSpec(Section):
     """For `multi-krum`: how many sites may attack; it needs at least 2 attackers + 3 sites."""
     server_optimizer: ServerOptimizer = "none"
     """What moves the global adapter, with the mean update in the place of a gradient."""
-    server_learning_rate: float = Field(default=1.0, gt=0, le=100, strict=True)
-    """Of the server optimizer."""
+    server_learning_rate: Annotated[float, Field(gt=0, le=100, strict=True)] | None = Field(
+        default=None, examples=[0.01]
+    )
+    """Of the server optimizer; without it, 1 for `fedavgm`. `fedadam` and `fedyogi` need it: they
+    move each number by about so much in a round, however small the updates are."""
     server_momentum: float = Field(default=0.9, ge=0, lt=1, strict=True)
     """Of the server optimizer: decay of the mean of updates."""
     server_second_momentum: float = Field(default=0.99, ge=0, lt=1, strict=True)
@@ -47,6 +50,11 @@ class AggregationSpec(Section):
     """Tuned parts that stay at home: `head`, or blocks such as `layers.29`."""
     personal_steps: int = Field(default=0, ge=0, strict=True)
     """Steps that each site goes on from the joint adapter in the end, for an adapter of its own."""
+
+    @property
+    def optimizer_rate(self) -> float:
+        """``server_learning_rate``, given or not."""
+        return 1.0 if self.server_learning_rate is None else self.server_learning_rate
 
     @field_validator("personal")
     @classmethod

@@ -90,3 +90,19 @@ def write_adapter(tensors: Tensors) -> bytes:
     """Safetensors bytes of ``tensors``."""
     data: bytes = save(dict(sorted(tensors.items())), metadata={"format": "pt"})
     return data
+
+
+def pack(groups: Mapping[str, Tensors]) -> bytes:
+    """Safetensors bytes of several sets of tensors, for a checkpoint."""
+    return write_adapter(
+        {f"{group}/{n}": t for group, own in groups.items() for n, t in own.items()}
+    )
+
+
+def unpack(data: bytes) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """What ``pack`` packed; the bytes are the enclave's own."""
+    groups: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for name, tensor in load(data).items():
+        group, _, own = name.partition("/")
+        groups.setdefault(group, {})[own] = tensor
+    return groups

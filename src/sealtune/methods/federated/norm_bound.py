@@ -29,6 +29,9 @@ class NormBound:
         weights: site -> its signed number of training rows.
         numbers: site -> how many numbers its update has.
         ratio: for ``auto``: what the round before left (``next_ratio``).
+
+    Attributes:
+        clipped: sites whose update was longer.
     """
 
     def __init__(
@@ -44,26 +47,31 @@ class NormBound:
             site: train.learning_rate * train.steps(rows) * math.sqrt(numbers[site])
             for site, rows in weights.items()
         }
-        self._ratio = ratio
+        self.ratio = ratio
         self._ratios: list[float] = []
+        self.clipped: list[str] = []
 
     def of(self, site: str) -> float | None:
         """The largest norm that passes as it is; None: any."""
         if self._bound == "auto":
-            return self._ratio * self._units[site]
+            return self.ratio * self._units[site]
         return None if self._bound == "none" else self._bound
 
-    def factor(self, site: str, norm: float) -> float:
-        """What to multiply an update of this norm with; 1: it is not clipped."""
-        bound = self.of(site)
-        return 1.0 if bound is None or norm <= bound else bound / norm
+    def clip(self, site: str, norm: float) -> float:
+        """Take note of an update of this norm that is part of the round.
 
-    def note(self, site: str, norm: float) -> None:
-        """An update of this norm, before clipping, is part of the round."""
+        Returns:
+            what to multiply it with; 1: it is short enough.
+        """
         self._ratios.append(norm / self._units[site])
+        bound = self.of(site)
+        if bound is None or norm <= bound:
+            return 1.0
+        self.clipped.append(site)
+        return bound / norm
 
     @property
     def next_ratio(self) -> float:
         """For the round after this one; updates that are all 0 say nothing about it."""
         median = median_low(self._ratios) if self._ratios else 0.0
-        return _GROWTH * median if median > 0 else self._ratio
+        return _GROWTH * median if median > 0 else self.ratio

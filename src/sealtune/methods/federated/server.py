@@ -14,15 +14,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from sealtune.errors import ChannelError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
+from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.first_values import first_adapter
-from sealtune.methods.federated.adapter import adapter_size, write_adapter
+from sealtune.methods.federated.adapter import (
+    AdapterReader,
+    Tensors,
+    adapter_size,
+    pack,
+    unpack,
+    write_adapter,
+)
 from sealtune.methods.federated.norm_bound import FIRST_RATIO
 from sealtune.methods.federated.participation import asked_in
 from sealtune.methods.federated.ranks import Outgoing
@@ -34,6 +42,9 @@ from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
 from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
+
+if TYPE_CHECKING:
+    from sealtune.methods.federated.server_optimizer import ServerOptimizer
 
 _SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
 _ANSWERS = {"evaluate": "metrics", "train": "update", "release": "metrics"}
@@ -79,11 +90,12 @@ class FederatedServer:
         saved = self._checkpoints.load() if admitted.local.resume else None
         self._round = saved.round if saved else None  # the last finished one
         self._state = saved.state if saved else FederatedState()
-        if saved:
-            self._adapter = saved.tensors
-        else:
-            laws, seed = admitted.plan.first_values, admitted.settings.job.seed
-            self._adapter = write_adapter(first_adapter(laws, self._shapes, seed))
+        laws, seed = admitted.plan.first_values, admitted.settings.job.seed
+        first = first_adapter(laws, self._shapes, seed)
+        kept = unpack(saved.tensors) if saved else {"adapter": first}
+        adapter = kept.pop("adapter")
+        self._adapter = write_adapter(adapter)
+        self._optimizer = _optimizer(admitted.settings.aggregation, adapter, kept)
 
     def program(self) -> Program:
         """The whole job.
@@ -118,17 +130,20 @@ class FederatedServer:
         )
         enough = self._manifest.is_cohort(answered) if updates else bool(answered)
         if updates and enough:
-            self._adapter = write_adapter(updates.result())
+            after = updates.result()
+            if self._optimizer:
+                after = self._optimizer.step(updates.before, after)
+            self._adapter = write_adapter(after)
             trained_in = {**self._state.trained, **dict.fromkeys(answered, number)}
             self._state = FederatedState(norm_ratio=updates.norms.next_ratio, trained=trained_in)
         if updates and answered:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
             trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
+            trained |= updates.figures()
         event = Final if kind == "release" else Round
         seconds = round(time.monotonic() - begun, 3)
         figures = reported(self._manifest, outcomes)
-        made = updates.figures if updates else {}
-        self._emit(event(round=number, seconds=seconds, **figures, **trained, **made))
+        self._emit(event(round=number, seconds=seconds, **figures, **trained))
         if not enough:
             done = f"finished {_DONE[kind].format(number)}"
             raise too_few(self._manifest, outcomes, answered, done)
@@ -168,4 +183,18 @@ class FederatedServer:
         outcomes[site].fields = report
 
     def _keep(self, number: int) -> None:
-        self._checkpoints.save(Checkpoint(number, self._state, self._adapter))
+        adapter = AdapterReader(self._adapter, self._shapes).read(self._adapter)
+        kept = self._optimizer.state if self._optimizer else {}
+        tensors = pack({"adapter": adapter, **kept})
+        self._checkpoints.save(Checkpoint(number, self._state, tensors))
+
+
+def _optimizer(
+    settings: AggregationSpec, adapter: Tensors, kept: Mapping[str, Tensors]
+) -> ServerOptimizer | None:
+    """What moves the global adapter where that is not the rule's result alone."""
+    if settings.server_optimizer == "none":
+        return None
+    from sealtune.methods.federated.server_optimizer import ServerOptimizer
+
+    return ServerOptimizer(settings, adapter, kept)

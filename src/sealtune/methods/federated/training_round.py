@@ -31,6 +31,7 @@ class TrainingRound:
 
     def __init__(self, admitted: Admitted, outgoing: Outgoing, norm_ratio: float) -> None:
         settings: Settings = admitted.settings
+        self._settings = settings
         shapes = admitted.plan.shared
         weights = {site: data.train_rows for site, data in admitted.manifest.data.items()}
         self._outgoing, self.before = outgoing, outgoing.whole.tensors
@@ -41,7 +42,7 @@ class TrainingRound:
         }
         reach = max(max(limits.values()) for limits in self._limits.values())
         context = RoundContext(shapes, self.before, settings, weights, reach, admitted.state_folder)
-        self.figures = context.figures
+        self._figures = context.figures
         self._weights = weights
         numbers = {s: sum(t.size for t in outgoing.to(s).tensors.values()) for s in weights}
         self.norms = NormBound(settings, weights, numbers, norm_ratio)
@@ -58,12 +59,19 @@ class TrainingRound:
 
     def take(self, site: str, update: Update) -> dict[str, Any]:
         """Clip a site's update and add it; returns what the round's event says of it."""
-        factor = self.norms.factor(site, update.norm)
-        self.norms.note(site, update.norm)
+        factor = self.norms.clip(site, update.norm)
         if factor < 1:
             update.scale(factor)
         self._rule.add(site, update.tensors, self._weights[site])
         return {"norm_bound": self.norms.of(site), "clipped": factor < 1}
+
+    def figures(self) -> dict[str, Any]:
+        """What the round's event says of clipping and rule, after ``result``."""
+        if self._settings.privacy.unit == "site":
+            return {}  # how many were clipped is no noisy answer
+        auto = self._settings.aggregation.norm_bound == "auto"
+        ratio = {"norm_ratio": self.norms.ratio} if auto else {}
+        return {**ratio, "clipped": len(self.norms.clipped), **self._figures}
 
     def result(self) -> Tensors:
         """The next global adapter."""
