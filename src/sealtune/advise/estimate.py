@@ -16,7 +16,6 @@ from sealtune.advise.costs import Batch
 from sealtune.advise.counts import Counts
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.shape import Shape
-from sealtune.job.method import method_of
 from sealtune.job.sections import SplitSpec
 from sealtune.job.spec import Job
 from sealtune.model.cut_chunk import CHUNK
@@ -95,7 +94,7 @@ class _Ways:
         self.largest = counts.largest_step()
         # steps of a round: of each site, and of a server that has all rows
         rows = {site: part.rows for site, part in counts.train.items()}
-        if method_of(job.job.method).server_trains:
+        if job.job.rules.server_trains:
             self.pooled = job.train.steps(sum(rows.values()))
             share = self.pooled / sum(rows.values())
             self.steps = {site: max(1, round(share * count)) for site, count in rows.items()}
@@ -136,8 +135,7 @@ class _Ways:
             way="federated-lora",
             protect=level,
             cut=None,
-            own=not method_of(self.job.job.method).server_trains
-            and self.job.protection.protect == level,
+            own=not self.job.job.rules.server_trains and self.job.protection.protect == level,
             memory_mib=_memory(
                 client=client,
                 server=costs.aggregator_memory(shape.trainable()),

@@ -87,7 +87,6 @@ def build(
     from sealtune.cli.signing import propose, read_participants
     from sealtune.errors import StorageError
     from sealtune.job.load import check_files, load_job
-    from sealtune.job.method import method_of
     from sealtune.job.proposal import wrap
     from sealtune.job.storage import write_atomic
 
@@ -98,7 +97,7 @@ def build(
             hint="--force to replace it, or another -o",
         )
     participants = read_participants(settings, participant or [])
-    roles = method_of(settings.job.method).attested
+    roles = settings.job.rules.attested
     accepted = None if policy is None else load_policies(policy, roles)
     check_files(settings)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):

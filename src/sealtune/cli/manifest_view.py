@@ -37,6 +37,10 @@ _UNITS = {
     "site": "site: whether it took part at all; noise in the server enclave",
     "example": "training row: whether it is among a site's; noise in that site's enclave",
 }
+_NO_TEE = (
+    "none: SECURE AGGREGATION, WEAKER THAN ENCLAVES. The server is trusted not to side with a "
+    "third of the sites or more, and nothing checks or bounds single updates"
+)
 _RUNS = {"enclave": ("in the enclave", "green"), "masked": ("masked on the accelerator", "yellow"),
          "plain": ("PLAIN on the accelerator", "red"),
          "owner": ("at the data owner", "cyan")}  # fmt: skip
@@ -57,10 +61,14 @@ def show_manifest(
         signed: organisations whose signature was verified.
     """
     settings = manifest.settings
+    attested: str | Text
     least = f"{_count(settings.quorum, 'site')}, of {_count(manifest.min_cohort, 'organisation')}"
     if method_of(manifest.method).server_trains:
         cohort = f"training starts with the samples of at least {least} or more"
         attested = "before samples are sent, and anew at the end"  # in between nothing is sent
+    elif not method_of(manifest.method).attested:
+        cohort = f"every sum holds the updates of at least {least} or more"
+        attested = Text("NOBODY: no TEE anywhere; sites sign, the server proves nothing", _RED)
     else:
         cohort = f"every aggregate holds the updates of at least {least} or more"
         attested = f"anew every {_count(manifest.epoch, 'round')}"
@@ -77,6 +85,8 @@ def show_manifest(
     _heading(console, "Who takes part")
     _participants(manifest, signed, console)
     _heading(console, "Evidence that is accepted")
+    if not policies:
+        console.print(Text(_NO_TEE, _RED), soft_wrap=True)
     for role, policy in policies.items():
         console.print(Text(f"of the {_ROLES[role]}", "bold"))
         _evidence(policy, console)
@@ -232,7 +242,8 @@ def _plan(manifest: Manifest, console: Console) -> None:
         number = counts[placement]  # type: ignore[index]
         if number:
             rows.append((f"{number:,}", Text(f"modules {words}", style)))
-    rows.append(("trained", f"{_count(len(plan.trainable), 'tensor')}, in the enclave"))
+    where = "in the enclave" if method_of(manifest.method).attested else "at each data owner"
+    rows.append(("trained", f"{_count(len(plan.trainable), 'tensor')}, {where}"))
     if plan.personal:
         parts = ", ".join(manifest.settings.aggregation.personal)
         words = f"{_count(len(plan.personal), 'tensor')} of them, in no update: {parts}"

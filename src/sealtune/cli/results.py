@@ -52,7 +52,13 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
         asks = f"sealtune predict --run {run_dir}{signed} --text ..."
         say("adapter", f"kept in the server enclave: {asks}")
     console.print()
-    if summary["confidential"] is not True:
+    if not method.attested:
+        words = (
+            "NOT CONFIDENTIAL: secure aggregation without any TEE. The server is trusted not to "
+            "side with a third of the sites or more, and single updates were not checked."
+        )
+        console.print(Text(words, style="bold red"), soft_wrap=True)
+    elif summary["confidential"] is not True:
         kinds = " and ".join(summary["evidence"]) or "no"
         who = "server enclave" if method.sites_sign else "enclaves"
         words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
@@ -104,7 +110,7 @@ def _time(summary: Mapping[str, Any], method: Method) -> str:
     for name in ("enclave", *one_method_only, "network", "waiting", "other"):
         share = summary["shares"][name]
         if share or (share is not None and name not in one_method_only):
-            at_sites = method.server_trains and name == "enclave"
+            at_sites = method.sites_sign and name == "enclave"
             parts.append(f"{'sites' if at_sites else name} {_percent(share, 0)}")
     total = summary["seconds"]["total"]
     took = "" if total is None else f"{total:.0f} s"

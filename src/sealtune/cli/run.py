@@ -144,12 +144,11 @@ def _prepare(
     from sealtune.cli import signing
     from sealtune.job.load import check_files
     from sealtune.job.manifest import open_manifest
-    from sealtune.job.method import method_of
     from sealtune.job.storage import write_atomic
     from sealtune.party.found import check_found, check_settings
     from sealtune.party.trust import check_machine
 
-    check_machine(job.protection, *method_of(job.job.method).attested)
+    check_machine(job.protection, *job.job.rules.attested)
     check_files(job)
     keys: dict[str, Path] = {}
     if given is not None:
@@ -184,9 +183,8 @@ def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
     """Throw-away keys that a split job's sites sign with, kept in the run folder for --resume."""
     from sealtune.cli.signing import KEYS
     from sealtune.job.key_files import load_private, new_key
-    from sealtune.job.method import method_of
 
-    if not method_of(job.job.method).sites_sign:
+    if not job.job.rules.sites_sign:
         return None
     return {site: load_private(new_key(site, run_dir / KEYS)[0]) for site in job.sites.names}
 

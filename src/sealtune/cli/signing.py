@@ -51,7 +51,7 @@ def propose(
     from sealtune.attest.measure import program_digest
     from sealtune.party.trust import accepted_evidence
 
-    method, protection = resolution.job.job.method, resolution.job.protection
+    method, protection = resolution.job.job.rules.name, resolution.job.protection
     expected = expected_evidence(method, protection, given or {})
     rows = {site: data.train_rows for site, data in resolution.data.items()}
     manifest = resolution.manifest(
@@ -196,7 +196,7 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
         names = ", ".join(participant.org for participant in owners.values())
         raise ConfigError(
             "--key",
-            [Problem(names, "the sites of a split job sign who they are: give the key file")],
+            [Problem(names, "the sites of this job sign who they are: give the key file")],
             hint="all sites run on this machine here, so all keys are needed, one --key each",
         )
     return key_files

@@ -73,12 +73,11 @@ def show_state(job: Job) -> None:
 
 def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> None:
     """Steps and time, since a run of too few looks broken and one of too many never ends."""
-    from sealtune.job.method import method_of
     from sealtune.job.units import duration
 
     rows = {name: len(data.train) for name, data in sites.items()}
     rounds = job.job.rounds
-    if method_of(job.job.method).server_trains:
+    if job.job.rules.server_trains:
         steps = job.train.steps(sum(rows.values()))
         shown = f"{steps} in the server enclave"
     else:

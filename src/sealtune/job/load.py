@@ -41,6 +41,7 @@ from sealtune.job.settings import disagreements, method_disagreements
 from sealtune.job.sources import SUFFIXES, is_hub_data
 from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.job.storage import read_bounded, reason
+from sealtune.job.sum_rules import sum_disagreements
 from sealtune.job.tuning_rules import tuning_disagreements
 
 MAX_JOB_BYTES = 1 << 20
@@ -170,6 +171,8 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     problems += participation_disagreements(method, sites, network, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
+    network, protection = valid(NetworkSpec, "network"), valid(ProtectionSpec, "protection")
+    problems += sum_disagreements(method, sites, protection, aggregation, privacy, network)
     return list(dict.fromkeys(problems)), None
 
 

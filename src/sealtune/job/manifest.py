@@ -147,8 +147,9 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if self.method != self.settings.job.method:  # which is one that there is
-            raise ValueError(f"method is {self.method}, that of the job {self.settings.job.method}")
+        rules = self.settings.job.rules
+        if self.method != rules.name:  # which is one that there is
+            raise ValueError(f"method is {self.method}, that of the job {rules.name}")
         sites = self.settings.sites.names
         _same("the sites of data", sorted(self.data), sorted(sites))
         named = sorted(site for one in self.participants for site in one.sites)
@@ -166,7 +167,12 @@ class Manifest(Strict):
             raise ValueError(
                 f"network.min_sites is {self.settings.quorum}, but a round asks {asked}"
             )
-        least = method_of(self.method).least_cohort(len(self.participants))
+        least = rules.least_cohort(len(self.participants))
+        if len(self.participants) < least and rules.sums_only:
+            raise ValueError(
+                f"participants are {len(self.participants)} organisations; it takes {least}, since "
+                "of a sum of two each knows the other's part"
+            )
         if not least <= self.min_cohort <= len(self.participants):
             raise ValueError(
                 f"min_cohort is {self.min_cohort}; with {len(self.participants)} organisations it "
@@ -177,7 +183,7 @@ class Manifest(Strict):
                 f"min_cohort is {self.min_cohort}, but aggregation.participation asks "
                 f"{self.settings.asked} of {len(sites)} sites in a round"
             )
-        attested = method_of(self.method).attested
+        attested = rules.attested
         _same("the programs of code", sorted(self.code), sorted(self.programs.values()))
         _same("the roles of appraisal", sorted(self.appraisal), sorted(attested))
         if self.plan.backbone.path:

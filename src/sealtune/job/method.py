@@ -1,6 +1,6 @@
 """What a job's method fixes: which programs run, who proves what, and what may be released.
 
-    method_of(manifest.method).releases
+    method_of(manifest.method).releases      # of a job file's sections: job.rules.releases
 
 Nothing else asks which method a job is of; each room keeps what is its own under the same names
 (``plan.planner``, ``report.methods``).
@@ -24,16 +24,17 @@ class Method:
     """A way to tune a model together.
 
     Attributes:
-        name: as in ``job.method``.
+        name: as in the manifest: ``job.method``, and what ``job.trust`` adds to it.
         programs: ``server`` and ``site`` -> the program that runs there (``sealtune.programs``).
         attested: which of them run in a TEE and show evidence; a site that does not signs with its
             organisation's key.
         accelerated: whether each site's enclave has an accelerator.
         server_trains: whether the server trains, on the samples of all sites; otherwise each site
             does, and the server aggregates.
-        releases: rules of release that its enclaves keep to.
+        sums_only: whether the server learns sums of updates and no single one.
+        releases: rules of release that its programs keep to.
         least_organisations: whose contributions an aggregate comes from at least, where there are
-            so many.
+            so many; with ``sums_only``, there have to be.
         required, refused: sections of the job file -> what to say of a job without, or with it.
         unused: sections and keys of the job file that it does not read.
     """
@@ -43,6 +44,7 @@ class Method:
     attested: tuple[Attested, ...]
     accelerated: bool
     server_trains: bool
+    sums_only: bool
     releases: tuple[str, ...]
     least_organisations: int
     required: Mapping[str, Problem]
@@ -51,7 +53,13 @@ class Method:
 
     def least_cohort(self, organisations: int) -> int:
         """Organisations that an aggregate comes from at least, of so many."""
+        if self.sums_only:
+            return self.least_organisations
         return min(self.least_organisations, organisations)
+
+    def least_sites(self, sites: int) -> int:
+        """Sites that an aggregate comes from at least, of so many."""
+        return max(self.least_organisations, more_than_two_thirds(sites)) if self.sums_only else 1
 
     @property
     def sites_sign(self) -> bool:
@@ -59,6 +67,19 @@ class Method:
         return "site" not in self.attested
 
 
+def more_than_two_thirds(count: int) -> int:
+    """The least number above two thirds of so many: two such sets have a third in common."""
+    return 2 * count // 3 + 1
+
+
+_ONLY_SPLIT = {
+    "split": Problem(
+        "job.method", 'is "federated-lora", but there is a section [split]; set "split"'
+    ),
+    "tuning.spf": Problem(
+        "tuning.spf", 'needs job.method = "split": it runs in a large server enclave'
+    ),
+}
 METHODS = {
     one.name: one
     for one in (
@@ -68,19 +89,25 @@ METHODS = {
             attested=("server", "site"),
             accelerated=True,
             server_trains=False,
+            sums_only=False,
             releases=("participants",),  # a site's enclave holds the adapter all along
             least_organisations=2,  # an average of one's updates would hand them to the others
             required={},
-            refused={
-                "split": Problem(
-                    "job.method",
-                    'is "federated-lora", but there is a section [split]; set "split"',
-                ),
-                "tuning.spf": Problem(
-                    "tuning.spf", 'needs job.method = "split": it runs in a large server enclave'
-                ),
-            },
+            refused=_ONLY_SPLIT,
             unused=("split", "tuning.spf", "equipment"),
+        ),
+        Method(
+            name="federated-lora-secagg",
+            programs={"server": "secagg-server", "site": "owner-trainer"},
+            attested=(),
+            accelerated=False,
+            server_trains=False,
+            sums_only=True,
+            releases=("participants",),  # every site has the adapter all along
+            least_organisations=3,  # of a sum of two, each knows the other's part
+            required={},
+            refused=_ONLY_SPLIT,
+            unused=("split", "tuning.spf", "tuning.lora.ranks", "protection", "equipment"),
         ),
         Method(
             name="split",
@@ -88,6 +115,7 @@ METHODS = {
             attested=("server",),
             accelerated=False,
             server_trains=True,
+            sums_only=False,
             releases=("participants", "never"),
             least_organisations=1,
             required={
@@ -115,5 +143,10 @@ METHODS = {
 
 
 def method_of(name: str) -> Method:
-    """The method of that name; a job file's is one of them."""
+    """The method of that name; a manifest's is one of them."""
     return METHODS[name]
+
+
+def method_name(method: str, trust: str) -> str:
+    """What the method is called that ``job.method`` and ``job.trust`` name together."""
+    return f"{method}-secagg" if trust == "secure-aggregation" else method

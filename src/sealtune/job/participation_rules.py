@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec
-from sealtune.job.method import method_of
 from sealtune.job.sections import JobSpec, NetworkSpec, SitesSpec
 
 
@@ -21,7 +20,7 @@ def participation_disagreements(
     if not (job and sites and network and aggregation) or aggregation.participation == 1:
         return []
     every, wanted = len(sites.names), network.min_sites or 0
-    asked, least = aggregation.asked(every), method_of(job.method).least_cohort(every)
+    asked, least = aggregation.asked(every), job.rules.least_cohort(every)
     key, problems = "aggregation.participation", []
     if asked < least:
         words = f"asks {asked} of {every} sites in a round, but an aggregate comes from {least}"

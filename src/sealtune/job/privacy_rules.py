@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
-from sealtune.job.method import method_of
 from sealtune.job.sections import JobSpec, TuningSpec
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def privacy_disagreements(
     """Faults between ``[privacy]`` and other sections; one that is itself faulty is None."""
     if job is None or privacy is None or privacy.unit is None:
         return []
-    if method_of(job.method).server_trains:
+    if job.rules.server_trains:
         words = (
             f'is "{privacy.unit}" in a {job.method} job: its server trains on exact activations, '
             "one step after another, without clipping or noise; remove it"

@@ -28,7 +28,6 @@ from sealtune.job.manifest import (
     manifest_bytes,
     parse_manifest,
 )
-from sealtune.job.method import method_of
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
 
@@ -59,7 +58,7 @@ def make_manifest(
     backbone = plan.backbone.model_copy(update={"path": ""})
     content = {
         "format": 3,
-        "method": settings.job.method,
+        "method": settings.job.rules.name,
         "settings": settings.model_dump(mode="json"),
         "labels": list(labels),
         "model": model.model_dump(mode="json"),
@@ -72,7 +71,7 @@ def make_manifest(
         # as many as sites are needed, where there are so many
         "min_cohort": max(
             min(settings.quorum, len(participants)),
-            method_of(settings.job.method).least_cohort(len(participants)),
+            settings.job.rules.least_cohort(len(participants)),
         ),
         "dp": None if dp is None else dp.model_dump(mode="json"),
         "release": release,

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec
-from sealtune.job.method import method_of
 from sealtune.job.sections import JobSpec, LoraSpec, SitesSpec, TuningSpec
 
 EXACT = "exact"  # the rule that averages products
@@ -36,7 +35,7 @@ def _of_ranks(
     job: JobSpec, sites: SitesSpec | None, lora: LoraSpec, aggregation: AggregationSpec | None
 ) -> Iterator[Problem]:
     key = "tuning.lora.ranks"
-    if method_of(job.method).server_trains:
+    if job.rules.server_trains:
         yield Problem(key, f"is for sites that train; in a {job.method} job the server does")
         return
     for site, rank in lora.ranks.items():

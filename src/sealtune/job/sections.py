@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sealtune.errors import Problem
-from sealtune.job.method import Attested
+from sealtune.job.method import METHODS, Attested, Method, method_name
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -65,6 +65,17 @@ class JobSpec(Section):
     only. Weaker: nothing checks or bounds single updates. Federated jobs only."""
     rounds: int = Field(default=3, ge=1, le=10_000, strict=True)
     """How often sites train and the server averages; in a split job, tests and checkpoints."""
+
+    @model_validator(mode="after")
+    def _is_a_method(self) -> Self:
+        if method_name(self.method, self.trust) not in METHODS:
+            raise ValueError(f'trust = "{self.trust}" is for job.method = "federated-lora" only')
+        return self
+
+    @property
+    def rules(self) -> Method:
+        """What the method fixes."""
+        return METHODS[method_name(self.method, self.trust)]
 
 
 class SitesSpec(Section):

@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.aggregation_rules import aggregation_problems
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
-from sealtune.job.method import method_of
 from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
@@ -30,6 +29,7 @@ from sealtune.job.sections import (
     TuningSpec,
     rule_error,
 )
+from sealtune.job.sum_rules import sum_disagreements
 from sealtune.job.tuning_rules import tuning_disagreements
 
 
@@ -110,6 +110,9 @@ class Settings(Section):
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy
             ),
+            *sum_disagreements(
+                self.job, self.sites, self.protection, self.aggregation, self.privacy, self.network
+            ),
         ]
 
 
@@ -142,7 +145,7 @@ def method_disagreements(
     """Faults between the method and the sections that only one of the methods has."""
     if job is None:
         return []
-    method, problems = method_of(job.method), []
+    method, problems = job.rules, []
     if protection and isinstance(protection.attestation, dict):
         key, named = "protection.attestation", protection.attestation
         for role in dict.fromkeys((*method.attested, *named)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sealtune.errors import Problem
-from sealtune.job.method import method_of
 from sealtune.job.sections import JobSpec, LoraSpec, SplitSpec, TrainSpec, TuningSpec
 
 
@@ -47,7 +46,7 @@ def _of_lora(
     job: JobSpec | None, lora: LoraSpec, beside_spf: bool, train: TrainSpec | None
 ) -> Iterator[Problem]:
     key = "tuning.lora"
-    if lora.dora and job is not None and not method_of(job.method).server_trains:
+    if lora.dora and job is not None and not job.rules.server_trains:
         words = (
             "needs the lengths of the frozen weights' rows in each step, but a site's enclave "
             'holds no such weights: its masked layers have none; set job.method = "split"'

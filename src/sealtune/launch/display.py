@@ -135,8 +135,9 @@ class Display:
         if progress.server_trains:  # it stands in the table, and there is no accelerator
             rows = [("last result", progress.last_round)] if progress.last_round else []
         else:
-            rows = [("server enclave", progress.server.doing)]
-            rows.append(("accelerator", progress.accelerator))
+            rows = [(progress.server_name, progress.server.doing)]
+            if progress.accelerator:
+                rows.append(("accelerator", progress.accelerator))
         for name, text in (*rows, ("network (Flower)", progress.network)):
             table.add_row(Text(name, style="dim"), Text(text))
         return table

@@ -14,7 +14,6 @@ from sealtune.errors import ConfigError, Problem
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import DataPlace, Local, ModelPlace
 from sealtune.job.manifest import open_manifest
-from sealtune.job.method import method_of
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
 from sealtune.launch.environment import program
@@ -42,7 +41,7 @@ def line_up(
     home = run_dir.resolve()
     common: dict[str, Any] = {"manifest": home / MANIFEST, "folder": home}
     model = ModelPlace(path=job.model.path, revision=job.model.revision)
-    method = method_of(job.job.method)
+    method = job.job.rules
     parties = []
     if method.accelerated:
         listen = "unix:accelerator.sock"

@@ -61,11 +61,13 @@ class Progress:
         sites: names, in the order shown.
         rounds: how many the job asks for.
         server_trains: the server enclave does, on what the sites send, without an accelerator.
+        server_name: what the server's process is called.
     """
 
     sites: dict[str, Worker]
     rounds: int
     server_trains: bool
+    server_name: str
     server: Worker = field(default_factory=lambda: Worker("loading"))
     last_round: str = ""
     rounds_done: int = 0
@@ -77,9 +79,18 @@ class Progress:
     notices: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, sites: tuple[str, ...], rounds: int, *, server_trains: bool = False) -> Progress:
-        """Before the first event."""
-        return cls({site: Worker() for site in sites}, rounds, server_trains)
+    def begin(
+        cls,
+        sites: tuple[str, ...],
+        rounds: int,
+        *,
+        server_trains: bool = False,
+        server_name: str = "server enclave",
+        accelerator: str = "loading",
+    ) -> Progress:
+        """Before the first event; ``accelerator`` is empty where there is none."""
+        workers = {site: Worker() for site in sites}
+        return cls(workers, rounds, server_trains, server_name, accelerator=accelerator)
 
     @property
     def trainers(self) -> list[Worker]:
@@ -238,6 +249,9 @@ class Progress:
             return
         if event.kind == "participant":
             self.notices.append(f"{event.by} knows {event.who} by its participant key")
+            return
+        if event.kind == "unattested":
+            self.notices.append(f"{event.by} has a channel to a {event.who} that proves nothing")
             return
         sort = "confidential" if event.confidential else "NOT confidential"
         self.notices.append(f"{event.by} accepted {event.who}'s evidence ({event.kind}, {sort})")

@@ -84,14 +84,20 @@ def run(
     job = manifest.settings.job
     sites = manifest.settings.sites.names
     resume = any(party.resume for party in parties)
-    server_trains = method_of(manifest.method).server_trains
+    method = method_of(manifest.method)
     start = time.monotonic()
     with private_files(), scratch_folder() as temp, _metrics(run_dir) as metrics:
         identity = job_id(envelope.payload)
         metrics.append(_start_event(manifest, identity, resume, facts or {}))
         outcome = "failed"
         try:
-            progress = Progress.begin(sites, job.rounds, server_trains=server_trains)
+            progress = Progress.begin(
+                sites,
+                job.rounds,
+                server_trains=method.server_trains,
+                server_name="server enclave" if method.attested else "server, no TEE",
+                accelerator="loading" if method.accelerated else "",
+            )
             with Display(console or Console(), progress, job.name) as display:
                 placed = [anchored(party, temp) for party in parties]
                 _Run(placed, command, temp, metrics, progress, display).work(port)

@@ -36,6 +36,7 @@ from sealtune.party.trust import (
     accepted_evidence,
     make_trust,
     own_platform,
+    sealing_key,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Role:
 
 
 AGGREGATOR = Role("server", "aggregator")
+SUMMING_SERVER = Role("server", "secagg-server")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Admitted:
         trust: peer -> what is shown to it and accepted of it.
         holdings: what the role's ``holds`` returned, or None.
         sealing_key: 32 bytes that only this kind of enclave on this machine can get (TDX: this
-            process alone); empty for a party that seals no files.
+            process alone; a server without a TEE: anybody); empty for a party that seals no files.
     """
 
     local: Local
@@ -137,6 +139,11 @@ class Admitted:
     @property
     def _own_folder(self) -> Path:
         return self.local.folder / "sites" / self.site
+
+    @property
+    def given_sums_file(self) -> Path:
+        """What says for which sums this site has given shares (secure aggregation)."""
+        return self._own_folder / "given_sums.json"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -191,7 +198,7 @@ def admit(local: Local, role: Role) -> Admitted:
         check_code(manifest, role.program)
     policies = accepted_evidence(manifest)
     trust: dict[str, Trust] = {}
-    sealing_key = b""
+    own_key = b""
     if role.side != "accelerator":
         root, collateral = MACHINE, b""
         if local.evidence_root or local.collateral:
@@ -201,13 +208,13 @@ def admit(local: Local, role: Role) -> Admitted:
             collateral = read_collateral(local)
         trust = make_trust(manifest, role.side, policies, key, root, collateral)
     if role.side == SERVER:
-        if local.resume or local.serve:
+        if SERVER in policies and (local.resume or local.serve):
             from sealtune.party.reopening import check_reopening
 
             check_reopening(manifest.settings.protection)
-        sealing_key = own_platform(manifest, SERVER, root).sealing_key()
+        own_key = sealing_key(manifest, job_id(envelope.payload), root)
     elif role.side == "site" and manifest.plan.personal:
-        sealing_key = own_platform(manifest, "site", root).sealing_key()
+        own_key = own_platform(manifest, "site", root).sealing_key()
     holdings = role.holds(manifest, local) if role.holds else None
     return Admitted(
         local=local,
@@ -216,7 +223,7 @@ def admit(local: Local, role: Role) -> Admitted:
         plan=holdings.plan if holdings else manifest.plan,
         trust=trust,
         holdings=holdings,
-        sealing_key=sealing_key,
+        sealing_key=own_key,
     )
 
 

@@ -2,8 +2,10 @@
 
     federated   each site's enclave and the server enclave show evidence and appraise the other's
     split       the server enclave shows evidence; a site, which has no TEE, signs with its key
+    secure      sites sign; the server shows nothing, and is not believed (``secure_sum``)
+    aggregation
 
-Trust domain: every enclave; data owner (split).
+Trust domain: every enclave; data owner (split, secure aggregation).
 """
 
 from __future__ import annotations
@@ -140,12 +142,20 @@ def make_trust(
             collateral=collateral,
             gpu=platform(Kind.NVIDIA_GPU, root) if with_gpu else None,
         )
+    elif role == SERVER:
+        from sealtune.attest.platforms.unattested import UnattestedAttester
+
+        attester = UnattestedAttester()
     elif key is not None:
         from sealtune.attest.platforms.participant import ParticipantAttester
 
         attester = ParticipantAttester(key)
     else:
         raise UnknownKeyError("a party that shows no evidence signs with its key: there is none")
+    if role == "site" and SERVER not in policies:
+        from sealtune.attest.platforms.unattested import UnattestedVerifier, unattested_policy
+
+        return {SERVER: Trust(attester, UnattestedVerifier(), unattested_policy())}
     if role == "site":
         return {SERVER: Trust(attester, Appraiser(), policies[SERVER])}
     sites = manifest.settings.sites.names
@@ -154,6 +164,19 @@ def make_trust(
     from sealtune.party.signer import accepted_keys
 
     return {site: Trust(attester, *keys) for site, keys in accepted_keys(manifest).items()}
+
+
+def sealing_key(manifest: Manifest, job_id: str, root: Path) -> bytes:
+    """32 bytes with which the server seals files for itself.
+
+    Raises:
+        AttesterUnavailableError: its TEE has none.
+    """
+    if SERVER in method_of(manifest.method).attested:
+        return own_platform(manifest, SERVER, root).sealing_key()
+    from sealtune.attest.platforms.unattested import open_key
+
+    return open_key(bytes.fromhex(job_id))
 
 
 def own_platform(manifest: Manifest, role: Attested, root: Path) -> Platform:

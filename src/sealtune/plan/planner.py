@@ -33,7 +33,13 @@ def _split() -> Planner:
     return split
 
 
-PLANNERS = {"federated-lora": _masked, "split": _split}
+def _owned() -> Planner:
+    from sealtune.plan import owned
+
+    return owned
+
+
+PLANNERS = {"federated-lora": _masked, "federated-lora-secagg": _owned, "split": _split}
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
@@ -46,7 +52,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     Raises:
         ModelError, ConfigError: the model or the tuning cannot be planned.
     """
-    return PLANNERS[job.job.method]().make_plan(job, num_labels, backbone=backbone)
+    return PLANNERS[job.job.rules.name]().make_plan(job, num_labels, backbone=backbone)
 
 
 def first_block(job: Job, blocks: int) -> int:
@@ -55,4 +61,4 @@ def first_block(job: Job, blocks: int) -> int:
     Raises:
         ConfigError: there is none.
     """
-    return PLANNERS[job.job.method]().first_block(job, blocks)
+    return PLANNERS[job.job.rules.name]().first_block(job, blocks)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sealtune.party.admit import AGGREGATOR, Role
+from sealtune.party.admit import AGGREGATOR, SUMMING_SERVER, Role
 from sealtune.plan.holdings import hold_data, hold_model, hold_task
 
 SITE_ENCLAVE = Role("site", "site-enclave", ("model", "data", "accelerator"), hold_data)
 ACCELERATOR = Role("accelerator", "", ("model",), hold_model)
 SPLIT_SERVER = Role("server", "split-server", ("model",), hold_model)
 OWNER_SITE = Role("site", "owner-site", ("model", "data", "key"), hold_data)
+OWNER_TRAINER = Role("site", "owner-trainer", ("model", "data", "key"), hold_data)
 OWNER_ASKING = Role("site", "owner-site", ("model", "key"), hold_task)  # of a finished run
 
 # method -> what its parties run
@@ -23,5 +24,6 @@ ROLES: Mapping[str, Mapping[str, Role]] = {
         "server": AGGREGATOR,
         "site": SITE_ENCLAVE,
     },
+    "federated-lora-secagg": {"server": SUMMING_SERVER, "site": OWNER_TRAINER},
     "split": {"server": SPLIT_SERVER, "site": OWNER_SITE},
 }

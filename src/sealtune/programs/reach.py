@@ -22,7 +22,9 @@ MAINS = {
     "aggregator": "enclave/aggregator.py",
     "node": "federation/node.py",
     "owner-site": "owner/site.py",
+    "owner-trainer": "owner/trainer.py",
     "relay": "federation/relay.py",
+    "secagg-server": "methods/secure_aggregation/__main__.py",
     "site-enclave": "enclave/client.py",
     "split-server": "enclave/split_trainer.py",
 }

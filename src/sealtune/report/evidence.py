@@ -3,6 +3,8 @@
 A run counts as confidential only if every site verified the server, the server verified every site,
 each time with hardware evidence bound to this job, and the codes crossed under masks.
 
+Under secure aggregation nobody shows evidence, and no run counts as confidential.
+
 Sites without an enclave are known to the server by their key (kind ``participant``), which is a
 signature and no evidence. There it counts that every site verified the server.
 
@@ -27,6 +29,7 @@ from sealtune.report.values import Json, text
 
 SERVER = "server"
 PARTICIPANT = "participant"  # kind of what a site without an enclave shows: a signature by its key
+UNATTESTED = "unattested"  # in the place of evidence, where none is asked for
 SIMULATED = "simulated"
 
 
@@ -48,7 +51,8 @@ class Verdict(NamedTuple):
     @property
     def is_test_root(self) -> bool:
         """Of a hardware's kind, but under a root whose key is no vendor's."""
-        return self.confidential is False and self.kind not in (SIMULATED, PARTICIPANT, None)
+        ours = (SIMULATED, PARTICIPANT, UNATTESTED, None)
+        return self.confidential is False and self.kind not in ours
 
     @property
     def look(self) -> str:
@@ -89,6 +93,8 @@ def of_evidence(log: RunLog, view: View) -> list[Verdict]:
 
 def confidential(log: RunLog, view: View) -> bool | None:
     """Whether the run was confidential; ``None`` if it ended before that could be known."""
+    if not view.method.attested:
+        return False
     evidence = of_evidence(log, view)
     simulated = log.setting("protection", "attestation") == SIMULATED
     bad = any(v.confidential is False or v.same_job is False for v in evidence)
@@ -102,6 +108,8 @@ def confidential(log: RunLog, view: View) -> bool | None:
 
 def kinds(log: RunLog, view: View) -> list[str]:
     """Kinds of evidence that were accepted, or that the job names if none was seen."""
+    if not view.method.attested:
+        return []
     seen = sorted({verdict.kind for verdict in of_evidence(log, view) if verdict.kind})
     named = text(log.setting("protection", "attestation"))
     return seen or ([named] if named else [])
@@ -129,6 +137,8 @@ def _proof(verdict: Verdict | None, words: str) -> Json:
     if verdict is None:
         return {"said": f"{words}: not recorded", "look": "simulated", "drawn": False}
     shown = "signature by its key" if verdict.look == "owner" else verdict.kind or "unknown"
+    if verdict.kind == UNATTESTED:
+        shown = "nothing, and asks for none"
     if verdict.is_test_root:
         shown += " under a test root"
     unsafe = ", protects nothing" if verdict.look == "simulated" else ""

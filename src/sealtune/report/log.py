@@ -74,7 +74,7 @@ class RunLog:
     @cached_property
     def method(self) -> str | None:
         """The method's name; settings of old runs do not say."""
-        stated = text(self.setting("job", "method"))
+        stated = text(self.signed.get("method")) or text(self.setting("job", "method"))
         if stated is None and (self.job or self.start.protect):
             return "split" if self.start.protect == "split" else "federated-lora"
         return stated

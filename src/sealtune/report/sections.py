@@ -24,7 +24,7 @@ SITES_SHOWN = 8  # columns of the table of both views
 ROUNDS_SHOWN = 60  # of each end of a long run
 # settings that shape the result, by section
 SETTINGS = {
-    "job": ("method",),
+    "job": ("method", "trust"),
     "model": ("path", "task"),
     "data": ("template", "max_tokens", "max_test_rows"),
     "sites": ("partition", "alpha"),

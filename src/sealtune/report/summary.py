@@ -68,6 +68,7 @@ def _identity(log: RunLog, view: View) -> Json:
         "versions": versions,
         "name": text(log.setting("job", "name")),
         "method": log.method,
+        "trust": "enclaves" if view.method.attested else "secure-aggregation",
         "task": text(log.setting("model", "task")),
         "job_id": _job_id(log),
         "plan_digest": text(log.signed.get("plan_digest")) or log.start.plan_digest,

@@ -13,19 +13,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealtune.attest.evidence import length_prefixed
 from sealtune.errors import SecureAggregationError
+from sealtune.job.method import more_than_two_thirds
 
 LEAST = 3  # sites and organisations: of a sum of two, each knows the other's part
 _NUMBER = struct.Struct("<Q")
 
 
 def threshold(holders: int) -> int:
-    """How many of so many holders' shares open a secret: more than two thirds.
+    """How many of so many holders' shares open a secret, or sites' signatures confirm a list.
 
-    Two sets of so many have more than a third of all in common. So as long as fewer than a third
-    of the sites side with the server, no two lists of survivors get enough signatures, and nobody's
-    two secrets get enough shares.
+    As long as fewer than a third of the sites side with the server, no two lists of survivors get
+    enough signatures, and nobody's two secrets get enough shares.
     """
-    return 2 * holders // 3 + 1
+    return more_than_two_thirds(holders)
 
 
 @dataclass(frozen=True)

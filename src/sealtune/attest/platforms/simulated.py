@@ -48,7 +48,7 @@ MAGIC = b"SIM1"
 SIZE = BODY.size + 64
 DEBUG = 1
 CONTEXT = b"sealtune simulated evidence v1\0"
-MEASURED = ("aggregator", "owner-site", "site-enclave", "split-server")
+MEASURED = ("aggregator", "owner-site", "owner-trainer", "site-enclave", "split-server")
 
 
 @cache

@@ -15,9 +15,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sealtune.errors import FrameError
 from sealtune.frames import Frame, is_count
@@ -32,7 +32,6 @@ from sealtune.model.trainable import (
     write_tensors,
 )
 from sealtune.model.training import Evaluation, RoundResult, StepInfo, evaluate, local_round
-from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
 from sealtune.party.events import Emit
 from sealtune.tuning.adapter import fingerprint_of
@@ -41,16 +40,29 @@ from sealtune.tuning.apply import apply_tuning
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
 
 
+class Session(Protocol):
+    """Where the frozen layers' products are computed.
+
+    Attributes:
+        seconds: spent so far, on the ``accelerator`` and on ``pads``.
+    """
+
+    seconds: dict[str, float]
+
+    def install(self, model: nn.Module, /) -> None:
+        """Put what computes them in the layers' place."""
+
+
 class SiteTrainer:
     """Everything that a site's enclave holds.
 
     Args:
         admitted: the job, checked.
-        session: the accelerator.
+        session: what multiplies.
         emit: gets progress events.
     """
 
-    def __init__(self, admitted: Admitted, session: OffloadSession, emit: Emit) -> None:
+    def __init__(self, admitted: Admitted, session: Session, emit: Emit) -> None:
         job = admitted.job
         self._admitted = admitted
         self._job = job

@@ -8,12 +8,13 @@ Trust domain: server operator.
 from __future__ import annotations
 
 from sealtune.report.methods.federated import Federated
+from sealtune.report.methods.secagg import SecureAggregation
 from sealtune.report.methods.split import Split
 from sealtune.report.methods.view import View
 
 __all__ = ["View", "view_of"]
 
-_VIEWS = {view.method.name: view for view in (Federated(), Split())}
+_VIEWS = {view.method.name: view for view in (Federated(), SecureAggregation(), Split())}
 
 
 def view_of(name: str | None) -> View:
