@@ -7,7 +7,8 @@
     │   ├── UnsupportedModelError               an architecture the slice plan does not understand
     │   ├── TargetModulesError                  target modules match nothing, or no linear layer
     │   ├── AdapterMismatchError                an adapter of another model, or with missing keys
-    │   └── UpdateBoundError                    an update beyond what an honest round can reach
+    │   ├── UpdateBoundError                    an update beyond what an honest round can reach
+    │   └── PrivacyBudgetError                  a round more than the budget of privacy allows
     ├── OffloadError                     5
     │   ├── RingBudgetError                     a product would not fit into 32 bits
     │   ├── PadReuseError                       a one-time pad would be used twice
@@ -115,6 +116,10 @@ class AdapterMismatchError(ModelError):
 
 class UpdateBoundError(ModelError):
     """A site's update is farther from the global adapter than its round can have taken it."""
+
+
+class PrivacyBudgetError(ModelError):
+    """A site is asked for more rounds than the signed budget of privacy allows."""
 
 
 class OffloadError(SealtuneError, code=5):

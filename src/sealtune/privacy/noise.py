@@ -80,10 +80,14 @@ class NoiseStream:
         steps: NDArray[np.float64] = np.rint(values.astype(np.float64).reshape(-1) / step)
         if not (np.abs(steps) < _LARGEST).all():  # NaN fails the comparison, too
             raise ValueError(f"a value is not finite, or beyond {_LARGEST * step:.3g}")
-        noise = np.rint(self.gaussian(steps.size) * (deviation / step))
-        noisy = steps.astype(np.int64) + noise.astype(np.int64)
+        noisy = steps.astype(np.int64) + self.steps(steps.size, deviation)
         scaled: NDArray[np.float64] = noisy * np.float64(step)
         return scaled.reshape(values.shape)
+
+    def steps(self, count: int, deviation: float) -> NDArray[np.int64]:
+        """Noise of this deviation alone, in steps of ``grid_step``."""
+        noise: NDArray[np.float64] = self.gaussian(count) * (deviation / grid_step(deviation))
+        return np.rint(noise).astype(np.int64)
 
 
 def grid_step(deviation: float) -> float:
