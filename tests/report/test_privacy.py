@@ -28,29 +28,29 @@ def private_job(budget: float) -> Json:
     return job
 
 
-def spent(after: int, counted: int, *, ended: bool = False, role: str = "server") -> Json:
-    epsilon = COSTS["clinic-coast"][counted - 1]
+def spent(after: int, *, ended: bool = False, role: str = "server") -> Json:
+    epsilon = COSTS["clinic-coast"][after - 1]
     return {
-        "time": 1.0, "role": role, "event": "privacy", "round": after, "counted": counted,
+        "time": 1.0, "role": role, "event": "privacy", "round": after,
         "epsilon": epsilon, "delta": 1e-5, "budget": 2.0, "ended": ended,
     }  # fmt: skip
 
 
-def happened(rounds: int, counts: list[int]) -> list[Json]:
-    """The sample's events up to a round, with what the ledger counted after each."""
+def happened(rounds: int) -> list[Json]:
+    """The sample's events up to a round, at which the budget ends."""
     events = [
         e for e in sample.events() if e["event"] not in ("round", "final") or e["round"] <= rounds
     ]
-    told = [spent(n, count) for n, count in enumerate(counts, 1)]
-    return [*events, *told, spent(rounds, counts[-1], ended=True)]
+    told = [spent(n) for n in range(1, rounds + 1)]
+    return [*events, *told, spent(rounds, ended=True)]
 
 
 def test_what_was_spent_follows_from_the_signed_table(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", happened(3, [1, 2, 3]), private_job(2.0))
+    run = write_run(tmp_path / "run", happened(3), private_job(2.0))
     found = build_summary(run)["privacy"]
     assert found == {
         "unit": "example", "clip": 0.5, "noise_multiplier": 1.25, "delta": 1e-5, "budget": 2.0,
-        "epsilon": 2.0, "counted": 3, "rounds_allowed": 3, "ended_early": True,
+        "epsilon": 2.0, "rounds_allowed": 3, "ended_early": True,
         "sites": {"hospital-north": 0.9, "hospital-south": 0.9, "clinic-coast": 2.0},
         "curve": {
             "rounds": [1, 2, 3], "worst": [1.0, 1.5, 2.0],
@@ -65,16 +65,8 @@ def test_what_was_spent_follows_from_the_signed_table(tmp_path: Path) -> None:
         assert words in page
 
 
-def test_a_round_that_failed_is_counted(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", happened(2, [1, 3]), private_job(2.0))
-    found = build_summary(run)["privacy"]
-    assert (found["epsilon"], found["counted"]) == (2.0, 3)
-    assert found["curve"]["sites"]["clinic-coast"] == [1.0, 2.0]
-    assert "3 rounds are counted, 2 were finished" in " ".join(write(run).read_text().split())
-
-
 def test_only_the_server_tells_what_was_spent(tmp_path: Path) -> None:
-    events = [*sample.events(), spent(1, 1), spent(2, 1, role="client:clinic-coast")]
+    events = [*sample.events(), spent(1), spent(2, role="client:clinic-coast")]
     run = write_run(tmp_path / "run", events, private_job(2.0))
     assert build_summary(run)["privacy"]["curve"]["rounds"] == [1]
 
@@ -92,7 +84,7 @@ def test_odd_values_never_crash(tmp_path: Path, odd: object) -> None:
         for one in (job, job["dp"], job["dp"]["tables"][0], job["settings"]["privacy"]):
             if key in one:
                 one[key] = odd
-        run = write_run(tmp_path / key, happened(3, [1, 2, 3]), job)
+        run = write_run(tmp_path / key, happened(3), job)
         json.dumps(build_summary(run), allow_nan=False)
         assert write(run).is_file()
 
@@ -101,7 +93,7 @@ def test_the_terminal_says_what_is_left() -> None:
     from sealtune.job.event_log import parse
 
     progress = Progress.begin(("clinic-coast",), 4)
-    for event in (spent(1, 1), spent(3, 3, ended=True)):
+    for event in (spent(1), spent(3, ended=True)):
         parsed = parse(json.dumps(event))
         assert parsed is not None
         progress.apply(parsed)

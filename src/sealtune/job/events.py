@@ -173,14 +173,11 @@ class PrivacySpent(Event, event="privacy"):
 
     Attributes:
         round: the last one that was trained.
-        counted: rounds that the ledger counts; one that failed after its noise was out is counted,
-            and so is the one that takes its place.
         epsilon: of the site with the least privacy; ``budget``: the largest that is allowed.
         ended: no further round fits, and training ends before the job's last one.
     """
 
     round: Count
-    counted: Count
     epsilon: Number = None
     delta: Number = None
     budget: Number = None

@@ -22,7 +22,6 @@ from sealtune.errors import (
     DigestMismatchError,
     ModelError,
     Problem,
-    UnsupportedTermsError,
 )
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
@@ -184,8 +183,6 @@ def admit(local: Local, role: Role) -> Admitted:
     """
     envelope = Envelope.read(local.manifest)
     manifest = verify_manifest(envelope)
-    if manifest.dp is not None:
-        raise UnsupportedTermsError("no enclave keeps to differential privacy yet")
     _check_party(manifest, local, role)
     key = None
     if local.key is not None:

@@ -78,12 +78,15 @@ def new_outcomes(
 
 
 def reported(manifest: Manifest, outcomes: Outcomes) -> dict[str, Any]:
-    """What a round's event says of the sites: a line for each, and totals over a cohort of them."""
-    shown = manifest.settings.privacy.site_metrics
-    lines = {site: one.line(site_metrics=shown) for site, one in outcomes.items()}
+    """What a round's event says of the sites: a line for each, and totals over a cohort of them.
+
+    Losses and answers have no noise, so where there is differential privacy there are no totals.
+    """
+    privacy = manifest.settings.privacy
+    lines = {site: one.line(site_metrics=privacy.site_metrics) for site, one in outcomes.items()}
     good = {site: one.fields for site, one in outcomes.items() if one.outcome == "ok"}
-    totals = _totals(list(good.values())) if manifest.is_cohort(good) else {}
-    return {"sites": lines, **totals}
+    public = privacy.unit is None and manifest.is_cohort(good)
+    return {"sites": lines, **(_totals(list(good.values())) if public else {})}
 
 
 def _totals(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Rounds that count towards the budget of privacy, as a site counts them on its own disk.
+"""How often a site was asked to train in a job with a budget of privacy, on its own disk.
 
-A server that goes on from an older checkpoint asks for rounds again, whose noise is drawn anew; an
-average of enough of them takes the noise out. So each site counts what it is asked for itself, and
-after as many rounds as the budget allows, it trains no more.
+A round that was interrupted leaves nothing behind and is asked for again at no cost. But a server
+whose operator puts older checkpoints back asks again, too, and draws other noise, which an average
+over many such rounds would take out. So each site counts for itself, and trains a few times more
+than the budget has rounds, but no more.
 
 Trust domain: client enclave. The file is the site's own; who loses it begins to count anew.
 """
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sealtune.errors import PrivacyBudgetError, StorageError
 from sealtune.job.storage import read_bounded, write_atomic
 
+INTERRUPTIONS = 3  # rounds in a job that a site trains once more than it is paid for
 _MAX_BYTES = 1 << 12
 
 
@@ -32,7 +34,7 @@ class SiteLedger:
     Args:
         path: its file; made with the first round.
         job_id: of the job.
-        allowed: rounds that the budget allows.
+        allowed: rounds that the budget pays for.
 
     Raises:
         StorageError: there is a file, and it is none of this job.
@@ -49,12 +51,12 @@ class SiteLedger:
             PrivacyBudgetError: it would be one too many.
             StorageError: it cannot be written.
         """
-        if self.rounds >= self._allowed:
+        if self.rounds >= self._allowed + INTERRUPTIONS:
             raise PrivacyBudgetError(
-                f"this site has trained {self.rounds} rounds, and the budget of privacy allows "
+                f"this site was asked for {self.rounds} rounds, and the budget of privacy pays for "
                 f"{self._allowed}",
-                hint="a server that asks for more went on from an older checkpoint, or starts the "
-                "job once more: build a new job, whose budget is agreed on",
+                hint="the server was interrupted too often, or went on from older checkpoints: "
+                "build a new job, whose budget is agreed on",
             )
         self.rounds += 1
         counted = _Counted(job_id=self._job_id, rounds=self.rounds)

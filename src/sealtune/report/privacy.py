@@ -1,4 +1,4 @@
-"""What differential privacy cost: the signed table, as far as the server's ledger has come.
+"""What differential privacy cost: the signed table, as far as the server has come.
 
 Trust domain: server operator.
 """
@@ -19,14 +19,12 @@ def figures(log: RunLog) -> Json | None:
     spent = {event.round: event for event in log.of(PrivacySpent, "server")}
     last = spent[max(spent)] if spent else None
     budget, rounds = number(settings.get("epsilon")), whole(log.setting("job", "rounds"))
-    counted = last.counted if last else None
     longest = max(len(cost) for cost in costs.values())
     allowed = sum(
         all(after < len(cost) and cost[after] <= (budget or 0) for cost in costs.values())
         for after in range(longest)
     )
-    curve = {number: event.counted for number, event in sorted(spent.items())}
-    sites = {site: [_after(cost, n) for n in curve.values()] for site, cost in costs.items()}
+    curve = sorted(spent)
     return {
         "unit": text(settings.get("unit")),
         "clip": number(settings.get("clip")),
@@ -34,16 +32,15 @@ def figures(log: RunLog) -> Json | None:
         "delta": number(settings.get("delta")),
         "budget": budget,
         "epsilon": last.epsilon if last else None,
-        "counted": counted,
         "rounds_allowed": allowed if rounds is None else min(allowed, rounds),
         "ended_early": last.ended if last else False,
         "sites": {
-            site: None if counted is None else _after(cost, counted) for site, cost in costs.items()
+            site: None if last is None else _after(cost, last.round) for site, cost in costs.items()
         },
         "curve": {
-            "rounds": list(curve),
+            "rounds": curve,
             "worst": [spent[number].epsilon for number in curve],
-            "sites": sites,
+            "sites": {site: [_after(cost, n) for n in curve] for site, cost in costs.items()},
         },
     }
 

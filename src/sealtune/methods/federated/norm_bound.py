@@ -4,7 +4,8 @@ A site that trains ``k`` steps on ``d`` numbers moves them by ``learning_rate * 
 Adam takes each of them the same way in every step. An update's norm over this is its ratio, which
 makes sites with many and with few steps comparable. ``auto`` clips to a ratio: 1 in round 1, and
 then 1.5 times the median ratio of the round before, measured before clipping: the honest
-majority sets it, and nobody has to know how far a model moves.
+majority sets it, and nobody has to know how far a model moves. Where noise hides each site, the
+bound is ``privacy.clip``, the same for all and in every round.
 
 Trust domain: server enclave.
 """
@@ -42,7 +43,8 @@ class NormBound:
         ratio: float,
     ) -> None:
         train = settings.train
-        self._bound = settings.aggregation.norm_bound
+        private = settings.privacy.unit == "site"
+        self._bound = settings.privacy.clip if private else settings.aggregation.norm_bound
         self._units = {
             site: train.learning_rate * train.steps(rows) * math.sqrt(numbers[site])
             for site, rows in weights.items()

@@ -31,6 +31,7 @@ from sealtune.methods.federated.adapter import (
     unpack,
     write_adapter,
 )
+from sealtune.methods.federated.budget import spent
 from sealtune.methods.federated.norm_bound import FIRST_RATIO
 from sealtune.methods.federated.participation import asked_in
 from sealtune.methods.federated.ranks import Outgoing
@@ -98,7 +99,7 @@ class FederatedServer:
         self._optimizer = _optimizer(admitted.settings.aggregation, adapter, kept)
 
     def program(self) -> Program:
-        """The whole job.
+        """The whole job, or as many of its rounds as the budget of privacy pays for.
 
         Raises:
             SiteLostError: fewer sites answered than the job asks for.
@@ -107,10 +108,15 @@ class FederatedServer:
         if self._round is None:
             yield from self._stage("evaluate", 0)
             self._keep(0)
-        for number in range((self._round or 0) + 1, self._rounds + 1):
+        done = self._round or 0
+        for number in range(done + 1, self._manifest.rounds + 1):
             yield from self._stage("train", number)
             self._keep(number)
-        yield from self._stage("release", self._rounds)
+            self._tell_spent(number)
+            done = number
+        if done < self._rounds:
+            self._tell_spent(done, ended=True)
+        yield from self._stage("release", done)
 
     def _stage(self, kind: StageKind, number: int) -> Program:
         """Ask all sites to do one thing; what comes out of training is the next adapter."""
@@ -181,6 +187,11 @@ class FederatedServer:
         if updates and update:
             report |= updates.take(site, update)
         outcomes[site].fields = report
+
+    def _tell_spent(self, number: int, *, ended: bool = False) -> None:
+        told = spent(self._manifest, number, ended=ended)
+        if told is not None:
+            self._emit(told)
 
     def _keep(self, number: int) -> None:
         adapter = AdapterReader(self._adapter, self._shapes).read(self._adapter)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
@@ -37,6 +37,11 @@ from sealtune.party.events import Emit
 from sealtune.tuning.adapter import fingerprint_of
 from sealtune.tuning.apply import apply_tuning
 
+if TYPE_CHECKING:
+    from sealtune.model.private_gradients import PrivateGradients
+    from sealtune.privacy.ledger import SiteLedger
+
+_LEDGER = "privacy.json"
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
 
 
@@ -75,6 +80,7 @@ class SiteTrainer:
         self._model = apply_tuning(base, tuning, job.model.task, job.job.seed)
         self._personal = PersonalParts(admitted, trainable_state(self._model))
         session.install(self._model)
+        self._ledger, self._private = self._privacy()
 
     def answer(self, question: Frame) -> Frame:
         """Do what the server asks.
@@ -123,7 +129,26 @@ class SiteTrainer:
             own = self._personal.after(round_ - (question.kind == "train"), trained)
             copy_tensors({name: state[name] for name in own}, own)
 
+    def _privacy(self) -> tuple[SiteLedger | None, PrivateGradients | None]:
+        """What counts rounds, and what hides single rows, as far as the manifest asks for it."""
+        dp, privacy = self._admitted.manifest.dp, self._job.privacy
+        if dp is None:
+            return None, None
+        from sealtune.privacy.ledger import SiteLedger
+
+        path = self._admitted.adapter_folder.parent / _LEDGER
+        ledger = SiteLedger(path, self._admitted.job_id, self._admitted.manifest.rounds)
+        if privacy.unit != "example":
+            return ledger, None
+        from sealtune.model.private_gradients import Noise, PrivateGradients
+
+        noise = Noise(privacy.clip, dp.noise_multiplier)
+        rows, spec = self._data.train, self._job.train
+        return ledger, PrivateGradients(self._model, self._task, rows, spec, noise)
+
     def _train(self, round_: int) -> dict[str, Any]:
+        if self._ledger is not None:
+            self._ledger.count()
         result = self._steps(round_, "train", self._round_steps)
         return {"train_loss": result.train_loss, "frozen_unchanged": result.frozen_unchanged}
 
@@ -150,6 +175,7 @@ class SiteTrainer:
             first=(round_ - 1) * self._round_steps,
             proximal=self._job.aggregation.proximal if phase == "train" else 0.0,
             decays=phase == "personal",
+            private=self._private if phase == "train" else None,  # what else stays at home
             on_step=on_step,
         )
 

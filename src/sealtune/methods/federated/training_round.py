@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sealtune.job.dp_terms import DpTerms
 from sealtune.job.settings import Settings
 from sealtune.methods.federated.adapter import Tensors
-from sealtune.methods.federated.aggregation import RoundContext
+from sealtune.methods.federated.aggregation import RoundContext, Rule
 from sealtune.methods.federated.norm_bound import NormBound
 from sealtune.methods.federated.ranks import Outgoing
 from sealtune.methods.federated.rules.registry import RULES
@@ -46,7 +47,7 @@ class TrainingRound:
         self._weights = weights
         numbers = {s: sum(t.size for t in outgoing.to(s).tensors.values()) for s in weights}
         self.norms = NormBound(settings, weights, numbers, norm_ratio)
-        self._rule = RULES[settings.aggregation.rule]()(context)
+        self._rule = _rule(context, admitted.manifest.dp)
 
     def check(self, site: str, answer: bytes) -> Update:
         """Read a site's adapter; changes nothing.
@@ -76,3 +77,13 @@ class TrainingRound:
     def result(self) -> Tensors:
         """The next global adapter."""
         return self._rule.result()
+
+
+def _rule(context: RoundContext, dp: DpTerms | None) -> Rule:
+    """The job's, or in its place the one that hides each site."""
+    privacy = context.settings.privacy
+    if dp is None or privacy.unit != "site":
+        return RULES[context.settings.aggregation.rule]()(context)
+    from sealtune.methods.federated.rules.private_mean import PrivateMean
+
+    return PrivateMean(context, privacy.clip * dp.noise_multiplier)
