@@ -17,6 +17,7 @@ from sealtune.methods.federated.update import Update
 from sealtune.privacy.noise import NoiseStream, grid_step
 from tests.methods.rounds import SHAPES, Tensors, context, job, tensors
 
+NAMED = {"names": ["north", "south", "west", "east"]}
 CLIP, DEVIATION = 0.8, 1.2
 ROWS = {"north": 7, "south": 900, "west": 31, "east": 123456}
 PRIVATE = PrivacySpec(unit="site", epsilon=8.0, clip=CLIP)
@@ -41,7 +42,7 @@ def clipped(tensors_: Tensors) -> Tensors:
 
 def total(updates: dict[str, Tensors], order: tuple[str, ...] | None = None) -> np.ndarray:
     """The sum of the updates, from a result that begins at zero."""
-    rule = PrivateMean(context(ROWS, dict(ZEROS)), DEVIATION)
+    rule = PrivateMean(context(ROWS, dict(ZEROS), sites=NAMED), DEVIATION)
     for site in order or tuple(updates):
         rule.add(site, updates[site], ROWS[site])
     return len(ROWS) * flat(rule.result())
@@ -71,7 +72,7 @@ def test_rounding_lengthens_no_update() -> None:
     """On the grid: whole steps, whose norm is at most the clip in exact arithmetic."""
     step = grid_step(DEVIATION)
     for seed in range(20):
-        rule = PrivateMean(context(ROWS, dict(ZEROS)), DEVIATION)
+        rule = PrivateMean(context(ROWS, dict(ZEROS), sites=NAMED), DEVIATION)
         rule.add("north", clipped(tensors(seed, 10.0)), 7)
         squares = sum(int(s) ** 2 for sums in rule._sums.values() for s in sums)
         assert math.sqrt(squares) * step > 0.999 * CLIP
@@ -83,7 +84,7 @@ def test_rows_do_not_weigh_and_the_order_does_not_matter() -> None:
     updates = {site: clipped(tensors(i, 0.001)) for i, site in enumerate(ROWS, 1)}
     results = set()
     for order in itertools.permutations(ROWS):
-        rule = PrivateMean(context(ROWS), DEVIATION)
+        rule = PrivateMean(context(ROWS, sites=NAMED), DEVIATION)
         for site in order:
             rule.add(site, updates[site], ROWS[site])
         results.add(write_adapter(rule.result()))
