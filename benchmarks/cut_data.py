@@ -112,7 +112,7 @@ class CutData:
 
     def task(self, tokenizer: Any) -> Task:
         """The classification task."""
-        return _text_task(self.spec, tokenizer, self.labels)
+        return text_task(self.spec, tokenizer, self.labels)
 
     def samples(self, samples: Sequence[Sample], entry: CutEntry, task: Task) -> Samples:
         """Some samples, as they enter a top."""
@@ -139,12 +139,12 @@ def make_cut_data(spec: CutSpec, forms: Sequence[Form]) -> None:
     wanted = [one for one in wanted if not one.file().is_file()]
     if not wanted:
         return
-    labels = _labels(spec)
-    task = _text_task(spec, load_tokenizer(spec.model_spec), labels)
+    labels = label_names(spec)
+    task = text_task(spec, load_tokenizer(spec.model_spec), labels)
     bottom = Bottom(load_part(spec.model_spec, len(labels), spec.cut, "bottom"), spec.cut)
     tensors: dict[Form, dict[str, Tensor]] = {one.form: {} for one in wanted}
     for part, count in (("train", spec.train), ("test", spec.test)):
-        rows = _rows(spec, part, labels, count)
+        rows = text_rows(spec, part, labels, count)
         hidden = _activations(task, bottom, rows)
         for form in tensors:
             tensors[form] |= _as_tensors(part, rows, hidden, form)
@@ -171,7 +171,8 @@ def _key(spec: CutSpec) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _text_task(spec: CutSpec, tokenizer: Any, labels: Sequence[str]) -> Task:
+def text_task(spec: CutSpec, tokenizer: Any, labels: Sequence[str]) -> Task:
+    """The classification task of a demo set."""
     tokens = MAX_TOKENS[spec.name]
     return make_task(
         "classification", tokenizer, max_tokens=tokens, template="{text}", labels=labels
@@ -183,12 +184,13 @@ def _lines(spec: CutSpec, part: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _labels(spec: CutSpec) -> tuple[str, ...]:
+def label_names(spec: CutSpec) -> tuple[str, ...]:
     """Sorted labels of the whole training file."""
     return tuple(sorted({line["label"] for line in _lines(spec, "train")}))
 
 
-def _rows(spec: CutSpec, part: str, labels: Sequence[str], count: int) -> list[Row]:
+def text_rows(spec: CutSpec, part: str, labels: Sequence[str], count: int) -> list[Row]:
+    """The first ``count`` rows of a part."""
     number = {label: i for i, label in enumerate(labels)}
     return [Row(line["text"], number[line["label"]]) for line in _lines(spec, part)[:count]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +15,14 @@ from safetensors.numpy import load, load_file, save
 
 from sealtune.errors import FrameError, SiteLostError
 from sealtune.frames import Frame
+from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Participant
 from sealtune.job.sections import TrainSpec
+from sealtune.methods.federated.adapter import Tensors
+from sealtune.methods.federated.aggregation import RoundContext
+from sealtune.methods.federated.rules.fedavg import FedAvg
+from sealtune.methods.federated.rules.registry import RULES
 from sealtune.party.site_program import Worker
 from tests.enclave.flow import Federation, make_federation, make_job, make_spare_job
 
@@ -67,6 +73,30 @@ def sending(change: Callable[[np.ndarray[Any, Any]], Any]) -> Lie:
     return lie
 
 
+def altering(change: Callable[[dict[str, np.ndarray[Any, Any]]], Any]) -> Lie:
+    return lambda answer: replace(answer, body=save(change(load(bytes(answer.body)))))
+
+
+def without_one(tensors: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    return dict(list(tensors.items())[1:])
+
+
+def twice(answer: Frame) -> Frame:
+    """Two entries of one name, of which a reader might take either."""
+    body = bytes(answer.body)
+    size = int.from_bytes(body[:8], "little")
+    header = body[8 : 8 + size].rstrip()
+    entries = json.loads(header)
+    name = next(iter(entries.keys() - {"__metadata__"}))
+    more = header[:-1] + f", {json.dumps(name)}: {json.dumps(entries[name])}}}".encode()
+    return replace(answer, body=len(more).to_bytes(8, "little") + more + body[8 + size :])
+
+
+def with_metadata(answer: Frame) -> Frame:
+    tensors = load(bytes(answer.body))
+    return replace(answer, body=save(tensors, metadata={"x": "y" * 500_000}))
+
+
 def test_rows_are_those_that_were_signed(llama: Path, tmp_path: Path) -> None:
     honest = run(tmp_path / "honest", llama, None)
     liar = run(tmp_path / "liar", llama, stating(examples=(1 << 29) - 1))
@@ -91,6 +121,17 @@ LIES: list[tuple[Lie, str]] = [
     (sending(lambda t: np.full_like(t, -np.inf)), "was moved by"),
     (sending(lambda t: np.full_like(t, 9e3)), "was moved by"),
     (sending(lambda t: t[:1]), "float32"),
+    (sending(lambda t: t * -100), "was moved by"),
+    (altering(lambda tensors: {n: t.astype(np.float16) for n, t in tensors.items()}), "float16"),
+    (altering(without_one), "missing or unknown"),
+    (altering(lambda tensors: {**tensors, "more": np.zeros(1, np.float32)}), "missing or unknown"),
+    (twice, "not a safetensors file"),
+    (with_metadata, "bytes, expected about"),
+    (
+        lambda answer: replace(answer, body=bytes(answer.body) + bytes(2 << 20)),
+        "bytes of body, limit",
+    ),
+    (lambda answer: replace(answer, body=b"\xff" * 7 + bytes(answer.body)[7:]), "safetensors"),
     (stating(round=77), "another round"),
     (stating(train_loss=float("nan")), "not a finite number"),
     (stating(seconds=[]), "seconds"),
@@ -117,6 +158,61 @@ def test_a_bad_update_fails_its_site_alone(llama: Path, tmp_path: Path) -> None:
         assert outcomes == {"north": "ok", "south": "failed", "west": "ok"}
         assert re.search(words, event["sites"]["south"]["reason"])
     assert federation.of("final")[0]["sites"]["north"]["outcome"] == "ok"
+
+
+class Flipper:
+    """An enclave that goes as far as it was to go, the other way."""
+
+    def __init__(self, honest: Worker) -> None:
+        self._honest = honest
+
+    def answer(self, question: Frame) -> Frame:
+        answer = self._honest.answer(question)
+        if question.kind != "train":
+            return answer
+        before, after = load(bytes(question.body)), load(bytes(answer.body))
+        return replace(answer, body=save({n: 2 * before[n] - t for n, t in after.items()}))
+
+
+@pytest.mark.parametrize("outliers", ["discount", "report"])
+def test_a_site_that_pulls_the_other_way_is_flagged(
+    outliers: str, llama: Path, tmp_path: Path
+) -> None:
+    """And its rows count a sixteenth from the second round on, if the job says so."""
+    sections = {
+        "aggregation": AggregationSpec(outliers=outliers),
+        "privacy": PrivacySpec(),
+        "job": {"seed": 3, "rounds": 2},
+        "train": TrainSpec(steps_per_round=20, batch_size=20, learning_rate=1e-3),
+    }
+    job = make_spare_job(tmp_path, llama, **sections)
+    federation = make_federation(job, tmp_path / "run")
+    south = federation.sites["south"]
+    south._worker = Flipper(south._worker)
+    counted: list[dict[str, int]] = []
+
+    class Counting(FedAvg):
+        def __init__(self, context: RoundContext) -> None:
+            super().__init__(context)
+            counted.append({})
+
+        def add(self, site: str, update: Tensors, weight: int, /) -> None:
+            counted[-1][site] = weight
+            super().add(site, update, weight)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RULES, "fedavg", lambda: Counting)
+        federation.run(federation.aggregator())
+    for event in federation.of("round")[1:]:
+        lines = event["sites"]
+        assert {site: line["outlier"] for site, line in lines.items()} == {
+            "north": False, "south": True, "west": False,
+        }  # fmt: skip
+        # how far is a figure of single updates: it stays inside
+        assert not any("agreement" in line for line in lines.values())
+    rows = {s: data.train_rows for s, data in federation.resolved.manifest.data.items()}
+    later = {**rows, "south": max(1, rows["south"] // 16)} if outliers == "discount" else rows
+    assert counted == [rows, later]
 
 
 def test_what_no_check_foresaw_fails_its_site_alone(

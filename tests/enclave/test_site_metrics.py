@@ -23,7 +23,7 @@ from sealtune.report import build_summary, write
 from tests.enclave.flow import SITES, Federation, make_federation, make_job, make_spare_job
 from tests.enclave.split_flow import make_split, make_split_job
 
-ALWAYS = {"outcome", "reason", "examples", "bytes_up", "bytes_down"}
+ALWAYS = {"outcome", "reason", "outlier", "examples", "bytes_up", "bytes_down"}
 Json = dict[str, Any]
 
 

@@ -82,6 +82,13 @@ def test_no_absence_goes_unsaid(progress: Progress) -> None:
     assert progress.notices[-1] == "b is absent: offline"
 
 
+def test_an_outlier_is_named(progress: Progress) -> None:
+    sites = {"a": entry(outlier=False), "b": entry(outlier=True)}
+    feed(progress, "server", "round", round=2, sites=sites, seconds=5.0)
+    assert progress.notices[0] == "b is an outlier: its update points elsewhere"
+    assert not any(notice.startswith("a ") for notice in progress.notices)
+
+
 def test_simulated_evidence_is_said_to_be_so(progress: Progress) -> None:
     fields = {"who": "server", "by": "a", "kind": "simulated", "confidential": False}
     feed(progress, "client:a", "attested", **fields)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from sealtune.job.spec import Job
+from sealtune.methods.federated.adapter import write_adapter
 from sealtune.methods.federated.aggregation import RoundContext
+from sealtune.methods.federated.agreement import Standing
+from sealtune.methods.federated.norm_bound import FIRST_RATIO
+from sealtune.methods.federated.ranks import Outgoing
+from sealtune.methods.federated.training_round import TrainingRound
 from tests.sample_job import make_job
 
 SHAPES: dict[str, tuple[int, ...]] = {"a": (3, 4), "b": (5,), "c": (300, 200)}
@@ -37,3 +43,29 @@ def context(
     before = tensors(0, 0.1) if before is None else before
     shapes = {name: tensor.shape for name, tensor in before.items()}
     return RoundContext(shapes, before, job(**sections), weights, reach, folder)
+
+
+def admitted(folder: Path, weights: Mapping[str, int], **sections: Any) -> Any:
+    """A job as far as ``TrainingRound`` looks at it; its adapter has ``SHAPES``."""
+    sites = {"names": tuple(weights), "partition": "label"}
+    return SimpleNamespace(
+        settings=job(sites=sites, **sections).settings,
+        plan=SimpleNamespace(shared=SHAPES),
+        manifest=SimpleNamespace(
+            data={site: SimpleNamespace(train_rows=rows) for site, rows in weights.items()}
+        ),
+        state_folder=folder,
+        sealing_key=bytes(32),
+        job_id="00" * 48,
+    )
+
+
+def training_round(
+    admitted: Any,
+    before: Tensors,
+    ratio: float = FIRST_RATIO,
+    standings: Mapping[str, Standing] | None = None,
+) -> TrainingRound:
+    """The round in which sites are sent ``before``."""
+    outgoing = Outgoing(write_adapter(before), SHAPES, admitted.settings.tuning)
+    return TrainingRound(admitted, outgoing, ratio, standings or {})

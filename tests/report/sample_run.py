@@ -292,6 +292,16 @@ def fail(happened: list[Json], site: str, r: int, outcome: str, reason: str) -> 
     return changed
 
 
+def flag(happened: list[Json], outlier: str, rounds: tuple[int, ...]) -> list[Json]:
+    """The same events, but updates were compared, and ``outlier`` is one in these ``rounds``."""
+    changed: list[Json] = json.loads(json.dumps(happened))
+    for event in changed:
+        if event["event"] == "round" and event["round"]:
+            for site, stated in event["sites"].items():
+                stated["outlier"] = site == outlier and event["round"] in rounds
+    return changed
+
+
 if __name__ == "__main__":
     from sealtune.report import write
 

@@ -14,7 +14,7 @@ import pytest
 from sealtune.errors import StorageError
 from sealtune.report import write
 from tests.report import sample_run as sample
-from tests.report.sample_run import Json, events, fail, resolved, write_run
+from tests.report.sample_run import Json, events, fail, flag, resolved, write_run
 
 HOSTILE = "</text><script>alert(1)</script><img src=//x.example/y onerror='z'>\"&"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -128,6 +128,13 @@ def test_failed_client_shows_outcome_and_reason(tmp_path: Path) -> None:
     assert 'class="badge failed">failed' in page
     assert "exit code 5: accelerator lost" in page
     assert "1 answer is missing." in page
+
+
+def test_outliers_are_named_and_marked_in_their_rounds(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "run", flag(events(), "clinic-coast", (2, 4)))
+    assert page.count('class="badge late">outlier') == 2
+    assert "clinic-coast was an outlier in 2 of 4 rounds." in page
+    assert page.count("was an outlier") == 1
 
 
 def test_interrupted_run_has_a_page(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sealtune.errors import StorageError
 from sealtune.report import build_summary, write
 from tests.report import sample_run as sample
 from tests.report import sample_split
-from tests.report.sample_run import Json, events, fail, resolved, write_run
+from tests.report.sample_run import Json, events, fail, flag, resolved, write_run
 from tests.report.test_privacy import private_job
 
 DOCS = Path(__file__).parents[2] / "docs" / "summary.md"
@@ -292,12 +292,27 @@ def test_failed_client_is_named_in_its_round(tmp_path: Path) -> None:
     happened = fail(events(), "clinic-coast", 2, "failed", "process ended")
     found = build_summary(write_run(tmp_path / "run", happened))
     entry = next(o for o in found["outcomes"] if o["round"] == 2)
-    assert entry["sites"]["clinic-coast"] == {"outcome": "failed", "reason": "process ended"}
+    assert entry["sites"]["clinic-coast"] == {
+        "outcome": "failed", "reason": "process ended", "outlier": None
+    }  # fmt: skip
     assert found["per_site"]["clinic-coast"]["rounds_ok"] == 3
     # steps it did before it failed are known, and its loss does not enter as 0
     assert found["loss_curve"]["sites"]["clinic-coast"][1] is None
     two = (1.62 * 6400 + 1.70 * 5100) / 11500
     assert found["loss_curve"]["all"][1] == pytest.approx(two)
+
+
+def test_outliers_are_counted(tmp_path: Path) -> None:
+    summary = build_summary(write_run(tmp_path / "run", flag(events(), "clinic-coast", (2, 4))))
+    assert {site: own["rounds_outlier"] for site, own in summary["per_site"].items()} == {
+        "hospital-north": 0, "hospital-south": 0, "clinic-coast": 2,
+    }  # fmt: skip
+    flags = [r["sites"]["clinic-coast"]["outlier"] for r in summary["outcomes"]]
+    assert flags == [None, False, True, False, True, None]
+
+
+def test_updates_that_nobody_compared_have_no_outliers(summary: Json) -> None:
+    assert {own["rounds_outlier"] for own in summary["per_site"].values()} == {None}
 
 
 def test_site_missing_from_the_last_evaluation(tmp_path: Path) -> None:

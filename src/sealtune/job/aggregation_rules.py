@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec
+from sealtune.job.robust_rules import MEDIAN, MULTI_KRUM, TRIMMED_MEAN
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class RuleFacts:
 KNOWN_RULES: dict[str, RuleFacts] = {
     "exact": RuleFacts(changes_basis=True),
     "fedavg": RuleFacts(),
+    MEDIAN: RuleFacts(),
+    MULTI_KRUM: RuleFacts(),
+    TRIMMED_MEAN: RuleFacts(),
 }
 
 

@@ -120,12 +120,16 @@ class SiteRound(_Model):
     Attributes:
         outcome: ``ok``, ``late`` or ``failed``; ``not asked``: others trained in this round.
         reason: why it is not ``ok``.
+        outlier: its update points elsewhere than those of the other sites.
+        agreement: cosine with its update that at least half of the others reach.
         bytes_up, bytes_down: sealed, from and to the site.
         norm_bound: largest L2 norm that its update may have; ``clipped``: whether it had more.
     """
 
     outcome: str | None = None
     reason: str = ""
+    outlier: Flag | None = None
+    agreement: Number = None
     examples: Count | None = None
     train_loss: Number = None
     correct: Count | None = None

@@ -27,8 +27,11 @@ class AggregationSpec(Section):
     """L2 norm to which a site's update is clipped; `auto` follows the median of the last round."""
     trim: float = Field(default=0.2, gt=0, lt=0.5, strict=True)
     """For `trimmed-mean`: share of the sites left out at each end of every coordinate."""
-    attackers: int = Field(default=1, ge=0, le=31, strict=True)
+    attackers: int = Field(default=1, ge=1, le=31, strict=True)
     """For `multi-krum`: how many sites may attack; it needs at least 2 attackers + 3 sites."""
+    outliers: Literal["discount", "report"] = "discount"
+    """A site whose updates point elsewhere than the others' is named in the round report;
+    `discount`: from the next round on its rows count a sixteenth, as long as they do."""
     server_optimizer: ServerOptimizer = "none"
     """What moves the global adapter, with the mean update in the place of a gradient."""
     server_learning_rate: Annotated[float, Field(gt=0, le=100, strict=True)] | None = Field(

@@ -27,6 +27,7 @@ from sealtune.job.method import Attested
 from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
+from sealtune.job.robust_rules import robust_disagreements
 from sealtune.job.sections import (
     JobSpec,
     NetworkSpec,
@@ -158,7 +159,8 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         valid(SitesSpec, "sites"),
     )
     problems += file_problems(data, sites)
-    problems += disagreements(model, data, sites, valid(NetworkSpec, "network"))
+    network = valid(NetworkSpec, "network")
+    problems += disagreements(model, data, sites, network)
     method, tuning = valid(JobSpec, "job"), valid(TuningSpec, "tuning")
     split = valid(SplitSpec, "split")
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
@@ -166,9 +168,9 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
-    network = valid(NetworkSpec, "network")
     problems += aggregation_problems(aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)
+    problems += robust_disagreements(sites, network, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
     network, protection = valid(NetworkSpec, "network"), valid(ProtectionSpec, "protection")

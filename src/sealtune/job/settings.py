@@ -18,6 +18,7 @@ from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
+from sealtune.job.robust_rules import robust_disagreements
 from sealtune.job.sections import (
     JobSpec,
     NetworkSpec,
@@ -106,6 +107,7 @@ class Settings(Section):
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
+            *robust_disagreements(self.sites, self.network, self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy

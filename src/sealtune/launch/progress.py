@@ -241,6 +241,8 @@ class Progress:
             site.note = "" if well else f"{entry.outcome}: {entry.reason}"
             if site.note:
                 self.notices.append(f"{name} {site.note}")
+            if entry.outlier:
+                self.notices.append(f"{name} is an outlier: its update points elsewhere")
         return sum(entry.outcome == "ok" for entry in event.sites.values())
 
     def _attested(self, event: events.Attested) -> None:

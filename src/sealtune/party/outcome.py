@@ -17,7 +17,7 @@ from sealtune.job.events import NOT_ASKED, SiteRound
 from sealtune.job.manifest import Manifest
 
 _MAX_REASON = 500  # characters
-_PUBLIC = frozenset({"examples"})  # figures of a site that stand in the manifest
+_PUBLIC = frozenset({"examples", "outlier"})  # in the manifest anyway; a warning to all
 
 
 @dataclass

@@ -192,3 +192,10 @@ def rounds_asked(log: RunLog, site: str) -> int:
     """Training rounds in which the site was to take part; those without record count."""
     entries = [entry(event, site) for event in log.training_rounds.values()]
     return sum(own.outcome != NOT_ASKED for own in entries)
+
+
+def rounds_outlier(log: RunLog, site: str) -> int | None:
+    """Training rounds in which the site's update pointed elsewhere; None: nobody compared them."""
+    stated = [entry(event, site).outlier for event in log.training_rounds.values()]
+    compared = [outlier for outlier in stated if outlier is not None]
+    return sum(compared) if compared else None

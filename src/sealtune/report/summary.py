@@ -148,6 +148,7 @@ def _per_site(log: RunLog, view: View) -> Json:
             "loss_after": after.loss,
             "rounds_ok": quality.rounds_ok(log, site),
             "rounds_asked": quality.rounds_asked(log, site),
+            "rounds_outlier": quality.rounds_outlier(log, site),
             "bytes": view.site_bytes(log, site),
             "seconds": times[site],
         }
@@ -171,7 +172,7 @@ def _outcomes(log: RunLog) -> list[Json]:
 
 def _outcome(event: Round, site: str) -> Json:
     listed = event.sites.get(site)
-    return {"outcome": listed and listed.outcome, "reason": listed and listed.reason}
+    return {key: listed and getattr(listed, key) for key in ("outcome", "reason", "outlier")}
 
 
 def _check(log: RunLog, name: str) -> bool | None:

@@ -20,7 +20,8 @@ from sealtune.errors import AdapterMismatchError
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, NDArray[np.float32]]
-_HEAD_ROOM = 4096  # bytes of header per tensor: names and offsets take far less
+_HEADER = 1024  # bytes: length, metadata and padding
+_ENTRY = 256  # bytes beside a tensor's name: type, shape, two offsets
 
 
 def adapter_size(shapes: Shapes) -> int:
@@ -40,12 +41,15 @@ def read_adapter(data: bytes, shapes: Shapes) -> dict[str, NDArray[np.float32]]:
             in ``update``.
     """
     expected = adapter_size(shapes)
-    if len(data) > expected + _HEAD_ROOM * (len(shapes) + 1):
+    header = _HEADER + sum(_ENTRY + len(json.dumps(name)) for name in shapes)
+    if len(data) > expected + header:  # before anything reads it
         raise AdapterMismatchError(f"adapter of {len(data)} bytes, expected about {expected}")
     try:
         tensors: dict[str, NDArray[np.float32]] = load(data)
+        size = int.from_bytes(data[:8], "little")
+        json.loads(data[8 : 8 + size], object_pairs_hook=_each_once)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise AdapterMismatchError("the adapter is not a safetensors file") from error
+        raise AdapterMismatchError("the adapter is not a safetensors file of float32") from error
     if tensors.keys() != shapes.keys():
         odd = sorted(tensors.keys() ^ shapes.keys())
         raise AdapterMismatchError(f"tensors missing or unknown in the adapter, such as {odd[0]}")
@@ -84,6 +88,12 @@ class AdapterReader:
             )
             for name, shape in self._shapes.items()
         }
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> None:
+    """Of two tensors of one name, ``load`` takes the last, silently."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice")
 
 
 def write_adapter(tensors: Tensors) -> bytes:

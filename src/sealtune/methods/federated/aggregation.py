@@ -56,7 +56,7 @@ class Rule(Protocol):
         Args:
             site: who sent it.
             update: float32, what the site's adapter differs by from ``before``; the rule's own.
-            weight: as in ``RoundContext.weights``.
+            weight: at most that of ``RoundContext.weights``, and at least 1.
         """
 
     def result(self) -> Tensors:

@@ -31,6 +31,7 @@ from sealtune.methods.federated.adapter import (
     unpack,
     write_adapter,
 )
+from sealtune.methods.federated.agreement import Standing
 from sealtune.methods.federated.budget import spent
 from sealtune.methods.federated.norm_bound import FIRST_RATIO
 from sealtune.methods.federated.participation import asked_in
@@ -59,10 +60,12 @@ class FederatedState(State):
     Attributes:
         norm_ratio: see ``NormBound``.
         trained: site -> the last round whose aggregate has its update.
+        standings: see ``Agreement``.
     """
 
     norm_ratio: float = FIRST_RATIO
     trained: Mapping[str, int] = Field(default_factory=dict)
+    standings: Mapping[str, Standing] = Field(default_factory=dict)
 
 
 class FederatedServer:
@@ -125,7 +128,8 @@ class FederatedServer:
         outcomes, updates = new_outcomes(self._sites, asked), None
         outgoing = Outgoing(self._adapter, self._shapes, self._manifest.settings.tuning)
         if kind == "train":
-            updates = TrainingRound(self._admitted, outgoing, self._state.norm_ratio)
+            state = self._state
+            updates = TrainingRound(self._admitted, outgoing, state.norm_ratio, state.standings)
         answered = yield Ask(
             {s: Frame(kind, self._meta(s, number), outgoing.to(s).body) for s in asked},
             number,
@@ -140,8 +144,14 @@ class FederatedServer:
             if self._optimizer:
                 after = self._optimizer.step(updates.before, after)
             self._adapter = write_adapter(after)
-            trained_in = {**self._state.trained, **dict.fromkeys(answered, number)}
-            self._state = FederatedState(norm_ratio=updates.norms.next_ratio, trained=trained_in)
+            standings, compared = updates.compare()
+            self._state = FederatedState(
+                norm_ratio=updates.norms.next_ratio,
+                trained={**self._state.trained, **dict.fromkeys(answered, number)},
+                standings=standings,
+            )
+            for site, fields in compared.items():
+                outcomes[site].fields |= fields
         if updates and answered:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
             trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}

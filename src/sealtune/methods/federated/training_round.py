@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from sealtune.errors import SiteLostError
 from sealtune.job.dp_terms import DpTerms
+from sealtune.job.robust_rules import fewest_sites
 from sealtune.job.settings import Settings
 from sealtune.methods.federated.adapter import Tensors
 from sealtune.methods.federated.aggregation import RoundContext, Rule
+from sealtune.methods.federated.agreement import Agreement, Standing
 from sealtune.methods.federated.norm_bound import NormBound
 from sealtune.methods.federated.ranks import Outgoing
 from sealtune.methods.federated.rules.registry import RULES
+from sealtune.methods.federated.sketch import Sketcher
 from sealtune.methods.federated.update import Update, read_update
 from sealtune.methods.federated.update_bound import UpdateBound
 from sealtune.party.admit import Admitted
@@ -28,9 +35,16 @@ class TrainingRound:
         admitted: the job.
         outgoing: the global adapter, as the sites are sent it.
         norm_ratio: what the round before left (``NormBound.next_ratio``).
+        standings: what it left of the sites (``Agreement.close``).
     """
 
-    def __init__(self, admitted: Admitted, outgoing: Outgoing, norm_ratio: float) -> None:
+    def __init__(
+        self,
+        admitted: Admitted,
+        outgoing: Outgoing,
+        norm_ratio: float,
+        standings: Mapping[str, Standing],
+    ) -> None:
         settings: Settings = admitted.settings
         self._settings = settings
         shapes = admitted.plan.shared
@@ -47,6 +61,12 @@ class TrainingRound:
         self._weights = weights
         numbers = {s: sum(t.size for t in outgoing.to(s).tensors.values()) for s in weights}
         self.norms = NormBound(settings, weights, numbers, norm_ratio)
+        self._sites: list[str] = []
+        self._agreement = None
+        if settings.privacy.unit != "site":  # else what single updates are like must not show
+            self._agreement = Agreement(Sketcher(_sketch_key(admitted), shapes), standings)
+        self._discounts = settings.aggregation.outliers == "discount"
+        self._fewest = fewest_sites(settings.aggregation)
         self._rule = _rule(context, admitted.manifest.dp)
 
     def check(self, site: str, answer: bytes) -> Update:
@@ -63,7 +83,12 @@ class TrainingRound:
         factor = self.norms.clip(site, update.norm)
         if factor < 1:
             update.scale(factor)
-        self._rule.add(site, update.tensors, self._weights[site])
+        rows = self._weights[site]
+        if self._agreement:
+            self._agreement.note(site, update.tensors)
+            rows = self._agreement.rows(site, rows) if self._discounts else rows
+        self._rule.add(site, update.tensors, rows)
+        self._sites.append(site)
         return {"norm_bound": self.norms.of(site), "clipped": factor < 1}
 
     def figures(self) -> dict[str, Any]:
@@ -75,8 +100,24 @@ class TrainingRound:
         return {**ratio, "clipped": len(self.norms.clipped), **self._figures}
 
     def result(self) -> Tensors:
-        """The next global adapter."""
+        """The next global adapter.
+
+        Raises:
+            SiteLostError: too few sites answered for the rule to keep what it promises.
+        """
+        if len(self._sites) < self._fewest:
+            raise SiteLostError(
+                f"{len(self._sites)} sites answered, but the job's rule of aggregation needs "
+                f"{self._fewest}",
+                hint="bring the others back and continue with --resume",
+            )
         return self._rule.result()
+
+    def compare(self) -> tuple[dict[str, Standing], dict[str, dict[str, Any]]]:
+        """Standings for the next round, and what the event says of sites beside the others."""
+        if self._agreement is None:
+            return {}, {}
+        return self._agreement.close()
 
 
 def _rule(context: RoundContext, dp: DpTerms | None) -> Rule:
@@ -87,3 +128,9 @@ def _rule(context: RoundContext, dp: DpTerms | None) -> Rule:
     from sealtune.methods.federated.rules.private_mean import PrivateMean
 
     return PrivateMean(context, privacy.clip * dp.noise_multiplier)
+
+
+def _sketch_key(admitted: Admitted) -> bytes:
+    """Known to no site; the same after a restart."""
+    kdf = HKDF(hashes.SHA256(), 32, salt=bytes.fromhex(admitted.job_id), info=b"update sketches")
+    return kdf.derive(admitted.sealing_key)

@@ -64,12 +64,12 @@ class Federated(View):
         )
 
     def missing_words(self, s: Json) -> list[tuple[str, str]]:
-        """How many answers are missing."""
+        """How many answers are missing, and whose updates were unlike the others'."""
         outcomes = [o["outcome"] for r in s["outcomes"] for o in r["sites"].values()]
         lost = sum(outcome not in ("ok", NOT_ASKED, None) for outcome in outcomes)
         noun = "answer is" if lost == 1 else "answers are"
         words = (f"{lost} {noun} missing.", "See the round table for whose, and why.")
-        return [words] if lost else []
+        return ([words] if lost else []) + _outliers(s)
 
     def site_bytes(self, log: RunLog, site: str) -> Json:
         """Over all rounds."""
@@ -82,6 +82,21 @@ class Federated(View):
     def is_exposed(self, log: RunLog) -> bool:
         """Without masks the accelerator sees everything."""
         return log.setting("protection", "protect") == UNMASKED
+
+
+def _outliers(s: Json) -> list[tuple[str, str]]:
+    """Sites whose updates pointed elsewhere than those of the others."""
+    rounds = s["rounds"]["done"]
+    counts = {site: own["rounds_outlier"] for site, own in s["per_site"].items()}
+    return [
+        (
+            f"{site} was an outlier in {count} of {rounds} rounds.",
+            "Its updates pointed elsewhere than those of most other sites: its data differ, its "
+            "labels are wrong, or it attacks.",
+        )
+        for site, count in counts.items()
+        if count
+    ]
 
 
 def _accelerator(facts: Facts) -> tuple[Link, Party]:

@@ -24,4 +24,28 @@ def _exact() -> Make:
     return Exact
 
 
-RULES: dict[str, Callable[[], Make]] = {"exact": _exact, "fedavg": _fedavg}
+def _median() -> Make:
+    from sealtune.methods.federated.rules.coordinatewise import Median
+
+    return Median
+
+
+def _trimmed_mean() -> Make:
+    from sealtune.methods.federated.rules.coordinatewise import TrimmedMean
+
+    return TrimmedMean
+
+
+def _multi_krum() -> Make:
+    from sealtune.methods.federated.rules.multi_krum import MultiKrum
+
+    return MultiKrum
+
+
+RULES: dict[str, Callable[[], Make]] = {
+    "exact": _exact,
+    "fedavg": _fedavg,
+    "median": _median,
+    "multi-krum": _multi_krum,
+    "trimmed-mean": _trimmed_mean,
+}

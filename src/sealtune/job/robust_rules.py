@@ -1,0 +1,69 @@
+"""How many sites the rules that bear attackers need, and whose settings are whose.
+
+Trust domain: every process; settings only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sealtune.errors import Problem
+from sealtune.job.federated_sections import AggregationSpec
+from sealtune.job.sections import NetworkSpec, SitesSpec
+
+MEDIAN, TRIMMED_MEAN, MULTI_KRUM = "median", "trimmed-mean", "multi-krum"
+_OWNERS = {"trim": TRIMMED_MEAN, "attackers": MULTI_KRUM}  # setting -> the rule that has it
+_ALMOST = 1e-9  # 0.29 of 100 sites are 29, whatever binary fractions make of it
+
+
+def left_out(trim: float, sites: int) -> int:
+    """How many of ``sites`` a trimmed mean leaves out at each end; never all."""
+    return min(math.floor(trim * sites + _ALMOST), (sites - 1) // 2)
+
+
+def fewest_sites(aggregation: AggregationSpec) -> int:
+    """How many updates a round needs so that the rule keeps what it promises.
+
+    The median of two is their mean; a trimmed mean has to leave somebody out; for multi-Krum see
+    Blanchard et al., NeurIPS 2017, proposition 2: 2 f + 2 < n.
+    """
+    return {
+        MEDIAN: 3,
+        TRIMMED_MEAN: max(3, math.ceil((1 - _ALMOST) / aggregation.trim)),
+        MULTI_KRUM: 2 * aggregation.attackers + 3,
+    }.get(aggregation.rule, 1)
+
+
+def robust_disagreements(
+    sites: SitesSpec | None, network: NetworkSpec | None, aggregation: AggregationSpec | None
+) -> list[Problem]:
+    """Faults between sections, each with its key; a section that is itself faulty is None."""
+    return [] if aggregation is None else list(_faults(sites, network, aggregation))
+
+
+def _faults(
+    sites: SitesSpec | None, network: NetworkSpec | None, aggregation: AggregationSpec
+) -> Iterator[Problem]:
+    for key, owner in _OWNERS.items():
+        default = AggregationSpec.model_fields[key].default
+        value = getattr(aggregation, key)
+        if aggregation.rule != owner and value != default:
+            words = (
+                f'is {value}, but only the rule "{owner}" has it; the rule is {aggregation.rule}'
+            )
+            yield Problem(f"aggregation.{key}", words)
+    if sites is None or network is None:
+        return
+    needed = fewest_sites(aggregation)
+    quorum = network.min_sites or aggregation.asked(len(sites.names))
+    if quorum < needed:
+        owned = [
+            f"{k} = {getattr(aggregation, k)}" for k, o in _OWNERS.items() if o == aggregation.rule
+        ]
+        name = " with ".join([f'"{aggregation.rule}"', *owned])
+        yield Problem(
+            "aggregation.rule",
+            f"is {name}, which needs the updates of {needed} sites, but a round may end with "
+            f"{quorum}: add sites, or see network.min_sites and aggregation.participation",
+        )

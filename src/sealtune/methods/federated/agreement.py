@@ -1,0 +1,83 @@
+"""Which sites pull where the others do not, and what their rows count for that.
+
+A site's agreement in a round is the cosine with its update that at least half of the others reach:
+what a few of them send neither raises nor lowers it beyond that of honest ones. It is held against
+the median agreement of the same rounds, later rounds counting more. A site far below it is an
+outlier; with ``aggregation.outliers = "discount"`` its rows count a sixteenth in the next round:
+not nothing, so that no aggregate is of fewer organisations than the cohort. What decides is always
+past, so updates still stream through.
+
+Trust domain: server enclave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median_high
+from typing import Any
+
+import numpy as np
+
+from sealtune.methods.federated.adapter import Tensors
+from sealtune.methods.federated.sketch import WIDTH, Sketch, Sketcher, cosines
+
+Standing = tuple[float, float]  # a site's agreement, and what is usual in the same rounds
+_MEMORY = 0.5  # share of the past in a standing
+_FAR = 0.5  # of what is usual
+_NOISE = 3 / math.sqrt(WIDTH)  # three deviations of a sketch's cosine
+_DISCOUNT = 16
+_FEWEST = 3  # of two sites, neither is the one that is far out
+
+
+class Agreement:
+    """The sites' directions in one round.
+
+    Args:
+        sketcher: makes the sketches.
+        standings: site -> standing that the round before left.
+    """
+
+    def __init__(self, sketcher: Sketcher, standings: Mapping[str, Standing]) -> None:
+        self._sketcher = sketcher
+        self._standings = dict(standings)
+        self._sketches: dict[str, Sketch] = {}
+
+    def rows(self, site: str, signed: int) -> int:
+        """How many rows a site counts in this round, by what it sent in those before."""
+        return max(1, signed // _DISCOUNT) if self._is_far(site) else signed
+
+    def note(self, site: str, update: Tensors) -> None:
+        """A site's update is part of the round."""
+        self._sketches[site] = self._sketcher.sketch(update)
+
+    def close(self) -> tuple[dict[str, Standing], dict[str, dict[str, Any]]]:
+        """Standings for the next round, and each site's fields of ``SiteRound`` in this one."""
+        if len(self._sketches) < _FEWEST:
+            return self._standings, {site: {"outlier": False} for site in self._sketches}
+        found = agreements(self._sketches)
+        usual = median_high(found.values())
+        for site, own in found.items():
+            past = self._standings.get(site, (own, usual))
+            self._standings[site] = (_blend(past[0], own), _blend(past[1], usual))
+        return self._standings, {
+            site: {"outlier": self._is_far(site), "agreement": round(own, 4)}
+            for site, own in found.items()
+        }
+
+    def _is_far(self, site: str) -> bool:
+        own, usual = self._standings.get(site, (0.0, 0.0))
+        return own < _FAR * usual - _NOISE
+
+
+def agreements(sketches: Mapping[str, Sketch]) -> dict[str, float]:
+    """Agreement of each of at least two sites, from the sketches of their updates."""
+    sites = sorted(sketches)
+    between = cosines(np.stack([sketches[site] for site in sites]))
+    others = between[~np.eye(len(sites), dtype=bool)].reshape(len(sites), -1)  # [n, n - 1]
+    middle = others.shape[1] // 2
+    return dict(zip(sites, np.sort(others, axis=1)[:, middle].tolist(), strict=True))
+
+
+def _blend(past: float, new: float) -> float:
+    return _MEMORY * past + (1 - _MEMORY) * new
