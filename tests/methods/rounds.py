@@ -52,7 +52,7 @@ def admitted(folder: Path, weights: Mapping[str, int], **sections: Any) -> Any:
         settings=job(sites=sites, **sections).settings,
         plan=SimpleNamespace(shared=SHAPES),
         manifest=SimpleNamespace(
-            data={site: SimpleNamespace(train_rows=rows) for site, rows in weights.items()}
+            dp=None, data={site: SimpleNamespace(train_rows=rows) for site, rows in weights.items()}
         ),
         state_folder=folder,
         sealing_key=bytes(32),
