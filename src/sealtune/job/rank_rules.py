@@ -26,8 +26,9 @@ def rank_disagreements(
     problems: list[Problem] = []
     if tuning.lora is not None and tuning.lora.ranks:
         problems += _of_ranks(job, sites, tuning.lora, aggregation)
-    if aggregation is not None and aggregation.rule == EXACT:
-        problems += _of_products(tuning)
+    if aggregation is not None and aggregation.rule == EXACT and tuning.lora is None:
+        words = f'is "{EXACT}", which averages products of LoRA; there is no tuning.lora'
+        problems.append(Problem("aggregation.rule", words))
     return problems
 
 
@@ -54,14 +55,3 @@ def _of_ranks(
     if lora.start == "orthogonal":
         words = 'is "orthogonal": B A is zero of all rows together only, and lower ranks take a few'
         yield Problem("tuning.lora.start", words)
-
-
-def _of_products(tuning: TuningSpec) -> Iterator[Problem]:
-    key = "aggregation.rule"
-    if tuning.lora is None:
-        yield Problem(
-            key, f'is "{EXACT}", which averages products of LoRA; there is no tuning.lora'
-        )
-    elif tuning.lora.dora:
-        words = f'is "{EXACT}", but with dora a weight is no sum of the model\'s and a product'
-        yield Problem(key, words)
