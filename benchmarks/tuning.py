@@ -175,7 +175,9 @@ def rows_of(name: str, size: Size, *, held: bool) -> tuple[Path, Path]:
     """Files with some of a set's rows, to train and test on; ``held``: none of its test rows."""
     source = benchmark_cache().parent / "data" / name
     DATA_SETS[name].make(source, lambda said: None)
-    lines = {part: (source / f"{part}.jsonl").read_text().splitlines() for part in ("train", "test")}
+    lines = {
+        part: (source / f"{part}.jsonl").read_text().splitlines() for part in ("train", "test")
+    }
     random.Random(1).shuffle(lines["train"])
     random.Random(2).shuffle(lines["test"])
     train, rest = lines["train"][: size.train], lines["train"][size.train :]

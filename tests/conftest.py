@@ -21,6 +21,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(base / "data-home"))
+        patch.setenv("XDG_STATE_HOME", str(base / "state-home"))
         patch.setenv("SEALTUNE_CACHE", str(base / "cache"))
         yield
 

@@ -33,6 +33,7 @@
         ├── UnknownKeyError                     a key that is none of the participants'
         ├── ManifestExpiredError                outside the time in which it is valid
         ├── DigestMismatchError                 what lies here is not what was signed
+        ├── DifferenceReleaseError              its result and an earlier one could be subtracted
         ├── WeakEvidenceError                   it accepts evidence that proves nothing
         ├── UnsupportedTermsError               it asks for what this version cannot keep
         └── KeyFileError                        a signing key's file cannot be used
@@ -216,6 +217,10 @@ class ManifestExpiredError(ManifestError):
 
 class DigestMismatchError(ManifestError):
     """Model, data, plan, code or settings are not those that were signed."""
+
+
+class DifferenceReleaseError(ManifestError):
+    """Its result and that of an earlier job differ by the part of too few organisations."""
 
 
 class WeakEvidenceError(ManifestError):

@@ -174,7 +174,7 @@ def sign_job(
     if not is_signed(job, run_dir):
         signed = envelope or throw_away(resolve(job))
         (run_dir / MANIFEST).write_bytes(signed.encode())
-    parties = line_up(job, run_dir, keys=keys or {})
+    parties = line_up(job, run_dir, keys=keys or {}, history=run_dir / "jobs")
     return {party.site or party.role: party for party in parties}
 
 

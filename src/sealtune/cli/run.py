@@ -161,13 +161,16 @@ def _prepare(
         resolution = resolve(job)
     if given is not None:
         check_found(manifest, resolution.found)
+        signing.check_jobs(given, keys)
     launch.prepare(run_dir, force=force)
     try:
         envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir))
         keys = keys or signing.kept_keys(run_dir, job)
         write_atomic(run_dir / _JOB, job_file.read_bytes())
         write_atomic(run_dir / launch.MANIFEST, envelope.encode())
-        parties = launch.line_up(resolution.job, run_dir, keys=keys)
+        # who signs with throw-away keys took part in nothing before, and will not again
+        history = None if given else run_dir / "jobs"
+        parties = launch.line_up(resolution.job, run_dir, keys=keys, history=history)
         for party in parties:
             launch.write_party(party)
     except BaseException:
@@ -180,11 +183,11 @@ def _prepare(
 
 
 def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
-    """Throw-away keys that a split job's sites sign with, kept in the run folder for --resume."""
-    from sealtune.cli.signing import KEYS
+    """Throw-away keys that sites need to run with, kept in the run folder for --resume."""
+    from sealtune.cli.signing import KEYS, sites_need_keys
     from sealtune.job.key_files import load_private, new_key
 
-    if not job.job.rules.sites_sign:
+    if not sites_need_keys(job.settings):
         return None
     return {site: load_private(new_key(site, run_dir / KEYS)[0]) for site in job.sites.names}
 
@@ -240,7 +243,8 @@ def _take_up(
         if model is not None and job.model.revision is None:  # a hub's model at its commit
             at_commit = job.model.model_copy(update={"revision": model.revision})
             job = job.model_copy(update={"model": at_commit})
-        parties = launch.line_up(job, run_dir, keys=keys, resume=True)
+        history = before[0].history
+        parties = launch.line_up(job, run_dir, keys=keys, history=history, resume=True)
         places = [(party.model, party.data) for party in parties if party.role == "site"]
         changed = places != [(party.model, party.data) for party in before]
     if changed:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sealtune.attest import AppraisalPolicy
     from sealtune.job.sections import ProtectionSpec
+    from sealtune.job.settings import Settings
     from sealtune.job.spec import Job
     from sealtune.plan.resolve import Resolution
 
@@ -170,7 +171,7 @@ def throw_away(
 
 
 def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
-    """Site -> key file, for a job whose sites sign who they are; empty for others.
+    """Site -> key file, for a job whose sites need keys to run; empty for others.
 
     Raises:
         KeyFileError: a file cannot be used.
@@ -180,7 +181,7 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
     from sealtune.errors import UnknownKeyError
     from sealtune.job.key_files import load_private
 
-    if not method_of(manifest.method).sites_sign:
+    if not sites_need_keys(manifest.settings):
         return {}
     owners = {participant.key: participant for participant in manifest.participants}
     key_files: dict[str, Path] = {}
@@ -196,7 +197,7 @@ def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:
         names = ", ".join(participant.org for participant in owners.values())
         raise ConfigError(
             "--key",
-            [Problem(names, "the sites of this job sign who they are: give the key file")],
+            [Problem(names, "the sites sign, or keep their log of jobs under it: give the file")],
             hint="all sites run on this machine here, so all keys are needed, one --key each",
         )
     return key_files
@@ -208,10 +209,42 @@ def key_options(manifest: Manifest, files: Iterable[Path] | None = None) -> str:
     Args:
         files: the organisations' private keys; default: each under its organisation's name.
     """
-    if not method_of(manifest.method).sites_sign:
+    if not sites_need_keys(manifest.settings):
         return ""
     names = files or [Path(f"{participant.org}.key") for participant in manifest.participants]
     return "".join(f" --key {shlex.quote(str(name))}" for name in dict.fromkeys(names))
+
+
+def sites_need_keys(settings: Settings) -> bool:
+    """Whether sites run with their organisations' private keys: to sign who they are, or because
+    their enclaves have no sealing key to keep a log of jobs under.
+    """
+    from sealtune.attest.evidence import Kind
+    from sealtune.attest.platforms import platform
+
+    if settings.job.rules.sites_sign:
+        return True
+    return not platform(Kind(settings.protection.evidence("site"))).keeps_state
+
+
+def check_jobs(envelope: Envelope, keys: Mapping[str, Path]) -> None:
+    """Whether all sites of this machine may take part, beside the jobs in which they did before.
+
+    Args:
+        keys: site -> key file.
+
+    Raises:
+        DifferenceReleaseError, StorageError: see ``JobLog.check``.
+    """
+    from sealtune.attest.platforms.base import MACHINE
+    from sealtune.job.key_files import load_private
+    from sealtune.job.manifest import job_id, open_manifest
+    from sealtune.party.job_log import own_log
+
+    manifest, identity = open_manifest(envelope), job_id(envelope.payload)
+    for site in manifest.settings.sites.names:
+        key = load_private(keys[site]) if site in keys else None
+        own_log(manifest, identity, site, None, key, MACHINE).check()
 
 
 def kept_keys(run_dir: Path, job: Job) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Where a user's files are kept: the home folder, and what can be made again.
+"""Where a user's files are kept: the home folder, what can be made again, what is remembered.
 
 Trust domain: none of its own; the cache holds public files only, and their digests are checked.
 """
@@ -24,6 +24,16 @@ def cache_folder() -> Path:
     return Path(base) / "sealtune"
 
 
+def state_folder() -> Path:
+    """``sealtune`` in the user's folder of things to remember: ``$XDG_STATE_HOME``.
+
+    Raises:
+        StorageError: this user has no home folder, and the variable names no other.
+    """
+    base = os.environ.get("XDG_STATE_HOME") or home() / ".local" / "state"
+    return Path(base) / "sealtune"
+
+
 def home() -> Path:
     """The user's home folder.
 
@@ -35,5 +45,5 @@ def home() -> Path:
     except RuntimeError as error:
         raise StorageError(
             "this user has no home folder to keep files in",
-            hint="set HOME, or XDG_DATA_HOME and XDG_CACHE_HOME, to a folder of this user",
+            hint="set HOME, or XDG_DATA_HOME, XDG_CACHE_HOME and XDG_STATE_HOME, to one of yours",
         ) from error

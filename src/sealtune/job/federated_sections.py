@@ -88,6 +88,9 @@ class PrivacySpec(Section):
         default=None, examples=[1.0]
     )
     """Deviation of the noise over `clip`; without it, the least that all rounds' budget allows."""
+    insecure_difference_releases: bool = Field(default=False, strict=True)
+    """Take part although this result less an earlier one shows the part of few organisations; for
+    those who sign it."""
     site_metrics: bool = Field(default=False, strict=True)
     """Whether the server lets out each site's losses, answers and seconds, or only totals."""
 

@@ -29,6 +29,7 @@ _ONLY: Mapping[str, Side] = {
     "site": "site",
     "key": "site",
     "data": "site",
+    "history": "site",
     "accelerator": "site",
     "resume": "server",
     "serve": "server",
@@ -66,7 +67,12 @@ class Local(_Strict):
     listen: str = Field(min_length=1, description="socket to listen on")
     accelerator: str = Field(default="", description="where a site's accelerator listens")
     key: Path | None = Field(
-        default=None, description="private key with which a split job's site signs who it is"
+        default=None,
+        description="private key of the site's organisation: a split job's site signs with it",
+    )
+    history: Path | None = Field(
+        default=None,
+        description="folder where the site remembers its jobs; left out: the user's state folder",
     )
     device: Literal["cpu", "cuda"] | None = Field(
         default=None, description="where the accelerator computes; left out: on CUDA, if it can"

@@ -64,7 +64,7 @@ def _problem(place: tuple[int | str, ...], kind: str, message: str) -> Problem:
 def _absolute(local: Local, base: Path) -> Local:
     changes: dict[str, Any] = {
         name: absolute(place, base)
-        for name in ("manifest", "folder", "key", "collateral", "evidence_root")
+        for name in ("manifest", "folder", "key", "history", "collateral", "evidence_root")
         if (place := getattr(local, name)) is not None
     }
     if local.model is not None:

@@ -18,7 +18,7 @@ _PACKAGES = ("sealtune", "torch", "transformers", "peft", "flwr", "cryptography"
 # What a child gets of the launcher's variables; nothing that names code, libraries or servers.
 _PASSED = frozenset({
     "HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ",
-    "XDG_CACHE_HOME", "XDG_DATA_HOME", "SEALTUNE_CACHE",
+    "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "SEALTUNE_CACHE",
     "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE",
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     # which instructions libraries of arithmetic may use

@@ -26,7 +26,12 @@ FOLDER = "parties"  # of a run's folder: what each party's program reads
 
 
 def line_up(
-    job: Job, run_dir: Path, *, keys: Mapping[str, Path], resume: bool = False
+    job: Job,
+    run_dir: Path,
+    *,
+    keys: Mapping[str, Path],
+    history: Path | None = None,
+    resume: bool = False,
 ) -> list[Local]:
     """The parties of a run on one machine, in the order in which they start.
 
@@ -35,7 +40,8 @@ def line_up(
     Args:
         job: with the places of model and data.
         run_dir: the run's folder, which holds its manifest.
-        keys: site -> file of its organisation's key, where sites sign.
+        keys: site -> file of its organisation's key, where sites need it.
+        history: folder where sites remember their jobs; default: that of the user.
         resume: go on from the sealed checkpoint.
     """
     home = run_dir.resolve()
@@ -57,6 +63,7 @@ def line_up(
                 listen=f"c{number}.sock",  # names may be long, and a socket's path may not
                 accelerator="unix:accelerator.sock" if method.accelerated else "",
                 key=keys[site].resolve() if site in keys else None,
+                history=history and history.resolve(),
                 model=model,
                 data=data_of(job, site),
                 **common,

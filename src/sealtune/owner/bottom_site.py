@@ -119,6 +119,8 @@ class BottomSite:
         if not isinstance(number, int) or not 0 <= number < len(self._chunks):
             raise FrameError(f"the server asked for chunk {number!r} of {len(self._chunks)}")
         of = len(self._chunks)
+        if number == of - 1:  # with it the server has all that it trains on
+            self._admitted.jobs.take_part(self._admitted.manifest.rounds)
         self._emit(Phase(round=0, phase="upload", of=of))
         begun = time.perf_counter()
         part, texts, span = self._chunks[number]
@@ -143,6 +145,7 @@ class BottomSite:
     def _finish(self, round_: int, message: Frame) -> Frame:
         self._emit(Phase(round=round_, phase="release", of=0))
         files = self._received.take(message)
+        self._admitted.jobs.mark_released()
         if files:
             write_adapter(self._folder, own_copy(files, self._admitted))
             read_fingerprint(self._folder)

@@ -40,6 +40,7 @@ from sealtune.party.trust import (
 
 if TYPE_CHECKING:
     from sealtune.job.spec import Job
+    from sealtune.party.job_log import JobLog
 
 
 class Holdings(Protocol):
@@ -64,12 +65,14 @@ class Role:
         needs: keys of the local file that it cannot do without.
         holds: loads what it holds of the job and compares it with the manifest; None: it holds
             nothing.
+        contributes: whether its data goes into the result, so that it remembers the job.
     """
 
     side: Side
     program: str
     needs: tuple[str, ...] = ()
     holds: Callable[[Manifest, Local], Holdings] | None = None
+    contributes: bool = False
 
 
 AGGREGATOR = Role("server", "aggregator")
@@ -89,6 +92,7 @@ class Admitted:
         holdings: what the role's ``holds`` returned, or None.
         sealing_key: 32 bytes that only this kind of enclave on this machine can get (TDX: this
             process alone; a server without a TEE: anybody); empty for a party that seals no files.
+        job_log: where a site that contributes remembers its jobs.
     """
 
     local: Local
@@ -98,6 +102,7 @@ class Admitted:
     trust: Mapping[str, Trust] = field(repr=False)
     holdings: Any = field(repr=False)
     sealing_key: bytes = field(default=b"", repr=False)
+    job_log: JobLog | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Settings:
@@ -114,6 +119,17 @@ class Admitted:
     def site(self) -> str:
         """This site's name; empty for another party."""
         return self.local.site or ""
+
+    @property
+    def jobs(self) -> JobLog:
+        """Where a site remembers its jobs.
+
+        Raises:
+            ModelError: the party contributes nothing.
+        """
+        if self.job_log is None:
+            raise ModelError("a party that contributes nothing keeps no log of jobs")
+        return self.job_log
 
     @property
     def is_spare(self) -> bool:
@@ -175,14 +191,16 @@ def admit(local: Local, role: Role) -> Admitted:
 
     Raises:
         ManifestError: the manifest, its signatures, time or terms; the key; the code; the evidence
-            that is accepted; what lies here is not what was signed.
+            that is accepted; its result less that of an earlier job would show the part of too few
+            organisations; what lies here is not what was signed.
         ConfigError: the local file is not one of this program, or of a party of this job.
         AttestationError: this machine cannot make the evidence that it has to show.
-        StorageError: it is to go on from sealed files, and its kind of TEE has no key that lasts.
+        StorageError: it is to go on from sealed files, and its kind of TEE has no key that lasts;
+            or the site's log of jobs is not as it wrote it.
         ModelError, DataError, StorageError: files that cannot be used at all.
     """
     envelope = Envelope.read(local.manifest)
-    manifest = verify_manifest(envelope)
+    manifest, identity = verify_manifest(envelope), job_id(envelope.payload)
     _check_party(manifest, local, role)
     key = None
     if local.key is not None:
@@ -209,18 +227,26 @@ def admit(local: Local, role: Role) -> Admitted:
             from sealtune.party.reopening import check_reopening
 
             check_reopening(manifest.settings.protection)
-        own_key = sealing_key(manifest, job_id(envelope.payload), root)
+        own_key = sealing_key(manifest, identity, root)
     elif role.side == "site" and manifest.plan.personal:
         own_key = own_platform(manifest, "site", root).sealing_key()
+    jobs = None
+    if role.contributes:
+        from sealtune.party.job_log import own_log
+
+        site, folder = local.site or "", local.history
+        jobs = own_log(manifest, identity, site, folder, key, root)
+        jobs.check()
     holdings = role.holds(manifest, local) if role.holds else None
     return Admitted(
         local=local,
         manifest=manifest,
-        job_id=job_id(envelope.payload),
+        job_id=identity,
         plan=holdings.plan if holdings else manifest.plan,
         trust=trust,
         holdings=holdings,
         sealing_key=own_key,
+        job_log=jobs,
     )
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from sealtune.party.admit import AGGREGATOR, SUMMING_SERVER, Role
 from sealtune.plan.holdings import hold_data, hold_model, hold_task
 
-SITE_ENCLAVE = Role("site", "site-enclave", ("model", "data", "accelerator"), hold_data)
+SITE_ENCLAVE = Role(
+    "site", "site-enclave", ("model", "data", "accelerator"), hold_data, contributes=True
+)
 ACCELERATOR = Role("accelerator", "", ("model",), hold_model)
 SPLIT_SERVER = Role("server", "split-server", ("model",), hold_model)
-OWNER_SITE = Role("site", "owner-site", ("model", "data", "key"), hold_data)
-OWNER_TRAINER = Role("site", "owner-trainer", ("model", "data", "key"), hold_data)
+OWNER_SITE = Role("site", "owner-site", ("model", "data", "key"), hold_data, contributes=True)
+OWNER_TRAINER = Role("site", "owner-trainer", ("model", "data", "key"), hold_data, contributes=True)
 OWNER_ASKING = Role("site", "owner-site", ("model", "key"), hold_task)  # of a finished run
 
 # method -> what its parties run

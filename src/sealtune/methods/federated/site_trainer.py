@@ -97,6 +97,7 @@ class SiteTrainer:
         self._begin(question, round_)
         body = b""
         if question.kind == "train":
+            self._admitted.jobs.take_part(round_)
             fields = self._train(round_)
             state = trainable_state(self._model)
             self._personal.keep(round_, state)
