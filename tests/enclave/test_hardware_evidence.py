@@ -275,3 +275,15 @@ def test_a_machine_without_hardware_ends_before_any_work(
     assert f"the server enclave must show {kind} evidence; this machine lacks" in said
     assert "/dev/" in said
     assert [path.name for path in tmp_path.iterdir()] == ["job.toml"]
+
+
+def test_a_site_in_a_tdx_guest_remembers_under_its_key(llama: Path, tmp_path: Path) -> None:
+    """TDX has no sealing key: without the organisation's there would be no log to believe."""
+    job = federated(tmp_path, llama, server="tdx", site="tdx")
+    with guests(tmp_path, server=Kind.TDX, site=Kind.TDX) as tees:
+        parties = inside(sign_split(job, tmp_path / "run", given=policies(tees)), tees)
+        north = parties["north"]
+        with pytest.raises(ConfigError, match=r"key: is missing: a TDX guest has no sealing key"):
+            admit_party(north.model_copy(update={"key": None}))
+        admit_party(north).jobs.take_part(1)
+        assert admit_party(north).jobs.path.exists()

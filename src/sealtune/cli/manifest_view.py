@@ -80,6 +80,7 @@ def show_manifest(
         ("release", RELEASE[manifest.release]),
         ("cohort", cohort),
         *_privacy(manifest),
+        *_shown(manifest),
         ("attested", attested),
     )
     _heading(console, "Who takes part")
@@ -96,6 +97,17 @@ def show_manifest(
     _plan(manifest, console)
     _heading(console, "What each party will see")
     _parties(manifest, policies.values(), console)
+
+
+def _shown(manifest: Manifest) -> list[tuple[str, str | Text]]:
+    """Whose figures leave the server enclave, and whether results may be subtracted."""
+    privacy = manifest.settings.privacy
+    whose = "of each site" if privacy.site_metrics else "of all sites together"
+    rows: list[tuple[str, str | Text]] = [("metrics", f"losses and answers {whose}")]
+    if privacy.insecure_difference_releases:
+        words = "this result less an earlier one may show an organisation's part, by consent"
+        rows.append(("INSECURE", Text(words, "red")))
+    return rows
 
 
 def _privacy(manifest: Manifest) -> list[tuple[str, str | Text]]:

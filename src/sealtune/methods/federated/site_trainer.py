@@ -106,6 +106,7 @@ class SiteTrainer:
             fields = self._evaluate(round_, announce=question.kind == "evaluate")
         if question.kind == "release":
             self._export(self._admitted.adapter_folder)
+            self._admitted.jobs.mark_released()
             if steps := self._job.aggregation.personal_steps:
                 self._go_on(round_, steps)
         meta = {"round": round_, **fields}
