@@ -108,11 +108,11 @@ def test_apportion_against_fractions(weights: list[int], total: int) -> None:
 @settings(deadline=None)
 @given(LABELS, st.integers(1, 70), st.integers(0, 3))
 def test_subsample_keeps_proportions(labels: list[str], limit: int, seed: int) -> None:
-    kept = subsample(labels, limit, seed).tolist()
+    kept = subsample(labels, limit, seed, "test").tolist()
     assert len(kept) == min(limit, len(labels))
     assert kept == sorted(set(kept))
     everything, picked = Counter(labels), Counter(labels[i] for i in kept)
     for label, count in everything.items():
         assert abs(picked[label] - count * len(kept) / len(labels)) < 1
-    assert kept == subsample(labels, limit, seed).tolist()
-    assert subsample(labels, None, seed).tolist() == list(range(len(labels)))
+    assert kept == subsample(labels, limit, seed, "test").tolist()
+    assert subsample(labels, None, seed, "test").tolist() == list(range(len(labels)))

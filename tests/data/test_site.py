@@ -77,6 +77,20 @@ def test_max_test_rows_counts_all_sites_together(pooled: Path) -> None:
     assert sum(len(data.train) for data in sites.values()) == 90
 
 
+def test_max_train_rows_counts_all_sites_together(pooled: Path) -> None:
+    every = load_sites(job(pooled))
+    sites = load_sites(job(pooled, data={"max_train_rows": 30}))
+    trained = [e for data in sites.values() for e in data.train]
+    assert Counter(e.label for e in trained) == {0: 10, 1: 10, 2: 10}
+    assert len({e.row for e in trained}) == 30
+    assert all(e.text == f"text {e.row - 1}" for e in trained)
+    # which test rows there are hangs on no limit of the training rows
+    assert Counter(e.row for d in sites.values() for e in d.test) == Counter(
+        e.row for d in every.values() for e in d.test
+    )
+    assert sites == load_sites(job(pooled, data={"max_train_rows": 30}))
+
+
 def own_files(folder: Path, contents: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """[data] and [sites] with a file for each site."""
     files = {name: write(folder / f"{name}.jsonl", content) for name, content in contents.items()}
@@ -102,6 +116,14 @@ def test_own_files_split_max_test_rows_evenly(tmp_path: Path) -> None:
     sections["data"]["max_test_rows"] = 21
     sites = load_sites(job(tmp_path, **sections))
     assert [len(sites[name].test) for name in ("north", "south")] == [11, 10]
+
+
+def test_own_files_split_max_train_rows_evenly(tmp_path: Path) -> None:
+    sections = own_files(tmp_path, {"north": rows(50, "ab"), "south": rows(50, "ab")})
+    sections["data"]["max_train_rows"] = 21
+    sites = load_sites(job(tmp_path, **sections))
+    assert [len(sites[name].train) for name in ("north", "south")] == [11, 10]
+    assert [len(sites[name].test) for name in ("north", "south")] == [50, 50]
 
 
 def test_causal_lm_needs_no_labels(tmp_path: Path) -> None:

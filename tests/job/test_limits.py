@@ -49,6 +49,7 @@ BOUNDS: list[tuple[type[sections.Section], str, list[Any], list[Any]]] = [
     (sections.JobSpec, "seed", [0, 4294967295], [-1, 4294967296]),
     (sections.JobSpec, "rounds", [1, 10000], [0, 10001]),
     (spec.DataSpec, "max_tokens", [2, 8192], [1, 8193]),
+    (spec.DataSpec, "max_train_rows", [1, 2**40], [0]),
     (spec.DataSpec, "max_test_rows", [1, 2**40], [0]),
     (spec.DataSpec, "label", ["x"], [""]),
     (spec.DataSpec, "labels", [["a", "b"]], [["a"], ["a", "a"], ["a", " "]]),

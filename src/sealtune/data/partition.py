@@ -7,7 +7,7 @@ Trust domain: client enclave; also the launcher's checks on the data owner's mac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from sealtune.errors import DataError
 
 Indices = NDArray[np.int64]
+Part = Literal["train", "test"]
 
 ATTEMPTS = 1000  # draws of Dirichlet shares before "some site is always empty" is believed
-_SHARES, _TRAIN, _TEST, _SUBSAMPLE = range(4)  # purposes, so that streams never overlap
+# purposes, so that streams never overlap
+_SHARES, _TRAIN, _TEST, _FEWER_TEST, _FEWER_TRAIN = range(5)
+_FEWER: Mapping[Part, int] = {"train": _FEWER_TRAIN, "test": _FEWER_TEST}
 
 
 def partition(
@@ -113,18 +116,22 @@ def apportion(shares: NDArray[np.float64], total: int) -> Indices:
     return counts
 
 
-def subsample(labels: Sequence[str], limit: int | None, seed: int) -> Indices:
+def subsample(labels: Sequence[str], limit: int | None, seed: int, part: Part) -> Indices:
     """Row numbers (ascending) of at most ``limit`` rows, each class in proportion.
 
     A test set for one number in a report does not need every row; the same rows are taken in every
-    process. ``limit=None`` keeps all.
+    process.
+
+    Args:
+        limit: None keeps all.
+        part: of the data that the rows are.
     """
     if limit is None or limit >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
     classes = {label: k for k, label in enumerate(sorted(set(labels)))}
     coded = _coded(labels, classes)
     quota = apportion(np.bincount(coded).astype(np.float64), limit)
-    draw = _generator(seed, _SUBSAMPLE)
+    draw = _generator(seed, _FEWER[part])
     drawn = [draw.permutation(np.flatnonzero(coded == k))[: quota[k]] for k in range(len(classes))]
     rows: Indices = np.sort(np.concatenate(drawn))
     return rows
@@ -139,4 +146,4 @@ def _generator(seed: int, purpose: int, attempt: int = 0) -> np.random.Generator
 
 
 def _row_limit(kind: str) -> str:
-    return "; data.max_test_rows also limits the test rows" if kind == "test" else ""
+    return f"; data.max_{kind}_rows also limits the {kind} rows"

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -114,25 +114,32 @@ def load_sites(
 
 
 def _load_own(job: Job, site: str, labels: tuple[str, ...]) -> SiteData:
-    """Per-site files: no other site's file is opened, so max_test_rows is split evenly."""
+    """Per-site files: no other site's file is opened, so limits of rows are split evenly."""
     train_files, test_files = job.data.train, job.data.test
     if not isinstance(train_files, dict) or not isinstance(test_files, dict):
         raise DataError("data.train and data.test must both be tables of site = file")
     train_path, test_path = train_files[site], test_files[site]
     train, test = (read_rows(path, _columns(job)) for path in (train_path, test_path))
-    test_rows = np.arange(len(test), dtype=np.int64)
-    if job.data.max_test_rows is not None:
-        from sealtune.data.partition import apportion, subsample
-
-        sites = len(job.sites.names)
-        share = apportion(np.ones(sites), job.data.max_test_rows)[job.sites.names.index(site)]
-        classes = _labels(job, test_path, test) if _needs_labels(job) else [""] * len(test)
-        test_rows = subsample(classes, max(1, int(share)), job.job.seed)
-    everything = np.arange(len(train), dtype=np.int64)
+    train_rows = _own_rows(job, site, train_path, train, "train")
+    test_rows = _own_rows(job, site, test_path, test, "test")
     return SiteData(
-        _examples(job, _Part(train_path, train, {site: everything}), site, labels),
+        _examples(job, _Part(train_path, train, {site: train_rows}), site, labels),
         _examples(job, _Part(test_path, test, {site: test_rows}), site, labels),
     )
+
+
+def _own_rows(
+    job: Job, site: str, path: Path, rows: Sequence[Row], part: Literal["train", "test"]
+) -> Indices:
+    """Those of a site's file that count."""
+    limit = job.data.max_train_rows if part == "train" else job.data.max_test_rows
+    if limit is None:
+        return np.arange(len(rows), dtype=np.int64)
+    from sealtune.data.partition import apportion, subsample
+
+    share = apportion(np.ones(len(job.sites.names)), limit)[job.sites.names.index(site)]
+    classes = _labels(job, path, rows) if _needs_labels(job) else [""] * len(rows)
+    return subsample(classes, max(1, int(share)), job.job.seed, part)
 
 
 def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _Part]:
@@ -142,21 +149,23 @@ def _deal_pooled(job: Job, train_path: Path, test_path: Path) -> tuple[_Part, _P
     train, test = read_rows(train_path, columns), read_rows(test_path, columns)
     train_labels = _labels(job, train_path, train)
     test_labels = _labels(job, test_path, test)
-    test_rows = subsample(test_labels, job.data.max_test_rows, job.job.seed)
+    seed, limits = job.job.seed, job.data
+    used = subsample(train_labels, limits.max_train_rows, seed, "train")
+    test_rows = subsample(test_labels, limits.max_test_rows, seed, "test")
     scheme = job.sites.partition
     if scheme == "file":
         raise DataError("pooled files need sites.partition = 'dirichlet' or 'label'")
-    train_rows, test_shares = partition(
-        train_labels,
+    train_shares, test_shares = partition(
+        [train_labels[i] for i in used],
         [test_labels[i] for i in test_rows],
         len(job.sites.names),
         scheme=scheme,
         alpha=job.sites.alpha,
-        seed=job.job.seed,
+        seed=seed,
     )
     names = job.sites.names
     return (
-        _Part(train_path, train, dict(zip(names, train_rows, strict=True))),
+        _Part(train_path, train, dict(zip(names, (used[t] for t in train_shares), strict=True))),
         _Part(test_path, test, dict(zip(names, (test_rows[t] for t in test_shares), strict=True))),
     )
 

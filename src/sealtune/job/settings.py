@@ -53,6 +53,8 @@ class DataSettings(Section):
     """Column with the class: text or whole numbers."""
     max_tokens: int = Field(default=64, ge=2, le=8192, strict=True, examples=[32])
     """Longer texts are cut to this many tokens, and counted."""
+    max_train_rows: int | None = Field(default=None, ge=1, strict=True, examples=[600])
+    """Training rows of all sites together, each class in proportion; without it, all rows."""
     max_test_rows: int | None = Field(default=None, ge=1, strict=True, examples=[420])
     """Test rows of all sites together, each class in proportion; without it, all rows."""
 

@@ -26,7 +26,7 @@ ROUNDS_SHOWN = 60  # of each end of a long run
 SETTINGS = {
     "job": ("method", "trust"),
     "model": ("path", "task"),
-    "data": ("template", "max_tokens", "max_test_rows"),
+    "data": ("template", "max_tokens", "max_train_rows", "max_test_rows"),
     "sites": ("partition", "alpha"),
     "split": ("cut", "activations", "compute", "checkpointing"),
     "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf"),
