@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sealtune.errors import UpdateBoundError
-from sealtune.job.sections import TrainSpec
+from sealtune.job.sections import LoraSpec, TrainSpec, TuningSpec
 from sealtune.methods.federated.update import read_update
 from sealtune.methods.federated.update_bound import LARGEST_STEP, UpdateBound
 
@@ -46,7 +46,25 @@ def test_no_gradients_take_adamw_beyond_the_bound(
 ) -> None:
     spec = TrainSpec(learning_rate=1e-3, weight_decay=decay, steps_per_round=steps)
     end = trained(spec, start, growing(steps, ratio))[-1]
-    read_update(adapter(end), adapter(start), UpdateBound(spec, 30).limits({NAME: abs(start)}))
+    read_update(
+        adapter(end), adapter(start), UpdateBound(spec, TuningSpec(), 30).limits({NAME: abs(start)})
+    )
+
+
+def test_each_tensor_has_the_bound_of_its_own_rate() -> None:
+    """With LoRA+ B moves faster: an honest B passes, and A is held to its own rate."""
+    spec = TrainSpec(learning_rate=1e-3, weight_decay=0.1, steps_per_round=5)
+    tuning = TuningSpec(lora=LoraSpec(learning_rate_ratio=16.0))
+    one, faster = UpdateBound(spec, TuningSpec(), 30), UpdateBound(spec, tuning, 30)
+    names = dict.fromkeys((NAME, NAME.replace("lora_A", "lora_B")), 0.3)
+    slow, fast = one.limits(names), faster.limits(names)
+    b = NAME.replace("lora_A", "lora_B")
+    assert fast[NAME] == slow[NAME] == slow[b]
+    quick = spec.model_copy(update={"learning_rate": 16e-3})
+    assert fast[b] == pytest.approx(UpdateBound(quick, TuningSpec(), 30).limits(names)[b])
+    end = trained(quick, 0.3, growing(5, 1.11))[-1]
+    assert abs(end - 0.3) <= fast[b]
+    assert abs(end - 0.3) > slow[b]
 
 
 def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
@@ -57,11 +75,12 @@ def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
 
 @pytest.mark.parametrize("factor", [1.05, -1.05, 100.0, float("inf"), float("nan")])
 def test_beyond_the_bound_is_refused(factor: float) -> None:
-    bound = UpdateBound(TrainSpec(learning_rate=1e-3, steps_per_round=4), 30)
-    limits = bound.limits({NAME: 0.25})
-    inside = adapter(0.25 + bound.move * 0.99)
+    train = TrainSpec(learning_rate=1e-3, steps_per_round=4)
+    limits = UpdateBound(train, TuningSpec(), 30).limits({NAME: 0.25})
+    move = limits[NAME]
+    inside = adapter(0.25 + move * 0.99)
     read_update(inside, adapter(0.25), limits)
     outside = {NAME: inside[NAME].copy()}
-    outside[NAME][1, 3] = 0.25 + factor * bound.move
+    outside[NAME][1, 3] = 0.25 + factor * move
     with pytest.raises(UpdateBoundError, match=r"lora_A\.weight was moved by"):
         read_update(outside, adapter(0.25), limits)

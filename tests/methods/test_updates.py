@@ -83,10 +83,18 @@ def test_one_bad_number_anywhere_is_found(value: float, place: int) -> None:
 ROWS = {"north": 100, "south": 1000, "west": 10}
 
 
-def norms(bound: float | str = "auto", ratio: float = 1.0) -> NormBound:
+def norms(bound: float | str = "auto", ratio: float = 1.0, **tuning: Any) -> NormBound:
     train = {"learning_rate": 1e-3, "batch_size": 10}
-    settings = job(train=train, aggregation={"norm_bound": bound})
-    return NormBound(settings, ROWS, dict.fromkeys(ROWS, 400), ratio)
+    settings = job(train=train, aggregation={"norm_bound": bound}, tuning={"lora": tuning})
+    sizes = {"q.lora_A.weight": 300, "q.lora_B.weight": 100}
+    return NormBound(settings, ROWS, dict.fromkeys(ROWS, sizes), ratio)
+
+
+def test_tensors_with_another_rate_count_for_what_they_move() -> None:
+    """LoRA+: an honest first round of a fast B is not clipped."""
+    assert norms(learning_rate_ratio=8.0).of("north") == pytest.approx(
+        1e-3 * 10 * math.sqrt(300 + 100 * 8**2)
+    )
 
 
 def test_the_first_bound_is_what_adam_does_in_one_direction() -> None:

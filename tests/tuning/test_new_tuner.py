@@ -88,7 +88,7 @@ class Scales(Tuner):
             fresh_head(model, context.seed)
         return model
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+    def first_value(self, name: str, shape: tuple[int, ...], settings: Any) -> FirstValue | None:
         return FirstValue(law="constant", scale=1) if name.endswith(".scale") else None
 
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:
@@ -125,7 +125,7 @@ class Prefix(Tuner):
         with quiet():
             return get_peft_model(model, config)
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+    def first_value(self, name: str, shape: tuple[int, ...], settings: Any) -> FirstValue | None:
         return FirstValue(law="normal", scale=0.1)
 
     def write(self, model: Any, base_model: str) -> dict[str, bytes]:

@@ -3,6 +3,10 @@
 Sites and aggregator draw the same numbers without a message, and nothing secret follows from them.
 A new law is one function here. No torch: the aggregator draws, too.
 
+The law ``orthogonal`` is PEFT's (``init_lora_weights = "orthogonal"``): of a random orthogonal
+matrix Q [r, r], A [r, K] is made of every other row and B [N, r] of the rest, each by normal draws, so
+both are far from zero and B A is zero.
+
 Trust domain: every enclave.
 """
 
@@ -17,18 +21,19 @@ from numpy.typing import NDArray
 from sealtune.job.plan import FirstValue, Law
 
 Draws = NDArray[np.float32]
-_Draw = Callable[[np.random.Generator, tuple[int, ...]], Draws]
+Source = np.random.Generator
+_Draw = Callable[[Source, tuple[int, ...]], Draws]
 
 
-def _constant(_source: np.random.Generator, shape: tuple[int, ...]) -> Draws:
+def _constant(_source: Source, shape: tuple[int, ...]) -> Draws:
     return np.ones(shape, np.float32)
 
 
-def _uniform(source: np.random.Generator, shape: tuple[int, ...]) -> Draws:
+def _uniform(source: Source, shape: tuple[int, ...]) -> Draws:
     return 2 * source.random(shape, np.float32) - 1
 
 
-def _normal(source: np.random.Generator, shape: tuple[int, ...]) -> Draws:
+def _normal(source: Source, shape: tuple[int, ...]) -> Draws:
     return source.standard_normal(shape, np.float32)
 
 
@@ -43,10 +48,29 @@ def draw(first: FirstValue, seed: int, name: str, shape: tuple[int, ...]) -> Dra
         seed: the job's.
         name: of the tensor, as in an adapter file.
     """
+    source = _source(seed, name)
+    if first.law == "orthogonal":
+        values = _orthogonal(source, seed, name, shape)
+    else:
+        values = _LAWS[first.law](source, shape)
+    return values * np.float32(first.scale)
+
+
+def _source(seed: int, name: str) -> Source:
     text = f"sealtune first values\x1f{seed}\x1f{name}"
     key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
-    source = np.random.Generator(np.random.Philox(key=key))
-    return _LAWS[first.law](source, shape) * np.float32(first.scale)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def _orthogonal(source: Source, seed: int, name: str, shape: tuple[int, ...]) -> Draws:
+    """LoRA's A or B, by its name; both of a layer take their rows of the same matrix."""
+    layer, _, factor = name.rpartition(".lora_")
+    is_a = factor.startswith("A.")
+    rank, width = shape if is_a else shape[::-1]
+    whole = np.linalg.qr(_source(seed, layer).standard_normal((rank, rank)))[0]
+    rows = whole[0 if is_a else 1 :: 2]  # [r / 2, r]
+    made = source.standard_normal((width, rank // 2)) @ rows  # [width, r]
+    return np.ascontiguousarray(made.T if is_a else made, dtype=np.float32)
 
 
 def first_adapter(

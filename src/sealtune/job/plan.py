@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Placement = Literal["enclave", "masked", "plain", "owner"]
 Role = Literal["embedding", "block", "linear", "other"]
-Law = Literal["constant", "uniform", "normal"]
+Law = Literal["constant", "uniform", "normal", "orthogonal"]
 Size = Annotated[int, Field(ge=0, lt=2**31)]  # RFC 8785 holds no integer beyond 2^53
 
 
@@ -63,7 +63,7 @@ class FirstValue(_Frozen):
 
     Attributes:
         law: ``constant``: all are ``scale``; ``uniform``: within ``scale`` of 0; ``normal``: with
-            mean 0 and deviation ``scale``.
+            mean 0 and deviation ``scale``; ``orthogonal``: LoRA's factors, whose product is zero.
         scale: of the law.
     """
 

@@ -102,7 +102,7 @@ class LoraSpec(Section):
     rank: int = Field(default=8, ge=1, le=1024, strict=True)
     """Rank of the adapter's matrices."""
     alpha: float = Field(default=16, gt=0, strict=True)
-    """The adapter is scaled by alpha / rank."""
+    """The adapter is scaled by alpha / rank, so doubling both changes its size, not its scale."""
     dropout: float = Field(default=0.0, ge=0, lt=1, strict=True)
     """Dropout before the adapter while training."""
     targets: ModuleNames | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -118,9 +118,14 @@ class LoraSpec(Section):
     dora: bool = Field(default=False, strict=True)
     """DoRA: tune lengths of weights' rows apart from their directions; in split jobs only."""
     start: Literal["lora", "orthogonal", "pissa"] = "lora"
-    """How the matrices begin; `pissa` changes the frozen weights and is refused."""
+    """How the matrices begin: B at zero, or both at random and orthogonal, with a product of zero;
+    `pissa` changes the frozen weights and is refused."""
     learning_rate_ratio: float = Field(default=1.0, ge=1, le=1000, strict=True)
-    """LoRA+: learning rate of B over that of A."""
+    """LoRA+: learning rate of B over `train.learning_rate`, which A keeps."""
+
+    def rate_ratio(self, name: str) -> float:
+        """Learning rate of the trainable tensor ``name``, over ``train.learning_rate``."""
+        return self.learning_rate_ratio if ".lora_B." in name else 1.0
 
     def of_site(self, site: str) -> Self:
         """What a site tunes: of its own rank, with B A scaled as the others' is."""
@@ -173,6 +178,10 @@ class TuningSpec(Section):
     """Virtual tokens, by themselves: without `lora` and `spf`."""
     spf: SpfSpec | None = None
     """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
+
+    def rate_ratio(self, name: str) -> float:
+        """See ``LoraSpec.rate_ratio``."""
+        return self.lora.rate_ratio(name) if self.lora else 1.0
 
     @property
     def virtual_tokens(self) -> int:

@@ -19,6 +19,7 @@ from sealtune.job.first_values import draw
 from sealtune.job.plan import FirstValue
 
 ADAPTER = "default"  # peft's name for the only adapter
+_MAGNITUDE = ".lora_magnitude_vector"  # DoRA's lengths, which are a module by themselves
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -33,6 +34,16 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Their tensors under the same names, sorted; float32, not copied."""
     return {name: p.detach() for name, p in sorted(trainable_parameters(model).items())}
+
+
+def rate_ratio(parameter: nn.Parameter) -> float:
+    """Learning rate of a trainable parameter, over the job's."""
+    return float(getattr(parameter, "rate_ratio", 1.0))
+
+
+def set_rate_ratio(parameter: nn.Parameter, ratio: float) -> None:
+    """Give a trainable parameter a learning rate of its own, for whoever makes an optimizer."""
+    parameter.rate_ratio = ratio  # type: ignore[attr-defined]
 
 
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "") -> None:
@@ -117,4 +128,5 @@ def draw_tensors(own: Mapping[str, Tensor], laws: Mapping[str, FirstValue], seed
 def _state_name(name: str) -> str:
     """A parameter's name as PEFT writes it to a file: without the adapter's name."""
     name = name.replace(f".modules_to_save.{ADAPTER}.", ".")
-    return name.replace(f".{ADAPTER}.", ".")
+    name = name.replace(f".{ADAPTER}.", ".")
+    return name.removesuffix(".weight") if name.endswith(f"{_MAGNITUDE}.weight") else name

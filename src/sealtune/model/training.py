@@ -23,7 +23,7 @@ from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Task
 from sealtune.model.texts import Dataset
-from sealtune.model.trainable import trainable_parameters, trainable_state
+from sealtune.model.trainable import rate_ratio, trainable_parameters, trainable_state
 
 if TYPE_CHECKING:
     from sealtune.model.private_gradients import PrivateGradients
@@ -175,9 +175,12 @@ class _Batches:
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
-    """AdamW over the trainable tensors, in the order of ``trainable_state``."""
-    parameters = [p for _, p in sorted(trainable_parameters(model).items())]
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    """AdamW over the trainable tensors, in the order of ``trainable_state``, each at its rate."""
+    rates: dict[float, list[nn.Parameter]] = {}
+    for _, parameter in sorted(trainable_parameters(model).items()):
+        rates.setdefault(spec.learning_rate * rate_ratio(parameter), []).append(parameter)
+    groups = [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay)
 
 
 def evaluate(

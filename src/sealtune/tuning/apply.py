@@ -5,7 +5,7 @@ Trust domain: client enclave (federated), server enclave (split).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -66,7 +66,7 @@ def apply_tuning(
         tuner = registered(name).load()
         model = tuner.apply(model, settings, context)
         # also before the next tuner looks at what the model does
-        draw_tensors(trainable_state(model), _laws(model, [tuner]), seed)
+        draw_tensors(trainable_state(model), _laws(model, {tuner: settings}), seed)
     return model
 
 
@@ -82,16 +82,19 @@ def first_values(model: nn.Module, tuning: TuningSpec) -> dict[str, FirstValue]:
     Raises:
         ModelError: a tensor that no tuner knows.
     """
-    laws = _laws(model, [registered(name).load() for name in sections(tuning)])
+    tuners = {registered(name).load(): settings for name, settings in sections(tuning).items()}
+    laws = _laws(model, tuners)
     if unknown := sorted(trainable_state(model).keys() - laws.keys()):
         raise ModelError(f"no tuner says how {unknown[0]} begins, so no update can be checked")
     return laws
 
 
-def _laws(model: nn.Module, tuners: Sequence[Tuner]) -> dict[str, FirstValue]:
+def _laws(model: nn.Module, tuners: Mapping[Tuner, Any]) -> dict[str, FirstValue]:
+    """Trainable tensor -> how it begins, as far as ``tuners`` say, each by its settings."""
     laws: dict[str, FirstValue] = {}
     for name, tensor in trainable_state(model).items():
-        stated = [one.first_value(name, tuple(tensor.shape)) for one in tuners]
+        shape = tuple(tensor.shape)
+        stated = [one.first_value(name, shape, settings) for one, settings in tuners.items()]
         for law in (*stated, head_first_value(name)):
             if law is not None:
                 laws.setdefault(name, law)

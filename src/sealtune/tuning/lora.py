@@ -24,6 +24,8 @@ from sealtune.model.trainable import (
     ADAPTER,
     load_trainable_state,
     read_tensors,
+    set_rate_ratio,
+    trainable_parameters,
     trainable_state,
     write_tensors,
 )
@@ -34,13 +36,17 @@ from sealtune.tuning.tuner import Context, Tuner
 # the keys of PEFT's settings that ``apply`` decides; a file that sets another is refused
 _DECIDED = (
     "fan_in_fan_out", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
-    "modules_to_save", "r", "target_modules", "task_type",
+    "modules_to_save", "r", "target_modules", "task_type", "use_dora", "use_rslora",
 )  # fmt: skip
 _ELSEWHERE = ("base_model_name_or_path", "inference_mode", "peft_version")  # of the file alone
 
 
 class Lora(Tuner):
-    """``W x + (alpha / r) B A x`` in place of ``W x``: A [r, K] and B [N, r] are trained."""
+    """``W x + (alpha / r) B A x`` in place of ``W x``: A [r, K] and B [N, r] are trained.
+
+    With rsLoRA the scale is ``alpha / sqrt(r)`` (arXiv 2312.03732), with LoRA+ B has a learning
+    rate of its own (arXiv 2402.12354), with DoRA lengths are trained apart (arXiv 2402.09353).
+    """
 
     name = "lora"
 
@@ -73,11 +79,23 @@ class Lora(Tuner):
             layers_pattern=None if layers is None else blocks_name.split(".")[-1],
             modules_to_save=[HEAD] if context.head else None,
             fan_in_fan_out=transposed,
+            use_rslora=settings.scaling == "rslora",
+            use_dora=settings.dora,
         )
-        return _wrapped(model, config)
+        model = _wrapped(model, config)
+        for name, parameter in trainable_parameters(model).items():
+            set_rate_ratio(parameter, settings.rate_ratio(name))
+        return model
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
-        """B [N, r] starts at zero, A [r, K] as in the LoRA paper's code."""
+    def first_value(
+        self, name: str, shape: tuple[int, ...], settings: LoraSpec
+    ) -> FirstValue | None:
+        """B [N, r] starts at zero, A [r, K] as in the LoRA paper's code; or see ``first_values``.
+
+        DoRA's lengths are those of the frozen weights, which no law states.
+        """
+        if settings.start == "orthogonal" and (".lora_A." in name or ".lora_B." in name):
+            return FirstValue(law="orthogonal", scale=0.1)
         if ".lora_B." in name:
             return FirstValue(law="constant", scale=0)
         if ".lora_A." in name:

@@ -75,7 +75,9 @@ class Ptuning(Tuner):
             fresh_head(model, context.seed)
         return model
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+    def first_value(
+        self, name: str, shape: tuple[int, ...], settings: PtuningSpec
+    ) -> FirstValue | None:
         """Small and normal; a perceptron's biases [N] are zero."""
         if not name.startswith("prompt_encoder."):
             return None

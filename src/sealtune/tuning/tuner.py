@@ -70,7 +70,7 @@ class Tuner(ABC):
         """
 
     @abstractmethod
-    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+    def first_value(self, name: str, shape: tuple[int, ...], settings: Any) -> FirstValue | None:
         """How the trainable tensor ``name`` begins; None if it is not this tuner's.
 
         ``apply_tuning`` fills the tensor accordingly after ``apply``. The law goes into the slice

@@ -28,7 +28,7 @@ class NormBound:
     Args:
         settings: of the job.
         weights: site -> its signed number of training rows.
-        numbers: site -> how many numbers its update has.
+        sizes: site -> tensor of its update -> how many numbers it has.
         ratio: for ``auto``: what the round before left (``next_ratio``).
 
     Attributes:
@@ -39,14 +39,18 @@ class NormBound:
         self,
         settings: Settings,
         weights: Mapping[str, int],
-        numbers: Mapping[str, int],
+        sizes: Mapping[str, Mapping[str, int]],
         ratio: float,
     ) -> None:
-        train = settings.train
+        train, ratio_of = settings.train, settings.tuning.rate_ratio
+        squares = {
+            site: sum(size * ratio_of(name) ** 2 for name, size in own.items())
+            for site, own in sizes.items()
+        }
         private = settings.privacy.unit == "site"
         self._bound = settings.privacy.clip if private else settings.aggregation.norm_bound
         self._units = {
-            site: train.learning_rate * train.steps(rows) * math.sqrt(numbers[site])
+            site: train.learning_rate * train.steps(rows) * math.sqrt(squares[site])
             for site, rows in weights.items()
         }
         self.ratio = ratio

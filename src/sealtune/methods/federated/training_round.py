@@ -52,15 +52,16 @@ class TrainingRound:
         self._outgoing, self.before = outgoing, outgoing.whole.tensors
         largest = {n: max(float(t.max()), -float(t.min())) for n, t in self.before.items()}
         self._limits: Mapping[str, Mapping[str, float]] = {
-            site: UpdateBound(settings.train, rows).limits(largest)
+            site: UpdateBound(settings.train, settings.tuning, rows).limits(largest)
             for site, rows in weights.items()
         }
         reach = max(max(limits.values()) for limits in self._limits.values())
         context = RoundContext(shapes, self.before, settings, weights, reach, admitted.state_folder)
         self._figures = context.figures
         self._weights = weights
-        numbers = {s: sum(t.size for t in outgoing.to(s).tensors.values()) for s in weights}
-        self.norms = NormBound(settings, weights, numbers, norm_ratio)
+        sent = {site: outgoing.to(site).tensors for site in weights}
+        sizes = {site: {name: t.size for name, t in own.items()} for site, own in sent.items()}
+        self.norms = NormBound(settings, weights, sizes, norm_ratio)
         self._sites: list[str] = []
         self._agreement = None
         if settings.privacy.unit != "site":  # else what single updates are like must not show

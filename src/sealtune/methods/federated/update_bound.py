@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sealtune.job.sections import TrainSpec
+from sealtune.job.sections import TrainSpec, TuningSpec
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # torch's defaults, with which every site trains
 LARGEST_STEP = (1 - _BETA_1) / math.sqrt((1 - _BETA_2) * (1 - _BETA_1**2 / _BETA_2))
@@ -30,20 +30,24 @@ class UpdateBound:
 
     Args:
         train: the job's settings.
+        tuning: as well: some tensors have a learning rate of their own.
         rows: the site's signed number of training rows.
     """
 
-    def __init__(self, train: TrainSpec, rows: int) -> None:
-        steps = train.steps(rows)
-        keep = abs(1 - train.learning_rate * train.weight_decay)  # at most 1: see TrainSpec
-        kept = keep**steps
-        decay = steps if keep == 1 else (1 - kept) / (1 - keep)
-        self.move = train.learning_rate * LARGEST_STEP * decay * _SLACK
-        self._shrink = 1 - kept + steps * _ULP
+    def __init__(self, train: TrainSpec, tuning: TuningSpec, rows: int) -> None:
+        self._train, self._tuning, self._steps = train, tuning, train.steps(rows)
 
     def limits(self, magnitudes: Mapping[str, float]) -> dict[str, float]:
         """Tensor -> how far a round takes any number in it, given the largest that it begins with.
 
         Weight decay moves large numbers more: what it does to the largest is allowed for all.
         """
-        return {name: self.move + self._shrink * largest for name, largest in magnitudes.items()}
+        return {name: self._limit(name, largest) for name, largest in magnitudes.items()}
+
+    def _limit(self, name: str, largest: float) -> float:
+        rate = self._train.learning_rate * self._tuning.rate_ratio(name)
+        keep = abs(1 - rate * self._train.weight_decay)  # at most 1: see ``tuning_rules``
+        kept = keep**self._steps
+        decay = self._steps if keep == 1 else (1 - kept) / (1 - keep)
+        shrink = 1 - kept + self._steps * _ULP
+        return rate * LARGEST_STEP * decay * _SLACK + shrink * largest

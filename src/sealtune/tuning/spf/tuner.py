@@ -33,7 +33,9 @@ class Spf(Tuner):
             fresh_head(model, context.seed)
         return apply_spf(model, config, calibrate=context.calibrate, heads=context.choices)
 
-    def first_value(self, name: str, shape: tuple[int, ...]) -> FirstValue | None:
+    def first_value(
+        self, name: str, shape: tuple[int, ...], settings: SpfSpec
+    ) -> FirstValue | None:
         """Every delta starts at zero."""
         return FirstValue(law="constant", scale=0) if name.endswith(".spf.delta") else None
 
