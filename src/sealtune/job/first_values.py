@@ -3,9 +3,9 @@
 Sites and aggregator draw the same numbers without a message, and nothing secret follows from them.
 A new law is one function here. No torch: the aggregator draws, too.
 
-The law ``orthogonal`` is PEFT's (``init_lora_weights = "orthogonal"``): of a random orthogonal
-matrix Q [r, r], A [r, K] is made of every other row and B [N, r] of the rest, each by normal draws, so
-both are far from zero and B A is zero.
+The law ``orthogonal`` is PEFT's (``init_lora_weights = "orthogonal"``): A [r, K] is made of every
+other row of a random orthogonal matrix [r, r], B [N, r] of the rest, each by normal draws. Both are
+far from zero, and B A is zero.
 
 Trust domain: every enclave.
 """

@@ -1,11 +1,12 @@
 """The L2 norm to which each site's update is clipped (``aggregation.norm_bound``).
 
 A site that trains ``k`` steps on ``d`` numbers moves them by ``learning_rate * k * sqrt(d)`` if
-Adam takes each of them the same way in every step. An update's norm over this is its ratio, which
-makes sites with many and with few steps comparable. ``auto`` clips to a ratio: 1 in round 1, and
-then 1.5 times the median ratio of the round before, measured before clipping: the honest
-majority sets it, and nobody has to know how far a model moves. Where noise hides each site, the
-bound is ``privacy.clip``, the same for all and in every round.
+Adam takes each of them the same way in every step; where tensors have rates of their own, each
+number counts by its rate. An update's norm over this is its ratio, which makes sites with many and
+with few steps comparable. ``auto`` clips to a ratio: 1 in round 1, and then 1.5 times the median
+ratio of the round before, measured before clipping: the honest majority sets it, and nobody has to
+know how far a model moves. Where noise hides each site, the bound is ``privacy.clip``, the same for
+all and in every round.
 
 Trust domain: server enclave.
 """
