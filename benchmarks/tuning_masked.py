@@ -3,9 +3,9 @@
     python benchmarks/tuning_masked.py                  # about three minutes; needs demo/
     python benchmarks/tuning_masked.py --quick --json   # ten steps
 
-SmolLM2-135M cut to 4 blocks reads short diagnoses, padded, in batches of 4 (causal language
-modelling); both models of a pair begin alike, see the same batches and take their own steps. The
-accelerator is in the same process: masks, codes and checks are those of a run.
+SmolLM2-135M cut to 4 blocks classifies short diagnoses, padded, in batches of 4. Both models of a
+pair begin alike, see the same batches and take their own steps. The accelerator is in the same
+process: masks, codes and checks are those of a run.
 
 Keys of the JSON line: ``masked_minus_plain_ptuning`` and ``masked_minus_plain_lora`` = the largest
 difference of two losses of a step, in nats; ``first`` and ``last`` = the plain model's losses.
@@ -31,14 +31,14 @@ from sealtune.accelerator.engine import Engine
 from sealtune.job.sections import JobSpec, LoraSpec, PtuningSpec, SitesSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.tasks import make_task
+from sealtune.model.tasks import task_of
 from sealtune.model.training import local_round
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
 from sealtune.plan.masked import make_plan
 from sealtune.tuning.apply import apply_tuning
 
-STEPS, BATCH, BLOCKS, TOKENS = 50, 4, 4, 16
+STEPS, BATCH, BLOCKS, TOKENS, RATE = 50, 4, 4, 16, 1e-3
 TUNERS: Mapping[str, TuningSpec] = {
     "ptuning": TuningSpec(ptuning=PtuningSpec(virtual_tokens=16)),
     "lora": TuningSpec(lora=LoraSpec(rank=8)),
@@ -72,27 +72,29 @@ def train_both(
 
     Args:
         model: folder of a decoder.
-        text: JSON lines with ``text``.
+        text: JSON lines with ``text`` and ``label``.
         tuning: what is trained.
         steps: of each.
         on_step: called after each step of either.
     """
     job = Job(
         job=JobSpec(name="masked", seed=1),
-        model=ModelSpec(path=str(model), task="causal-lm"),
+        model=ModelSpec(path=str(model), task="classification"),
         data=DataSpec(train=text, test=text, max_tokens=TOKENS),
         sites=SitesSpec(names=("one",), partition="label"),
         tuning=tuning,
-        train=TrainSpec(steps_per_round=steps, batch_size=BATCH, learning_rate=3e-3),
+        train=TrainSpec(steps_per_round=steps, batch_size=BATCH, learning_rate=RATE),
     )
-    lines = text.read_text(encoding="utf-8").splitlines()[: steps * BATCH]
-    tokenizer = load_tokenizer(job.model)
-    task = make_task("causal-lm", tokenizer, max_tokens=TOKENS, template="{text}", labels=())
-    texts = task.encode([_Text(json.loads(line)["text"]) for line in lines])
-    plan = make_plan(job, None)
+    rows = [json.loads(line) for line in text.read_text(encoding="utf-8").splitlines()]
+    labels = sorted({row["label"] for row in rows})
+    task = task_of(job, labels, load_tokenizer(job.model))
+    step = len(rows) // (steps * BATCH)  # spread over the file, which may be sorted
+    texts = task.encode([_Text(r["text"], labels.index(r["label"])) for r in rows[::step]])
+    plan = make_plan(job, len(labels))
 
     def losses(change: Callable[[Any], None]) -> tuple[float, ...]:
-        tuned = apply_tuning(load_model(job.model, None), tuning, "causal-lm", job.job.seed)
+        base = load_model(job.model, len(labels))
+        tuned = apply_tuning(base, tuning, job.model.task, job.job.seed)
         change(tuned)
         return local_round(
             tuned, task, texts, job.train, seed=1, round=1, site="one", on_step=lambda _: on_step()
@@ -109,7 +111,7 @@ def measure(model: Path, text: Path, steps: int = STEPS) -> dict[str, Pair]:
 
     Args:
         model: folder of a decoder, cut to a few blocks.
-        text: JSON lines with ``text``.
+        text: JSON lines with ``text`` and ``label``.
         steps: of each model.
     """
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())

@@ -149,7 +149,7 @@ def test_cut_file_is_refused(written: Path) -> None:
     [
         ("init_lora_weights", "pissa"),  # would take a part out of the base model's weights
         ("modules_to_save", ["score", "embed_tokens"]),
-        ("use_dora", True),
+        ("use_qalora", True),
         ("peft_type", "IA3"),
         ("unheard_of", 1),
     ],
