@@ -32,7 +32,9 @@ def clipped(tensors_: Tensors) -> Tensors:
     """As a round clips a site's update before the rule gets it."""
     norm = float(np.linalg.norm(flat(tensors_)))
     update = Update({n: t.copy() for n, t in tensors_.items()}, norm)
-    bound = NormBound(job(privacy=PRIVATE), ROWS, {site: {"x": flat(ZEROS).size} for site in ROWS}, 1.0)
+    bound = NormBound(
+        job(privacy=PRIVATE), ROWS, {site: {"x": flat(ZEROS).size} for site in ROWS}, 1.0
+    )
     assert bound.of("north") == bound.of("east") == CLIP
     factor = bound.factor("north", norm)
     if factor < 1:
