@@ -10,11 +10,13 @@ import stat
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
     load_ssh_public_key,
 )
+from safetensors.numpy import load_file, save
 
 from sealtune.errors import FederationError, PortInUseError, StorageError
 from sealtune.job.events import Done, Ready
@@ -196,17 +198,28 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         check(tmp_path / "x", resume=True, force=False)
 
 
-def write_adapter(run: Path, site: str, weights: bytes) -> None:
+WEIGHTS = {
+    "A": np.arange(24, dtype=np.float32).reshape(4, 6),
+    "B": np.arange(20, dtype=np.float32).reshape(5, 4),
+}
+
+
+def at_rank(rank: int) -> dict[str, np.ndarray]:
+    return {"A": WEIGHTS["A"][:rank].copy(), "B": WEIGHTS["B"][:, :rank].copy()}
+
+
+def write_adapter(run: Path, site: str, weights: dict[str, np.ndarray] | bytes) -> None:
     folder = run / "sites" / site / "adapter"
     folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(weights)
+    data = weights if isinstance(weights, bytes) else save(weights)
+    (folder / "adapter_model.safetensors").write_bytes(data)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "sealtune.json").write_text("{}")
 
 
 def test_the_released_adapter_is_collected(tmp_path: Path) -> None:
-    write_adapter(tmp_path, "b", b"weights")
-    write_adapter(tmp_path, "c", b"weights")
+    write_adapter(tmp_path, "b", WEIGHTS)
+    write_adapter(tmp_path, "c", WEIGHTS)
     for _ in range(2):  # again, when a run is resumed
         collect_adapter(tmp_path, ("a", "b", "c"))
         target = tmp_path / "adapter"
@@ -221,11 +234,37 @@ def test_the_released_adapter_is_collected(tmp_path: Path) -> None:
 def test_adapters_that_differ_are_not_passed_on(tmp_path: Path) -> None:
     with pytest.raises(FederationError, match="no site has written"):
         collect_adapter(tmp_path, ("a",))
-    write_adapter(tmp_path, "a", b"weights")
-    write_adapter(tmp_path, "b", b"others")
-    with pytest.raises(FederationError, match="different adapters"):
-        collect_adapter(tmp_path, ("a", "b"))
+    write_adapter(tmp_path, "a", WEIGHTS)
+    write_adapter(tmp_path, "b", at_rank(3))
+    write_adapter(tmp_path, "c", WEIGHTS | {"B": WEIGHTS["B"] + 1})
+    write_adapter(tmp_path, "d", b"damaged")
+    for other in ("b", "c"):
+        with pytest.raises(FederationError, match="different adapters"):
+            collect_adapter(tmp_path, ("a", other))
+    with pytest.raises(FederationError, match="it is damaged"):
+        collect_adapter(tmp_path, ("a", "d"))
     assert not (tmp_path / "adapter").exists()
+
+
+def test_of_sites_of_different_ranks_the_highest_is_collected(tmp_path: Path) -> None:
+    ranks = {"a": 1, "b": 3}
+    for site, rank in ranks.items():
+        write_adapter(tmp_path, site, at_rank(rank))
+    write_adapter(tmp_path, "c", WEIGHTS)
+    collect_adapter(tmp_path, ("a", "b", "c"), ranks=ranks)
+    assert load_file(tmp_path / "adapter" / "adapter_model.safetensors")["A"].shape == (4, 6)
+    collect_adapter(tmp_path, ("a", "b"), ranks=ranks)
+    assert load_file(tmp_path / "adapter" / "adapter_model.safetensors")["A"].shape == (3, 6)
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_a_lower_rank_has_the_first_directions_of_the_highest(tmp_path: Path, name: str) -> None:
+    odd = at_rank(2)
+    odd[name] = odd[name] + 1
+    write_adapter(tmp_path, "a", odd)
+    write_adapter(tmp_path, "b", WEIGHTS)
+    with pytest.raises(FederationError, match="different adapters"):
+        collect_adapter(tmp_path, ("a", "b"), ranks={"a": 2})
 
 
 def test_metrics_are_lines_with_time_and_role(tmp_path: Path) -> None:

@@ -323,8 +323,9 @@ def _launch(
             raise typer.Exit(error.exit_code) from error
         raise
     if manifest.release == "participants":
-        own = manifest.plan.personal
-        launch.collect_adapter(run_dir, manifest.settings.sites.names, own)
+        lora, own = manifest.settings.tuning.lora, manifest.plan.personal
+        ranks = lora.ranks if lora else {}
+        launch.collect_adapter(run_dir, manifest.settings.sites.names, own, ranks)
     page = report.write(run_dir)
     show_results(report.build_summary(run_dir), run_dir, page, console)
 
