@@ -63,7 +63,7 @@ TUNERS: Mapping[str, TuningSpec] = {
     "lora": TuningSpec(lora=LoraSpec(rank=8)),
     "ptuning": TuningSpec(ptuning=PtuningSpec(virtual_tokens=16)),
 }
-GRIDS = {"lora": (1e-3, 3e-3, 1e-2), "ptuning": (3e-3, 1e-2, 3e-2)}
+GRIDS = {"lora": (1e-3, 3e-3, 1e-2), "ptuning": (1e-3, 3e-3, 1e-2)}
 WAYS = ("local", "federated", "pooled")
 RATE_SEED = 100
 TOKENS = 16
