@@ -135,7 +135,7 @@ class _Ways:
             way="federated-lora",
             protect=level,
             cut=None,
-            own=not self.job.job.rules.server_trains and self.job.protection.protect == level,
+            own=self.job.job.rules.accelerated and self.job.protection.protect == level,
             memory_mib=_memory(
                 client=client,
                 server=costs.aggregator_memory(shape.trainable()),

@@ -116,8 +116,11 @@ def load_policies(path: Path, roles: Sequence[str]) -> dict[str, AppraisalPolicy
     """Each role's policy from a JSON file: a table ``role: policy``, or one policy for all of them.
 
     Raises:
-        ConfigError: as for ``load_policy``.
+        ConfigError: as for ``load_policy``; or there is no role whose evidence it could be of.
     """
+    if not roles:
+        problem = Problem("(file)", "is a policy of evidence, and nobody shows any in this job")
+        raise ConfigError(str(path), [problem], hint="leave it out")
     table = _load(path, TypeAdapter(dict[str, object]))
     if table and table.keys() <= set(roles):
         return _load(path, TypeAdapter(dict[str, AppraisalPolicy]))

@@ -28,7 +28,7 @@ def party(
         folder = "north"                  # for results and logs
         listen = "north.sock"
         accelerator = "unix:gpu.sock"     # a federated job's sites; or tcp:host:port
-        key = "north.key"                 # a split job's sites
+        key = "north.key"                 # sites without a TEE
 
         [model]
         path = "models/small"

@@ -56,6 +56,10 @@ def plan(
     show_state(job)
 
 
+_OWNED = "secure-aggregation"
+_WEAKER = "no TEE: the server sums masked updates, and single updates are unchecked"
+
+
 def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
     """Print ``plan``: one row for each reason, or with ``every`` one for each module."""
     from rich.table import Table
@@ -83,6 +87,8 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
             f"{plan.prefix_blocks} of {plan.blocks} blocks plain; {trainable}",
             "attention products, softmax, loss and optimizer always run in the enclave",
         )
+        if plan.protect == _OWNED:
+            lines = (f"the whole model runs at each data owner; {trainable}", _WEAKER)
     else:
         lines = (
             f"blocks 0 to {plan.cut - 1} of {plan.blocks} run at the sites, once for each text; "

@@ -70,8 +70,8 @@ def run(
         typer.Option(
             "--key",
             metavar="FILE",
-            help="Private key of an organisation in --manifest; repeat it. Only split jobs need "
-            "keys to run: their sites sign who they are.",
+            help="Private key of an organisation in --manifest; repeat it. Only jobs whose "
+            "sites sign who they are need keys to run: split ones, secure aggregation.",
         ),
     ] = None,
     baseline: Annotated[

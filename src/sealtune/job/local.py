@@ -68,7 +68,7 @@ class Local(_Strict):
     accelerator: str = Field(default="", description="where a site's accelerator listens")
     key: Path | None = Field(
         default=None,
-        description="private key of the site's organisation: a split job's site signs with it",
+        description="private key of the site's organisation: a site without a TEE signs with it",
     )
     history: Path | None = Field(
         default=None,

@@ -157,8 +157,9 @@ class Admitted:
 
     @property
     def given_sums_file(self) -> Path:
-        """What says for which sums this site has given shares (secure aggregation)."""
-        return self._own_folder / "given_sums.json"
+        """What says for which sums this site has given shares; beside the log of its jobs."""
+        log = self.jobs.path
+        return log.with_name(f"{log.stem}-{self.site}-sums.json")
 
     @property
     def labels(self) -> tuple[str, ...]:
