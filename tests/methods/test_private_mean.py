@@ -36,7 +36,7 @@ def clipped(tensors_: Tensors) -> Tensors:
         job(privacy=PRIVATE), ROWS, {site: {"x": flat(ZEROS).size} for site in ROWS}, 1.0
     )
     assert bound.of("north") == bound.of("east") == CLIP
-    factor = bound.factor("north", norm)
+    factor = bound.clip("north", norm)
     if factor < 1:
         update.scale(factor)
     return update.tensors
