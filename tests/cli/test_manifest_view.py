@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from sealtune.cli.manifest_view import tuned
-from sealtune.job.sections import LoraSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, PtuningSpec, TuningSpec
 
 
 def test_lower_ranks_are_named() -> None:
     lora = LoraSpec(rank=16, targets=("q_proj",), ranks={"north": 4, "south": 8})
     assert tuned(TuningSpec(lora=lora)) == "LoRA rank 16 (4 at north, 8 at south) on q_proj"
     assert tuned(TuningSpec(lora=LoraSpec(targets=("q_proj",)))) == "LoRA rank 8 on q_proj"
+
+
+def test_every_way_of_tuning_is_named() -> None:
+    """Whoever signs reads what is trained, and how."""
+    lora = LoraSpec(targets="all-linear", scaling="rslora", dora=True, learning_rate_ratio=8.0)
+    said = tuned(TuningSpec(lora=lora.model_copy(update={"start": "orthogonal"})))
+    assert said == ("LoRA rank 8 on all-linear, rsLoRA's scale, DoRA, orthogonal start, LoRA+ 8")
+    prefix = PtuningSpec(virtual_tokens=4, projection=True)
+    said = tuned(TuningSpec(ptuning=prefix))
+    assert said == "P-tuning v2, 4 virtual tokens through a perceptron"
+    said = tuned(TuningSpec(ptuning=PtuningSpec(virtual_tokens=1)))
+    assert said == "P-tuning v2, 1 virtual token"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from sealtune.baseline.workbench import Workbench, weighted_mean
 from sealtune.errors import DigestMismatchError, SiteLostError, StorageError
-from sealtune.job.sections import JobSpec, ProtectionSpec, TrainSpec
+from sealtune.job.sections import JobSpec, ProtectionSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import Job, ModelSpec
 from sealtune.launch.parties import admit_party
 from sealtune.model.load import load_model
+from sealtune.model.tasks import base_model
+from sealtune.model.trainable import trainable_state
 from sealtune.plan.resolve import resolve
 from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import (
@@ -69,26 +72,43 @@ def int8_workbench(job: Job) -> Workbench:
             continue
         module = name.removesuffix(".weight")
         value = tensor.float() * codes[f"{module}.scale"].reshape(-1, 1)
-        model = bench._model.get_base_model()
-        layer = model.get_submodule(module)
+        layer = base_model(bench._model).get_submodule(module)
         layer = getattr(layer, "base_layer", layer)
         with torch.no_grad():
             layer.weight.copy_(value)
     return bench
 
 
-def test_the_result_is_that_of_plain_fedavg(llama: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, llama)
+TUNED: list[dict[str, Any]] = [
+    {"lora": {"rank": 4}},
+    {"lora": {"rank": 4, "scaling": "rslora", "learning_rate_ratio": 4.0}},
+    {"lora": {"rank": 4, "start": "orthogonal"}},
+    {"ptuning": {"virtual_tokens": 5}},
+    {"ptuning": {"virtual_tokens": 5, "projection": True, "hidden": 12}},
+]
+
+
+@pytest.mark.parametrize("tuning", TUNED)
+def test_the_result_is_that_of_plain_fedavg(
+    llama: Path, tmp_path: Path, tuning: dict[str, Any]
+) -> None:
+    """What is trained is averaged; the file holds what follows from it: no perceptron."""
+    job = make_job(tmp_path, llama, tuning=TuningSpec.model_validate(tuning))
     federation = whole_run(job, tmp_path / "run")
     bench = int8_workbench(job)
     expected = plain_federated(bench, job)
     for site in SITES:
-        got = load_file(adapter_file(federation, site))
+        got = trainable_state(federation.models[site])
         assert got.keys() == expected.keys()
         moved = max(float((expected[n] - bench.initial[n]).abs().max()) for n in got)
         worst = max(float((got[n] - expected[n]).abs().max()) for n in got)
         # AdamW turns rounding in a tiny gradient into a part of a step; hence the room
         assert worst < 0.05 * moved, f"largest difference {worst}, largest movement {moved}"
+    north, south = (adapter_file(federation, site).read_bytes() for site in SITES)
+    assert north == south
+    assert ("prompt_embeddings" in load_file(adapter_file(federation, SITES[0]))) == (
+        "ptuning" in tuning
+    )
 
 
 @pytest.mark.parametrize("task", ["label-words", "causal-lm"])

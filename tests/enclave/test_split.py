@@ -14,7 +14,7 @@ import torch
 
 from sealtune.data.site import load_sites
 from sealtune.errors import SiteLostError, StorageError
-from sealtune.job.sections import LoraSpec, NetworkSpec, SpfSpec, SplitSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, NetworkSpec, PtuningSpec, SpfSpec, SplitSpec, TuningSpec
 from sealtune.job.spec import Job, ModelSpec
 from sealtune.methods.split.top_trainer import EVERYBODY
 from sealtune.model import cut_chunk
@@ -40,6 +40,17 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cut_chunk, "CHUNK", SMALL)
 
 
+TUNED = {
+    "lora": TuningSpec(lora=LoraSpec(rank=4)),
+    "spf": TuningSpec(spf=SpfSpec(qkv=0.5, dense=0.5)),
+    "both": TuningSpec(lora=LoraSpec(rank=4), spf=SpfSpec(qkv=0.5, dense=0.5)),
+    "dora": TuningSpec(lora=LoraSpec(rank=4, dora=True, start="orthogonal", scaling="rslora")),
+    "lora-plus": TuningSpec(lora=LoraSpec(rank=4, learning_rate_ratio=4.0)),
+    "prefix": TuningSpec(ptuning=PtuningSpec(virtual_tokens=5)),
+    "projection": TuningSpec(ptuning=PtuningSpec(virtual_tokens=5, projection=True, hidden=12)),
+}
+
+
 def whole_run(job: Job, run_dir: Path, **terms: Any) -> SplitFederation:
     federation = make_split(job, run_dir, **terms)
     federation.run(federation.server())
@@ -61,14 +72,11 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "label-words", "causal-lm"])
-@pytest.mark.parametrize("tuned", ["lora", "spf", "both"])
+@pytest.mark.parametrize("tuned", TUNED)
 @pytest.mark.usefixtures("calm")
 def test_split_equals_unsplit(llama: Path, tmp_path: Path, task: str, tuned: str) -> None:
     """The same steps on the whole model, with the same parameters and batches: the same losses."""
-    tuning = TuningSpec(
-        lora=None if tuned == "spf" else LoraSpec(rank=4),
-        spf=None if tuned == "lora" else SpfSpec(qkv=0.5, dense=0.5),
-    )
+    tuning = TUNED[tuned]
     model = ModelSpec.model_validate({"path": str(llama), "task": task})
     job = make_split_job(tmp_path, llama, model=model, tuning=tuning)
     federation = whole_run(job, tmp_path / "run")
@@ -234,6 +242,18 @@ def test_both_sites_get_the_same_adapter(llama: Path, tmp_path: Path) -> None:
     assert federation.of("exported")[0]["agreement"] == 1.0
     assert federation.of("exported")[0]["difference"] < 1e-3
     assert federation.of("heads")[0]["heads"].keys() == {"model.layers.1.self_attn"}
+
+
+@pytest.mark.parametrize("tuned", ["dora", "prefix"])
+def test_bf16_weights_under_what_is_tuned(llama: Path, tmp_path: Path, tuned: str) -> None:
+    losses = []
+    for number, compute in enumerate(("fp32", "bf16")):
+        split = SplitSpec.model_validate({"cut": 1, "activations": "fp32", "compute": compute})
+        job = make_split_job(tmp_path, llama, split=split, tuning=TUNED[tuned])
+        run = whole_run(job, tmp_path / str(number))
+        losses.append([event["loss"] for event in run.of("step")])
+    assert losses[1] == pytest.approx(losses[0], abs=0.1)
+    assert losses[1] != losses[0]
 
 
 @pytest.mark.parametrize("options", [{"compute": "bf16"}, {"checkpointing": True}])

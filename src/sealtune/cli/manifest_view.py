@@ -20,7 +20,7 @@ from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
 from sealtune.job.printable import printable
-from sealtune.job.sections import TuningSpec
+from sealtune.job.sections import LoraSpec, TuningSpec
 from sealtune.job.settings import Settings
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
@@ -239,8 +239,23 @@ def tuned(tuning: TuningSpec) -> str:
         lora = tuning.lora
         targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
         lower = ", ".join(f"{rank} at {site}" for site, rank in lora.ranks.items())
-        parts.append(f"LoRA rank {lora.rank}{f' ({lower})' if lower else ''} on {targets}")
+        variant = "".join(f", {words}" for words in _variants(lora))
+        parts.append(f"LoRA rank {lora.rank}{f' ({lower})' if lower else ''} on {targets}{variant}")
+    if tuning.ptuning is not None:
+        through = " through a perceptron" if tuning.ptuning.projection else ""
+        parts.append(f"P-tuning v2, {_count(tuning.virtual_tokens, 'virtual token')}{through}")
     return " and ".join(parts)
+
+
+def _variants(lora: LoraSpec) -> list[str]:
+    """What of LoRA is otherwise than in its paper."""
+    said = {
+        "rsLoRA's scale": lora.scaling == "rslora",
+        "DoRA": lora.dora,
+        f"{lora.start} start": lora.start != "lora",
+        f"LoRA+ {lora.learning_rate_ratio:g}": lora.learning_rate_ratio != 1,
+    }
+    return [words for words, is_so in said.items() if is_so]
 
 
 def _plan(manifest: Manifest, console: Console) -> None:

@@ -29,7 +29,7 @@ SETTINGS = {
     "data": ("template", "max_tokens", "max_train_rows", "max_test_rows"),
     "sites": ("partition", "alpha"),
     "split": ("cut", "activations", "compute", "checkpointing"),
-    "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf"),
+    "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf", "ptuning"),
     "protection": ("protect", "integrity_bits", "attestation"),
     "train": ("steps_per_round", "batch_size", "learning_rate", "weight_decay", "eval_batch_size"),
     "aggregation": (
@@ -226,7 +226,7 @@ def settings(log: RunLog, view: View) -> Iterator[tuple[str, str]]:
 
 
 def _flat(key: str, value: object) -> Iterator[tuple[str, str]]:
-    """A setting, or those of its table ([tuning.lora], [tuning.spf])."""
+    """A setting, or those of its table ([tuning.lora], [tuning.ptuning])."""
     for inner, of_it in table(value).items():
         yield from _flat(f"{key}.{inner}", of_it)
     if isinstance(value, list | tuple):

@@ -150,7 +150,9 @@ def tuned(log: RunLog) -> str | None:
         same = f"SPF {_share(qkv)}"
         parts.append(same if qkv == dense else f"{same} of QKV and {_share(dense)} of dense")
     if table(settings.get("lora")) or settings.get("method") == "lora":
-        parts.append("LoRA")
+        parts.append("DoRA" if table(settings.get("lora")).get("dora") is True else "LoRA")
+    if table(settings.get("ptuning")):
+        parts.append("P-tuning v2")
     return " + ".join(parts) or text(settings.get("method"))
 
 
