@@ -306,3 +306,27 @@ def test_one_fault_in_split_is_one_problem(tmp_path: Path, split: dict[str, Any]
     assert len(found) == 1
     missing = [key for key, message in found.items() if "is missing" in message]
     assert missing == ([] if split else ["split.cut"])
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"aggregation": {"rule": "fedavg", "proximal": 0.1}}, "aggregation.proximal: is 0.1, wh"),
+        ({"aggregation": {"norm_bound": 2.0}}, "aggregation.norm_bound: is 2.0, which is not read"),
+        ({"aggregation": {"personal": ["head"]}}, "aggregation.personal: is ('head',), which"),
+        ({"job": {"method": "split", "trust": "secure-aggregation"}}, "for job.method"),
+        ({"protection": {"protect": "adapter"}}, "protection.protect: is adapter, which"),
+        ({"protection": {"integrity_bits": 64}}, "no accelerator takes part; leave it out"),
+        ({"tuning": {"lora": {"ranks": {"north": 4}}}}, "tuning.lora.ranks: is for sites that"),
+        ({"privacy": {"unit": "site", "epsilon": 8.0}}, "privacy.unit: is"),
+    ],
+)
+def test_what_a_split_job_does_not_read_is_refused(
+    tmp_path: Path, sections: dict[str, Any], words: str
+) -> None:
+    """All at once, beside a fault of another kind; what stands at its default is no fault."""
+    given = {"job": {"method": "split"}, "split": {"cut": 0.5}, **sections}
+    found = faults(write(tmp_path, **given, train={"batch_size": 0}))
+    assert any(words in f"{key}: {message}" for key, message in found.items())
+    assert "train.batch_size" in found
+    load_job(write(tmp_path, job={"method": "split"}, split={"cut": 0.5}))

@@ -93,8 +93,6 @@ def test_a_mean_of_no_movement_moves_nothing_at_first() -> None:
             {"server_optimizer": "fedavgm", "server_adaptivity": 0.1},
             "server_adaptivity: is 0.1, which only",
         ),
-        ({"trim": 0.1}, "trim: is 0.1, which only aggregation.rule = 'trimmed-mean' reads"),
-        ({"attackers": 2}, "attackers: is 2, which only aggregation.rule = 'multi-krum' reads"),
     ],
 )
 def test_keys_that_nobody_would_read_are_refused(tmp_path: Any, keys: Any, words: str) -> None:

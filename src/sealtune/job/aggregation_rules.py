@@ -37,8 +37,6 @@ KNOWN_RULES: dict[str, RuleFacts] = {
 _ADAPTIVE = ("fedadam", "fedyogi")
 # key -> the key that has to have one of these values, or it would be read by nobody
 _ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "trim": ("rule", ("trimmed-mean",)),
-    "attackers": ("rule", ("multi-krum",)),
     "server_learning_rate": ("server_optimizer", ("fedavgm", *_ADAPTIVE)),
     "server_momentum": ("server_optimizer", ("fedavgm", *_ADAPTIVE)),
     "server_second_momentum": ("server_optimizer", _ADAPTIVE),

@@ -38,7 +38,7 @@ from sealtune.job.sections import (
     TrainSpec,
     TuningSpec,
 )
-from sealtune.job.settings import disagreements, method_disagreements
+from sealtune.job.settings import disagreements, method_disagreements, unread
 from sealtune.job.sources import SUFFIXES, is_hub_data
 from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.job.storage import read_bounded, reason
@@ -162,19 +162,18 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     network = valid(NetworkSpec, "network")
     problems += disagreements(model, data, sites, network)
     method, tuning = valid(JobSpec, "job"), valid(TuningSpec, "tuning")
-    split = valid(SplitSpec, "split")
+    split, protection = valid(SplitSpec, "split"), valid(ProtectionSpec, "protection")
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
-        protection = valid(ProtectionSpec, "protection")
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
+    problems += unread(method, protection, aggregation)
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
     problems += aggregation_problems(aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)
     problems += robust_disagreements(sites, network, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
-    network, protection = valid(NetworkSpec, "network"), valid(ProtectionSpec, "protection")
-    problems += sum_disagreements(method, sites, protection, aggregation, privacy, network)
+    problems += sum_disagreements(method, sites, aggregation, privacy, network)
     return list(dict.fromkeys(problems)), None
 
 

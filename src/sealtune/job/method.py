@@ -36,7 +36,7 @@ class Method:
         least_organisations: whose contributions an aggregate comes from at least, where there are
             so many; with ``sums_only``, there have to be.
         required, refused: sections of the job file -> what to say of a job without, or with it.
-        unused: sections and keys of the job file that it does not read.
+        unused: sections and keys of the job file that it does not read -> why.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Method:
     least_organisations: int
     required: Mapping[str, Problem]
     refused: Mapping[str, Problem]
-    unused: tuple[str, ...]
+    unused: Mapping[str, str]
 
     def least_cohort(self, organisations: int) -> int:
         """Organisations that an aggregate comes from at least, of so many."""
@@ -80,6 +80,10 @@ _ONLY_SPLIT = {
         "tuning.spf", 'needs job.method = "split": it runs in a large server enclave'
     ),
 }
+_NEEDS_SPLIT = "there is no large server enclave"
+_NOISELESS = "the server trains without noise"
+_FOR_ADVICE = {"equipment": "`sealtune advise` alone reads it"}
+
 METHODS = {
     one.name: one
     for one in (
@@ -94,7 +98,7 @@ METHODS = {
             least_organisations=2,  # an average of one's updates would hand them to the others
             required={},
             refused=_ONLY_SPLIT,
-            unused=("split", "tuning.spf", "equipment"),
+            unused=dict.fromkeys(("split", "tuning.spf"), _NEEDS_SPLIT) | _FOR_ADVICE,
         ),
         Method(
             name="federated-lora-secagg",
@@ -107,7 +111,12 @@ METHODS = {
             least_organisations=3,  # of a sum of two, each knows the other's part
             required={},
             refused=_ONLY_SPLIT,
-            unused=("split", "tuning.spf", "tuning.lora.ranks", "protection", "equipment"),
+            unused={
+                **dict.fromkeys(("split", "tuning.spf"), _NEEDS_SPLIT),
+                "tuning.lora.ranks": "factors of different ranks have no sum",
+                "protection": "there is neither enclave nor accelerator",
+                **_FOR_ADVICE,
+            },
         ),
         Method(
             name="split",
@@ -124,19 +133,19 @@ METHODS = {
                 )
             },
             refused={},
-            unused=(
-                "protection.protect",
-                "protection.integrity_bits",
-                "job.trust",
-                "aggregation",
-                "privacy.unit",
-                "privacy.epsilon",
-                "privacy.delta",
-                "privacy.clip",
-                "privacy.noise_multiplier",
-                "tuning.lora.ranks",
-                "equipment",
-            ),
+            unused={
+                "protection.protect": "no accelerator takes part",
+                "protection.integrity_bits": "no accelerator takes part",
+                "job.trust": "the frozen blocks above the cut run in the server's enclave",
+                "aggregation": "the server trains, so no updates come together",
+                "privacy.unit": _NOISELESS,
+                "privacy.epsilon": _NOISELESS,
+                "privacy.delta": _NOISELESS,
+                "privacy.clip": _NOISELESS,
+                "privacy.noise_multiplier": _NOISELESS,
+                "tuning.lora.ranks": "the server trains, at one rank",
+                **_FOR_ADVICE,
+            },
         ),
     )
 }

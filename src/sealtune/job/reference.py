@@ -32,6 +32,8 @@ _HEAD = """\
 # Relative paths start at this file's folder; ~ is your home folder.
 """
 
+_ALONE = ("tuning.ptuning",)  # tables that exclude others; a template has them as comments
+
 
 def template(method: str) -> str:
     """A job file of ``method`` in which every key stands, explained."""
@@ -40,9 +42,10 @@ def template(method: str) -> str:
         paths = [f"{name}.{key}" for key in keys if f"{name}.{key}" not in tables]
         shown = [path.split(".") for path in paths if path not in left_out]
         if shown and name not in left_out:
-            text += f"\n[{name}]\n"
-            text += _comment(_node(name.split("."))["description"]) if "." in name else ""
-            text += "".join(_entry(path, method) for path in shown)
+            table = f"[{name}]\n"
+            table += _comment(_node(name.split("."))["description"]) if "." in name else ""
+            table += "".join(_entry(path, method) for path in shown)
+            text += "\n" + (_off(table) if name in _ALONE else table)
     return text
 
 
@@ -69,10 +72,14 @@ def _entry(path: list[str], method: str) -> str:
     node, key = _node(path), path[-1]
     first, *others = node.get("examples", [node.get("default")])
     value = method if path == ["job", "method"] else first
-    off = "# " if node.get("default", "") is None else ""
+    off = "# " if node.get("default", "") in (None, [], {}) else ""
     lines = [f"{off}{key} = {_toml(value)}  # {describe(path)}"]
     lines += [f"# {key} = {_toml(other)}" for other in others]
     return _comment(node["description"]) + "\n".join(lines) + "\n"
+
+
+def _off(table: str) -> str:
+    return "".join(f"# {line.removeprefix('# ')}\n" for line in table.splitlines())
 
 
 def _comment(text: str) -> str:

@@ -106,6 +106,7 @@ class Settings(Section):
         return [
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
+            *unread(self.job, self.protection, self.aggregation),
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
@@ -114,9 +115,7 @@ class Settings(Section):
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy
             ),
-            *sum_disagreements(
-                self.job, self.sites, self.protection, self.aggregation, self.privacy, self.network
-            ),
+            *sum_disagreements(self.job, self.sites, self.aggregation, self.privacy, self.network),
         ]
 
 
@@ -164,4 +163,20 @@ def method_disagreements(
         given = {"split": split, "tuning.spf": tuning.spf}
         problems += [fault for key, fault in method.required.items() if given[key] is None]
         problems += [fault for key, fault in method.refused.items() if given[key] is not None]
+    return problems
+
+
+def unread(
+    job: JobSpec | None, protection: ProtectionSpec | None, aggregation: AggregationSpec | None
+) -> list[Problem]:
+    """Keys that a job of this method would not read, and that are set to something all the same."""
+    if job is None:
+        return []
+    problems, unused = [], job.rules.unused
+    for name, section in (("job", job), ("protection", protection), ("aggregation", aggregation)):
+        for key, field in type(section).model_fields.items() if section else ():
+            why, value = unused.get(name) or unused.get(f"{name}.{key}"), getattr(section, key)
+            if why and value != field.get_default():
+                words = f"is {value}, which is not read: {why}; leave it out"
+                problems.append(Problem(f"{name}.{key}", words))
     return problems

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
-from sealtune.job.sections import JobSpec, NetworkSpec, ProtectionSpec, Section, SitesSpec
+from sealtune.job.sections import JobSpec, NetworkSpec, Section, SitesSpec
 
 _HIDDEN = "secure aggregation hides single updates from the server"
 
@@ -17,7 +17,6 @@ _HIDDEN = "secure aggregation hides single updates from the server"
 def sum_disagreements(
     job: JobSpec | None,
     sites: SitesSpec | None,
-    protection: ProtectionSpec | None,
     aggregation: AggregationSpec | None,
     privacy: PrivacySpec | None,
     network: NetworkSpec | None,
@@ -28,9 +27,6 @@ def sum_disagreements(
     problems: list[Problem] = []
     if sites:
         problems += _of_sites(job, sites, network)
-    if protection:
-        words = "is not read: there is neither enclave nor accelerator; leave it out"
-        problems += _stated("protection", protection, dict.fromkeys(_keys(protection), words))
     if aggregation:
         problems += _of_rule(aggregation)
     if privacy:
@@ -80,7 +76,3 @@ def _stated(section: str, given: Section, refused: dict[str, str]) -> Iterator[P
     for key, words in refused.items():
         if getattr(given, key) != type(given).model_fields[key].get_default():
             yield Problem(f"{section}.{key}", words)
-
-
-def _keys(section: Section) -> list[str]:
-    return list(type(section).model_fields)
