@@ -106,14 +106,14 @@ def epsilons(noise: float, rate: float, steps: int, rounds: Any, delta: float) -
     """
     from dp_accounting.rdp import compute_epsilon
 
-    orders, divergence = _divergence(noise, rate)
-    costs = (compute_epsilon(orders, n * steps * divergence, delta)[0] for n in rounds)
+    orders, each = divergence(noise, rate)
+    costs = (compute_epsilon(orders, n * steps * each, delta)[0] for n in rounds)
     return tuple(math.ceil(float(cost) * 10**_DIGITS) / 10**_DIGITS for cost in costs)
 
 
 @cache
-def _divergence(noise: float, rate: float) -> tuple[Any, Any]:
-    """Orders, and the Renyi divergence of one noisy sum at each."""
+def divergence(noise: float, rate: float) -> tuple[Any, Any]:
+    """Orders, and the Renyi divergence of one noisy sum at each; infinite: it is not known."""
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.rdp import RdpAccountant
 

@@ -45,6 +45,7 @@ def validate(
         own = assess(checked.job, checked.labels, job.equipment, probing=False).own
     _show(job, checked.labels, checked.sites)
     _show_steps(job, checked.sites, own)
+    _show_privacy(job, checked.sites)
     _show_model(checked.files)
     show_state(job)
     typer.echo(f"{path}: settings, data and model are fine")
@@ -89,6 +90,20 @@ def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> Non
         typer.echo(
             f"estimated time: {duration(own.hours * 3600)}, with a machine for each party: what "
             "[equipment] states, else 2 reference cores; `sealtune advise` measures this machine"
+        )
+
+
+def _show_privacy(job: Job, sites: dict[str, SiteData]) -> None:
+    """What the rounds cost, and how many the budget pays for."""
+    from sealtune.accounting.terms import make_terms
+
+    terms = make_terms(job.settings, {name: len(data.train) for name, data in sites.items()})
+    if terms is not None:
+        rounds, of = terms.rounds(job.privacy.epsilon or 0.0), job.job.rounds
+        noise, delta = terms.noise_multiplier, job.privacy.delta
+        typer.echo(
+            f"privacy of each {job.privacy.unit}: epsilon {terms.spent(rounds):g} after {rounds} "
+            f"of {of} rounds, delta {delta:g}, noise multiplier {noise:g}"
         )
 
 
