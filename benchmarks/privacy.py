@@ -12,7 +12,7 @@ Parts:
                   whole orders, where both are exact, and at all, where the first one's sums are cut
                   off on the safe side; beside it both numerical accountants, which are tighter
     budget        whole jobs, all enclaves in one process: one whose budget ends, and one whose
-                  server dies in the middle of every round and goes on from its checkpoint
+                  server dies in the middle of rounds 1 and 2 and goes on from its checkpoint
     accuracy      ICD-10 chapters at three sites, unit "example": LoRA r=8 on the last block of
                   SmolLM2-135M and a head, on outputs of the other blocks that are made once;
                   epsilon infinite (the same without clipping and noise), 8, 4, 2
@@ -92,8 +92,8 @@ class Size:
     draws: int
 
 
-FULL = Size(train=6000, test=1000, seeds=3, rounds=5, steps=10, batch=128, draws=2_000_000)
-QUICK = Size(train=900, test=300, seeds=1, rounds=3, steps=5, batch=96, draws=200_000)
+FULL = Size(train=6000, test=1000, seeds=2, rounds=5, steps=8, batch=64, draws=2_000_000)
+QUICK = Size(train=450, test=150, seeds=1, rounds=2, steps=4, batch=32, draws=200_000)
 RATE, CLIP = 5e-3, 1.0
 
 

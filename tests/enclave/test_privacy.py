@@ -14,7 +14,6 @@ from sealtune.errors import SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.federated_sections import PrivacySpec
 from sealtune.job.sections import JobSpec, NetworkSpec, TrainSpec
-from sealtune.privacy.ledger import INTERRUPTIONS
 from sealtune.privacy.noise import NoiseStream
 from tests.enclave.flow import SITES, Federation, make_federation, make_job, make_spare_job
 
@@ -151,12 +150,12 @@ def test_an_older_checkpoint_buys_a_few_rounds_at_most(
         federation.run(server, exchanges=3)
         server.next()
 
-    for _ in range(allowed + INTERRUPTIONS - 1):
+    for _ in range(allowed + 3 - 1):
         repeat()
     with pytest.raises(SiteLostError, match="budget of privacy pays for"):
         repeat()
     for site in SITES:
-        assert len(trained(federation, site)) == allowed + INTERRUPTIONS
+        assert len(trained(federation, site)) == allowed + 3
 
 
 @UNITS

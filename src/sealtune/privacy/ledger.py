@@ -2,8 +2,8 @@
 
 A round that was interrupted leaves nothing behind and is asked for again at no cost. But a server
 whose operator puts older checkpoints back asks again, too, and draws other noise, which an average
-over many such rounds would take out. So each site counts for itself, and trains a few times more
-than the budget has rounds, but no more.
+over many such rounds would take out. So each site counts for itself, and trains a tenth more rounds
+than the budget pays for, at least three, but no more.
 
 Trust domain: client enclave. The file is the site's own; who loses it begins to count anew.
 """
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sealtune.errors import PrivacyBudgetError, StorageError
 from sealtune.job.storage import read_bounded, write_atomic
 
-INTERRUPTIONS = 3  # rounds in a job that a site trains once more than it is paid for
+_LEAST_SPARE = 3
 _MAX_BYTES = 1 << 12
 
 
@@ -36,12 +36,16 @@ class SiteLedger:
         job_id: of the job.
         allowed: rounds that the budget pays for.
 
+    Attributes:
+        rounds: trained so far, repeated ones included; ``most``: as many as there can be.
+
     Raises:
         StorageError: there is a file, and it is none of this job.
     """
 
     def __init__(self, path: Path, job_id: str, allowed: int) -> None:
         self._path, self._job_id, self._allowed = path, job_id, allowed
+        self.most = allowed + max(_LEAST_SPARE, allowed // 10)
         self.rounds = self._read() if path.exists() else 0
 
     def count(self) -> None:
@@ -51,7 +55,7 @@ class SiteLedger:
             PrivacyBudgetError: it would be one too many.
             StorageError: it cannot be written.
         """
-        if self.rounds >= self._allowed + INTERRUPTIONS:
+        if self.rounds >= self.most:
             raise PrivacyBudgetError(
                 f"this site was asked for {self.rounds} rounds, and the budget of privacy pays for "
                 f"{self._allowed}",
