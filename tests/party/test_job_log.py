@@ -187,6 +187,9 @@ def test_sites_that_may_be_away_count_as_different(whole: Manifest, tmp_path: Pa
         log(tmp_path, of(spare, *ORGS, train={"learning_rate": 0.5})).check()
     with pytest.raises(DifferenceReleaseError, match=r"in this very job"):
         log(tmp_path, spare).take_part(1)  # from the start again, or from an older checkpoint
+    with pytest.raises(DifferenceReleaseError, match=r"in this very job"):
+        log(tmp_path, spare).check(anew=True)  # before a run folder is emptied for it
+    log(tmp_path, spare).check()  # it may be resumed: a site can have missed the end
 
 
 def test_who_is_shown_may_agree(whole: Manifest, tmp_path: Path) -> None:

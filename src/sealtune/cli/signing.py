@@ -244,7 +244,7 @@ def check_jobs(envelope: Envelope, keys: Mapping[str, Path]) -> None:
     manifest, identity = open_manifest(envelope), job_id(envelope.payload)
     for site in manifest.settings.sites.names:
         key = load_private(keys[site]) if site in keys else None
-        own_log(manifest, identity, site, None, key, MACHINE).check()
+        own_log(manifest, identity, site, None, key, MACHINE).check(anew=True)
 
 
 def kept_keys(run_dir: Path, job: Job) -> dict[str, Path]:

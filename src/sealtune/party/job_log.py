@@ -100,8 +100,11 @@ class JobLog:
         self._identity = identity
         self._training = training_of(manifest)
 
-    def check(self) -> None:
+    def check(self, *, anew: bool = False) -> None:
         """Whether this site may take part, beside all jobs in which it did before.
+
+        Args:
+            anew: the job begins with its first round, and does not go on.
 
         Raises:
             DifferenceReleaseError: two results would differ by too few organisations' part.
@@ -110,6 +113,8 @@ class JobLog:
         for entry in self._read():
             if entry.job != self._identity and entry.may_be_out:
                 self._compare(entry)
+            if entry.job == self._identity and anew:
+                self._check_repeat(entry, 1)
 
     def take_part(self, round_: int) -> None:
         """Put on record, before it leaves, that this site's part of ``round_`` goes in.
@@ -148,9 +153,9 @@ class JobLog:
         with self._locked():
             entries = self._read()
             for number, entry in enumerate(entries):
-                if entry.job == self._identity:
+                if entry.job == self._identity and not entry.released:
                     entries[number] = entry.model_copy(update={"released": True})
-            self._write(entries)
+                    self._write(entries)
 
     def _compare(self, entry: Entry) -> None:
         mine, before = self._training, entry.training
