@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from fuzz_evidence import CODE, KEY, NOW, Target, evidence_targets, from_file
 from fuzz_mutate import either, framed, json_or_raw, nasty_json, raw, safetensors
 from fuzz_split import split_targets
+from fuzz_sums import sum_targets
 from sealtune import frames
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.server import Server
@@ -68,6 +69,7 @@ def make_targets(folder: Path) -> list[Target]:
         *_jobs(folder),
         *_offload(folder),
         *split_targets(),
+        *sum_targets(folder),
     ]
 
 

@@ -15,6 +15,7 @@ from sealtune.errors import SecureAggregationError, SiteLostError
 from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.first_values import first_adapter
 from sealtune.job.sections import PtuningSpec, TuningSpec
+from sealtune.job.spec import ModelSpec
 from sealtune.methods.federated.adapter import read_adapter
 from sealtune.secure_sum.ring import Vector
 from tests.enclave.sum_flow import FIVE, SumFederation, make_sum, make_sum_job
@@ -236,3 +237,55 @@ def test_virtual_tokens_are_summed_as_adapters_are(llama: Path, tmp_path: Path) 
     assert last["total"] == first["total"]
     assert {line["outcome"] for line in last["sites"].values()} == {"ok"}
     assert all(event["trained_moved"] for event in federation.of("round", "server")[1:])
+
+
+def whole_run(folder: Path, llama: Path, **sections: Any) -> SumFederation:
+    folder.mkdir()
+    federation = make_sum(make_sum_job(folder, llama, **sections), folder / "run")
+    federation.run(federation.server())
+    return federation
+
+
+def far(one: Tensors, other: Tensors) -> float:
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+def test_server_optimizers_and_proximal_terms_act(llama: Path, tmp_path: Path) -> None:
+    plain = adapter(whole_run(tmp_path / "plain", llama))
+    momentum = AggregationSpec(norm_bound="none", server_optimizer="fedavgm")
+    moved = adapter(whole_run(tmp_path / "momentum", llama, aggregation=momentum))
+    held = AggregationSpec(norm_bound="none", proximal=100.0)
+    near = adapter(whole_run(tmp_path / "held", llama, aggregation=held))
+    assert far(plain, moved) > 1e-3
+    assert far(plain, near) > 1e-4
+
+
+def test_a_server_optimizers_means_survive_a_restart(llama: Path, tmp_path: Path) -> None:
+    momentum = AggregationSpec(norm_bound="none", server_optimizer="fedavgm")
+    straight = adapter(whole_run(tmp_path / "straight", llama, aggregation=momentum))
+    job = make_sum_job(tmp_path, llama, aggregation=momentum)
+    federation = make_sum(job, tmp_path / "run")
+    federation.run(federation.server(), exchanges=HANDSHAKE + 2 * STEPS + 1)
+    assert [event["round"] for event in federation.of("round", "server")] == [0, 1]
+    federation.run(federation.server(resume=True))
+    broken = adapter(federation)
+    assert far(straight, broken) == 0
+
+
+def test_each_site_goes_on_for_itself(llama: Path, tmp_path: Path) -> None:
+    own = AggregationSpec(norm_bound="none", personal_steps=2)
+    federation = whole_run(tmp_path / "own", llama, aggregation=own)
+    for site in FIVE:
+        folder = federation.run_dir / "sites" / site
+        joint, personal = (load_file(folder / name / "adapter_model.safetensors")
+                           for name in ("adapter", "adapter-personal"))  # fmt: skip
+        assert far(joint, personal) > 1e-4
+
+
+def test_tokens_of_a_causal_model_are_counted(llama: Path, tmp_path: Path) -> None:
+    model = ModelSpec.model_validate({"path": str(llama), "task": "causal-lm"})
+    federation = whole_run(tmp_path / "causal", llama, model=model)
+    own = [federation.of("evaluated", f"client:{site}")[-1] for site in FIVE]
+    last = federation.of("final", "server")[0]
+    assert last["total"] == sum(event["total"] for event in own) > 100
+    assert last["correct"] == sum(event["correct"] for event in own)

@@ -38,10 +38,8 @@ _PRIVACY = {
     "site_metrics": "is true, but sites give out sums only, of metrics too: leave it out",
 }
 _AGGREGATION = {
-    "server_optimizer": 'is for servers in an enclave: set "none"',
     "participation": "is below 1, but more than two thirds of all sites must take part",
     "personal": "is not possible with secure aggregation yet: leave it out",
-    "personal_steps": "is not possible with secure aggregation yet: leave it out",
 }
 
 

@@ -19,7 +19,14 @@ from typing import Any
 
 from sealtune.job.events import Final, Round
 from sealtune.job.first_values import first_adapter
-from sealtune.methods.federated.adapter import adapter_size, read_adapter, write_adapter
+from sealtune.methods.federated.adapter import (
+    adapter_size,
+    pack,
+    read_adapter,
+    unpack,
+    write_adapter,
+)
+from sealtune.methods.federated.server_optimizer import ServerOptimizer
 from sealtune.methods.secure_aggregation.messages import Stage, stage_of
 from sealtune.methods.secure_aggregation.one_sum import OneSum
 from sealtune.methods.secure_aggregation.vectors import Vectors, changed
@@ -74,11 +81,13 @@ class SumServer:
         saved = self._checkpoints.load() if admitted.local.resume else None
         self._done = saved.round if saved else -1  # the last finished sum
         self._unmasked = saved.state.unmasked if saved else -1
-        if saved:
-            self._adapter = saved.tensors
-        else:
-            laws, seed = admitted.plan.first_values, admitted.settings.job.seed
-            self._adapter = write_adapter(first_adapter(laws, self._shapes, seed))
+        laws, seed = admitted.plan.first_values, admitted.settings.job.seed
+        first = first_adapter(laws, self._shapes, seed)
+        kept = unpack(saved.tensors) if saved else {"adapter": first}
+        adapter, aggregation = kept.pop("adapter"), admitted.settings.aggregation
+        self._adapter = write_adapter(adapter)
+        moves = aggregation.server_optimizer != "none"
+        self._optimizer = ServerOptimizer(aggregation, adapter, kept) if moves else None
 
     def program(self) -> Program:
         """The whole job.
@@ -127,7 +136,10 @@ class SumServer:
             return answers._asdict() if answers else {}
         changes, loss = self._vectors.mean_changes(total, one.survivors)
         before = read_adapter(self._adapter, self._shapes)
-        self._adapter = write_adapter(changed(before, changes))
+        after = changed(before, changes)
+        if self._optimizer:
+            after = self._optimizer.step(before, after)
+        self._adapter = write_adapter(after)
         return {"train_loss": loss}
 
     def _report(
@@ -138,5 +150,8 @@ class SumServer:
         self._emit(event(round=min(number, self._rounds), seconds=round(seconds, 3), **said))
 
     def _keep(self) -> None:
+        adapter = read_adapter(self._adapter, self._shapes)
+        kept = self._optimizer.state if self._optimizer else {}
+        tensors = pack({"adapter": adapter, **kept})
         state = SumState(unmasked=self._unmasked)
-        self._checkpoints.save(Checkpoint(max(self._done, 0), state, self._adapter))
+        self._checkpoints.save(Checkpoint(max(self._done, 0), state, tensors))
