@@ -101,7 +101,7 @@ def sum_targets(folder: Path) -> list[Target]:
             from_file(folder, "sums.json", lambda path: GivenSums(path, "00")),
             json_or_raw(file),
             (file,),
-            2_000,
+            400,
         ),
         Target("no evidence", _verify, raw(nothing), (nothing,), 2_000),
     ]
