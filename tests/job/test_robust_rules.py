@@ -35,11 +35,14 @@ def test_a_rule_needs_its_sites_in_every_round(
     load_job(write(tmp_path, aggregation=aggregation, sites=enough))
     for job in (
         {"sites": {"names": NAMES[: sites - 1], "partition": "label"}},
-        {"sites": enough, "network": {"min_sites": sites - 1}},
+        {
+            "sites": {"names": NAMES, "partition": "label"},
+            "aggregation": {**aggregation, "participation": (sites - 1) / len(NAMES)},
+        },
     ):
-        found = faults(write(tmp_path, aggregation=aggregation, **job))
+        found = faults(write(tmp_path, **{"aggregation": aggregation, **job}))
         assert f"needs the updates of {needed} sites" in found["aggregation.rule"]
-        assert f"a round may end with {sites - 1}" in found["aggregation.rule"]
+        assert f"a round asks {sites - 1}" in found["aggregation.rule"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("trim", 0.1), ("attackers", 2)])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealtune.errors import AdapterMismatchError, UpdateBoundError
+from sealtune.errors import AdapterMismatchError, SiteLostError, UpdateBoundError
 from sealtune.job.sections import TrainSpec
 from sealtune.methods.federated import adapter
 from sealtune.methods.federated.adapter import write_adapter
@@ -253,3 +253,31 @@ def test_any_bytes_are_an_update_or_refused_by_name(
     }
     assert all(np.abs(t).max() <= 1.02 * REACH for t in update.tensors.values())
     assert math.isfinite(update.norm)
+
+
+@pytest.mark.parametrize(
+    ("rule", "needed"), [("median", 3), ("trimmed-mean", 5), ("multi-krum", 5)]
+)
+def test_too_few_answers_end_the_round_and_a_refused_update_is_none_too_few(
+    rule: str, needed: int, tmp_path: Path
+) -> None:
+    """An attacker whose update was refused is one that the rule need not bear."""
+    sites = list(WEIGHTS)[:needed]
+    rows = {site: WEIGHTS[site] for site in sites}
+    job = admitted(tmp_path, rows, aggregation={"rule": rule}, train=TRAIN)
+    results = []
+    for hostile in (False, True):
+        round_ = training_round(job, BEFORE)
+        for i, site in enumerate(sites[:-1]):
+            round_.take(site, round_.check(site, write_adapter(sent(i + 1))))
+        if not hostile:
+            with pytest.raises(SiteLostError, match=f"{rule} needs {needed}"):
+                round_.result()
+            continue
+        with pytest.raises(UpdateBoundError):
+            round_.check(sites[-1], HOSTILE["NaN"]())
+        results.append(round_.result())
+    honest = np.stack([sent(i + 1)["c"] - BEFORE["c"] for i in range(needed - 1)])
+    weights = None if rule != "multi-krum" else [rows[site] for site in sites[:-1]]
+    mean = BEFORE["c"] + np.average(honest, axis=0, weights=weights)
+    assert np.allclose(results[0]["c"], mean, atol=1e-6)  # also the median of two

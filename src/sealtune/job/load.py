@@ -170,7 +170,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
     problems += aggregation_problems(aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)
-    problems += robust_disagreements(sites, network, aggregation)
+    problems += robust_disagreements(sites, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
     problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
     problems += sum_disagreements(method, sites, aggregation, privacy, network)

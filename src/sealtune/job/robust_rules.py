@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec
-from sealtune.job.sections import NetworkSpec, SitesSpec
+from sealtune.job.sections import SitesSpec
 
 MEDIAN, TRIMMED_MEAN, MULTI_KRUM = "median", "trimmed-mean", "multi-krum"
 _OWNERS = {"trim": TRIMMED_MEAN, "attackers": MULTI_KRUM}  # setting -> the rule that has it
@@ -22,29 +22,35 @@ def left_out(trim: float, sites: int) -> int:
     return min(math.floor(trim * sites + _ALMOST), (sites - 1) // 2)
 
 
-def fewest_sites(aggregation: AggregationSpec) -> int:
+def most_attackers(sites: int) -> int:
+    """How many attackers multi-Krum bears among so many: Blanchard et al., proposition 2."""
+    return max(0, (sites - 3) // 2)
+
+
+def fewest_sites(aggregation: AggregationSpec, refused: int = 0) -> int:
     """How many updates a round needs so that the rule keeps what it promises.
 
-    The median of two is their mean; a trimmed mean has to leave somebody out; for multi-Krum see
-    Blanchard et al., NeurIPS 2017, proposition 2: 2 f + 2 < n.
+    The median of two is their mean; a trimmed mean has to leave somebody out; multi-Krum needs
+    2 f + 2 < n (Blanchard et al., NeurIPS 2017, proposition 2). Each update that was refused is one
+    attacker less to bear.
     """
-    return {
+    left = max(0, aggregation.attackers - refused)
+    needed = {
         MEDIAN: 3,
         TRIMMED_MEAN: max(3, math.ceil((1 - _ALMOST) / aggregation.trim)),
-        MULTI_KRUM: 2 * aggregation.attackers + 3,
+        MULTI_KRUM: 2 * left + 3 + refused,
     }.get(aggregation.rule, 1)
+    return max(1, needed - refused)
 
 
 def robust_disagreements(
-    sites: SitesSpec | None, network: NetworkSpec | None, aggregation: AggregationSpec | None
+    sites: SitesSpec | None, aggregation: AggregationSpec | None
 ) -> list[Problem]:
     """Faults between sections, each with its key; a section that is itself faulty is None."""
-    return [] if aggregation is None else list(_faults(sites, network, aggregation))
+    return [] if aggregation is None else list(_faults(sites, aggregation))
 
 
-def _faults(
-    sites: SitesSpec | None, network: NetworkSpec | None, aggregation: AggregationSpec
-) -> Iterator[Problem]:
+def _faults(sites: SitesSpec | None, aggregation: AggregationSpec) -> Iterator[Problem]:
     for key, owner in _OWNERS.items():
         default = AggregationSpec.model_fields[key].default
         value = getattr(aggregation, key)
@@ -53,17 +59,17 @@ def _faults(
                 f'is {value}, but only the rule "{owner}" has it; the rule is {aggregation.rule}'
             )
             yield Problem(f"aggregation.{key}", words)
-    if sites is None or network is None:
+    if sites is None:
         return
     needed = fewest_sites(aggregation)
-    quorum = network.min_sites or aggregation.asked(len(sites.names))
-    if quorum < needed:
+    asked = aggregation.asked(len(sites.names))
+    if asked < needed:
         owned = [
             f"{k} = {getattr(aggregation, k)}" for k, o in _OWNERS.items() if o == aggregation.rule
         ]
         name = " with ".join([f'"{aggregation.rule}"', *owned])
         yield Problem(
             "aggregation.rule",
-            f"is {name}, which needs the updates of {needed} sites, but a round may end with "
-            f"{quorum}: add sites, or see network.min_sites and aggregation.participation",
+            f"is {name}, which needs the updates of {needed} sites, but a round asks {asked}: add "
+            "sites, or see aggregation.participation",
         )

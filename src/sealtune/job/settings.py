@@ -110,7 +110,7 @@ class Settings(Section):
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
-            *robust_disagreements(self.sites, self.network, self.aggregation),
+            *robust_disagreements(self.sites, self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(
                 self.job, self.model, self.tuning, self.aggregation, self.privacy

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from sealtune.errors import SiteLostError
+from sealtune.errors import SealtuneError, SiteLostError
 from sealtune.job.dp_terms import DpTerms
 from sealtune.job.robust_rules import fewest_sites
 from sealtune.job.settings import Settings
@@ -63,11 +63,11 @@ class TrainingRound:
         sizes = {site: {name: t.size for name, t in own.items()} for site, own in sent.items()}
         self.norms = NormBound(settings, weights, sizes, norm_ratio)
         self._sites: list[str] = []
+        self._refused: set[str] = set()
         self._agreement = None
         if settings.privacy.unit != "site":  # else what single updates are like must not show
             self._agreement = Agreement(Sketcher(_sketch_key(admitted), shapes), standings)
         self._discounts = settings.aggregation.outliers == "discount"
-        self._fewest = fewest_sites(settings.aggregation)
         self._rule = _rule(context, admitted.manifest.dp)
 
     def check(self, site: str, answer: bytes) -> Update:
@@ -77,7 +77,11 @@ class TrainingRound:
             AdapterMismatchError, UpdateBoundError: it is not an honest site's.
         """
         sent = self._outgoing.to(site)
-        return read_update(sent.reader.read(answer), sent.tensors, self._limits[site])
+        try:
+            return read_update(sent.reader.read(answer), sent.tensors, self._limits[site])
+        except SealtuneError:
+            self._refused.add(site)
+            raise
 
     def take(self, site: str, update: Update) -> dict[str, Any]:
         """Clip a site's update and add it; returns what the round's event says of it."""
@@ -106,10 +110,11 @@ class TrainingRound:
         Raises:
             SiteLostError: too few sites answered for the rule to keep what it promises.
         """
-        if len(self._sites) < self._fewest:
+        needed = fewest_sites(self._settings.aggregation, len(self._refused))
+        if len(self._sites) < needed:
             raise SiteLostError(
-                f"{len(self._sites)} sites answered, but the job's rule of aggregation needs "
-                f"{self._fewest}",
+                f"{len(self._sites)} sites answered, but {self._settings.aggregation.rule} needs "
+                f"{needed}",
                 hint="bring the others back and continue with --resume",
             )
         return self._rule.result()

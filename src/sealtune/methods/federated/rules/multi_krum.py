@@ -2,7 +2,8 @@
 
 Blanchard et al., NeurIPS 2017, section 4 and, for m = n - f, section 5. Each of n updates is scored
 by the sum of its squared distances to the n - f - 2 nearest others; the n - f lowest scores are
-averaged, f being ``aggregation.attackers``. The choice does not look at rows, the mean does.
+averaged. f is ``aggregation.attackers``, or what n sites can bear where updates of others were
+refused (``TrainingRound.result``). The choice does not look at rows, the mean does.
 
 Trust domain: server enclave.
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from sealtune.job.robust_rules import most_attackers
 from sealtune.methods.federated.adapter import Tensors
 from sealtune.methods.federated.aggregation import RoundContext
 from sealtune.methods.federated.spool import Spool
@@ -44,7 +46,8 @@ class MultiKrum:
         Raises:
             StorageError: the updates on disk were altered.
         """
-        attackers, before = self._context.settings.aggregation.attackers, self._context.before
+        stated, before = self._context.settings.aggregation.attackers, self._context.before
+        attackers = min(stated, most_attackers(len(self._weights)))
         with self._spool as spool:
             products = np.zeros((len(self._weights), len(self._weights)))
             for name, start, stop in self._chunks():
