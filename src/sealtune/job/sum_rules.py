@@ -38,6 +38,7 @@ _PRIVACY = {
     "site_metrics": "is true, but sites give out sums only, of metrics too: leave it out",
 }
 _AGGREGATION = {
+    "outliers": "is about comparing single updates, which nobody sees: leave it out",
     "participation": "is below 1, but more than two thirds of all sites must take part",
     "personal": "is not possible with secure aggregation yet: leave it out",
 }
