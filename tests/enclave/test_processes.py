@@ -22,7 +22,7 @@ from sealtune.job.local import Local
 from sealtune.job.local_file import anchored
 from sealtune.launch import environment
 from sealtune.launch.parties import command
-from tests.enclave.flow import SITES, make_job, sign_job
+from tests.enclave.flow import make_job, sign_job
 
 
 @dataclass
@@ -59,10 +59,10 @@ class Processes:
 
     def __init__(self, parties: dict[str, Local], sockets: Path) -> None:
         self.parties = {name: anchored(party, sockets) for name, party in parties.items()}
-        for name in parties:
-            if name not in SITES:
+        for name, party in parties.items():
+            if not party.site:
                 setattr(self, name, self.start(name))
-        self.clients = {site: self.start(site) for site in SITES}
+        self.clients = {name: self.start(name) for name, party in parties.items() if party.site}
 
     def start(self, name: str) -> Process:
         """Start one."""
