@@ -85,6 +85,11 @@ def test_no_round_fits() -> None:
     assert refused.value.problems[0].key == "privacy.epsilon"
 
 
+def test_no_noise_is_enough() -> None:
+    with pytest.raises(ConfigError, match="no amount of noise keeps all rounds"):
+        terms(unit="site", epsilon=1e-9, delta=1e-15)
+
+
 def test_without_a_unit_there_is_nothing_to_account() -> None:
     assert make_terms(settings(), ROWS) is None
 

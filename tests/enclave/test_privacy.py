@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load, load_file
 
 from sealtune.errors import SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.federated_sections import PrivacySpec
-from sealtune.job.sections import JobSpec, NetworkSpec, TrainSpec
+from sealtune.job.sections import JobSpec, NetworkSpec, ProtectionSpec, TrainSpec
 from sealtune.privacy.noise import NoiseStream
 from tests.enclave.flow import SITES, Federation, make_federation, make_job, make_spare_job
 
@@ -25,10 +26,20 @@ UNITS = pytest.mark.parametrize("unit", [SITE, EXAMPLE])
 TRAIN = TrainSpec(steps_per_round=2, batch_size=4, learning_rate=5e-3)
 
 
-def private(folder: Path, base: Path, unit: str, *, rounds: int = 3, **privacy: Any) -> Federation:
+def private(
+    folder: Path,
+    base: Path,
+    unit: str,
+    *,
+    rounds: int = 3,
+    protect: str = "adapter+data",
+    **privacy: Any,
+) -> Federation:
     """A job whose noise is worked out for all of its rounds."""
     spec = PrivacySpec.model_validate({"unit": unit, "epsilon": 6.0, **privacy})
-    job = make_job(folder, base, privacy=spec, train=TRAIN, job=JobSpec(name="tiny", rounds=rounds))
+    protection = ProtectionSpec.model_validate({"protect": protect})
+    named = JobSpec(name="tiny", rounds=rounds)
+    job = make_job(folder, base, privacy=spec, train=TRAIN, job=named, protection=protection)
     return make_federation(job, folder / "run")
 
 
@@ -220,3 +231,25 @@ def test_who_is_away_changes_no_weight(llama: Path, tmp_path: Path) -> None:
         network=lambda site, _way, number, body: None if site == "west" and number > 2 else body,
     )
     assert [entry[0] for entry in spent(federation)] == [1, 2]
+
+
+def test_masks_change_no_clipped_gradient(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen layers elsewhere, under pads or not: the same gradients, bit for bit."""
+    monkeypatch.setattr(NoiseStream, "add_noise", lambda _self, values, _d: values.astype(float))
+    monkeypatch.setattr(NoiseStream, "chosen", lambda *_: [0, 3, 5, 6, 9])
+    found = []
+    for protect in ("adapter+data", "insecure-none"):
+        (tmp_path / protect).mkdir()
+        federation = private(tmp_path / protect, llama, EXAMPLE, protect=protect)
+        worker: Any = federation.sites["north"]._worker
+        loss, tokens = worker._private.fill()
+        model = federation.models["north"]
+        grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        assert all(grad.any() for name, grad in grads.items() if "lora_A" not in name)
+        found.append((loss, tokens, grads))
+    (loss, tokens, masked), (plain_loss, plain_tokens, plain) = found
+    assert (loss, tokens) == (plain_loss, plain_tokens)
+    assert masked.keys() == plain.keys()
+    assert all(torch.equal(masked[name], plain[name]) for name in masked)
