@@ -150,9 +150,10 @@ class _Ways:
         """A site's seconds by piece, and the bytes ``moved`` between enclave and accelerator."""
         shape, client, link = self.shape, self.equipment.client, self.spec.accelerator_gbit
         total = dict.fromkeys(("enclave", "accelerator", "pads", "accelerator_link", "moved"), 0.0)
+        alone = self.job.aggregation.personal_steps
         for batch, times, backward in (
-            (self.counts.train[site].step, self.rounds * self.steps[site], True),
-            (self.counts.test[site].whole, 2, False),
+            (self.counts.train[site].step, self.rounds * self.steps[site] + alone, True),
+            (self.counts.test[site].whole, 3 if alone else 2, False),
         ):
             bits = self.job.protection.integrity_bits
             step = costs.masked_step(shape, batch, first, backward=backward, integrity_bits=bits)

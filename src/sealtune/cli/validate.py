@@ -84,8 +84,11 @@ def _show_steps(job: Job, sites: dict[str, SiteData], own: Option | None) -> Non
     else:
         steps = max(job.train.steps(count) for count in rows.values())
         shown = ", ".join(f"{name} {job.train.steps(count)}" for name, count in rows.items())
-    size = job.train.batch_size
-    typer.echo(f"steps a round, {size} rows each: {shown}; {rounds} rounds: {rounds * steps} steps")
+    size, alone = job.train.batch_size, job.aggregation.personal_steps
+    more = f", and {alone} more of each site alone" if alone else ""
+    typer.echo(
+        f"steps a round, {size} rows each: {shown}; {rounds} rounds: {rounds * steps} steps{more}"
+    )
     if own is not None:
         typer.echo(
             f"estimated time: {duration(own.hours * 3600)}, with a machine for each party: what "
