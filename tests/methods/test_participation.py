@@ -16,7 +16,7 @@ from sealtune.job.manifest import canonical, parse_manifest
 from sealtune.job.settings import Settings
 from sealtune.methods.federated.participation import asked_in, draw
 from tests.job.sample import JOB, make_manifest
-from tests.sample_job import write_job
+from tests.sample_job import make_job, write_job
 
 ALONE = {site: site for site in "abcde"}
 
@@ -72,6 +72,22 @@ def test_the_share_is_rounded_up(sites: int, share: float, asked: int) -> None:
 def test_what_no_sample_can_be_is_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         settings(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"participation": 0.5},
+        {"personal": ["head"]},
+        {"personal_steps": 3},
+        {"proximal": 0.1},
+        {"rule": "median"},
+        {"norm_bound": 1.0},
+    ],
+)
+def test_a_split_job_has_nothing_to_aggregate(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="is for sites that train; a split job's do not"):
+        make_job("m", job={"method": "split"}, split={"cut": 1}, aggregation=values)
 
 
 def test_a_job_file_says_so_beside_its_other_faults(tmp_path: Path) -> None:

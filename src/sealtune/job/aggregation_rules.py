@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.robust_rules import MEDIAN, MULTI_KRUM, TRIMMED_MEAN
+from sealtune.job.sections import JobSpec
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,16 @@ _ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def aggregation_problems(aggregation: AggregationSpec | None) -> list[Problem]:
+def aggregation_problems(job: JobSpec | None, aggregation: AggregationSpec | None) -> list[Problem]:
     """Faults of ``[aggregation]``; a section that is itself faulty is None."""
     if aggregation is None:
         return []
+    if job is not None and job.rules.server_trains:
+        return [
+            Problem(f"aggregation.{key}", f"is for sites that train; a {job.method} job's do not")
+            for key, field in AggregationSpec.model_fields.items()
+            if getattr(aggregation, key) != field.default
+        ]
     problems = []
     rule, optimizer = KNOWN_RULES.get(aggregation.rule), aggregation.server_optimizer
     if rule is None:

@@ -168,7 +168,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
     problems += unread(method, protection, aggregation)
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
-    problems += aggregation_problems(aggregation)
+    problems += aggregation_problems(method, aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)
     problems += robust_disagreements(sites, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)

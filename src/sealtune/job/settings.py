@@ -108,7 +108,7 @@ class Settings(Section):
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
             *unread(self.job, self.protection, self.aggregation),
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
-            *aggregation_problems(self.aggregation),
+            *aggregation_problems(self.job, self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
             *robust_disagreements(self.sites, self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
