@@ -142,7 +142,11 @@ class Store:
         """``run`` with the best rate of its trials; None as long as one is missing."""
         if not all(trial.key in self.done for trial in run.trials):
             return None
-        return replace(run, rate=max(run.trials, key=lambda trial: self.done[trial.key]).rate)
+        return replace(run, rate=max(run.trials, key=self._score).rate)
+
+    def _score(self, trial: Run) -> tuple[float, float]:
+        found = self.done[trial.key]
+        return found["accuracy"], -found["loss"]
 
     def result(self, run: Run) -> Any:
         """What came of a run; None if it is not finished."""
@@ -272,12 +276,17 @@ def shares(bench: Workbench, states: Mapping[str, State]) -> dict[str, float]:
 
 
 def work(run: Run, model: Path) -> Any:
-    """A run's shares by way; of a trial the share that its rate reaches on held-out rows."""
+    """A run's shares by way; of a trial what its rate reaches on held-out rows."""
     size = run.size
     if run.seed == RATE_SEED:
         bench = workbench(run, model, held=True)
         state = pooled(bench, size, max(1, size.rounds // 2))
-        return shares(bench, dict.fromkeys(SITES, state))["all"]
+        found = bench.test(state).values()
+        total = sum(one.total for one in found)
+        return {
+            "accuracy": sum(one.correct for one in found) / total,
+            "loss": sum(one.loss * one.total for one in found) / total,
+        }
     bench = workbench(run, model)
     joint, everybody = federated(bench, size), pooled(bench, size, size.rounds)
     return {
