@@ -23,7 +23,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
         "split.checkpointing",
         "without the virtual tokens",
     ),
-    ({"tuning": {"lora": {"dora": True}}}, "tuning.lora.dora", "enclave holds no such weights"),
+    ({"tuning": {"lora": {"dora": True}}}, "tuning.lora.dora", "masked layers hold none"),
     ({**SPLIT, "tuning": {"lora": {"dora": True}, "spf": {}}}, "tuning.lora.dora", "tuning.spf"),
     ({"tuning": {"lora": {"start": "pissa"}}}, "tuning.lora.start", "out of the frozen weights"),
     ({**SPLIT, "tuning": {"lora": {"start": "pissa"}}}, "tuning.lora.start", "frozen weights"),
@@ -69,5 +69,5 @@ def test_a_signed_manifest_of_them_is_refused() -> None:
     """Whoever made it: every party reads the settings anew."""
     content = make_manifest().model_dump(mode="json")
     content["settings"]["tuning"]["lora"]["dora"] = True
-    with pytest.raises(MalformedManifestError, match=r"tuning\.lora\.dora: needs the lengths"):
+    with pytest.raises(MalformedManifestError, match=r"tuning\.lora\.dora: needs the frozen weights"):
         parse_manifest(canonical(content))

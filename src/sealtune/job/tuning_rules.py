@@ -48,8 +48,8 @@ def _of_lora(
     key = "tuning.lora"
     if lora.dora and job is not None and not job.rules.server_trains:
         words = (
-            "needs the lengths of the frozen weights' rows in each step, but a site's enclave "
-            'holds no such weights: its masked layers have none; set job.method = "split"'
+            "needs the frozen weights: in a site's enclave masked layers hold none, and a server "
+            'without the model cannot draw the first lengths; set job.method = "split"'
         )
         yield Problem(f"{key}.dora", words)
     if lora.dora and beside_spf:
