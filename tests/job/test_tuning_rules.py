@@ -69,5 +69,7 @@ def test_a_signed_manifest_of_them_is_refused() -> None:
     """Whoever made it: every party reads the settings anew."""
     content = make_manifest().model_dump(mode="json")
     content["settings"]["tuning"]["lora"]["dora"] = True
-    with pytest.raises(MalformedManifestError, match=r"tuning\.lora\.dora: needs the frozen weights"):
+    with pytest.raises(
+        MalformedManifestError, match=r"tuning\.lora\.dora: needs the frozen weights"
+    ):
         parse_manifest(canonical(content))

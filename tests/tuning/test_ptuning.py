@@ -269,6 +269,32 @@ def test_a_continuation_is_the_greedy_one(
         assert continue_text(loaded, text, tokens=12) == want
 
 
+@pytest.mark.parametrize("first", [0, CUT])
+def test_generation_without_a_cache_is_the_same(llama: Path, first: int) -> None:
+    """transformers hands the last step's cache on all the same, beside the whole text."""
+    model = tuned(llama, "causal-lm", first=first)
+    ids = torch.tensor([[5, 9, 7]])
+    more = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 10}
+    with torch.no_grad():
+        kept, anew = (model.generate(ids, use_cache=keep, **more) for keep in (True, False))
+    assert torch.equal(kept, anew)
+
+
+@pytest.mark.parametrize("projection", [False, True])
+def test_a_file_that_is_not_the_live_prefix_is_found(
+    llama: Path, tmp_path: Path, projection: bool
+) -> None:
+    model = tuned(llama, "causal-lm", projection=projection)
+    save_adapter(tmp_path / "adapter", model, fingerprint(llama, "causal-lm", ("ptuning",)))
+    batch = batch_of(task_of(llama, "causal-lm", labels=()), TEXTS)
+    check_export(tmp_path / "adapter", model, batch)
+    name = "transform.0.bias" if projection else "embedding.weight"
+    with torch.no_grad():
+        model.prompt_encoder.get_parameter(name).flatten()[0] += 1e-3
+    with pytest.raises(AdapterMismatchError, match="differs from the live one"):
+        check_export(tmp_path / "adapter", model, batch)
+
+
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("task", ["classification", "label-words", "causal-lm"])
 def test_it_learns(llama: Path, task: str, projection: bool) -> None:
