@@ -178,7 +178,9 @@ def test_no_loss_and_no_answer_leaves_the_server(llama: Path, tmp_path: Path, un
         figures = {"loss", "train_loss", "correct", "total"}
         assert not set(event) & (figures | ({"clipped", "norm_ratio"} if unit == SITE else set()))
         for entry in event["sites"].values():
-            assert set(entry) == {"outcome", "reason", "examples", "bytes_up", "bytes_down"}
+            shown = {"outcome", "reason", "examples", "bytes_up", "bytes_down"}
+            # what is compared to find outliers has its noise already
+            assert set(entry) - ({"outlier"} if unit != SITE else set()) == shown
 
 
 def released(federation: Federation, site: str = "north") -> dict[str, np.ndarray]:
