@@ -42,6 +42,8 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
     console.print()
     show_views(summary, console)
     say("time", _time(summary, method))
+    if summary["privacy"] is not None:
+        say("privacy", _privacy(summary["privacy"]))
     own = sorted(run_dir.glob("sites/*/adapter-personal")) or sorted(run_dir.glob(_OWN))
     adapters = [run_dir / "adapter", *(own if _PERSONAL in summary["views"] else [])]
     for name, path in (*(("adapter", path) for path in adapters), ("report", page)):
@@ -115,6 +117,14 @@ def _time(summary: Mapping[str, Any], method: Method) -> str:
     total = summary["seconds"]["total"]
     took = "" if total is None else f"{total:.0f} s"
     return f"{took}  {', '.join(parts)}"
+
+
+def _privacy(privacy: Mapping[str, Any]) -> str:
+    """What was spent of the budget."""
+    spent = "–" if privacy["epsilon"] is None else f"{privacy['epsilon']:.3g}"
+    ended = ", which ended training" if privacy["ended_early"] else ""
+    budget, delta = f"{privacy['budget']:g}", f"{privacy['delta']:g}"
+    return f"epsilon {spent} of {budget}{ended}; delta {delta}, of each {privacy['unit']}"
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -41,7 +41,14 @@ SETTINGS = {
         "personal",
         "personal_steps",
     ),
-    "privacy": ("site_metrics",),
+    "privacy": (
+        "unit",
+        "epsilon",
+        "delta",
+        "clip",
+        "noise_multiplier",
+        "site_metrics",
+    ),
     "network": ("min_sites", "deadline"),
 }
 
