@@ -76,6 +76,15 @@ class Recorded:
         return self.federation
 
 
+@pytest.fixture(scope="module")
+def straight(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """A whole run; not to be changed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run = Recorded(ranks_job(folder, llama), folder / "run")
+    run.run()
+    return run
+
+
 def layers(adapter: Adapter) -> list[str]:
     return sorted(name for name in adapter if ".lora_A." in name)
 
@@ -142,11 +151,10 @@ def final_adapter(federation: Federation) -> Adapter:
     return load(server._adapter)
 
 
-def test_the_residual_is_the_true_one(llama: Path, tmp_path: Path) -> None:
-    run = Recorded(ranks_job(tmp_path, llama), tmp_path / "run")
-    federation = run.run()
+def test_the_residual_is_the_true_one(straight: Recorded) -> None:
+    federation = straight.federation
     after = load_file(adapter_folder(federation, "west") / WEIGHTS)
-    expected = merged_means(run, 2)
+    expected = merged_means(straight, 2)
     true = relative([product(after, layer) for layer in layers(after)], expected)
     event = federation.of("round")[2]
     assert event["residual"] == pytest.approx(true, rel=1e-3)
@@ -157,14 +165,12 @@ def adapter_folder(federation: Federation, site: str) -> Path:
     return federation.run_dir / "sites" / site / "adapter"
 
 
-def test_every_site_begins_with_the_same_first_directions(llama: Path, tmp_path: Path) -> None:
-    run = Recorded(ranks_job(tmp_path, llama, rounds=1), tmp_path / "run")
-    run.run()
-    for question in run.sent:
+def test_every_site_begins_with_the_same_first_directions(straight: Recorded) -> None:
+    for question in straight.sent:
         for layer in layers(question["west"]):
             for site, rank in RANKS.items():
                 assert np.array_equal(question[site][layer], question["west"][layer][:rank])
-    assert not run.sent[0]["west"][layer.replace("lora_A", "lora_B")].any()
+    assert not straight.sent[0]["west"][layer.replace("lora_A", "lora_B")].any()
 
 
 @pytest.mark.parametrize("scaling", ["lora", "rslora"])
@@ -195,16 +201,16 @@ def test_plain_peft_loads_each_site_s_own_rank(llama: Path, tmp_path: Path, scal
                 assert not torch.equal(found, plain(**inputs).logits)
 
 
-def test_a_resumed_run_gives_the_same_bytes(llama: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_bytes(
+    straight: Recorded, llama: Path, tmp_path: Path
+) -> None:
     job = ranks_job(tmp_path, llama)
-    straight = make_federation(job, tmp_path / "straight")
-    straight.run(straight.aggregator())
     broken = make_federation(job, tmp_path / "broken")
     broken.run(broken.aggregator(), exchanges=ROUND_1 + 2)  # round 2 has begun
     broken = make_federation(job, tmp_path / "broken")
     broken.run(broken.aggregator(resume=True))
     for site in RANKS:
-        expected, found = (adapter_folder(f, site) / WEIGHTS for f in (straight, broken))
+        expected, found = (adapter_folder(f, site) / WEIGHTS for f in (straight.federation, broken))
         assert found.read_bytes() == expected.read_bytes()
 
 
