@@ -182,7 +182,10 @@ def test_both_views_of_every_model(tmp_path: Path) -> None:
 def test_personal_parts_leave_no_joint_view(tmp_path: Path) -> None:
     job = sample.resolved()
     job["settings"]["aggregation"] = {"personal": ["head"]}
-    views = build_summary(write_run(tmp_path / "run", job=job))["views"]
+    run = write_run(tmp_path / "run", job=job)
+    assert "Two views of accuracy" in report.write(run).read_text()
+    assert "Two views" not in report.write(write_run(tmp_path / "joint")).read_text()
+    views = build_summary(run)["views"]
     assert list(views) == ["personal"]
     assert views["personal"]["own_rows"] == pytest.approx((1190 + 966 + 546) / 3967)
     assert views["personal"]["all_rows"] is None
