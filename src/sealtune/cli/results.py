@@ -68,7 +68,7 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
 
 
 def show_views(summary: Mapping[str, Any], console: Console) -> None:
-    """Print how every model does on all rows and on own rows; a joint adapter alone has one view."""
+    """Print how every model does on all rows and on own rows; a joint adapter has one view."""
     views = summary["views"]
     if views.keys() <= {"joint"}:
         return
