@@ -14,7 +14,7 @@ from sealtune.secure_sum import member as member_module
 from sealtune.secure_sum import shares
 from sealtune.secure_sum.member import Member
 from sealtune.secure_sum.ring import Vector, add_mask
-from sealtune.secure_sum.roster import SumKeys, sign_keys
+from sealtune.secure_sum.roster import Roster, SumKeys, sign_keys
 from sealtune.secure_sum.secret_keys import add_pair_mask, masking_key, own_mask_key
 from tests.secure_sum.room import NAMES, SUBJECT, Room, keys_of, make_terms, random_vectors
 
@@ -304,3 +304,20 @@ def test_the_mask_is_what_hides(room: Room, monkeypatch: pytest.MonkeyPatch) -> 
     at(room, "vector")
     seen: Vector = room.masked[VICTIM]
     assert np.array_equal(seen, room.vectors[VICTIM])
+
+
+def test_a_signature_over_survivors_is_one_over_the_roster(room: Room) -> None:
+    """Two sites with other rosters, of which each holds stale keys of somebody, confirm nothing."""
+    at(room, "vector")
+    roster = room.server.roster
+    other = Member(room.terms, "south", keys_of(NAMES)["south"]).advertise()
+    stale = Roster.read(room.terms, {**roster.encoded, "south": other})
+    said, wanted = (
+        one.survivors_statement("north", SUBJECT, NAMES, NAMES) for one in (stale, roster)
+    )
+    assert said != wanted
+    signatures = {site: room.members[site].confirm(list(NAMES)) for site in NAMES[1:]}
+    lie = {**signatures, "north": keys_of(NAMES)["north"].sign(said)}
+    room.members["east"].confirm(list(NAMES))
+    with pytest.raises(SecureAggregationError, match="as north was shown them are not signed"):
+        room.members["east"].unmask(lie)
