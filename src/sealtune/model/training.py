@@ -3,7 +3,7 @@
 In a federated job each round starts a fresh AdamW, as in FedAvg with a stateless client; so the
 adapter is all that a checkpoint has to hold.
 
-Trust domain: client enclave (federated), server enclave (split).
+Trust domain: client enclave (federated), server enclave (split), data owner (secure aggregation).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The file is authenticated under a key that is derived from what this site alone 
 sealing key, or its organisation's private key where it has no such enclave. Its host can still
 delete it or put an older one back (docs/limitations.md).
 
-Trust domain: client enclave (federated); data owner (split).
+Trust domain: client enclave (federated); data owner (split, secure aggregation).
 """
 
 from __future__ import annotations

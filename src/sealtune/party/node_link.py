@@ -1,6 +1,6 @@
 """A site's conversation with the node: one connection for each message that is delivered.
 
-Trust domain: client enclave (federated), data owner (split). The node is untrusted.
+Trust domain: client enclave (federated), data owner (otherwise). The node is untrusted.
 """
 
 from __future__ import annotations

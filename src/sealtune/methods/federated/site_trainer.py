@@ -7,7 +7,7 @@
 
 In a job with personal parts a question also says ``trained``: see ``personal``.
 
-Trust domain: client enclave.
+Trust domain: client enclave; data owner (secure aggregation).
 """
 
 from __future__ import annotations
