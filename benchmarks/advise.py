@@ -377,7 +377,7 @@ before = reader.read(adapter)
 mean = FedAvg(RoundContext(shapes, before, None, {"north": 10}, 1.0, Path()))
 for _ in range(3):
     answer = reader.read(bytes(bytearray(adapter)))
-    mean.add("north", read_update(answer, before, dict.fromkeys(shapes, 1.0)).tensors, 10)
+    mean.add("north", read_update(answer, before, dict.fromkeys(shapes, 1.0)), 10)
 write_adapter(mean.result())
 print(peak_mib())
 """

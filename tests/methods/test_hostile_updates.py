@@ -248,10 +248,10 @@ def test_any_bytes_are_an_update_or_refused_by_name(
         update = round_.check("wild", data)
     except (AdapterMismatchError, UpdateBoundError):
         return
-    assert {n: (t.shape, t.dtype) for n, t in update.tensors.items()} == {
+    assert {n: (t.shape, t.dtype) for n, t in update.items()} == {
         n: (s, np.float32) for n, s in SHAPES.items()
     }
-    assert all(np.abs(t).max() <= 1.02 * REACH for t in update.tensors.values())
+    assert all(np.abs(t).max() <= 1.02 * REACH for t in update.values())
     assert math.isfinite(update.norm)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,15 +32,12 @@ def flat(values: Tensors) -> np.ndarray:
 def clipped(tensors_: Tensors) -> Tensors:
     """As a round clips a site's update before the rule gets it."""
     norm = float(np.linalg.norm(flat(tensors_)))
-    update = Update({n: t.copy() for n, t in tensors_.items()}, norm)
+    update = Update(tensors_, {n: np.zeros_like(t) for n, t in tensors_.items()}, norm)
     bound = NormBound(
         job(privacy=PRIVATE), ROWS, {site: {"x": flat(ZEROS).size} for site in ROWS}, 1.0
     )
     assert bound.of("north") == bound.of("east") == CLIP
-    factor = bound.clip("north", norm)
-    if factor < 1:
-        update.scale(factor)
-    return update.tensors
+    return dict(replace(update, factor=bound.clip("north", norm)))
 
 
 def total(updates: dict[str, Tensors], order: tuple[str, ...] | None = None) -> np.ndarray:

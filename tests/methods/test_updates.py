@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,12 @@ def test_a_wrong_length_is_refused(change: Any) -> None:
 def test_an_update_is_the_difference_and_its_norm() -> None:
     before, after = tensors(0), tensors(1)
     update = read_update(after, before, LIMITS)
-    assert all(np.array_equal(update.tensors[n], after[n] - before[n]) for n in SHAPES)
-    flat = np.concatenate([t.astype(np.float64).ravel() for t in update.tensors.values()])
-    assert update.norm == pytest.approx(float(np.linalg.norm(flat)), rel=1e-12)
-    update.scale(0.25)
-    assert np.array_equal(update.tensors["a"], (after["a"] - before["a"]) * np.float32(0.25))
+    assert all(np.array_equal(update[n], after[n] - before[n]) for n in SHAPES)
+    flat = np.concatenate([t.astype(np.float64).ravel() for t in update.values()])
+    assert update.norm == pytest.approx(float(np.linalg.norm(flat)), rel=1e-7)
+    assert list(update) == list(SHAPES)
+    shorter = replace(update, factor=0.25)
+    assert np.array_equal(shorter["a"], (after["a"] - before["a"]) * np.float32(0.25))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -3e38])

@@ -55,7 +55,8 @@ class Rule(Protocol):
 
         Args:
             site: who sent it.
-            update: float32, what the site's adapter differs by from ``before``; the rule's own.
+            update: float32, what the site's adapter differs by from ``before``; a tensor is
+                computed each time that it is asked for, and is the rule's own.
             weight: at most that of ``RoundContext.weights``, and at least 1.
         """
 

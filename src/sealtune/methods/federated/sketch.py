@@ -13,14 +13,18 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from sealtune.methods.federated.adapter import Shapes, Tensors
+from sealtune.methods.federated.pieces import in_threads
 
 WIDTH = 1 << 13
+
+_GROUPS = 16  # of tensors that are sketched in turn; groups at a time
 
 Sketch = NDArray[np.float32]  # [WIDTH]
 
@@ -35,7 +39,16 @@ class Sketcher:
 
     def __init__(self, key: bytes, shapes: Shapes) -> None:
         self._shapes = dict(sorted(shapes.items()))
-        rows = sum(-(-math.prod(shape) // WIDTH) for shape in shapes.values())
+        rows = 0
+        self._rows: dict[str, int] = {}  # of each tensor, the first
+        self._groups: dict[str, list[str]] = {}
+        self._sizes: dict[str, int] = {}
+        for place, (name, shape) in enumerate(self._shapes.items()):
+            self._rows[name] = rows
+            rows += -(-math.prod(shape) // WIDTH)
+            group = str(place * _GROUPS // len(self._shapes))
+            self._groups.setdefault(group, []).append(name)
+            self._sizes[group] = self._sizes.get(group, 0) + math.prod(shape)
         stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         bits = np.frombuffer(stream.update(bytes(WIDTH // 8)), np.uint8)
         self._signs = (2.0 * np.unpackbits(bits) - 1).astype(np.float32)
@@ -45,18 +58,29 @@ class Sketcher:
 
     def sketch(self, update: Tensors) -> Sketch:
         """The sketch of an update, [WIDTH]; all zero only of one that is."""
-        total, row = np.zeros(WIDTH, np.float32), 0
-        for name, shape in self._shapes.items():
-            flat = _whole(update[name], shape).reshape(-1)
-            for start in range(0, flat.size, WIDTH):
-                part = flat[start : start + WIDTH] * self._signs[: flat.size - start]
-                shift, add = self._shifts[row], np.subtract if self._negative[row] else np.add
-                end = min(len(part), WIDTH - shift)  # what is left starts again at 0
-                for place, turned in ((shift, part[:end]), (0, part[end:])):
-                    whole = total[place : place + len(turned)]
-                    add(whole, turned, out=whole)
-                row += 1
-        return total
+        found: dict[str, Sketch] = {}
+
+        def sketch(groups: Sequence[str]) -> None:
+            for group in groups:
+                total = found[group] = np.zeros(WIDTH, np.float32)
+                for name in self._groups[group]:
+                    self._add(total, _whole(update[name], self._shapes[name]), self._rows[name])
+
+        in_threads(sketch, self._sizes)
+        # in one order, whatever the threads: rounding is the same on every machine
+        whole: Sketch = np.sum([found[group] for group in self._groups], axis=0, dtype=np.float32)
+        return whole
+
+    def _add(self, total: Sketch, tensor: NDArray[np.float32], row: int) -> None:
+        flat = tensor.reshape(-1)
+        for start in range(0, flat.size, WIDTH):
+            part = flat[start : start + WIDTH] * self._signs[: flat.size - start]
+            shift, add = self._shifts[row], np.subtract if self._negative[row] else np.add
+            end = min(len(part), WIDTH - shift)  # what is left starts again at 0
+            for place, turned in ((shift, part[:end]), (0, part[end:])):
+                whole = total[place : place + len(turned)]
+                add(whole, turned, out=whole)
+            row += 1
 
 
 def cosines(sketches: NDArray[np.float32]) -> NDArray[np.float64]:

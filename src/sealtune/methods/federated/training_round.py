@@ -7,6 +7,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -26,6 +27,8 @@ from sealtune.methods.federated.sketch import Sketcher
 from sealtune.methods.federated.update import Update, read_update
 from sealtune.methods.federated.update_bound import UpdateBound
 from sealtune.party.admit import Admitted
+
+_LEAST = 1e-22  # smaller numbers have no square in float32, so their bound is not seen
 
 
 class TrainingRound:
@@ -55,7 +58,7 @@ class TrainingRound:
             site: UpdateBound(settings.train, settings.tuning, rows).limits(largest)
             for site, rows in weights.items()
         }
-        reach = max(max(limits.values()) for limits in self._limits.values())
+        reach = max(_LEAST, *(max(limits.values()) for limits in self._limits.values()))
         context = RoundContext(shapes, self.before, settings, weights, reach, admitted.state_folder)
         self._figures = context.figures
         self._weights = weights
@@ -86,13 +89,12 @@ class TrainingRound:
     def take(self, site: str, update: Update) -> dict[str, Any]:
         """Clip a site's update and add it; returns what the round's event says of it."""
         factor = self.norms.clip(site, update.norm)
-        if factor < 1:
-            update.scale(factor)
+        update = replace(update, factor=factor)
         rows = self._weights[site]
         if self._agreement:
-            self._agreement.note(site, update.tensors)
+            self._agreement.note(site, update)
             rows = self._agreement.rows(site, rows) if self._discounts else rows
-        self._rule.add(site, update.tensors, rows)
+        self._rule.add(site, update, rows)
         self._sites.append(site)
         return {"norm_bound": self.norms.of(site), "clipped": factor < 1}
 

@@ -6,7 +6,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,25 +14,38 @@ from numpy.typing import NDArray
 
 from sealtune.errors import UpdateBoundError
 from sealtune.methods.federated.adapter import Tensors
-from sealtune.methods.federated.pieces import PIECE, pieces
+from sealtune.methods.federated.pieces import PIECE, in_threads, pieces
+
+_Tensor = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Update:
-    """Checked.
+class Update(Mapping[str, _Tensor]):
+    """The differences by name, float32, each computed when it is asked for; checked.
 
     Attributes:
-        tensors: the differences, float32.
-        norm: L2, of all tensors together.
+        answer: the adapter that the site sent.
+        before: the one that it was sent.
+        norm: L2, of all tensors together, before ``factor``.
+        factor: what every number is multiplied with.
     """
 
-    tensors: dict[str, NDArray[np.float32]]
+    answer: Tensors
+    before: Tensors
     norm: float
+    factor: float = 1.0
 
-    def scale(self, factor: float) -> None:
-        """Multiply all tensors."""
-        for tensor in self.tensors.values():
-            np.multiply(tensor, np.float32(factor), out=tensor)
+    def __getitem__(self, name: str) -> _Tensor:
+        difference = np.subtract(self.answer[name], self.before[name])
+        if self.factor != 1:
+            np.multiply(difference, np.float32(self.factor), out=difference)
+        return difference
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.before)
+
+    def __len__(self) -> int:
+        return len(self.before)
 
 
 def read_update(answer: Tensors, before: Tensors, limits: Mapping[str, float]) -> Update:
@@ -46,26 +59,32 @@ def read_update(answer: Tensors, before: Tensors, limits: Mapping[str, float]) -
     Raises:
         UpdateBoundError: a number is farther away, or is none.
     """
-    tensors, squares, wide = {}, 0.0, np.empty(PIECE)
-    for name, limit in limits.items():
-        difference = np.empty(before[name].shape, np.float32)
-        new, old, flat = (one.reshape(-1) for one in (answer[name], before[name], difference))
-        lowest = highest = 0.0
-        for piece in pieces(flat.size):
-            part = np.subtract(new[piece], old[piece], out=flat[piece])
-            # NaN stays NaN in both, and fails the comparison
-            lowest, highest = np.minimum(lowest, part.min()), np.maximum(highest, part.max())
-            if not (-limit <= lowest and highest <= limit):
-                break
-            exact = wide[: part.size]
-            exact[...] = part
-            squares += float(exact @ exact)
-        else:
-            tensors[name] = difference
-            continue
-        raise UpdateBoundError(
-            f"{name} was moved by {float(np.abs(flat[piece]).max()):.3g}; an honest round moves a "
-            f"number by at most {limit:.3g}",
-            hint="its training diverged, or it sends something else than it trained",
-        )
-    return Update(tensors, math.sqrt(squares))
+
+    def squares(names: Sequence[str]) -> float:
+        scratch = np.empty(PIECE, np.float32)
+        # what overflows or is no number fails the comparison
+        with np.errstate(over="ignore", invalid="ignore"):
+            return math.fsum(
+                _squares(name, answer[name], before[name], limits[name], scratch) for name in names
+            )
+
+    sums = in_threads(squares, {name: tensor.size for name, tensor in before.items()})
+    return Update(answer, before, math.sqrt(math.fsum(sums)))
+
+
+def _squares(name: str, answer: _Tensor, before: _Tensor, limit: float, scratch: _Tensor) -> float:
+    """The sum of all differences' squares; numpy adds pairwise."""
+    new, old = answer.reshape(-1), before.reshape(-1)
+    sums = []
+    for piece in pieces(new.size):
+        part = scratch[: piece.stop - piece.start]
+        np.subtract(new[piece], old[piece], out=part)
+        np.multiply(part, part, out=part)
+        if not part.max() <= limit**2:
+            raise UpdateBoundError(
+                f"{name} was moved by {math.sqrt(part.max()):.3g}; an honest round moves a number "
+                f"by at most {limit:.3g}",
+                hint="its training diverged, or it sends something else than it trained",
+            )
+        sums.append(float(part.sum()))
+    return math.fsum(sums)

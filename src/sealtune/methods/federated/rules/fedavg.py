@@ -9,6 +9,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sealtune.errors import ModelError
 from sealtune.methods.federated.adapter import Tensors
 from sealtune.methods.federated.aggregation import RoundContext
-from sealtune.methods.federated.pieces import PIECE, pieces
+from sealtune.methods.federated.pieces import PIECE, in_threads, pieces
 
 _BITS = 51  # of the largest term, in steps of the grid; 2^63 is far beyond 64 of them
 
@@ -38,19 +39,24 @@ class FedAvg:
         self._step = 2.0 ** (math.frexp(largest)[1] - _BITS)
         self._shift = np.float64(1.5 * 2**52 * self._step)
         self._sums = {n: np.zeros(int(np.prod(s)), np.int64) for n, s in context.shapes.items()}
-        self._term = np.empty(PIECE)
+        self._sizes = {name: total.size for name, total in self._sums.items()}
         self._weight = self._terms = 0
 
     def add(self, _site: str, update: Tensors, weight: int, /) -> None:
         """See ``Rule``."""
-        for name, total in self._sums.items():
-            flat = update[name].reshape(-1)
-            for piece in pieces(flat.size):
-                part, term = flat[piece], self._term[: piece.stop - piece.start]
-                np.multiply(part, np.float64(weight), out=term)
-                term += self._shift
-                whole = total[piece]
-                whole += term.view(np.int64)  # wraps around, as the shifts do in ``result``
+
+        def add(names: Sequence[str]) -> None:
+            scratch = np.empty(PIECE)
+            for name in names:
+                total, flat = self._sums[name], update[name].reshape(-1)
+                for piece in pieces(flat.size):
+                    term = scratch[: piece.stop - piece.start]
+                    np.multiply(flat[piece], np.float64(weight), out=term)
+                    np.add(term, self._shift, out=term)
+                    whole = total[piece]  # wraps around, as the shifts do in ``result``
+                    np.add(whole, term.view(np.int64), out=whole)
+
+        in_threads(add, self._sizes)
         self._weight += weight
         self._terms += 1
 
@@ -63,14 +69,14 @@ class FedAvg:
         if self._weight == 0:
             raise ModelError("there is nothing to average")
         shifts = np.uint64(self._terms * int(self._shift.view(np.int64)) % 2**64).view(np.int64)
-        after = {}
+        after, scratch = {}, np.empty(PIECE)
         for name, total in self._sums.items():
             np.subtract(total, shifts, out=total)
             before = self._before[name]
             new = np.empty(before.shape, np.float32)
             flat, old = new.reshape(-1), before.reshape(-1)
             for piece in pieces(total.size):
-                term = self._term[: piece.stop - piece.start]
+                term = scratch[: piece.stop - piece.start]
                 np.multiply(total[piece], self._step / self._weight, out=term)
                 np.add(term, old[piece], out=term)
                 flat[piece] = term
