@@ -311,9 +311,12 @@ def test_one_fault_in_split_is_one_problem(tmp_path: Path, split: dict[str, Any]
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"aggregation": {"rule": "fedavg", "proximal": 0.1}}, "aggregation.proximal: is 0.1, wh"),
-        ({"aggregation": {"norm_bound": 2.0}}, "aggregation.norm_bound: is 2.0, which is not read"),
-        ({"aggregation": {"personal": ["head"]}}, "aggregation.personal: is ('head',), which"),
+        (
+            {"aggregation": {"rule": "fedavg", "proximal": 0.1}},
+            "aggregation.proximal: is for sites",
+        ),
+        ({"aggregation": {"norm_bound": 2.0}}, "aggregation.norm_bound: is for sites"),
+        ({"aggregation": {"personal": ["head"]}}, "aggregation.personal: is for sites"),
         ({"job": {"method": "split", "trust": "secure-aggregation"}}, "for job.method"),
         ({"protection": {"protect": "adapter"}}, "protection.protect: is adapter, which"),
         ({"protection": {"integrity_bits": 64}}, "no accelerator takes part; leave it out"),

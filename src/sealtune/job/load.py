@@ -166,7 +166,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
-    problems += unread(method, protection, aggregation)
+    problems += unread(method, protection)
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
     problems += aggregation_problems(method, aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)

@@ -106,7 +106,7 @@ class Settings(Section):
         return [
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
-            *unread(self.job, self.protection, self.aggregation),
+            *unread(self.job, self.protection),
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.job, self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
@@ -166,14 +166,15 @@ def method_disagreements(
     return problems
 
 
-def unread(
-    job: JobSpec | None, protection: ProtectionSpec | None, aggregation: AggregationSpec | None
-) -> list[Problem]:
-    """Keys that a job of this method would not read, and that are set to something all the same."""
+def unread(job: JobSpec | None, protection: ProtectionSpec | None) -> list[Problem]:
+    """Keys that a job of this method would not read, and that are set to something all the same.
+
+    Those of ``[aggregation]`` and ``[privacy]`` have rules of their own.
+    """
     if job is None:
         return []
     problems, unused = [], job.rules.unused
-    for name, section in (("job", job), ("protection", protection), ("aggregation", aggregation)):
+    for name, section in (("job", job), ("protection", protection)):
         for key, field in type(section).model_fields.items() if section else ():
             why, value = unused.get(name) or unused.get(f"{name}.{key}"), getattr(section, key)
             if why and value != field.get_default():

@@ -70,9 +70,9 @@ class FedAvg:
             raise ModelError("there is nothing to average")
         shifts = np.uint64(self._terms * int(self._shift.view(np.int64)) % 2**64).view(np.int64)
         after, scratch = {}, np.empty(PIECE)
-        for name, total in self._sums.items():
+        for name, before in self._before.items():
+            total = self._sums.pop(name)  # its memory is what the result takes
             np.subtract(total, shifts, out=total)
-            before = self._before[name]
             new = np.empty(before.shape, np.float32)
             flat, old = new.reshape(-1), before.reshape(-1)
             for piece in pieces(total.size):
