@@ -492,11 +492,12 @@ def test_what_the_rank_could_not_hold(tmp_path: Path) -> None:
     happened = events()
     for event in happened:
         if event["event"] == "round" and event["round"] > 0:
-            event |= {"residual": 0.021, "factor_error": 0.125}
+            event |= {"residual": 0.021, "factor_error": 0.125, "norm_ratio": 0.5, "clipped": 1}
     folder = write_run(tmp_path / "run", happened)
     outcomes = build_summary(folder)["outcomes"]
     trained = [one for one in outcomes if one["stage"] == "train"]
     assert {(one["residual"], one["factor_error"]) for one in trained} == {(0.021, 0.125)}
+    assert {(one["norm_ratio"], one["clipped"]) for one in trained} == {(0.5, 1)}
     assert outcomes[0]["residual"] is outcomes[-1]["residual"] is None
     page = write(folder).read_text()
     assert page.count("residual 2.1\N{NO-BREAK SPACE}%") == len(trained)

@@ -162,6 +162,8 @@ def _outcomes(log: RunLog) -> list[Json]:
             "round": event.round,
             "stage": "final" if event is log.final else "train" if event.round else "before",
             "seconds": event.seconds,
+            "norm_ratio": event.norm_ratio,
+            "clipped": event.clipped,
             "residual": event.residual,
             "factor_error": event.factor_error,
             "sites": {site: _outcome(event, site) for site in log.sites},
