@@ -1,11 +1,12 @@
 """Accuracy of each way to aggregate while one of five sites attacks in every round.
 
-The demo set ICD-10 is dealt out to the sites (Dirichlet 1.0, 21 chapters). They train LoRA on the
-last MLP of SmolLM2-135M and the head; what is below was computed once (``last_states``). Checks,
-clipping, discounts and rules are those of the server enclave; ``plain`` averages what comes and
-does nothing else. The attacker is the site of middling size. It sends
+The demo set ICD-10 is dealt out to the sites (Dirichlet 5.0, 21 chapters). They train LoRA on the
+last linear layer of SmolLM2-135M and the head; what is below was computed once (``last_states``).
+Checks, clipping, discounts and rules are those of the server enclave; ``plain`` averages what comes
+and does nothing else. The attacker is the site of middling size. It sends
 
-    x100               its update times 100: refused as beyond what a round can reach, but by plain
+    x100               its update times 100: refused as beyond what a round can reach, but by plain;
+                       so this is also what it costs to do without the site's rows
     flipped            its update the other way
     far flipped        the same, times as much as just passes that check
     labels             an honest update of training on reversed labels
@@ -31,7 +32,7 @@ import torch
 from rich.table import Table
 
 from cut_data import CutSpec
-from last_states import MLP, LastStates, States, Top, last_states
+from last_states import TARGETS, LastStates, States, Top, last_states
 from sealtune.data.partition import partition
 from sealtune.errors import ModelError, UpdateBoundError
 from sealtune.job.settings import Settings
@@ -56,7 +57,7 @@ AGGREGATORS: dict[str, dict[str, Any]] = {
 }
 FACTORS = {"x100": 100.0, "flipped": -1.0, "far flipped": -1.0}
 ATTACKS = (*FACTORS, "labels")
-ALPHA, RATE, BATCH, STEPS = 1.0, 3e-3, 16, 10
+ALPHA, RATE, BATCH, STEPS = 5.0, 4e-3, 16, 5
 _JUST = 0.999  # of what passes
 
 
@@ -66,11 +67,11 @@ class Size:
 
     train: int = 4000
     test: int = 2000
-    rounds: int = 8
+    rounds: int = 16
     seeds: tuple[int, ...] = (1, 2, 3)
 
 
-FULL, QUICK = Size(), Size(train=1500, test=600, rounds=5, seeds=(1,))
+FULL, QUICK = Size(), Size(train=1500, test=600, rounds=8, seeds=(1,))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def measure(
 
     Args:
         quick: few rows and rounds, one seed.
-        advance: called with what was done after each run; ``count`` says how many there are.
+        advance: called with what was done after each run.
 
     Returns:
         ``worst_drop_default``, the mean over seeds, in points, of what the default loses under the
@@ -132,11 +133,6 @@ def measure(
             accuracy = found[run]["accuracy"]
             advance(f"{run.aggregator}, {run.attack}, seed {run.seed}: {accuracy:.1f} %")
     return _figures(found)
-
-
-def count(*, quick: bool) -> int:
-    """How many runs there are."""
-    return len(list(_runs(quick, "", "")))
 
 
 def _runs(quick: bool, model: str, data: str) -> Iterator[Run]:
@@ -293,7 +289,7 @@ class Server:
                 "model": {"task": "classification"},
                 "data": {},
                 "sites": {"names": SITES, "partition": "dirichlet"},
-                "tuning": {"lora": {"targets": MLP}},
+                "tuning": {"lora": {"targets": TARGETS}},
                 "train": {"steps_per_round": STEPS, "batch_size": BATCH, "learning_rate": RATE},
                 "aggregation": AGGREGATORS[run.aggregator],
                 "network": {"min_sites": 4},

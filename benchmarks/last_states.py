@@ -1,8 +1,9 @@
-"""A real model that trains in milliseconds: all below its last MLP is computed once and kept.
+"""A real model that trains in milliseconds: all below its last linear layer is computed once.
 
-A text is classified from its last token alone, and so the last block's MLP, the final norm and the
-head see one vector a text. What is frozen below them is run once; LoRA on that MLP and the head are
-trained on its results. Weights, texts, first values, optimizer and adapter are the product's own.
+A text is classified from its last token alone, and so the last layer (``down_proj``), the final
+norm and the head see one vector a text. What is frozen below is run once and kept; LoRA on that
+layer and the head are trained on it. Weights, texts, first values, optimizer and adapter are the
+product's own.
 
     states = last_states("icd10", train=4000, test=2000)
     top = Top(seed=1, labels=states.labels)
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,19 +31,27 @@ from sealtune.job.sections import LoraSpec, TuningSpec
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import write_atomic
 from sealtune.model.batches import sorted_batches
-from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.load import load_config, load_model, load_tokenizer
+from sealtune.model.partial import load_part
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Outcome, base_model
 from sealtune.tuning.apply import apply_tuning
 
-MLP = ("gate_proj", "up_proj", "down_proj")
+TARGETS = ("down_proj",)
 
 
 @dataclass(frozen=True)
 class StateBatch:
-    """Some texts: what enters the MLP's norm, float32 [B, D], and class numbers, int64 [B]."""
+    """Some texts.
+
+    Attributes:
+        states: what goes past the MLP, float32 [B, D].
+        inner: what enters its last layer, float32 [B, H].
+        labels: class numbers, int64 [B].
+    """
 
     states: Tensor
+    inner: Tensor
     labels: Tensor
 
     @property
@@ -55,6 +65,7 @@ class States:
     """Texts of one part of a data set, as ``StateBatch``."""
 
     states: Tensor
+    inner: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
@@ -67,11 +78,13 @@ class States:
 
     def batch(self, chosen: Sequence[int]) -> StateBatch:
         """The texts with these numbers."""
-        return StateBatch(self.states[list(chosen)], self.labels[list(chosen)])
+        rows = list(chosen)
+        return StateBatch(self.states[rows], self.inner[rows], self.labels[rows])
 
     def part(self, chosen: Sequence[int]) -> States:
         """The texts with these numbers, as a data set."""
-        return States(self.states[list(chosen)], self.labels[list(chosen)])
+        batch = self.batch(chosen)
+        return States(batch.states, batch.inner, batch.labels)
 
     def relabelled(self, labels: Tensor) -> States:
         """The same texts under other labels."""
@@ -88,25 +101,24 @@ class LastStates:
 
 
 class Top:
-    """The last MLP with LoRA, the final norm and the head: a model and a task in one.
+    """The last layer with LoRA, the final norm and the head: a model and a task in one.
 
     Attributes:
-        model: a PeftModel of which only its last MLP, norm and head are used.
+        model: a PeftModel of which nothing else is used.
     """
 
     def __init__(self, spec: ModelSpec, labels: Sequence[str], seed: int, rank: int = 8) -> None:
         self.labels = tuple(labels)
-        whole = load_model(spec, len(labels))
-        _, blocks = find_blocks(whole)
-        last = len(blocks) - 1
-        lora = LoraSpec(rank=rank, alpha=2 * rank, targets=MLP, layers=(last,))
-        self.model = apply_tuning(whole, TuningSpec(lora=lora), "classification", seed)
-        self._block = blocks[last]
+        last = int(load_config(spec).num_hidden_layers) - 1
+        top = load_part(spec, len(labels), last, "top")
+        tuning = TuningSpec(lora=LoraSpec(rank=rank, alpha=2 * rank, targets=TARGETS))
+        self.model = apply_tuning(top, tuning, "classification", seed, first_block=last)
+        self._block = find_blocks(top)[1][-1]
 
     def logits(self, batch: StateBatch) -> Tensor:
         """Scores of the classes, float32 [B, labels]."""
-        base, block, states = base_model(self.model), self._block, batch.states
-        after = states + block.mlp(block.post_attention_layernorm(states))
+        base = base_model(self.model)
+        after = batch.states + self._block.mlp.down_proj(batch.inner)
         scores: Tensor = base.score(base.model.norm(after))
         return scores
 
@@ -132,14 +144,14 @@ def last_states(spec: CutSpec) -> LastStates:
     Args:
         spec: which rows of which model; its cut and form are those of nothing here.
     """
-    file = benchmark_cache() / f"last-{spec.file().stem.removeprefix('cut-')}.safetensors"
+    file = benchmark_cache() / f"layer-{spec.file().stem.removeprefix('cut-')}.safetensors"
     if not file.is_file():
         labels, tensors = _compute(spec)
         write_atomic(file, save(tensors, metadata={"labels": json.dumps(labels)}))
     with safe_open(file, framework="pt") as opened:
         labels = tuple(json.loads(opened.metadata()["labels"]))
         train, test = (
-            States(opened.get_tensor(f"{part}.states"), opened.get_tensor(f"{part}.labels"))
+            States(*(opened.get_tensor(f"{part}.{key}") for key in ("states", "inner", "labels")))
             for part in ("train", "test")
         )
     return LastStates(labels, train, test)
@@ -150,31 +162,37 @@ class _FarEnoughError(Exception):
 
 
 def _compute(spec: CutSpec) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Run the model up to its last MLP."""
+    """Run the model up to its last linear layer."""
     task = text_task(spec, load_tokenizer(spec.model_spec), label_names(spec))
     model: Any = load_model(spec.model_spec, len(task.labels))
     seen: list[Tensor] = []
 
-    def stop(_module: nn.Module, inputs: tuple[Tensor]) -> None:
+    def keep(_module: nn.Module, inputs: tuple[Tensor]) -> None:
         seen.append(inputs[0])
+
+    def stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        keep(module, inputs)
         raise _FarEnoughError
 
-    find_blocks(model)[1][-1].post_attention_layernorm.register_forward_pre_hook(stop)
+    block = find_blocks(model)[1][-1]
+    block.post_attention_layernorm.register_forward_pre_hook(keep)
+    block.mlp.down_proj.register_forward_pre_hook(stop)
     tensors: dict[str, Tensor] = {}
     for part, count in (("train", spec.train), ("test", spec.test)):
         rows = text_rows(spec, part, task.labels, count)
         texts = task.encode(rows)
-        states = torch.empty(len(rows), model.config.hidden_size)
+        kept: list[Tensor] = [torch.empty(0)] * len(rows)
         for chosen in sorted_batches(texts.lengths, 32):
             batch = texts.batch(chosen)
-            with torch.no_grad():
-                try:
-                    model(**batch.inputs())
-                except _FarEnoughError:
-                    hidden = seen.pop()
-            states[list(chosen)] = hidden[torch.arange(len(chosen)), batch.lengths - 1]
-        tensors |= {
-            f"{part}.states": states,
-            f"{part}.labels": torch.tensor([r.label for r in rows]),
-        }
+            with torch.no_grad(), suppress(_FarEnoughError):
+                model(**batch.inputs())
+            last = torch.arange(len(chosen)), batch.lengths - 1
+            both = torch.cat([one[last] for one in seen], dim=1)  # [B, D + H]
+            seen.clear()
+            for i, row in zip(chosen, both, strict=True):
+                kept[i] = row
+        whole, width = torch.stack(kept), model.config.hidden_size
+        tensors[f"{part}.states"] = whole[:, :width].contiguous()
+        tensors[f"{part}.inner"] = whole[:, width:].contiguous()
+        tensors[f"{part}.labels"] = torch.tensor([row.label for row in rows])
     return task.labels, tensors

@@ -299,6 +299,7 @@ def flag(happened: list[Json], outlier: str, rounds: tuple[int, ...]) -> list[Js
         if event["event"] == "round" and event["round"]:
             for site, stated in event["sites"].items():
                 stated["outlier"] = site == outlier and event["round"] in rounds
+                stated["agreement"] = -0.214 if stated["outlier"] else 0.187
     return changed
 
 

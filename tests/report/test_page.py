@@ -135,6 +135,8 @@ def test_outliers_are_named_and_marked_in_their_rounds(tmp_path: Path) -> None:
     assert page.count('class="badge late">outlier') == 2
     assert "clinic-coast was an outlier in 2 of 4 rounds." in page
     assert page.count("was an outlier") == 1
+    assert (page.count("cosine -0.21"), page.count("cosine 0.19")) == (2, 10)
+    assert "cosine" not in page_of(tmp_path / "other")
 
 
 def test_interrupted_run_has_a_page(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ class AggregationSpec(Section):
 
     rule: Name = "fedavg"
     """`fedavg`: mean weighted by signed rows. `exact`: mean of the products B A, of any ranks.
-    `median`, `trimmed-mean`, `multi-krum`: bear sites that attack, and cost accuracy."""
+    `median`, `trimmed-mean`: of each number, one vote a site. `multi-krum`: mean of the updates
+    that lie closest, weighted by rows. These three bear sites that attack, and cost accuracy."""
     norm_bound: Annotated[float, Field(gt=0, strict=True)] | Literal["auto", "none"] = "auto"
     """L2 norm to which a site's update is clipped; `auto` follows the median of the last round."""
     trim: float = Field(default=0.2, gt=0, lt=0.5, strict=True)
