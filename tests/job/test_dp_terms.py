@@ -108,6 +108,11 @@ REFUSED = [
     ({"privacy": SITE, "aggregation": {"rule": "median"}}, "aggregation.rule", "needs fedavg"),
     ({"privacy": SITE, "aggregation": {"norm_bound": 2.0}}, "aggregation.norm_bound", "clips to"),
     ({"privacy": SITE, "aggregation": {"norm_bound": "none"}}, "aggregation.norm_bound", "clips"),
+    (
+        {"privacy": SITE, "aggregation": {"outliers": "report"}},
+        "aggregation.outliers",
+        "nothing may",
+    ),
     ({"privacy": EXAMPLE, "model": {"task": "causal-lm"}}, "model.task", "a whole batch"),
     ({"privacy": EXAMPLE, "tuning": {"ptuning": {}}}, "tuning.ptuning", "all examples share"),
     ({"privacy": EXAMPLE, "tuning": {"dora": True}}, "tuning.lora.dora", "divides by a norm"),

@@ -56,6 +56,9 @@ def _of_sites(aggregation: AggregationSpec) -> list[Problem]:
     if aggregation.norm_bound != "auto":
         words = f"is {aggregation.norm_bound}, but {_SITE} clips to privacy.clip: remove it"
         problems.append(Problem("aggregation.norm_bound", words))
+    if aggregation.outliers != "discount":
+        words = f"compares single updates, of which nothing may show where {_SITE}: leave it out"
+        problems.append(Problem("aggregation.outliers", words))
     return problems
 
 
