@@ -94,12 +94,11 @@ class Ptuning(Tuner):
         """PEFT's two files, or our own for the blocks behind a cut."""
         prefix, state = model.prompt_encoder, self.state(model)
         head = len(state) > 1
-        config = _config(model, prefix.tokens, prefix.first, head=head)
         if prefix.first:
             settings = {"first_block": prefix.first, "virtual_tokens": prefix.tokens, "head": head}
             text = json.dumps({"format": 1, **settings}, indent=2, sort_keys=True) + "\n"
             return {PTUNING_WEIGHTS: write_tensors(state), PTUNING_CONFIG: text.encode()}
-        settings = _plain_settings(config)
+        settings = _plain_settings(_config(model, prefix.tokens, 0, head=head))
         settings |= {"base_model_name_or_path": base_model, "inference_mode": True}
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         named = {_PEFT_HEAD + n if is_head(n) else n: tensor for n, tensor in state.items()}
@@ -118,13 +117,12 @@ class Ptuning(Tuner):
         _put_prefix(model, config, first)
         if config.modules_to_save:
             fresh_head(model, 0)
-        named = {_EMBEDDING if n == _TABLE else n.removeprefix(_PEFT_HEAD) for n in written}
-        if len(named) < len(written):
-            raise AdapterMismatchError(f"{source}: {weights} holds a tensor twice")
         state = {
             _EMBEDDING if n == _TABLE else n.removeprefix(_PEFT_HEAD): tensor
             for n, tensor in written.items()
         }
+        if len(state) < len(written):
+            raise AdapterMismatchError(f"{source}: {weights} holds a tensor twice")
         load_trainable_state(model, state, source)
         return model
 
