@@ -251,9 +251,9 @@ def accelerator_memory(shape: Shape, tokens: float, first: int) -> float:
 
 
 def aggregator_memory(trainable: int) -> float:
-    """Method 1's server: a running sum of 8 bytes a number, the adapter, one answer and the update
-    in it, the next adapter and its bytes."""
-    return RUNTIME_AGGREGATOR + trainable * (8.0 + 5 * 4.0)
+    """Method 1's server: a running sum of 8 bytes a number, the adapter, an answer as it came and
+    open, and what of the next adapter is not yet in the place of the sum."""
+    return RUNTIME_AGGREGATOR + trainable * (8.0 + 4 * 4.0)
 
 
 def bottom_memory(shape: Shape, cut: int, tokens: float, chunk: float) -> float:
