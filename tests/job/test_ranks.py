@@ -37,7 +37,7 @@ def test_a_site_scales_its_products_as_the_job_does() -> None:
             'is "orthogonal"',
         ),
         ({"ptuning": {}}, "aggregation.rule", "there is no tuning.lora"),
-        ({"lora": {"dora": True}}, "tuning.lora.dora", "holds no such weights"),
+        ({"lora": {"dora": True}}, "tuning.lora.dora", "masked layers hold none"),
     ],
 )
 def test_what_does_not_go_together(

@@ -34,7 +34,8 @@ class Exact:
         self._pairs = factor_pairs(context.shapes)  # A -> B
         self._factors = {*self._pairs, *self._pairs.values()}
         rest = {n: s for n, s in context.shapes.items() if n not in self._factors}
-        self._rest = FedAvg(replace(context, shapes=rest))
+        before = {name: context.before[name] for name in rest}
+        self._rest = FedAvg(replace(context, shapes=rest, before=before))
         self._spool = Spool(context.folder)
         self._weights: dict[str, int] = {}
 
