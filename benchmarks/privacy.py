@@ -19,7 +19,8 @@ Parts:
 
 Keys of the JSON line: ``noise_rel_err`` = largest error of a deviation, relative;
 ``epsilon_rel_diff`` = largest difference between the two accountants at whole orders, relative
-(``epsilon_excess``: of what manifests state over Opacus at all orders);
+(``epsilon_excess``: of what manifests state over Opacus at all orders; ``numerical_rel_diff``:
+of the numerical accountants);
 ``resumed_equal`` = whether the resumed job has spent exactly what the uninterrupted one has; then
 one key for each part.
 """
@@ -386,6 +387,9 @@ def main() -> None:
             result["accountants"] = accountants()
             result["epsilon_rel_diff"] = max(f["rel_diff"] for f in result["accountants"])
             result["epsilon_excess"] = max(f["excess"] for f in result["accountants"])
+            result["numerical_rel_diff"] = max(
+                abs(f["dp_accounting_pld"] / f["opacus_prv"] - 1) for f in result["accountants"]
+            )
             report("accountants")
         if "budget" in options.only:
             with tempfile.TemporaryDirectory() as folder:
