@@ -303,7 +303,8 @@ class Server:
         factor = FACTORS[attack]
         if attack == "far flipped":
             largest = {name: float(np.abs(t).max()) for name, t in self.adapter.items()}
-            limits = UpdateBound(self.settings.train, self._rows[site]).limits(largest)
+            train, tuning = self.settings.train, self.settings.tuning
+            limits = UpdateBound(train, tuning, self._rows[site]).limits(largest)
             factor *= _JUST * min(limits[n] / float(np.abs(t).max()) for n, t in moved.items())
         with np.errstate(over="ignore", invalid="ignore"):
             return {n: before + np.float32(factor) * moved[n] for n, before in self.adapter.items()}
