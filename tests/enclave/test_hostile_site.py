@@ -115,13 +115,13 @@ def deep(answer: Frame) -> Frame:
 
 
 LIES: list[tuple[Lie, str]] = [
-    (sending(lambda t: t * 100), "was moved by"),
-    (sending(lambda t: t + 3), "was moved by"),
-    (sending(lambda t: np.full_like(t, np.nan)), "was moved by"),
-    (sending(lambda t: np.full_like(t, -np.inf)), "was moved by"),
-    (sending(lambda t: np.full_like(t, 9e3)), "was moved by"),
+    (sending(lambda t: t * 100), "was moved by more than"),
+    (sending(lambda t: t + 3), "was moved by more than"),
+    (sending(lambda t: np.full_like(t, np.nan)), "was moved by more than"),
+    (sending(lambda t: np.full_like(t, -np.inf)), "was moved by more than"),
+    (sending(lambda t: np.full_like(t, 9e3)), "was moved by more than"),
     (sending(lambda t: t[:1]), "float32"),
-    (sending(lambda t: t * -100), "was moved by"),
+    (sending(lambda t: t * -100), "was moved by more than"),
     (altering(lambda tensors: {n: t.astype(np.float16) for n, t in tensors.items()}), "float16"),
     (altering(without_one), "missing or unknown"),
     (altering(lambda tensors: {**tensors, "more": np.zeros(1, np.float32)}), "missing or unknown"),

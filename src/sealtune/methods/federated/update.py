@@ -82,8 +82,8 @@ def _squares(name: str, answer: _Tensor, before: _Tensor, limit: float, scratch:
         np.multiply(part, part, out=part)
         if not part.max() <= limit**2:
             raise UpdateBoundError(
-                f"{name} was moved by {math.sqrt(part.max()):.3g}; an honest round moves a number "
-                f"by at most {limit:.3g}",
+                # how far stays here: the reason leaves the enclave, whoever's update it is
+                f"{name} was moved by more than {limit:.3g}, the most of an honest round",
                 hint="its training diverged, or it sends something else than it trained",
             )
         sums.append(float(part.sum()))
