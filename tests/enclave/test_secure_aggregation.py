@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from sealtune.errors import SecureAggregationError, SiteLostError
 from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.first_values import first_adapter
-from sealtune.job.sections import PtuningSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, PtuningSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import ModelSpec
 from sealtune.methods.federated.adapter import read_adapter
 from sealtune.secure_sum.ring import Vector
@@ -289,3 +289,18 @@ def test_tokens_of_a_causal_model_are_counted(llama: Path, tmp_path: Path) -> No
     last = federation.of("final", "server")[0]
     assert last["total"] == sum(event["total"] for event in own) > 100
     assert last["correct"] == sum(event["correct"] for event in own)
+
+
+def test_lora_plus_may_move_b_as_far_as_its_own_rate_takes_it(llama: Path, tmp_path: Path) -> None:
+    tuning = TuningSpec(lora=LoraSpec(rank=2, learning_rate_ratio=1000))
+    train = TrainSpec(steps_per_round=2, batch_size=4, learning_rate=1e-5)
+    federation = make_sum(make_sum_job(tmp_path, llama, tuning=tuning, train=train), tmp_path / "r")
+    watch = Watch(federation)
+    federation.run(federation.server())
+    moved = [
+        float(np.abs(after[n] - before[n]).max() / train.learning_rate / train.steps_per_round)
+        for _, before, after in watch.plain.values()
+        for n in before
+        if ".lora_B." in n
+    ]
+    assert max(moved) > 600  # learning rates in a step

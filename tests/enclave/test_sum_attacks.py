@@ -153,6 +153,21 @@ def test_a_sum_once_more_without_one_site(
     assert len(federation.of("round", "server")) == 3  # the last one is of nobody
 
 
+def test_a_sum_once_more_by_second_processes_of_the_same_sites(
+    federation: SumFederation, llama: Path, tmp_path: Path
+) -> None:
+    """Both were started before the first sum, of which the second ones saw nothing."""
+    second = make_sum(make_sum_job(tmp_path, llama), federation.run_dir)
+    federation.run(federation.server())
+
+    def network(site: str, _way: str, _number: int, body: bytes) -> bytes | None:
+        return None if site == "west" else body
+
+    with pytest.raises(SiteLostError, match="shares for sum 3 were given"):
+        second.run(second.server(), network=network)
+    assert "loss" not in second.of("round", "server")[0]  # less the first's, it would be west's
+
+
 def test_more_sums_than_the_job_has(
     federation: SumFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
-"""Write files so that a reader sees the old contents or the new, never a half; read no endless one.
+"""Write files so that a reader sees the old contents or the new, never a half; read no endless one;
+let one process at a time change one.
 
 Trust domain: every process that reads or writes files.
 """
@@ -6,6 +7,7 @@ Trust domain: every process that reads or writes files.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -61,6 +63,25 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that changes ``path``: a lock file beside it, until the block ends.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def storage_error(path: Path, error: Exception) -> StorageError:

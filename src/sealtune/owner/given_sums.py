@@ -1,6 +1,7 @@
 """Which sums of a job a site has given shares for: each is given once, also after a restart.
 
-Of two sums with and without one site, the difference is that site's vector.
+Of two sums with and without one site, the difference is that site's vector. The file alone says
+which were given: other processes of the site may have given some since this one began.
 
 Trust domain: data owner.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sealtune.errors import SecureAggregationError, StorageError
-from sealtune.job.storage import read_bounded, write_atomic
+from sealtune.job.storage import locked, read_bounded, write_atomic
 
 _LONGEST = 1 << 20  # bytes
 _FORM = TypeAdapter(dict[str, int])
@@ -33,11 +34,11 @@ class GivenSums:
     def __init__(self, path: Path, job_id: str) -> None:
         self._path = path
         self._job_id = job_id
-        self._last = self._read() if path.exists() else {}
+        self._read()  # a damaged one is found before any work
 
     def check(self, number: int) -> None:
         """Raise SecureAggregationError if a sum of this number, or a later one, was given."""
-        last = self._last.get(self._job_id, -1)
+        last = self._read().get(self._job_id, -1)
         if number <= last:
             raise SecureAggregationError(
                 f"the server asks for sum {number}, and shares for sum {last} were given: a second "
@@ -53,12 +54,14 @@ class GivenSums:
             SecureAggregationError: they were before.
             StorageError: the file cannot be written; they must not be given.
         """
-        self.check(number)
-        last = {**self._last, self._job_id: number}
-        write_atomic(self._path, json.dumps(last).encode() + b"\n")
-        self._last = last
+        with locked(self._path):
+            self.check(number)
+            last = {**self._read(), self._job_id: number}
+            write_atomic(self._path, json.dumps(last).encode() + b"\n")
 
     def _read(self) -> dict[str, int]:
+        if not self._path.exists():
+            return {}
         data = read_bounded(self._path, _LONGEST, lambda said: StorageError(f"{self._path} {said}"))
         try:
             return _FORM.validate_json(data)

@@ -18,12 +18,8 @@ Trust domain: client enclave (federated); data owner (split, secure aggregation)
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
-import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +34,7 @@ from sealtune.errors import ConfigError, DifferenceReleaseError, Problem, Storag
 from sealtune.job.cache import state_folder
 from sealtune.job.keys import fingerprint
 from sealtune.job.manifest import TIME, Manifest
-from sealtune.job.storage import read_bounded, storage_error, write_atomic
+from sealtune.job.storage import locked, read_bounded, write_atomic
 from sealtune.party.difference import Part, Training, differing, may_differ_by, training_of
 
 MAX_JOBS = 1000
@@ -124,7 +120,7 @@ class JobLog:
                 again, of which another set of sites could be made to answer.
             StorageError: see ``check``; or it cannot be written, or is full.
         """
-        with self._locked():
+        with locked(self.path):  # an organisation's sites on one machine share it
             entries = self._read()
             own = next((entry for entry in entries if entry.job == self._identity), None)
             if own is None:
@@ -150,7 +146,7 @@ class JobLog:
         Raises:
             StorageError: as for ``take_part``.
         """
-        with self._locked():
+        with locked(self.path):
             entries = self._read()
             for number, entry in enumerate(entries):
                 if entry.job == self._identity and not entry.released:
@@ -231,20 +227,6 @@ class JobLog:
 
     def _mac(self, content: bytes) -> bytes:
         return hmac.new(self._key, content, hashlib.sha256).hexdigest().encode()
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One at a time: an organisation's sites on one machine share the file."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 def own_log(

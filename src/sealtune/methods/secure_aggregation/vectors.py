@@ -53,9 +53,10 @@ class Vectors:
         self._questions = {site: one.test_rows * each for site, one in data.items()}
         everything, questions = sum(self._rows.values()), sum(self._questions.values())
         steps = max(map(settings.train.steps, self._rows.values()))
+        rate = settings.train.learning_rate * max(map(settings.tuning.rate_ratio, self._shapes))
         bound = settings.aggregation.norm_bound
         self._bound = bound if isinstance(bound, float) else math.inf
-        self._changes = FixedPoint(_REACH * settings.train.learning_rate * steps, everything)
+        self._changes = FixedPoint(_REACH * rate * steps, everything)
         self._train_loss = FixedPoint(_LARGEST_LOSS, everything)
         self._test_loss = FixedPoint(_LARGEST_LOSS, max(1, questions))
 
