@@ -121,3 +121,11 @@ def test_a_manifest_with_another_table_is_refused(monkeypatch: pytest.MonkeyPatc
             check_terms(forged)
         with pytest.raises(DigestMismatchError):  # what `job sign` and `job verify` call
             signing.check_expected(forged, None)
+
+
+def test_a_delta_that_shows_a_unit_as_it_is_is_refused() -> None:
+    """With delta at 1 / rows, publishing one row drawn at random would count as private."""
+    for unit, delta in (("example", 1 / 500), ("site", 0.5)):
+        with pytest.raises(ConfigError, match=r"privacy\.delta"):
+            terms(unit=unit, epsilon=3.0, delta=delta)
+        assert terms(unit=unit, epsilon=3.0, delta=delta / 2)

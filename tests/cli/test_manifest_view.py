@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sealtune.cli.manifest_view import tuned
+from sealtune.cli.training_view import rounds, tuned
+from sealtune.job.federated_sections import AggregationSpec
 from sealtune.job.sections import LoraSpec, PtuningSpec, TuningSpec
+from tests.job import sample
 
 
 def test_lower_ranks_are_named() -> None:
@@ -22,3 +24,16 @@ def test_every_way_of_tuning_is_named() -> None:
     assert said == "P-tuning v2, 4 virtual tokens through a perceptron"
     said = tuned(TuningSpec(ptuning=PtuningSpec(virtual_tokens=1)))
     assert said == "P-tuning v2, 1 virtual token"
+
+
+def test_what_becomes_of_updates_is_named() -> None:
+    """What weighs, bounds and moves the joint adapter is signed, so it is read first."""
+    settings = sample.JOB.settings
+    assert ("updates", "fedavg, norm bound auto") in rounds(settings)
+    chosen = AggregationSpec(
+        norm_bound=2.0, outliers="report", server_optimizer="fedavgm", proximal=0.1
+    )
+    said = dict(rounds(settings.model_copy(update={"aggregation": chosen})))
+    assert said["updates"] == (
+        "fedavg, norm bound 2.0, outliers report, server optimizer fedavgm, proximal 0.1"
+    )

@@ -36,6 +36,8 @@ def test_show_tells_noise_and_costs() -> None:
         "times what one site adds at most, whose norm is clipped to 1; RDP of dp-accounting",
         "north, south",
         "epsilon by round: 4.",
+        "metrics    none: they have no noise",
+        "updates    fedavg\n",
     ):
         assert words in text
     assert "training ends" not in text

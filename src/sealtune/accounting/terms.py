@@ -38,12 +38,17 @@ def make_terms(settings: Settings, rows: Mapping[str, int]) -> DpTerms | None:
         rows: site -> its number of training rows.
 
     Raises:
-        ConfigError: no round fits into the budget.
+        ConfigError: no round fits into the budget, or delta lets a unit be shown as it is.
     """
     privacy = settings.privacy
     if privacy.unit is None or privacy.epsilon is None:
         return None
     budget, delta, rounds = privacy.epsilon, privacy.delta, settings.job.rounds
+    units = len(settings.sites.names) if privacy.unit == "site" else max(rows.values())
+    if delta * units >= 1:
+        words = f"is {delta:g}: of {units:,} {privacy.unit}s one could be shown as it is"
+        hint = f"take much less than 1 / {units:,}, such as {0.1 / units:.0e}"
+        raise ConfigError("the job", [Problem("privacy.delta", words)], hint=hint)
     alike: dict[tuple[float, int], list[str]] = {}
     for site in settings.sites.names:
         alike.setdefault(_mechanism(settings, rows[site]), []).append(site)

@@ -15,13 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sealtune.attest import AppraisalPolicy, Kind
+from sealtune.cli.training_view import count, rounds, tuned
 from sealtune.job.key_files import spaced
 from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
 from sealtune.job.printable import printable
-from sealtune.job.sections import LoraSpec, TuningSpec
-from sealtune.job.settings import Settings
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
 
@@ -62,7 +61,7 @@ def show_manifest(
     """
     settings = manifest.settings
     attested: str | Text
-    least = f"{_count(settings.quorum, 'site')}, of {_count(manifest.min_cohort, 'organisation')}"
+    least = f"{count(settings.quorum, 'site')}, of {count(manifest.min_cohort, 'organisation')}"
     if method_of(manifest.method).server_trains:
         cohort = f"training starts with the samples of at least {least} or more"
         attested = "before samples are sent, and anew at the end"  # in between nothing is sent
@@ -71,7 +70,7 @@ def show_manifest(
         attested = Text("NOBODY: no TEE anywhere; sites sign, the server proves nothing", _RED)
     else:
         cohort = f"every aggregate holds the updates of at least {least} or more"
-        attested = f"anew every {_count(manifest.epoch, 'round')}"
+        attested = f"anew every {count(manifest.epoch, 'round')}"
     _heading(console, f"Job '{settings.job.name}'")
     _rows(
         console,
@@ -103,7 +102,8 @@ def _shown(manifest: Manifest) -> list[tuple[str, str | Text]]:
     """Whose figures leave the server enclave, and whether results may be subtracted."""
     privacy = manifest.settings.privacy
     whose = "of each site" if privacy.site_metrics else "of all sites together"
-    rows: list[tuple[str, str | Text]] = [("metrics", f"losses and answers {whose}")]
+    figures = f"losses and answers {whose}" if manifest.dp is None else "none: they have no noise"
+    rows: list[tuple[str, str | Text]] = [("metrics", figures)]
     if privacy.insecure_difference_releases:
         words = "this result less an earlier one may show an organisation's part, by consent"
         rows.append(("INSECURE", Text(words, "red")))
@@ -115,22 +115,22 @@ def _privacy(manifest: Manifest) -> list[tuple[str, str | Text]]:
     dp, privacy = manifest.dp, manifest.settings.privacy
     if dp is None:
         return [("privacy", Text("no differential privacy", "yellow"))]
-    rounds = manifest.rounds
+    paid = manifest.rounds
     rows: list[tuple[str, str | Text]] = [
         ("privacy", f"differential privacy of each {_UNITS[privacy.unit or '']}"),
-        ("epsilon", f"{dp.spent(rounds):g} after {_count(rounds, 'round')}, of a budget of "
+        ("epsilon", f"{dp.spent(paid):g} after {count(paid, 'round')}, of a budget of "
          f"{privacy.epsilon:g}; delta {privacy.delta:g}"),
         ("noise", f"{dp.noise_multiplier:g} times what one {privacy.unit} adds at most, whose norm "
          f"is clipped to {privacy.clip:g}; {dp.accountant.upper()} of {printable(dp.computed_by)}"),
     ]  # fmt: skip
     for table in dp.tables:
-        each = table.epsilon[:rounds]
+        each = table.epsilon[:paid]
         shown = [f"{cost:g}" for cost in each]
         if len(each) > _ROUNDS:
             shown = [*shown[: _ROUNDS - 1], "…", shown[-1]]
         rows.append((", ".join(table.sites), f"epsilon by round: {', '.join(shown)}"))
-    if rounds < manifest.settings.job.rounds:
-        words = f"training ends after round {rounds} of {manifest.settings.job.rounds}"
+    if paid < manifest.settings.job.rounds:
+        words = f"training ends after round {paid} of {manifest.settings.job.rounds}"
         rows.append(("", Text(f"{words}: the next one would exceed the budget", "yellow")))
     return rows
 
@@ -203,11 +203,11 @@ def _training(manifest: Manifest, console: Console) -> None:
         ("method", f"{manifest.method}: {printable(tuned(tuning))}"),
         (
             "training",
-            f"{_count(settings.job.rounds, 'round')} of "
-            f"{_count(steps, 'step') if isinstance(steps, int) else 'one pass over the data'}, "
-            f"{_count(train.batch_size, 'example')} a step",
+            f"{count(settings.job.rounds, 'round')} of "
+            f"{count(steps, 'step') if isinstance(steps, int) else 'one pass over the data'}, "
+            f"{count(train.batch_size, 'example')} a step",
         ),
-        *_sample(settings),
+        *rounds(settings),
         ("task", settings.model.task),
         ("text", printable(settings.data.template)),
     ]
@@ -216,46 +216,6 @@ def _training(manifest: Manifest, console: Console) -> None:
         more = ", …" if len(manifest.labels) > 8 else ""
         rows.append(("classes", f"{len(manifest.labels)}: {shown}{more}"))
     _rows(console, *rows)
-
-
-def _sample(settings: Settings) -> list[tuple[str, str]]:
-    """Who trains in a round, where not all do, and what each site does alone."""
-    rows, every = [], len(settings.sites.names)
-    if settings.asked < every:
-        rows.append(("each round", f"{settings.asked} of {every} sites, drawn from the seed"))
-    if steps := settings.aggregation.personal_steps:
-        words = f"{_count(steps, 'step')} more of each site alone, for an adapter that stays there"
-        rows.append(("in the end", words))
-    return rows
-
-
-def tuned(tuning: TuningSpec) -> str:
-    """What is tuned, in one line."""
-    parts = []
-    if tuning.spf is not None:
-        spf = tuning.spf
-        parts.append(f"SPF {spf.qkv:.3g} of QKV and {spf.dense:.3g} of dense, {spf.select}")
-    if tuning.lora is not None:
-        lora = tuning.lora
-        targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
-        lower = ", ".join(f"{rank} at {site}" for site, rank in lora.ranks.items())
-        variant = "".join(f", {words}" for words in _variants(lora))
-        parts.append(f"LoRA rank {lora.rank}{f' ({lower})' if lower else ''} on {targets}{variant}")
-    if tuning.ptuning is not None:
-        through = " through a perceptron" if tuning.ptuning.projection else ""
-        parts.append(f"P-tuning v2, {_count(tuning.virtual_tokens, 'virtual token')}{through}")
-    return " and ".join(parts)
-
-
-def _variants(lora: LoraSpec) -> list[str]:
-    """What of LoRA is otherwise than in its paper."""
-    said = {
-        "rsLoRA's scale": lora.scaling == "rslora",
-        "DoRA": lora.dora,
-        f"{lora.start} start": lora.start != "lora",
-        f"LoRA+ {lora.learning_rate_ratio:g}": lora.learning_rate_ratio != 1,
-    }
-    return [words for words, is_so in said.items() if is_so]
 
 
 def _plan(manifest: Manifest, console: Console) -> None:
@@ -270,10 +230,10 @@ def _plan(manifest: Manifest, console: Console) -> None:
         if number:
             rows.append((f"{number:,}", Text(f"modules {words}", style)))
     where = "in the enclave" if method_of(manifest.method).attested else "at each data owner"
-    rows.append(("trained", f"{_count(len(plan.trainable), 'tensor')}, {where}"))
+    rows.append(("trained", f"{count(len(plan.trainable), 'tensor')}, {where}"))
     if plan.personal:
         parts = ", ".join(manifest.settings.aggregation.personal)
-        words = f"{_count(len(plan.personal), 'tensor')} of them, in no update: {parts}"
+        words = f"{count(len(plan.personal), 'tensor')} of them, in no update: {parts}"
         rows.append(("stay home", words))
     if plan.cut is not None:
         rows += _split(manifest, plan.cut)
@@ -340,7 +300,3 @@ def _listed(values: Sequence[str] | str, anything: str) -> Text:
     if isinstance(values, str):
         return Text(anything, "red" if anything.isupper() or "ANY" in anything else "")
     return Text(", ".join(map(printable, values)) or "none")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -52,8 +52,8 @@ def aggregation_problems(job: JobSpec | None, aggregation: AggregationSpec | Non
     if job is not None and job.rules.server_trains:
         return [
             Problem(f"aggregation.{key}", f"is for sites that train; a {job.method} job's do not")
-            for key, field in AggregationSpec.model_fields.items()
-            if getattr(aggregation, key) != field.default
+            for key in AggregationSpec.model_fields
+            if aggregation.changes(key)
         ]
     problems = []
     rule, optimizer = KNOWN_RULES.get(aggregation.rule), aggregation.server_optimizer
@@ -74,8 +74,7 @@ def aggregation_problems(job: JobSpec | None, aggregation: AggregationSpec | Non
         )
         problems.append(Problem("aggregation.server_learning_rate", words))
     for key, (other, values) in _ONLY_WITH.items():
-        changed = getattr(aggregation, key) != AggregationSpec.model_fields[key].default
-        if changed and getattr(aggregation, other) not in values:
+        if aggregation.changes(key) and getattr(aggregation, other) not in values:
             words = (
                 f"is {getattr(aggregation, key)}, which only aggregation.{other} = "
                 f"{' or '.join(repr(one) for one in values)} reads; remove it"

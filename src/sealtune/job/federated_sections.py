@@ -82,7 +82,7 @@ class PrivacySpec(Section):
     epsilon: Annotated[float, Field(gt=0, strict=True)] | None = Field(default=None, examples=[8.0])
     """Budget: training ends before it is exceeded, and keeps the last adapter."""
     delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
-    """Probability with which the guarantee may fail."""
+    """Probability with which the guarantee may fail; below one in the sites, or a site's rows."""
     clip: float = Field(default=1.0, gt=0, strict=True)
     """L2 norm to which a site's update, or an example's gradient, is clipped before noise."""
     noise_multiplier: Annotated[float, Field(gt=0, strict=True)] | None = Field(

@@ -14,6 +14,7 @@ from sealtune.job.sections import JobSpec, TuningSpec
 if TYPE_CHECKING:
     from sealtune.job.settings import ModelSettings
 
+_ONLY_WITH_UNIT = ("delta", "clip", "noise_multiplier")
 _SITE, _EXAMPLE = 'privacy.unit = "site"', 'privacy.unit = "example"'
 
 
@@ -25,8 +26,14 @@ def privacy_disagreements(
     privacy: PrivacySpec | None,
 ) -> list[Problem]:
     """Faults between ``[privacy]`` and other sections; one that is itself faulty is None."""
-    if job is None or privacy is None or privacy.unit is None:
+    if privacy is None or job is None:
         return []
+    if privacy.unit is None:
+        return [
+            Problem(f"privacy.{key}", "is read with privacy.unit only: set it, or leave this out")
+            for key in _ONLY_WITH_UNIT
+            if privacy.changes(key)
+        ]
     if job.rules.server_trains:
         words = (
             f'is "{privacy.unit}" in a {job.method} job: its server trains on exact activations, '

@@ -52,12 +52,9 @@ def robust_disagreements(
 
 def _faults(sites: SitesSpec | None, aggregation: AggregationSpec) -> Iterator[Problem]:
     for key, owner in _OWNERS.items():
-        default = AggregationSpec.model_fields[key].default
-        value = getattr(aggregation, key)
-        if aggregation.rule != owner and value != default:
-            words = (
-                f'is {value}, but only the rule "{owner}" has it; the rule is {aggregation.rule}'
-            )
+        if aggregation.rule != owner and aggregation.changes(key):
+            value, rule = getattr(aggregation, key), aggregation.rule
+            words = f'is {value}, but only the rule "{owner}" has it; the rule is {rule}'
             yield Problem(f"aggregation.{key}", words)
     if sites is None:
         return

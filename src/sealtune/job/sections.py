@@ -43,6 +43,10 @@ class Section(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def changes(self, key: str) -> bool:
+        """Whether ``key`` has another value than where it is left out."""
+        return bool(getattr(self, key) != type(self).model_fields[key].get_default())
+
 
 class Strict(BaseModel):
     """Base of what is signed: as ``Section``, and nothing is converted."""

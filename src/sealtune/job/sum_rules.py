@@ -73,5 +73,5 @@ def _of_rule(aggregation: AggregationSpec) -> Iterator[Problem]:
 def _stated(section: str, given: Section, refused: dict[str, str]) -> Iterator[Problem]:
     """What to say of keys that have another value than when they are left out."""
     for key, words in refused.items():
-        if getattr(given, key) != type(given).model_fields[key].get_default():
+        if given.changes(key):
             yield Problem(f"{section}.{key}", words)

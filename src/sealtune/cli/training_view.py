@@ -1,0 +1,71 @@
+"""What a job trains and how rounds go, in a few words, for whoever signs it.
+
+Trust domain: a participant's own machine; manifests come from outside.
+"""
+
+from __future__ import annotations
+
+from sealtune.job.sections import LoraSpec, TuningSpec
+from sealtune.job.settings import Settings
+
+_SAID_ELSEWHERE = {"rule", "norm_bound", "participation", "personal", "personal_steps"}
+
+
+def rounds(settings: Settings) -> list[tuple[str, str]]:
+    """What becomes of updates, who trains in a round if not all do, what each site does alone."""
+    rows, every = _updates(settings), len(settings.sites.names)
+    if settings.asked < every:
+        rows.append(("each round", f"{settings.asked} of {every} sites, drawn from the seed"))
+    if steps := settings.aggregation.personal_steps:
+        words = f"{count(steps, 'step')} more of each site alone, for an adapter that stays there"
+        rows.append(("in the end", words))
+    return rows
+
+
+def _updates(settings: Settings) -> list[tuple[str, str]]:
+    """How the server makes one of them."""
+    aggregation = settings.aggregation
+    if settings.job.rules.server_trains:
+        return []
+    said = [aggregation.rule]
+    if settings.privacy.unit != "site":  # which has a bound of its own
+        said.append(f"norm bound {aggregation.norm_bound}")
+    keys = (key for key in type(aggregation).model_fields if key not in _SAID_ELSEWHERE)
+    for key in keys:
+        if aggregation.changes(key):
+            said.append(f"{key.replace('_', ' ')} {getattr(aggregation, key)}")
+    return [("updates", ", ".join(said))]
+
+
+def tuned(tuning: TuningSpec) -> str:
+    """What is tuned, in one line."""
+    parts = []
+    if tuning.spf is not None:
+        spf = tuning.spf
+        parts.append(f"SPF {spf.qkv:.3g} of QKV and {spf.dense:.3g} of dense, {spf.select}")
+    if tuning.lora is not None:
+        lora = tuning.lora
+        targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
+        lower = ", ".join(f"{rank} at {site}" for site, rank in lora.ranks.items())
+        variant = "".join(f", {words}" for words in _variants(lora))
+        parts.append(f"LoRA rank {lora.rank}{f' ({lower})' if lower else ''} on {targets}{variant}")
+    if tuning.ptuning is not None:
+        through = " through a perceptron" if tuning.ptuning.projection else ""
+        parts.append(f"P-tuning v2, {count(tuning.virtual_tokens, 'virtual token')}{through}")
+    return " and ".join(parts)
+
+
+def _variants(lora: LoraSpec) -> list[str]:
+    """What of LoRA is otherwise than in its paper."""
+    said = {
+        "rsLoRA's scale": lora.scaling == "rslora",
+        "DoRA": lora.dora,
+        f"{lora.start} start": lora.start != "lora",
+        f"LoRA+ {lora.learning_rate_ratio:g}": lora.learning_rate_ratio != 1,
+    }
+    return [words for words, is_so in said.items() if is_so]
+
+
+def count(number: int, noun: str) -> str:
+    """``3 rounds``, ``1 round``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
