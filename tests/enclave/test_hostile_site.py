@@ -160,6 +160,28 @@ def test_a_bad_update_fails_its_site_alone(llama: Path, tmp_path: Path) -> None:
     assert federation.of("final")[0]["sites"]["north"]["outcome"] == "ok"
 
 
+def test_a_bad_answer_is_none_that_a_robust_rule_lacks(llama: Path, tmp_path: Path) -> None:
+    """Whatever of it is bad: the update, what is said beside it, or its form."""
+    ways = [
+        sending(lambda t: t * 100),
+        stating(train_loss=float("nan")),
+        lambda answer: replace(answer, kind="metrics"),
+        deep,
+        lambda answer: replace(answer, body=bytes(answer.body) + bytes(2 << 20)),
+    ]
+    lies = iter(ways)
+
+    def lie(answer: Frame) -> Frame:
+        return next(lies)(answer)
+
+    sections = {"job": {"seed": 3, "rounds": len(ways)}, "train": TrainSpec(steps_per_round=1)}
+    median = AggregationSpec(rule="median")
+    federation = run(tmp_path / "run", llama, lie, aggregation=median, **sections)
+    for event in federation.of("round")[1:]:
+        assert event["sites"]["south"]["outcome"] == "failed"
+        assert event["trained_moved"]
+
+
 class Flipper:
     """An enclave that goes as far as it was to go, the other way."""
 

@@ -96,6 +96,18 @@ def test_noise_that_is_worked_out_lasts_for_all_rounds() -> None:
         parse_manifest(stated(settings(noise_multiplier=None), TERMS))
 
 
+@pytest.mark.parametrize(
+    "privacy", [{"clip": 2.0}, {"delta": 1e-6}, {"noise_multiplier": 1.0}, {"epsilon": 1.0}]
+)
+@pytest.mark.parametrize("job", [{}, {"method": "split"}, {"trust": "secure-aggregation"}])
+def test_keys_that_nobody_would_read_are_refused(
+    privacy: dict[str, Any], job: dict[str, str]
+) -> None:
+    split = SPLIT if "method" in job else {}
+    with pytest.raises(ValueError, match="given, but no unit"):
+        JobFile.model_validate(job_values("/m", **{**split, "job": job, "privacy": privacy}))
+
+
 SITE = {"unit": "site", "epsilon": 8.0}
 EXAMPLE = {"unit": "example", "epsilon": 8.0}
 SPLIT = {"job": {"method": "split"}, "split": {"cut": 1}}

@@ -40,10 +40,10 @@ class PlainLink:
     def seal(self, frame: Frame, round: int) -> bytes:
         return frames.encode(frame)
 
-    def unseal(self, body: bytes, round: int, *, max_body: int) -> Frame:
+    def unseal(self, body: bytes, round: int) -> bytes:
         if body == b"altered":
             raise SealError("altered")
-        return frames.decode(body, max_body=max_body)
+        return body
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_a_program_from_its_start_to_its_end() -> None:
         (number("0"), "refused: unforeseen ZeroDivisionError", True),
         (number("x"), "refused: unforeseen ValueError", True),
         (b"altered", "refused: altered", False),
-        (b"short", "frame header", False),
+        (b"short", "frame header", True),
     ],
 )
 def test_a_refused_answer_is_not_taken_and_fails_its_site_alone(

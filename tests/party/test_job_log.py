@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
+from sealtune.attest.platforms.base import MACHINE
 from sealtune.cli.main import app
 from sealtune.cli.signing import propose
 from sealtune.errors import DifferenceReleaseError, StorageError
@@ -22,7 +23,7 @@ from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest, Participant, job_id, manifest_bytes
 from sealtune.party import job_log
 from sealtune.party.difference import differing, may_differ_by, training_of
-from sealtune.party.job_log import JobLog
+from sealtune.party.job_log import JobLog, own_log
 from sealtune.plan.resolve import resolve
 from tests.enclave.flow import make_job
 from tests.party.test_admit import Signed, made, signed
@@ -106,6 +107,12 @@ OTHERS: dict[str, Callable[[Manifest], Manifest]] = {
     "n less 1, labels in another order": lambda m: all_new(
         of(m, "north", "south", "west").model_copy(update={"labels": m.labels[::-1]})
     ),
+    "n less 1, a label more": lambda m: all_new(
+        of(m, "north", "south", "west").model_copy(update={"labels": (*m.labels, "other")})
+    ),
+    "n less 1, sums only": lambda m: of(
+        m, "north", "south", "west", job={"trust": "secure-aggregation"}
+    ).model_copy(update={"method": "federated-lora-secagg"}),
     "new rows at one": lambda m: with_data(m, "west"),
     "a new key, the same data": lambda m: renamed(of(m, "north", "south", "west")),
     "one organisation's new key and rows": lambda m: with_data(rekeyed(m, "west"), "west"),
@@ -166,6 +173,8 @@ def test_a_job_that_broke_off_is_not_in_the_way(whole: Manifest, tmp_path: Path)
     log(tmp_path, whole).take_part(1)
     assert whole.settings.job.rounds > 1
     finish(tmp_path, of(whole, "north", "south", "west"))
+    with pytest.raises(DifferenceReleaseError):  # nor go on, as if it had begun alone
+        log(tmp_path, whole).take_part(2)
     with pytest.raises(DifferenceReleaseError):  # it may not be finished beside the other
         log(tmp_path, with_data(whole, "east")).check()
 
@@ -251,6 +260,18 @@ def test_a_log_of_somebody_else_is_refused(whole: Manifest, tmp_path: Path) -> N
     for stranger in (log(tmp_path, whole, org="south"), log(tmp_path, whole, secret=b"t" * 32)):
         with pytest.raises(StorageError, match="is another's"):
             stranger.check()
+
+
+def test_jobs_of_both_methods_on_one_machine(whole: Manifest, tmp_path: Path) -> None:
+    """One log is kept under the enclave's key, the other under the organisation's."""
+    split = of(whole, *ORGS, job={"method": "split"})
+    split = split.model_copy(
+        update={"method": "split", "appraisal": {"server": whole.appraisal["server"]}}
+    )
+    for manifest in (whole, split, whole):
+        jobs = own_log(manifest, "00" * 48, "north", tmp_path, KEYS["north"], MACHINE)
+        jobs.check()
+        jobs.take_part(1)
 
 
 def test_a_full_log_forgets_nothing(

@@ -1,9 +1,10 @@
 """By whose part two jobs' results differ.
 
 What is compared is coarse on purpose: a learning rate of another last digit, other rounds or
-another seed make no other job. Data are the same where their digests are. Digests follow from the
-rendered texts and the order of labels; where those settings differ, an organisation that is in
-both with as many rows counts as the same.
+another seed make no other job, nor does a label more, or secure aggregation in the place of
+enclaves. Data are the same where their digests are. Digests follow from the rendered texts and the
+order of labels; where those settings differ, an organisation that is in both with as many rows
+counts as the same.
 
 Trust domain: client enclave (federated); data owner (split).
 """
@@ -44,7 +45,7 @@ class Training(_Strict):
 
     Attributes:
         model: digest of the base model.
-        kind: digest of method, task, tuners and number of classes.
+        kind: digest of method (whoever is trusted with it), task and tuners.
         rendering: digest of what rows are made of: template, label column, labels in their order.
         parts: of all sites.
         cohort: organisations whose part an aggregate holds at least.
@@ -71,10 +72,9 @@ def training_of(manifest: Manifest) -> Training:
     owners = {site: manifest.participant(site) for site in sites}
     tuners = settings.tuning.model_dump(exclude_none=True)
     kind = {
-        "method": manifest.method,
+        "method": settings.job.method,
         "task": settings.model.task,
         "tuners": sorted(tuners),
-        "classes": len(manifest.labels),
     }
     rendering = {
         "template": settings.data.template,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from sealtune import frames
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.party.admit import Admitted
@@ -135,9 +136,9 @@ class Driver:
             if site not in self._asked:
                 link.on_handshake_reply(body)
                 return
-            answer = link.unseal(body, ask.round, max_body=self._limit)
-            opened = True
-            checked = ask.check(site, answer)
+            plain = link.unseal(body, ask.round)
+            opened = True  # what is wrong from here on, the site itself has sent
+            checked = ask.check(site, frames.decode(plain, max_body=self._limit))
         except Exception as error:  # the last ones are what no check foresaw
             foreseen = error.message if isinstance(error, SealtuneError) else ""
             why = foreseen or f"unforeseen {type(error).__name__}"

@@ -121,10 +121,10 @@ class JobLog:
             StorageError: see ``check``; or it cannot be written, or is full.
         """
         with locked(self.path):  # an organisation's sites on one machine share it
+            self.check()  # in every round: another job may have ended since the last one
             entries = self._read()
             own = next((entry for entry in entries if entry.job == self._identity), None)
             if own is None:
-                self.check()
                 if len(entries) >= MAX_JOBS:
                     raise StorageError(
                         f"{self.path} holds {MAX_JOBS} jobs: there is room for no more",
@@ -252,7 +252,8 @@ def own_log(
     """
     owner = manifest.participant(site)
     folder = folder or state_folder() / "jobs"
-    name = fingerprint(manifest.keys[owner.org])[:32]
+    # a file for each method: their results are not compared, and their logs' secrets differ
+    name = f"{fingerprint(manifest.keys[owner.org])[:32]}-{manifest.settings.job.method}"
     secret = _secret(manifest, key, root)
     return JobLog(folder / f"{name}.json", secret, manifest, identity, owner.key)
 

@@ -140,7 +140,7 @@ class FederatedServer:
         )
         enough = self._manifest.is_cohort(answered) if updates else bool(answered)
         if updates and enough:
-            after = updates.result()
+            after = updates.result(sum(one.rejected for one in outcomes.values()))
             if self._optimizer:
                 after = self._optimizer.step(updates.before, after)
             self._adapter = write_adapter(after)

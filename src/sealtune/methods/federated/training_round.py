@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from sealtune.errors import SealtuneError, SiteLostError
+from sealtune.errors import SiteLostError
 from sealtune.job.dp_terms import DpTerms
 from sealtune.job.robust_rules import fewest_sites
 from sealtune.job.settings import Settings
@@ -66,7 +66,6 @@ class TrainingRound:
         sizes = {site: {name: t.size for name, t in own.items()} for site, own in sent.items()}
         self.norms = NormBound(settings, weights, sizes, norm_ratio)
         self._sites: list[str] = []
-        self._refused: set[str] = set()
         self._agreement = None
         if settings.privacy.unit != "site":  # else what single updates are like must not show
             self._agreement = Agreement(Sketcher(_sketch_key(admitted), shapes), standings)
@@ -80,11 +79,7 @@ class TrainingRound:
             AdapterMismatchError, UpdateBoundError: it is not an honest site's.
         """
         sent = self._outgoing.to(site)
-        try:
-            return read_update(sent.reader.read(answer), sent.tensors, self._limits[site])
-        except SealtuneError:
-            self._refused.add(site)
-            raise
+        return read_update(sent.reader.read(answer), sent.tensors, self._limits[site])
 
     def take(self, site: str, update: Update) -> dict[str, Any]:
         """Clip a site's update and add it; returns what the round's event says of it."""
@@ -106,13 +101,16 @@ class TrainingRound:
         ratio = {"norm_ratio": self.norms.ratio} if auto else {}
         return {**ratio, "clipped": len(self.norms.clipped), **self._figures}
 
-    def result(self) -> Tensors:
+    def result(self, refused: int = 0) -> Tensors:
         """The next global adapter.
+
+        Args:
+            refused: sites that the rule need not bear: what they sent was no honest answer.
 
         Raises:
             SiteLostError: too few sites answered for the rule to keep what it promises.
         """
-        needed = fewest_sites(self._settings.aggregation, len(self._refused))
+        needed = fewest_sites(self._settings.aggregation, refused)
         if len(self._sites) < needed:
             raise SiteLostError(
                 f"{len(self._sites)} sites answered, but {self._settings.aggregation.rule} needs "
