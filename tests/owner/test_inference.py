@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sealtune.errors import FrameError
+from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
 from sealtune.model.cut_chunk import read_chunk
 from sealtune.model.load import load_tokenizer
@@ -107,3 +107,20 @@ def test_texts_grow_to_their_end_or_their_limit(grower: ContinueAsker) -> None:
 def test_other_messages_are_refused(asker: ClassAsker, question: Frame) -> None:
     with pytest.raises(FrameError, match="the server asked"):
         asker.answer(question)
+
+
+def test_a_text_that_the_model_has_no_place_for(
+    classes: SplitFederation, language: SplitFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own texts were shorter; a question is as long as ``data.max_tokens`` lets it be."""
+    maker, task = parts(classes)
+    monkeypatch.setattr(maker._config, "max_position_embeddings", 16)
+    monkeypatch.setattr(maker, "_virtual_tokens", 5)
+    ClassAsker(classes.resolved, maker, task, ["rash"])
+    with pytest.raises(DataError, match=r"16 tokens.* behind 5 virtual ones, but .*16 positions"):
+        ClassAsker(classes.resolved, maker, task, ["rash", "rash " * 8])
+    maker, _ = parts(language)
+    monkeypatch.setattr(maker._config, "max_position_embeddings", 8)
+    ContinueAsker(language.resolved, maker, [[5, 6], [7]], tokens=6, end=0)
+    with pytest.raises(DataError, match=r"16 tokens.*8 positions"):
+        ContinueAsker(language.resolved, maker, [[5, 6], [7]], tokens=7, end=0)

@@ -29,7 +29,7 @@ from sealtune.plan.planner import make_plan
 from sealtune.tuning.adapter import adapter_files
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.folder import check_export, load_adapter, save_adapter
-from sealtune.tuning.inference import continue_text
+from sealtune.tuning.inference import classify, continue_text
 from sealtune.tuning.merge import merge_adapter
 from sealtune.tuning.ptuning import FAMILIES as KNOWN
 from tests.float64 import in_float64
@@ -201,6 +201,21 @@ def test_a_text_that_would_not_see_its_prefix_is_refused(folder_of: FolderOf, na
         fit_texts(task, config, texts, virtual_tokens=tokens)
     fit_texts(task, config, texts, virtual_tokens=tokens - 1)
     fit_texts(task, config, texts)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt2"])
+def test_so_is_a_longer_text_than_it_was_trained_with(
+    folder_of: FolderOf, tmp_path: Path, name: str
+) -> None:
+    folder = folder_of(name)
+    model = tuned(folder, "label-words")
+    about = fingerprint(folder, "label-words", ("ptuning",)).model_copy(update={"max_tokens": 64})
+    save_adapter(tmp_path / "adapter", model, about)
+    loaded = load_adapter(tmp_path / "adapter")
+    assert loaded.virtual_tokens == TOKENS
+    assert len(classify(loaded, ["rash"])[0]) == len(LABELS)
+    with pytest.raises(DataError, match=rf"behind {TOKENS} virtual ones, but"):
+        classify(loaded, ["rash", "rash " * 60])
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gpt2"])

@@ -18,8 +18,10 @@ from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
+from sealtune.model.fit import check_length
+from sealtune.model.load import load_config
 from sealtune.model.partial import load_part
-from sealtune.model.texts import SiteTexts, Texts, join, pad
+from sealtune.model.texts import SiteTexts, Texts, join, pad, padded
 from sealtune.owner.bottom import Bottom
 from sealtune.owner.received import Received, own_copy
 from sealtune.party.admit import Admitted
@@ -39,6 +41,8 @@ class CutMaker:
         self.layout: Layout = layout_of(admitted.job, len(admitted.labels))
         self._pad_id = pad_id
         self._size = admitted.job.train.eval_batch_size
+        self._config = load_config(admitted.job.model)
+        self._virtual_tokens = admitted.job.tuning.virtual_tokens
         part = load_part(admitted.job.model, len(admitted.labels) or None, admitted.cut, "bottom")
         self._bottom = Bottom(part, admitted.cut)
 
@@ -56,6 +60,15 @@ class CutMaker:
             tuple(-1 if label is None else label for label in labels),
             None if self.layout.classes else tuple(tuple(row.tolist()) for row in rows),
             tuple(self.packed(rows)),
+        )
+
+    def check_length(self, tokens: int) -> None:
+        """Raise DataError if the whole model has no place for a text of so many tokens."""
+        check_length(
+            padded(tokens),
+            self._config,
+            hint="shorten the text, or ask for fewer tokens",
+            virtual_tokens=self._virtual_tokens,
         )
 
     def packed(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> list[bytes]:

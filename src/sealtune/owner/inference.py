@@ -75,7 +75,7 @@ class Asker(ABC):
 
 
 class ClassAsker(Asker):
-    """Probabilities of every class.
+    """Probabilities of every class; DataError: a text that the model has no place for.
 
     Attributes:
         shares: for each text, in their order.
@@ -87,6 +87,7 @@ class ClassAsker(Asker):
         super().__init__(admitted, maker)
         encoded = task.encode([Example(text, None) for text in texts])
         self._texts = [row.tolist() for row in encoded.rows(range(len(texts)))]
+        maker.check_length(max(encoded.lengths, default=0))
         self._classes = len(admitted.labels)
         self.shares: list[list[float]] = []
 
@@ -124,6 +125,7 @@ class ContinueAsker(Asker):
                 f"data.max_tokens of {most}",
                 hint="shorten the text, or ask for fewer tokens",
             )
+        maker.check_length(longest + tokens)
         self._limits = [len(row) + tokens for row in rows]
         self._end = end
         self._asked: list[int] = []

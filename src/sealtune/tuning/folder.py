@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import reason, storage_error
 from sealtune.model.compare import ExportCheck, compare_logits
 from sealtune.model.files import model_digest
+from sealtune.model.fit import fit_texts
 from sealtune.model.load import load_model, load_tokenizer
-from sealtune.model.tasks import Task, make_task
-from sealtune.model.texts import Batch
+from sealtune.model.tasks import Task, base_model, make_task
+from sealtune.model.texts import Batch, Example, Texts
 from sealtune.tuning.adapter import (
     FINGERPRINT,
     Fingerprint,
@@ -42,6 +43,21 @@ class LoadedAdapter:
     model: Any
     task: Task
     fingerprint: Fingerprint
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many stand before every text."""
+        prefix = getattr(base_model(self.model), "prompt_encoder", None)
+        return int(prefix.tokens) if prefix is not None else 0
+
+    def encode(self, examples: Sequence[Example]) -> Texts:
+        """Texts as the task has them.
+
+        Raises:
+            DataError: one that the model has no place for; see ``fit_texts``.
+        """
+        config = base_model(self.model).config
+        return fit_texts(self.task, config, examples, virtual_tokens=self.virtual_tokens)
 
 
 def save_adapter(folder: Path, model: Any, fingerprint: Fingerprint) -> None:

@@ -41,6 +41,7 @@ def score_adapter(
 
     Raises:
         AdapterMismatchError: the adapter is of another base model, task, or set of labels.
+        DataError: no test row at all, or one that the model has no place for.
     """
     loaded = load_adapter(folder, base=job.model.path, revision=job.model.revision)
     _check_same_task(job, loaded)
@@ -50,7 +51,7 @@ def score_adapter(
         result = evaluate(
             loaded.model,
             loaded.task,
-            loaded.task.encode(data.test),
+            loaded.encode(data.test),
             batch_size=job.train.eval_batch_size,
             on_batch=on_batch,
         )
@@ -68,8 +69,12 @@ def score_adapter(
 def classify(
     loaded: LoadedAdapter, texts: Sequence[str], *, batch_size: int = 32
 ) -> list[list[float]]:
-    """The probability of every label for each text."""
-    data = loaded.task.encode([Example(text, None) for text in texts])
+    """The probability of every label for each text.
+
+    Raises:
+        DataError: a text that the model has no place for.
+    """
+    data = loaded.encode([Example(text, None) for text in texts])
     answers: list[list[float]] = [[] for _ in texts]
     with torch.no_grad():
         for chosen in sorted_batches(data.lengths, batch_size):
@@ -90,12 +95,11 @@ def continue_text(loaded: LoadedAdapter, text: str, *, tokens: int = 32) -> str:
     if not ids:
         raise DataError("the text has no tokens")
     base = base_model(loaded.model)
-    prefix = getattr(base, "prompt_encoder", None)
     check_length(
         len(ids) + tokens,
         base.config,
         hint="shorten the text, or ask for fewer tokens",
-        virtual_tokens=prefix.tokens if prefix is not None else 0,
+        virtual_tokens=loaded.virtual_tokens,
     )
     inputs = torch.tensor([ids])
     greedy = GenerationConfig(
