@@ -16,6 +16,8 @@ import typer
 from sealtune.attest import errors
 from sealtune.cli.main import app
 from sealtune.errors import AttestationError
+from sealtune.programs.facts import lines_at_start
+from sealtune.programs.reach import MAINS
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -149,3 +151,16 @@ def test_exit_codes_of_refusals_are_all_listed() -> None:
         if isinstance(value, type) and issubclass(value, AttestationError) and value.exit_code > 69
     }
     assert {int(code): name for code, name in rows.items()} == classes
+
+
+def test_the_readme_counts_each_program() -> None:
+    """Sizes are rounded, and nobody turns a page for ten lines; a twentieth would be another."""
+    stated: dict[str, int] = {}
+    for cells in re.findall(
+        r"^\| ((?:`[\w-]+` )+)\| [^|]+ \| ([\d, and]+) \|", page("README.md"), re.M
+    ):
+        sizes = (int(one.replace(",", "")) for one in cells[1].split(" and "))
+        stated |= zip(_CODE.findall(cells[0]), sizes, strict=True)
+    assert stated.keys() == MAINS.keys()
+    for name, lines in stated.items():
+        assert lines == pytest.approx(lines_at_start(name), rel=0.05, abs=100), name
