@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import stats
 
-from sealtune.errors import SiteLostError, UnknownKeyError
+from sealtune.errors import SecureAggregationError, SiteLostError, UnknownKeyError
 from sealtune.frames import Frame
 from sealtune.launch.parties import admit_party
 from sealtune.methods.secure_aggregation import server as server_module
@@ -166,6 +166,28 @@ def test_a_sum_once_more_by_second_processes_of_the_same_sites(
     with pytest.raises(SiteLostError, match="shares for sum 3 were given"):
         second.run(second.server(), network=network)
     assert "loss" not in second.of("round", "server")[0]  # less the first's, it would be west's
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_site_that_shares_nonsense_stops_the_sum_and_is_named(
+    federation: SumFederation, opens: bool
+) -> None:
+    """The server cannot look into what one seals for the others."""
+    worker = federation.workers["west"]
+    honest = worker._steps["shares"]
+
+    def lie(member: Any, question: Frame) -> Frame:
+        if opens:  # shares of other secrets than its keys follow from
+            member._secrets = bytes(16), bytes(16)
+            return honest(member, question)
+        reply = honest(member, question)
+        return Frame(reply.kind, reply.meta, bytes(len(reply.body)))
+
+    worker._steps["shares"] = lie
+    words = "wrong shares of a secret of west" if opens else "north: the shares from west do not"
+    with pytest.raises((SecureAggregationError, SiteLostError), match=words):
+        federation.run(federation.server())
+    assert not any("loss" in event for event in federation.of("round", "server"))
 
 
 def test_more_sums_than_the_job_has(

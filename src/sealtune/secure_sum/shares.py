@@ -56,7 +56,10 @@ def join(
         secret = bytes(Shamir.combine(list(chosen), False))
         if fits(secret):
             return secret
-    raise SecureAggregationError(f"sites gave wrong shares of a secret of {site}")
+    raise SecureAggregationError(
+        f"wrong shares of a secret of {site}: it made them so, or others altered theirs",
+        hint="continue with --resume; if it is the same site every time, look for the fault there",
+    )
 
 
 def pair_key(

@@ -1,6 +1,9 @@
 """One sum as the server asks for it: five questions to the sites that are left.
 
-Trust domain: server operator. Nothing that a site sends fails another site.
+What a site sends to the server fails that site alone. What it seals for others the server cannot
+check: a site that shares nonsense stops the sum, and is named.
+
+Trust domain: server operator.
 """
 
 from __future__ import annotations
