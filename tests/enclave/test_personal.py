@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sealtune.frames import Frame
 from sealtune.job.sections import NetworkSpec, ProtectionSpec, SitesSpec
 from sealtune.launch.parties import admit_party
 from sealtune.methods.federated.participation import asked_in
+from sealtune.methods.federated.personal import PersonalParts
 from sealtune.party.reopening import check_reopening
 from sealtune.party.site_program import Worker
 from sealtune.plan.resolve import resolve
@@ -190,6 +192,25 @@ def test_parts_that_were_lost_or_put_back_are_noticed(
     entry = resumed.of("round")[0]["sites"]["south"]
     assert entry["outcome"] == "failed"
     assert "personal parts of round" in entry["reason"]
+
+
+def test_a_run_that_is_begun_anew_takes_nothing_from_the_one_before(tmp_path: Path) -> None:
+    """Not even where the site misses the first round."""
+    job = SimpleNamespace(
+        plan=SimpleNamespace(personal=("head",)),
+        settings=SimpleNamespace(protection=ProtectionSpec()),
+        state_folder=tmp_path,
+        sealing_key=bytes(32),
+        job_id="00" * 48,
+        site="south",
+    )
+    first = {"head": torch.zeros(3)}
+    before = PersonalParts(job, first)  # type: ignore[arg-type]
+    before.keep(1, {"head": torch.ones(3)})
+    assert before.after(1, trained=1)["head"].sum() == 3
+    anew = PersonalParts(job, first)  # type: ignore[arg-type]
+    assert anew.after(0, trained=0)["head"].sum() == 0  # for the first evaluation
+    assert anew.after(1, trained=0)["head"].sum() == 0
 
 
 def test_another_sites_parts_do_not_open(llama: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_without_a_unit_there_are_none() -> None:
     [
         (None, "no dp"),
         (changed(noise_multiplier=1.4), "noise_multiplier is 1.4, in the settings 1.5"),
-        (changed(noise_multiplier=0), "greater than 0"),
+        (changed(noise_multiplier=1e-12), "greater than or equal to 0.01"),
         (changed(accountant="mine"), "rdp"),
         (changed(more=1), "Extra inputs"),
         (tables([1, 1.5], [1, 1.5, 2]), "a table has 2 rounds, the job 3"),
@@ -115,6 +115,7 @@ REFUSED = [
     ({"privacy": SITE, **SPLIT}, "privacy.unit", "a split job"),
     ({"privacy": EXAMPLE, **SPLIT}, "privacy.unit", "a split job"),
     ({"privacy": SITE, "job": {"trust": "secure-aggregation"}}, "privacy.unit", "needs enclaves"),
+    ({"privacy": {**SITE, "noise_multiplier": 1e-12}}, "privacy.noise_multiplier", r"0\.01"),
     ({"privacy": {**SITE, "site_metrics": True}}, "privacy.site_metrics", "have no noise"),
     ({"privacy": SITE, "aggregation": {"rule": "exact"}}, "aggregation.rule", "needs fedavg"),
     ({"privacy": SITE, "aggregation": {"rule": "median"}}, "aggregation.rule", "needs fedavg"),

@@ -113,7 +113,11 @@ OTHERS: dict[str, Callable[[Manifest], Manifest]] = {
     "n less 1, sums only": lambda m: of(
         m, "north", "south", "west", job={"trust": "secure-aggregation"}
     ).model_copy(update={"method": "federated-lora-secagg"}),
+    "n less 1, all but one row drawn": lambda m: drawn(of(m, "north", "south", "west")),
     "new rows at one": lambda m: with_data(m, "west"),
+    "new rows at one, another template": lambda m: fewer_rows(
+        all_new(of(m, *ORGS, data={"template": "{text}."})), "west"
+    ),
     "a new key, the same data": lambda m: renamed(of(m, "north", "south", "west")),
     "one organisation's new key and rows": lambda m: with_data(rekeyed(m, "west"), "west"),
 }  # fmt: skip
@@ -122,6 +126,23 @@ OTHERS: dict[str, Callable[[Manifest], Manifest]] = {
 def all_new(manifest: Manifest) -> Manifest:
     """As many rows everywhere, under other digests: they were rendered anew."""
     return with_data(manifest, *manifest.settings.sites.names)
+
+
+def drawn(manifest: Manifest) -> Manifest:
+    """A row less at each site, because of ``data.max_train_rows``."""
+    names = manifest.settings.sites.names
+    fewer = fewer_rows(manifest, *names)
+    rows = sum(data.train_rows for data in fewer.data.values())
+    return all_new(of(fewer, *names, data={"max_train_rows": rows}))
+
+
+def fewer_rows(manifest: Manifest, *orgs: str) -> Manifest:
+    """A row less at some organisations."""
+    fewer = {
+        org: data.model_copy(update={"train_rows": data.train_rows - (org in orgs)})
+        for org, data in manifest.data.items()
+    }
+    return manifest.model_copy(update={"data": fewer})
 
 
 def renamed(manifest: Manifest) -> Manifest:

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sealtune.job.federated_sections import NoiseMultiplier
 from sealtune.job.sections import Name, Strict, TrainSpec
 from sealtune.job.settings import Settings
 
@@ -44,7 +45,7 @@ class DpTerms(Strict):
         tables: each site stands in one of them.
     """
 
-    noise_multiplier: float = Field(gt=0)
+    noise_multiplier: NoiseMultiplier
     accountant: Literal["rdp"]
     computed_by: str = Field(max_length=200)
     tables: tuple[EpsilonTable, ...] = Field(min_length=1, max_length=64)

@@ -14,6 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from sealtune.job.sections import Name, NonEmpty, Section, distinct
 
 PART = re.compile(r"head|layers\.(0|[1-9][0-9]{0,3})")
+# less noise hides nothing, and its grid would be too fine for the values under it
+NoiseMultiplier = Annotated[float, Field(ge=0.01, le=1e6, strict=True)]
 ServerOptimizer = Literal["none", "fedavgm", "fedadam", "fedyogi"]
 
 
@@ -83,11 +85,9 @@ class PrivacySpec(Section):
     """Budget: training ends before it is exceeded, and keeps the last adapter."""
     delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
     """Probability with which the guarantee may fail; below one in the sites, or a site's rows."""
-    clip: float = Field(default=1.0, gt=0, strict=True)
+    clip: float = Field(default=1.0, gt=0, le=1e6, strict=True)
     """L2 norm to which a site's update, or an example's gradient, is clipped before noise."""
-    noise_multiplier: Annotated[float, Field(gt=0, strict=True)] | None = Field(
-        default=None, examples=[1.0]
-    )
+    noise_multiplier: NoiseMultiplier | None = Field(default=None, examples=[1.0])
     """Deviation of the noise over `clip`; without it, the least that all rounds' budget allows."""
     insecure_difference_releases: bool = Field(default=False, strict=True)
     """Take part although this result less an earlier one shows the part of few organisations; for

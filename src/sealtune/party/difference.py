@@ -3,8 +3,8 @@
 What is compared is coarse on purpose: a learning rate of another last digit, other rounds or
 another seed make no other job, nor does a label more, or secure aggregation in the place of
 enclaves. Data are the same where their digests are. Digests follow from the rendered texts and the
-order of labels; where those settings differ, an organisation that is in both with as many rows
-counts as the same.
+order of labels, and where rows are drawn, from the draw; where those settings differ, organisations
+are compared, with and without the number of their rows: what leaves fewer to differ counts.
 
 Trust domain: client enclave (federated); data owner (split).
 """
@@ -46,7 +46,8 @@ class Training(_Strict):
     Attributes:
         model: digest of the base model.
         kind: digest of method (whoever is trusted with it), task and tuners.
-        rendering: digest of what rows are made of: template, label column, labels in their order.
+        rendering: digest of what rows are made of: template, label column, labels in their order,
+            and which rows are drawn.
         parts: of all sites.
         cohort: organisations whose part an aggregate holds at least.
         spare: sites without which an aggregate can be made.
@@ -76,10 +77,13 @@ def training_of(manifest: Manifest) -> Training:
         "task": settings.model.task,
         "tuners": sorted(tuners),
     }
+    most = settings.data.max_train_rows
     rendering = {
         "template": settings.data.template,
         "label": settings.data.label,
         "labels": list(manifest.labels),
+        # each site's share of the rows that are drawn follows from all sites
+        "drawn": most and [most, settings.job.seed, *sites],
     }
     spare = len(sites) - settings.quorum
     return Training(
@@ -104,15 +108,27 @@ def training_of(manifest: Manifest) -> Training:
 
 def differing(one: Training, other: Training) -> list[Part]:
     """The parts that only one of two jobs has."""
-    same_texts = one.rendering == other.rendering
-
-    def mark(part: Part) -> tuple[str, int]:
-        return (part.data, 0) if same_texts else (part.key, part.rows)
-
-    return [
-        *_without(one.parts, Counter(map(mark, other.parts)), mark),
-        *_without(other.parts, Counter(map(mark, one.parts)), mark),
+    marks = [_data] if one.rendering == other.rendering else [_owner_and_rows, _owner]
+    found = [
+        [
+            *_without(one.parts, Counter(map(mark, other.parts)), mark),
+            *_without(other.parts, Counter(map(mark, one.parts)), mark),
+        ]
+        for mark in marks
     ]
+    return min(filter(None, found), key=may_differ_by, default=[])
+
+
+def _data(part: Part) -> str:
+    return part.data
+
+
+def _owner_and_rows(part: Part) -> tuple[str, int]:
+    return part.key, part.rows
+
+
+def _owner(part: Part) -> str:
+    return part.key
 
 
 def _without(parts: Sequence[Part], known: Counter[Any], mark: Any) -> list[Part]:

@@ -61,7 +61,7 @@ class PersonalParts:
         return tuple(self._by_round[0])
 
     def after(self, round_: int, trained: int) -> Mapping[str, Tensor]:
-        """The tensors as they were after ``round_``.
+        """The tensors as they were after ``round_``; forgets later ones.
 
         Args:
             round_: 0: as they begin.
@@ -70,7 +70,9 @@ class PersonalParts:
         Raises:
             StorageError: they are not there, or older than the server has seen.
         """
-        newest = max(number for number in self._by_round if number <= round_)
+        # later ones are of a round that is asked for again, or of a run that is begun anew
+        self._by_round = {n: own for n, own in self._by_round.items() if n <= round_}
+        newest = max(self._by_round)
         if newest < trained:
             raise StorageError(
                 f"this site's personal parts of round {trained} are not in its state folder: they "
