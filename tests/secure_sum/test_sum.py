@@ -68,6 +68,18 @@ def test_a_wrong_share_is_left_out_where_there_are_enough_others() -> None:
     assert np.array_equal(room.server.result(), plain_sum(vectors, NAMES))
 
 
+@pytest.mark.parametrize("liar", [0, 17])
+def test_one_of_many_whose_shares_are_all_wrong_stops_nothing(liar: int) -> None:
+    """Wherever it stands: there are many sets of enough shares without it."""
+    sites = [f"site-{number:02}" for number in range(18)]
+    vectors = random_vectors(sites, 10)
+    room = Room(make_terms(sites), vectors, {"vector": {sites[5]}})
+    room.run()
+    room.server.take_given(sites[liar], dict.fromkeys(sites, bytes(16)))
+    left = [site for site in sites if site != sites[5]]
+    assert np.array_equal(room.server.result(), plain_sum(vectors, left))
+
+
 def test_wrong_shares_are_noticed_and_give_no_wrong_sum() -> None:
     room = Room(make_terms(), random_vectors(NAMES, 10), {"given": {"west"}})
     room.run()

@@ -9,8 +9,10 @@ Trust domain: data owner, server operator.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from itertools import combinations, islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb
+from typing import TypeAlias
 
 from Crypto.Protocol.SecretSharing import Shamir
 from cryptography.exceptions import InvalidTag
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sealtune.errors import SecureAggregationError
 from sealtune.secure_sum.roster import Roster
 
+_Share: TypeAlias = tuple[int, bytes]  # its number, from 1
 SECRET = 16  # bytes, of a secret and of a share of one
 _NONCE, _TAG = 12, 16
 SEALED = _NONCE + 2 * SECRET + _TAG
@@ -52,14 +55,23 @@ def join(
         raise SecureAggregationError(
             f"{len(shares)} shares of a secret of {site} came; it takes {need}"
         )
-    for chosen in islice(combinations(shares, need), _TRIES):
-        secret = bytes(Shamir.combine(list(chosen), False))
+    for chosen in _sets(shares, need):
+        secret = bytes(Shamir.combine(chosen, False))
         if fits(secret):
             return secret
     raise SecureAggregationError(
         f"wrong shares of a secret of {site}: it made them so, or others altered theirs",
         hint="continue with --resume; if it is the same site every time, look for the fault there",
     )
+
+
+def _sets(shares: Sequence[_Share], need: int) -> Iterator[list[_Share]]:
+    """Sets to try: all, or where those are too many, drawn ones, so that no one is in most."""
+    if comb(len(shares), need) <= _TRIES:
+        yield from map(list, combinations(shares, need))
+        return
+    for _ in range(_TRIES):
+        yield secrets.SystemRandom().sample(shares, need)
 
 
 def pair_key(
