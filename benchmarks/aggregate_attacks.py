@@ -67,11 +67,11 @@ class Size:
 
     train: int = 4000
     test: int = 2000
-    rounds: int = 16
+    rounds: int = 24
     seeds: tuple[int, ...] = (1, 2, 3)
 
 
-FULL, QUICK = Size(), Size(train=1500, test=600, rounds=8, seeds=(1,))
+FULL, QUICK = Size(), Size(train=1500, test=600, seeds=(1,))
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ class Server:
                 refused.add(site)
             else:
                 round_.take(site, update)
-        self.adapter = round_.result()
+        self.adapter = round_.result(len(refused))
         self._standings, compared = round_.compare()
         self._ratio = round_.norms.next_ratio
         return refused, {site for site, own in compared.items() if own["outlier"]}
