@@ -42,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.box import MARKDOWN
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -50,6 +49,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cut_data import CutSpec, cut_data
+from output import table
 from privacy_jobs import Jobs
 from privacy_plot import draw
 from sealtune.accounting.terms import divergence, epsilons, make_terms
@@ -277,16 +277,6 @@ def _settings(
 
 
 # --- output -------------------------------------------------------------------------------------
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table that is Markdown where it is copied to."""
-    made = Table(title=f"{title}\n", title_justify="left", title_style="bold", box=MARKDOWN)
-    for column in columns:
-        made.add_column(column, no_wrap=True)
-    for row in rows:
-        made.add_row(*map(str, row))
-    return made
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:

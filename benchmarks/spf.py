@@ -35,7 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -45,13 +45,12 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two workers share the cores
 
 import torch
-from rich.box import MARKDOWN
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
 from cut_data import CutData, CutSpec, benchmark_cache, cut_data, make_cut_data
+from output import progress, table
 from sealtune.job.sections import LoraSpec, SpfSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import ModelSpec
 from sealtune.model.activations import Form, bytes_per_token
@@ -327,20 +326,6 @@ def _ready(waiting: Sequence[Run], store: Store, making: set[CutSpec]) -> Iterat
                 yield data
         elif known := store.resolved(run):
             yield known
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, otherwise a line for each finished run; both on standard error."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        count = iter(range(1, total + 1))
-        yield lambda text: print(f"{next(count)}/{total} {text}", file=sys.stderr, flush=True)
-        return
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        line = bar.add_task("runs", total=total)
-        yield lambda text: bar.update(line, advance=1)
 
 
 # --- step time and memory -----------------------------------------------------------------------
@@ -628,16 +613,6 @@ def ratio_cell(found: Sequence[float]) -> str:
     """``1.10 (1.05-1.16)``: median and quartiles."""
     middle, low, high = found
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table that is Markdown where it is copied to."""
-    made = Table(title=f"{title}\n", title_justify="left", title_style="bold", box=MARKDOWN)
-    for column in columns:
-        made.add_column(column, no_wrap=True)
-    for row in rows:
-        made.add_row(*map(str, row))
-    return made
 
 
 def ratio_table(found: dict[str, Any]) -> Table:

@@ -32,10 +32,9 @@ import json
 import os
 import random
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,12 +45,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from rich.box import MARKDOWN
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cut_data import benchmark_cache
+from output import progress
 from sealtune.baseline.workbench import State, Workbench, weighted_mean
 from sealtune.demo.data_sets import DATA_SETS
 from sealtune.job.sections import JobSpec, LoraSpec, PtuningSpec, SitesSpec, TrainSpec, TuningSpec
@@ -318,20 +317,6 @@ def finish(runs: Sequence[Run], store: Store, model: Path) -> None:
             if known.key not in store.done:
                 store.add(known.key, work(known, model))
             report(f"{known.name} {known.tuner} {known.rate:g} seed {known.seed}")
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, otherwise a line for each finished run; both on standard error."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        count = iter(range(1, total + 1))
-        yield lambda text: print(f"{next(count)}/{total} {text}", file=sys.stderr, flush=True)
-        return
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        line = bar.add_task("runs", total=total)
-        yield lambda text: bar.update(line, advance=1)
 
 
 def figures(runs: Sequence[Run], store: Store) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sealtune.job.federated_sections import AggregationSpec
 from sealtune.report import numbers
 from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View
@@ -35,7 +36,14 @@ SETTINGS = {
     "aggregation": (
         "rule",
         "norm_bound",
+        "trim",
+        "attackers",
+        "outliers",
         "server_optimizer",
+        "server_learning_rate",
+        "server_momentum",
+        "server_second_momentum",
+        "server_adaptivity",
         "proximal",
         "participation",
         "personal",
@@ -47,10 +55,13 @@ SETTINGS = {
         "delta",
         "clip",
         "noise_multiplier",
+        "insecure_difference_releases",
         "site_metrics",
     ),
     "network": ("min_sites", "deadline"),
 }
+# which one rule or optimizer reads: shown where they are set
+_OF_SOME = ("trim", "attackers", "server_momentum", "server_second_momentum", "server_adaptivity")
 
 
 class Part(NamedTuple):
@@ -225,8 +236,11 @@ def settings(log: RunLog, view: View) -> Iterator[tuple[str, str]]:
     """Dotted key and value of every setting that has one."""
     for section, keys in SETTINGS.items():
         for key in keys:
+            value = log.setting(section, key)
+            if key in _OF_SOME and value == AggregationSpec.model_fields[key].default:
+                continue
             if not {section, f"{section}.{key}"} & set(view.method.unused):
-                yield from _flat(f"{section}.{key}", log.setting(section, key))
+                yield from _flat(f"{section}.{key}", value)
     labels = log.signed.get("labels")
     if isinstance(labels, list) and labels:
         yield f"labels ({len(labels)})", "; ".join(map(str, labels))
