@@ -183,12 +183,35 @@ def test_personal_parts_leave_no_joint_view(tmp_path: Path) -> None:
     job = sample.resolved()
     job["settings"]["aggregation"] = {"personal": ["head"]}
     run = write_run(tmp_path / "run", job=job)
-    assert "Two views of accuracy" in report.write(run).read_text()
-    assert "Two views" not in report.write(write_run(tmp_path / "joint")).read_text()
+    page, joint = report.write(run).read_text(), report.write(write_run(tmp_path / "joint"))
+    assert "Two views of accuracy" in page
+    assert "with the parts that stay at the site" in page
+    assert "Two views" not in joint.read_text()
+    assert "with the parts that stay at the site" not in joint.read_text()
     views = build_summary(run)["views"]
     assert list(views) == ["personal"]
     assert views["personal"]["own_rows"] == pytest.approx((1190 + 966 + 546) / 3967)
     assert views["personal"]["all_rows"] is None
+
+
+def test_steps_of_a_site_alone_are_no_round(tmp_path: Path) -> None:
+    """They come after the last round, on an axis of their own name."""
+    happened, site = events(), f"client:{sample.SITES[0]}"
+    alone = [
+        {"event": "phase", "role": site, "round": 99, "phase": "personal", "of": 2},
+        {"event": "step", "role": site, "round": 99, "step": 1, "of": 2, "loss": 0.5},
+    ]
+    page = report.write(write_run(tmp_path, [*happened[:-1], *alone, happened[-1]])).read_text()
+    assert ">alone<" in page
+    assert "round 99" not in page
+
+
+def test_settings_of_a_rule_are_shown_where_they_are_set(tmp_path: Path) -> None:
+    job = sample.resolved()
+    job["settings"]["aggregation"] = {"rule": "trimmed-mean", "trim": 0.3, "attackers": 1}
+    page = report.write(write_run(tmp_path, job=job)).read_text()
+    assert "aggregation.trim" in page
+    assert "aggregation.attackers" not in page
 
 
 def test_sites_that_were_not_asked_are_not_lost(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Trust domain: server operator.
 
 from __future__ import annotations
 
-from sealtune.job.training_events import Step
+from sealtune.job.training_events import Phase, Step
 from sealtune.report.charts import MANY, Axes, Chart, Series
 from sealtune.report.log import RunLog
 from sealtune.report.methods import View
@@ -20,6 +20,7 @@ _FEW = 3 * (2 * REACH + 1)  # steps; fewer are shown as they are
 def by_step(log: RunLog, view: View) -> Chart:
     """Training loss of every step of whoever trains."""
     starts, length = _round_starts(log)
+    alone = {event.round for event in log.of(Phase) if event.phase == "personal"}
     raw: dict[str, list[Point]] = {
         name: [(starts[r] + step, event.loss) for (r, step), event in log.steps(role).items()]
         for name, role in view.trainers(log).items()
@@ -48,7 +49,7 @@ def by_step(log: RunLog, view: View) -> Chart:
         y="loss (nats)",
         show=_short,
         x_span=(0, length) if length else None,
-        marks=[(f"round {r}", start) for r, start in starts.items()],
+        marks=[("alone" if r in alone else f"round {r}", start) for r, start in starts.items()],
         note=note,
     )
     return Chart(series, axes)

@@ -250,7 +250,7 @@ def _flat(key: str, value: object) -> Iterator[tuple[str, str]]:
     """A setting, or those of its table ([tuning.lora], [tuning.ptuning])."""
     for inner, of_it in table(value).items():
         yield from _flat(f"{key}.{inner}", of_it)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and value:
         yield key, ", ".join(map(str, value))
-    elif value is not None and not isinstance(value, dict):
+    elif value is not None and not isinstance(value, dict | list | tuple):
         yield key, str(value)
