@@ -18,6 +18,7 @@ Update = dict[str, Array]
 SHAPES = {"a": (8, 3001), "b": (700, 64), "c": (21,)}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())
 SITES = ("east", "north", "south", "west", "wild")
+WHOLE = dict.fromkeys((*SITES, *(f"s{i}" for i in range(64))), SIZE)
 
 
 def as_update(numbers: Array) -> Update:
@@ -103,7 +104,9 @@ def test_agreement_is_what_half_of_the_others_reach(count: int, seed: int) -> No
             (exact_cosine(sketches[i], sketches[j]) for j in range(count) if j != i), reverse=True
         )
         half = math.ceil((count - 1) / 2)
-        assert agreements(named)[f"s{i}"] == pytest.approx(cosine[half - 1], abs=1e-5)
+        assert agreements(named, dict.fromkeys(named, SIZE))[f"s{i}"] == pytest.approx(
+            cosine[half - 1], abs=1e-5
+        )
 
 
 def played(
@@ -113,7 +116,7 @@ def played(
     source, standings = np.random.default_rng(7), dict[str, Standing]()
     flags, rows = [], []
     for _ in range(rounds):
-        agreement = Agreement(Sketcher(bytes(32), SHAPES), standings)
+        agreement = Agreement(Sketcher(bytes(32), SHAPES), standings, WHOLE)
         rows.append({site: agreement.rows(site, 100) for site in sites})
         common = source.normal(size=SIZE)
         for site in sites:
@@ -142,7 +145,7 @@ def test_honest_sites_are_not_far_out_however_little_they_agree(noise: float, co
 def test_two_colluding_sites_of_five_make_nobody_else_an_outlier() -> None:
     source = np.random.default_rng(3)
     common, theirs = source.normal(size=(2, SIZE))
-    agreement = Agreement(Sketcher(bytes(32), SHAPES), {})
+    agreement = Agreement(Sketcher(bytes(32), SHAPES), {}, WHOLE)
     for site in SITES:
         own = common + 2 * source.normal(size=SIZE)
         agreement.note(site, as_update(theirs - common if site in SITES[3:] else own))
@@ -154,7 +157,7 @@ def test_a_site_that_comes_back_counts_again() -> None:
     far = dict.fromkeys(SITES, (0.2, 0.2)) | {"wild": (-0.2, 0.2)}
     source, counted = np.random.default_rng(5), []
     for _ in range(4):
-        agreement = Agreement(Sketcher(bytes(32), SHAPES), far)
+        agreement = Agreement(Sketcher(bytes(32), SHAPES), far, WHOLE)
         counted.append(agreement.rows("wild", 100))
         common = source.normal(size=SIZE)
         for site in SITES:
@@ -162,3 +165,20 @@ def test_a_site_that_comes_back_counts_again() -> None:
         far, _ = agreement.close()
     assert counted[0] == 6
     assert counted[-1] == 100
+
+
+def test_a_site_of_a_low_rank_is_no_outlier() -> None:
+    """An eighth of the numbers, in which it pulls as the others do; the other way, it is one."""
+    source = np.random.default_rng(5)
+    common, low = source.normal(size=SIZE), {"a": (1, 3001), "b": (700, 8), "c": (21,)}
+    sizes = {**WHOLE, "south": sum(math.prod(shape) for shape in low.values())}
+    for sign in (1, -1):
+        agreement = Agreement(Sketcher(bytes(32), SHAPES), {}, sizes)
+        for site in SITES:
+            update = as_update(common + source.normal(size=SIZE))
+            if site == "south":
+                update = {n: sign * t[tuple(slice(k) for k in low[n])] for n, t in update.items()}
+            agreement.note(site, update)
+        fields = agreement.close()[1]
+        named = {site for site in SITES if fields[site]["outlier"]}
+        assert named == (set() if sign == 1 else {"south"})

@@ -7,6 +7,10 @@ outlier; with ``aggregation.outliers = "discount"`` its rows count a sixteenth i
 not nothing, so that no aggregate is of fewer organisations than the cohort. What decides is always
 past, so updates still stream through.
 
+A site of a lower rank has a part of the numbers, in which all of its update lies and about as large
+a part of the others' squares: its cosine with them is that among the shared numbers times the root
+of that part, by which it is divided.
+
 Trust domain: server enclave.
 """
 
@@ -36,10 +40,14 @@ class Agreement:
     Args:
         sketcher: makes the sketches.
         standings: site -> standing that the round before left.
+        sizes: site -> how many numbers its update has.
     """
 
-    def __init__(self, sketcher: Sketcher, standings: Mapping[str, Standing]) -> None:
+    def __init__(
+        self, sketcher: Sketcher, standings: Mapping[str, Standing], sizes: Mapping[str, int]
+    ) -> None:
         self._sketcher = sketcher
+        self._sizes = sizes
         self._standings = dict(standings)
         self._sketches: dict[str, Sketch] = {}
 
@@ -55,7 +63,7 @@ class Agreement:
         """Standings for the next round, and each site's fields of ``SiteRound`` in this one."""
         if len(self._sketches) < _FEWEST:
             return self._standings, {site: {"outlier": False} for site in self._sketches}
-        found = agreements(self._sketches)
+        found = agreements(self._sketches, self._sizes)
         usual = median_high(found.values())
         for site, own in found.items():
             past = self._standings.get(site, (own, usual))
@@ -70,10 +78,12 @@ class Agreement:
         return own < _FAR * usual - _NOISE
 
 
-def agreements(sketches: Mapping[str, Sketch]) -> dict[str, float]:
-    """Agreement of each of at least two sites, from the sketches of their updates."""
+def agreements(sketches: Mapping[str, Sketch], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Agreement of each of at least two sites, from the sketches and sizes of their updates."""
     sites = sorted(sketches)
-    between = cosines(np.stack([sketches[site] for site in sites]))
+    root = np.sqrt([sizes[site] for site in sites])
+    part = np.minimum(root[:, None], root) / np.maximum(root[:, None], root)
+    between = np.clip(cosines(np.stack([sketches[site] for site in sites])) / part, -1.0, 1.0)
     others = between[~np.eye(len(sites), dtype=bool)].reshape(len(sites), -1)  # [n, n - 1]
     middle = others.shape[1] // 2
     return dict(zip(sites, np.sort(others, axis=1)[:, middle].tolist(), strict=True))

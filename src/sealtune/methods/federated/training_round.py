@@ -68,7 +68,8 @@ class TrainingRound:
         self._sites: list[str] = []
         self._agreement = None
         if settings.privacy.unit != "site":  # else what single updates are like must not show
-            self._agreement = Agreement(Sketcher(_sketch_key(admitted), shapes), standings)
+            whole = {site: sum(own.values()) for site, own in sizes.items()}
+            self._agreement = Agreement(Sketcher(_sketch_key(admitted), shapes), standings, whole)
         self._discounts = settings.aggregation.outliers == "discount"
         self._rule = _rule(context, admitted.manifest.dp)
 
