@@ -125,6 +125,16 @@ def test_spf_and_early_blocks_rule_ways_out(llama: Path, shape: Shape) -> None:
     assert not find(advice, "split", cut=2).ruled_out
 
 
+def test_noise_rules_the_split_out(llama: Path, shape: Shape) -> None:
+    """What the job asks for is refused there, so it is no advice."""
+    advice = advise(make_job(llama, privacy={"unit": "example", "epsilon": 8.0}), shape)
+    assert advice.best is not None
+    assert advice.best.way == "federated-lora"
+    assert all(
+        "differential privacy" in " ".join(o.ruled_out) for o in advice.options if o.way == "split"
+    )
+
+
 def test_of_nearly_equal_cuts_the_jobs_own_or_the_earliest(llama: Path, shape: Shape) -> None:
     plain = make_job(llama)
     advice = advise(plain, shape, client_tee=False)

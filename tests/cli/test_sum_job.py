@@ -46,7 +46,9 @@ def signed(job: Path) -> Path:
 
 def test_from_a_job_file_to_a_signed_manifest(job: Path) -> None:
     manifest = signed(job)
-    assert "valid" in say("job", "verify", manifest, "--job", job)
+    verified = say("job", "verify", manifest, "--job", job)
+    assert "valid" in verified
+    assert "NOT CONFIDENTIAL: there is no TEE" in verified
     shown = say("job", "show", manifest)
     for words in (
         "none: SECURE AGGREGATION, WEAKER THAN ENCLAVES",

@@ -74,6 +74,8 @@ def faults(option: Option, job: Job, equipment: Equipment) -> tuple[str, ...]:
         reasons.append("shows the data to the accelerator, and protect is 'adapter+data'")
     if method and "tuning.spf" in method.unused and job.tuning.spf is not None:
         reasons.append("cannot tune with SPF")
+    if method and "privacy.unit" in method.unused and job.privacy.unit is not None:
+        reasons.append("has no differential privacy, and privacy.unit asks for it")
     for key, early in early_layers(job.tuning, option.cut or 0).items():
         reasons.append(f"{key} names block {min(early)}, below the cut")
     if method and "site" in method.attested and not spec.client_tee:

@@ -240,10 +240,11 @@ def verify(
         return
     for check in checks:
         typer.echo(f"ok  {check}")
-    weak = [role for role, policy in read_policies(manifest).items() if not policy.confidential]
-    if weak:
-        words = f"NOT CONFIDENTIAL: evidence of the {', '.join(weak)} protects nothing"
-        typer.secho(words, fg="red", bold=True)
+    policies = read_policies(manifest)
+    weak = [role for role, policy in policies.items() if not policy.confidential]
+    if weak or not policies:
+        why = f"evidence of the {', '.join(weak)} protects nothing" if weak else "there is no TEE"
+        typer.secho(f"NOT CONFIDENTIAL: {why}", fg="red", bold=True)
     typer.echo(f"job id  {job_id(envelope.payload)}")
 
 

@@ -84,7 +84,8 @@ class PrivacySpec(Section):
     epsilon: Annotated[float, Field(gt=0, strict=True)] | None = Field(default=None, examples=[8.0])
     """Budget: training ends before it is exceeded, and keeps the last adapter."""
     delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
-    """Probability with which the guarantee may fail; below one in the sites, or a site's rows."""
+    """Probability with which the guarantee may fail; less than 1 over the number of sites, or of a
+    site's rows."""
     clip: float = Field(default=1.0, gt=0, le=1e6, strict=True)
     """L2 norm to which a site's update, or an example's gradient, is clipped before noise."""
     noise_multiplier: NoiseMultiplier | None = Field(default=None, examples=[1.0])

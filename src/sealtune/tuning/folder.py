@@ -211,7 +211,7 @@ def _read(folder: Path, name: str) -> bytes:
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder} holds no {name}, so it is not an adapter of sealtune's",
-            hint="give the folder adapter/ of a run",
+            hint="give a run's folder adapter, or sites/SITE/adapter where parts stay at the sites",
         ) from error
     except OSError as error:
         raise ModelError(f"{folder / name} cannot be read: {reason(error)}") from error
