@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from rich.console import Console
+from safetensors.numpy import save
 
 from sealtune import launch, report
 from sealtune.cli import run as cli
@@ -32,6 +34,7 @@ from sealtune.plan.resolve import Resolution
 from tests.job.sample import DATA, LABELS, MODEL, PLAN
 from tests.report.sample_run import events, write_run
 
+WEIGHTS = save({"lora_A.weight": np.ones((2, 3), np.float32)})
 JOB = """
 [job]
 name = "tiny"
@@ -83,7 +86,7 @@ class Stage:
         for site in ("a", "b"):
             (run_dir / "sites" / site / "adapter").mkdir(parents=True, exist_ok=True)
             folder = run_dir / "sites" / site / "adapter"
-            (folder / "adapter_model.safetensors").write_bytes(b"weights")
+            (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
             (folder / "sealtune.json").write_bytes(b"{}")
 
 
@@ -121,7 +124,7 @@ def test_a_run_and_its_results(
         assert read_local(run_dir / "parties" / f"{party.name}.json") == party
     assert call["facts"] == {"majority_class": 0.057, "job_file": str(job_file)}
     assert (run_dir / "job.toml").read_text() == JOB
-    assert (run_dir / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert (run_dir / "adapter" / "adapter_model.safetensors").read_bytes() == WEIGHTS
     assert {"summary.json", "report.html", "logs"} <= {path.name for path in run_dir.iterdir()}
     assert (run_dir / "job.manifest.json").exists()
     printed = capsys.readouterr().out
