@@ -103,8 +103,9 @@ def test_noise_that_is_worked_out_lasts_for_all_rounds() -> None:
 def test_keys_that_nobody_would_read_are_refused(
     privacy: dict[str, Any], job: dict[str, str]
 ) -> None:
-    split = SPLIT if "method" in job else {}
-    with pytest.raises(ValueError, match="given, but no unit"):
+    """Who asks for noise and gets none would believe in privacy that is not there."""
+    split, (key,) = SPLIT if "method" in job else {}, privacy
+    with pytest.raises(ValueError, match=rf"privacy\.{key}\n  is given, but no unit"):
         JobFile.model_validate(job_values("/m", **{**split, "job": job, "privacy": privacy}))
 
 

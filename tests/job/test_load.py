@@ -333,11 +333,3 @@ def test_what_a_split_job_does_not_read_is_refused(
     assert any(words in f"{key}: {message}" for key, message in found.items())
     assert "train.batch_size" in found
     load_job(write(tmp_path, job={"method": "split"}, split={"cut": 0.5}))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("delta", 1e-6), ("clip", 2.0), ("noise_multiplier", 1)]
-)
-def test_noise_without_a_unit_is_refused(tmp_path: Path, key: str, value: float) -> None:
-    """Who asks for noise and gets none would believe in privacy that is not there."""
-    assert f"privacy.{key}" in faults(write(tmp_path, privacy={key: value}))

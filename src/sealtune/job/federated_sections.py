@@ -100,10 +100,4 @@ class PrivacySpec(Section):
     def _has_a_budget(self) -> Self:
         if self.unit is not None and self.epsilon is None:
             raise ValueError(f'unit is "{self.unit}", so epsilon must be given')
-        if self.unit is None and self.epsilon is not None:
-            raise ValueError("epsilon is given, but no unit: say whose presence is to be hidden")
-        noisy = ("delta", "clip", "noise_multiplier")
-        unread = [k for k in noisy if getattr(self, k) != type(self).model_fields[k].default]
-        if self.unit is None and unread:
-            raise ValueError(f"{unread[0]} is given, but no unit, so nobody reads it; remove it")
         return self

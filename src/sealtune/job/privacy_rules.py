@@ -14,7 +14,7 @@ from sealtune.job.sections import JobSpec, TuningSpec
 if TYPE_CHECKING:
     from sealtune.job.settings import ModelSettings
 
-_ONLY_WITH_UNIT = ("delta", "clip", "noise_multiplier")
+_ONLY_WITH_UNIT = ("epsilon", "delta", "clip", "noise_multiplier")
 _SITE, _EXAMPLE = 'privacy.unit = "site"', 'privacy.unit = "example"'
 
 
@@ -30,7 +30,7 @@ def privacy_disagreements(
         return []
     if privacy.unit is None:
         return [
-            Problem(f"privacy.{key}", "is read with privacy.unit only: set it, or leave this out")
+            Problem(f"privacy.{key}", "is given, but no unit: set privacy.unit, or remove it")
             for key in _ONLY_WITH_UNIT
             if privacy.changes(key)
         ]
