@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 # Tests whose result hangs on the processor's arithmetic, run again as on a processor without AVX-512
 # and VNNI, and on any other. Not among them: files and formats, hostile peers, and runs in several
 # processes, which compute what the same code computes here. test_processors.py sets instructions itself.
-NUMERIC := tests/offload tests/accelerator tests/baseline tests/tuning/test_new_tuner.py \
+NUMERIC := tests/offload tests/accelerator tests/baseline \
+  $(addprefix tests/tuning/,test_lora_variants.py test_new_tuner.py test_ptuning.py) \
   $(addprefix tests/model/,spf/test_equality.py spf/test_selection.py test_activations.py \
-    test_cut.py test_families.py test_inference.py test_lora.py test_merge.py test_tasks.py \
+    test_cut.py test_example_gradients.py test_families.py test_inference.py test_lora.py test_merge.py test_tasks.py \
     test_training.py) \
   tests/enclave/test_federation.py tests/enclave/test_split.py \
   --ignore=tests/offload/test_processors.py --ignore=tests/offload/test_wire.py
