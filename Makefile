@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 NUMERIC := tests/offload tests/accelerator tests/baseline \
   $(addprefix tests/tuning/,test_lora_variants.py test_new_tuner.py test_ptuning.py) \
   $(addprefix tests/model/,spf/test_equality.py spf/test_selection.py test_activations.py \
-    test_cut.py test_example_gradients.py test_families.py test_inference.py test_lora.py test_merge.py test_tasks.py \
-    test_training.py) \
+    test_cut.py test_example_gradients.py test_families.py test_inference.py test_lora.py test_merge.py \
+    test_tasks.py test_training.py) \
   tests/enclave/test_federation.py tests/enclave/test_split.py \
   --ignore=tests/offload/test_processors.py --ignore=tests/offload/test_wire.py
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2

@@ -148,7 +148,7 @@ def test_each_site_trains_at_its_rank_and_the_mean_is_that_of_merged_weights(
 def final_adapter(federation: Federation) -> Adapter:
     """The global adapter in the checkpoint."""
     server = FederatedServer(resumed(federation.resolved, True), federation.emitter("server"))
-    return load(server._adapter)
+    return load(server._adapter.body)
 
 
 def test_the_residual_is_the_true_one(straight: Recorded) -> None:

@@ -14,25 +14,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from sealtune.errors import ChannelError
 from sealtune.frames import Frame
 from sealtune.job.events import Final, Round
-from sealtune.job.federated_sections import AggregationSpec
-from sealtune.job.first_values import first_adapter
-from sealtune.methods.federated.adapter import (
-    AdapterReader,
-    Tensors,
-    adapter_size,
-    pack,
-    unpack,
-    write_adapter,
-)
+from sealtune.methods.federated.adapter import adapter_size
 from sealtune.methods.federated.agreement import Standing
 from sealtune.methods.federated.budget import spent
+from sealtune.methods.federated.global_adapter import GlobalAdapter
 from sealtune.methods.federated.norm_bound import FIRST_RATIO
 from sealtune.methods.federated.participation import asked_in
 from sealtune.methods.federated.ranks import Outgoing
@@ -44,9 +36,6 @@ from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
 from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
-
-if TYPE_CHECKING:
-    from sealtune.methods.federated.server_optimizer import ServerOptimizer
 
 _SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
 _ANSWERS = {"evaluate": "metrics", "train": "update", "release": "metrics"}
@@ -94,12 +83,7 @@ class FederatedServer:
         saved = self._checkpoints.load() if admitted.local.resume else None
         self._round = saved.round if saved else None  # the last finished one
         self._state = saved.state if saved else FederatedState()
-        laws, seed = admitted.plan.first_values, admitted.settings.job.seed
-        first = first_adapter(laws, self._shapes, seed)
-        kept = unpack(saved.tensors) if saved else {"adapter": first}
-        adapter = kept.pop("adapter")
-        self._adapter = write_adapter(adapter)
-        self._optimizer = _optimizer(admitted.settings.aggregation, adapter, kept)
+        self._adapter = GlobalAdapter(admitted, self._shapes, saved.tensors if saved else None)
 
     def program(self) -> Program:
         """The whole job, or as many of its rounds as the budget of privacy pays for.
@@ -123,10 +107,10 @@ class FederatedServer:
 
     def _stage(self, kind: StageKind, number: int) -> Program:
         """Ask all sites to do one thing; what comes out of training is the next adapter."""
-        begun, before, trained = time.monotonic(), self._adapter, dict[str, Any]()
+        begun, before, trained = time.monotonic(), self._adapter.body, dict[str, Any]()
         asked = asked_in(self._manifest, number) if kind == "train" else self._sites
         outcomes, updates = new_outcomes(self._sites, asked), None
-        outgoing = Outgoing(self._adapter, self._shapes, self._manifest.settings.tuning)
+        outgoing = Outgoing(self._adapter.body, self._shapes, self._manifest.settings.tuning)
         if kind == "train":
             state = self._state
             updates = TrainingRound(self._admitted, outgoing, state.norm_ratio, state.standings)
@@ -140,10 +124,7 @@ class FederatedServer:
         )
         enough = self._manifest.is_cohort(answered) if updates else bool(answered)
         if updates and enough:
-            after = updates.result(sum(one.rejected for one in outcomes.values()))
-            if self._optimizer:
-                after = self._optimizer.step(updates.before, after)
-            self._adapter = write_adapter(after)
+            self._adapter.move(updates.result(sum(one.rejected for one in outcomes.values())))
             standings, compared = updates.compare()
             self._state = FederatedState(
                 norm_ratio=updates.norms.next_ratio,
@@ -154,7 +135,8 @@ class FederatedServer:
                 outcomes[site].fields |= fields
         if updates and answered:
             stated = [outcomes[site].fields["frozen_unchanged"] for site in answered]
-            trained = {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
+            moved = self._adapter.body != before
+            trained = {"trained_moved": moved, "frozen_unchanged": all(stated)}
             trained |= updates.figures()
         event = Final if kind == "release" else Round
         seconds = round(time.monotonic() - begun, 3)
@@ -204,18 +186,4 @@ class FederatedServer:
             self._emit(told)
 
     def _keep(self, number: int) -> None:
-        adapter = AdapterReader(self._adapter, self._shapes).read(self._adapter)
-        kept = self._optimizer.state if self._optimizer else {}
-        tensors = pack({"adapter": adapter, **kept})
-        self._checkpoints.save(Checkpoint(number, self._state, tensors))
-
-
-def _optimizer(
-    settings: AggregationSpec, adapter: Tensors, kept: Mapping[str, Tensors]
-) -> ServerOptimizer | None:
-    """What moves the global adapter where that is not the rule's result alone."""
-    if settings.server_optimizer == "none":
-        return None
-    from sealtune.methods.federated.server_optimizer import ServerOptimizer
-
-    return ServerOptimizer(settings, adapter, kept)
+        self._checkpoints.save(Checkpoint(number, self._state, self._adapter.packed()))

@@ -18,15 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.job.events import Final, Round
-from sealtune.job.first_values import first_adapter
-from sealtune.methods.federated.adapter import (
-    adapter_size,
-    pack,
-    read_adapter,
-    unpack,
-    write_adapter,
-)
-from sealtune.methods.federated.server_optimizer import ServerOptimizer
+from sealtune.methods.federated.adapter import adapter_size
+from sealtune.methods.federated.global_adapter import GlobalAdapter
 from sealtune.methods.secure_aggregation.messages import Stage, stage_of
 from sealtune.methods.secure_aggregation.one_sum import OneSum
 from sealtune.methods.secure_aggregation.vectors import Vectors, changed
@@ -72,8 +65,8 @@ class SumServer:
         self._rounds = admitted.settings.job.rounds
         self._emit = emit
         self._vectors = Vectors(admitted.manifest)
-        self._shapes = admitted.plan.trainable
-        sizes = VALUE * self._vectors.length("train"), adapter_size(self._shapes)
+        shapes = admitted.plan.trainable
+        sizes = VALUE * self._vectors.length("train"), adapter_size(shapes)
         self.answer_limit = max(sizes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
@@ -81,13 +74,7 @@ class SumServer:
         saved = self._checkpoints.load() if admitted.local.resume else None
         self._done = saved.round if saved else -1  # the last finished sum
         self._unmasked = saved.state.unmasked if saved else -1
-        laws, seed = admitted.plan.first_values, admitted.settings.job.seed
-        first = first_adapter(laws, self._shapes, seed)
-        kept = unpack(saved.tensors) if saved else {"adapter": first}
-        adapter, aggregation = kept.pop("adapter"), admitted.settings.aggregation
-        self._adapter = write_adapter(adapter)
-        moves = aggregation.server_optimizer != "none"
-        self._optimizer = ServerOptimizer(aggregation, adapter, kept) if moves else None
+        self._adapter = GlobalAdapter(admitted, shapes, saved.tensors if saved else None)
 
     def program(self) -> Program:
         """The whole job.
@@ -103,10 +90,10 @@ class SumServer:
 
     def _sum(self, number: int) -> Program:
         """One sum, and what follows from it."""
-        begun, stage, before = time.monotonic(), stage_of(number, self._rounds), self._adapter
+        begun, stage, before = time.monotonic(), stage_of(number, self._rounds), self._adapter.body
         anew = number - 1 > 0 and (number - 1) % self._manifest.epoch == 0
         length = self._vectors.length(stage)
-        one = OneSum(self._admitted, number, length, self._adapter, anew=anew)
+        one = OneSum(self._admitted, number, length, before, anew=anew)
         failed, figures = "", dict[str, Any]()
         for name, step in one.steps.items():
             if name == "unmask":
@@ -122,7 +109,8 @@ class SumServer:
             self._keep()
         if stage == "train" and one.survivors:
             stated = [one.outcomes[site].fields["frozen_unchanged"] for site in one.survivors]
-            figures |= {"trained_moved": self._adapter != before, "frozen_unchanged": all(stated)}
+            moved = self._adapter.body != before
+            figures |= {"trained_moved": moved, "frozen_unchanged": all(stated)}
         self._report(stage, number, one, time.monotonic() - begun, figures)
         if failed:
             done = f"saw step '{failed}' of {_DONE[stage].format(number)} through"
@@ -135,11 +123,7 @@ class SumServer:
             answers = self._vectors.answers(total, one.survivors)
             return answers._asdict() if answers else {}
         changes, loss = self._vectors.mean_changes(total, one.survivors)
-        before = read_adapter(self._adapter, self._shapes)
-        after = changed(before, changes)
-        if self._optimizer:
-            after = self._optimizer.step(before, after)
-        self._adapter = write_adapter(after)
+        self._adapter.move(changed(self._adapter.tensors, changes))
         return {"train_loss": loss}
 
     def _report(
@@ -150,8 +134,5 @@ class SumServer:
         self._emit(event(round=min(number, self._rounds), seconds=round(seconds, 3), **said))
 
     def _keep(self) -> None:
-        adapter = read_adapter(self._adapter, self._shapes)
-        kept = self._optimizer.state if self._optimizer else {}
-        tensors = pack({"adapter": adapter, **kept})
         state = SumState(unmasked=self._unmasked)
-        self._checkpoints.save(Checkpoint(max(self._done, 0), state, tensors))
+        self._checkpoints.save(Checkpoint(max(self._done, 0), state, self._adapter.packed()))
