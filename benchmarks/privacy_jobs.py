@@ -108,8 +108,7 @@ class _Run:
 
     def server(self, *, resume: bool) -> Driver:
         """A fresh server enclave."""
-        local = self._admitted.local.model_copy(update={"resume": resume})
-        admitted = dataclasses.replace(self._admitted, local=local)
+        admitted = dataclasses.replace(self._admitted, resumes=resume)
         return Driver(FederatedServer(admitted, self._emit), admitted, self._emit)
 
     def carry(self, server: Driver, exchanges: int) -> None:

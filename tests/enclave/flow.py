@@ -157,8 +157,7 @@ class Federation:
 
 def resumed(admitted: Admitted, resume: bool) -> Admitted:
     """The same, to go on from the checkpoint or not."""
-    local = admitted.local.model_copy(update={"resume": resume})
-    return dataclasses.replace(admitted, local=local)
+    return dataclasses.replace(admitted, resumes=resume)
 
 
 def sign_job(

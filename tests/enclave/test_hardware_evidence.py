@@ -143,8 +143,9 @@ def test_a_federated_run_on_tdx_and_sev_snp(llama: Path, tmp_path: Path) -> None
                 *(("server", site, "sev-snp", False) for site in SITES),
                 *((site, "server", "tdx", False) for site in SITES),
             }
-            with pytest.raises(StorageError, match="TDX guest has no sealing key: what the"):
-                checkpoint(machine, FederatedState, resume=True)
+            for resume in (True, "auto"):
+                with pytest.raises(StorageError, match="TDX guest has no sealing key: what the"):
+                    checkpoint(machine, FederatedState, resume=resume)
             with pytest.raises(StorageError, match="does not open"):
                 checkpoint(machine, FederatedState).load()
 

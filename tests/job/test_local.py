@@ -22,6 +22,13 @@ SITE: dict[str, Any] = {
     "model": {"path": "/model"},
     "data": {"train": "/a.csv", "test": "/b.csv"},
 }
+COORDINATOR: dict[str, Any] = dict.fromkeys(("site", "data", "model", "accelerator")) | {
+    "role": "coordinator",
+    "listen": "tcp:0.0.0.0:9092",
+    "listen_server": "tcp:[::]:9093",
+    "tls_key": "/tls.key",
+    "accelerator": "",
+}
 TOML = """
 manifest = "job.manifest.json"
 role = "site"
@@ -51,6 +58,24 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        COORDINATOR,
+        {"node_key": "/node.key", "image": "/image", "listen": "vsock:3:5000"},
+    ],
+)
+def test_keys_of_a_job_on_several_hosts(tmp_path: Path, change: dict[str, Any]) -> None:
+    found = read(tmp_path, SITE | change)
+    assert read(tmp_path, found.model_dump_json()) == found
+
+
+def test_a_server_goes_on_where_there_is_something(tmp_path: Path) -> None:
+    server = {key: SITE[key] for key in ("manifest", "folder", "listen")} | {"role": "server"}
+    for value in (False, True, "auto"):
+        assert read(tmp_path, server | {"resume": value}).resume == value
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"role": "client"}, "role: "),
@@ -69,7 +94,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             "listen: has port 99999; ports are from 1 to 65535",
         ),
         ({"accelerator": "tcp:[::1]:0"}, "accelerator: has port 0; ports are from 1 to 65535"),
-        ({"resume": 1}, "resume: "),
+        ({"resume": 1}, 'resume: should be true, false or "auto"'),
+        ({"resume": "Auto"}, 'resume: should be true, false or "auto"'),
+        ({"tls_key": "/k"}, "tls_key: belongs into a file of role 'coordinator' or 'server'"),
+        ({"listen_server": "tcp:h:1"}, "listen_server: belongs into a file of role 'coordinator'"),
+        ({"role": "server", "node_key": "/k"}, "node_key: belongs into a file of role 'site'"),
+        ({"role": "accelerator", "image": "/i"}, "image: belongs into a file of role 'server' or"),
+        (COORDINATOR | {"listen": "c.sock"}, "listen: is not tcp:host:port"),
+        (COORDINATOR | {"listen": "unix:/c.sock"}, "listen: is not tcp:host:port"),
+        (COORDINATOR | {"listen_server": "tcp:h:0"}, "listen_server: has port 0"),
+        (COORDINATOR | {"model": {"path": "/m"}}, "model: belongs into a file of role 'server' or"),
         ({"colour": "red"}, "colour: "),
         ({"data": {"train": "/a.csv"}}, r"data\.test: Field required"),
         ({"model": {"path": ""}}, r"model\.path: "),
@@ -116,6 +150,24 @@ def test_paths_are_taken_from_the_files_own_folder(tmp_path: Path) -> None:
     assert (found.accelerator, found.model) == ("tcp:host:80", ModelPlace(path="org/model"))
 
 
+def test_keys_of_a_job_on_several_hosts_lie_beside_the_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "local.toml"
+    file.write_text('node_key = "node.key"\nimage = "image"\n' + TOML)
+    found = load_local(file)
+    assert (found.node_key, found.image) == (tmp_path / "node.key", tmp_path / "image")
+    file.write_text("""
+manifest = "job.manifest.json"
+role = "coordinator"
+folder = "out"
+listen = "tcp:0.0.0.0:9092"
+listen_server = "tcp:0.0.0.0:9093"
+tls_key = "tls.key"
+""")
+    found = load_local(file)
+    assert found.tls_key == tmp_path / "tls.key"
+    assert (found.listen, found.listen_server) == ("tcp:0.0.0.0:9092", "tcp:0.0.0.0:9093")
+
+
 def test_what_goes_with_evidence_lies_beside_the_file_too(tmp_path: Path) -> None:
     file = tmp_path / "local.toml"
     file.write_text('collateral = "intel.json"\nevidence_root = "guest"\n' + TOML)
@@ -133,7 +185,11 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ("folder", "is missing: folder for results, sealed state and logs"),
         ("serve", "belongs into a file of role 'server', not 'site'"),
         ("resume", "belongs into a file of role 'server', not 'site'"),
-        ("resume", "input should be a valid boolean: whether to go on from the sealed checkpoint"),
+        (
+            "resume",
+            'should be true, false or "auto": true: go on from the sealed checkpoint; "auto": '
+            "where there is one",
+        ),
         ("model.path", "is missing: folder of the base model, or a hub id"),
         ("model.part", "unknown key; did you mean 'path'?"),
     }

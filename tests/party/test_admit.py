@@ -41,7 +41,7 @@ from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.party.admit import AGGREGATOR, admit
 from sealtune.plan import holdings
 from sealtune.plan.resolve import resolve
-from sealtune.plan.roles import OWNER_SITE, SITE_ENCLAVE
+from sealtune.plan.roles import COORDINATOR, OWNER_SITE, SITE_ENCLAVE
 from tests.model.tiny import make_llama
 from tests.sample_job import SITES, write_job, write_texts
 
@@ -331,6 +331,34 @@ def test_who_may_ask_a_server_that_answers_nobody(signed: Signed) -> None:
     else:
         with pytest.raises(ConfigError, match="serve: the server of a federated-lora job answers"):
             admit_party(asked)
+
+
+def test_a_server_goes_on_from_whatever_it_sealed(signed: Signed) -> None:
+    server = signed.party("server", resume="auto")
+    assert not admit_party(server).resumes
+    (server.folder / "state").mkdir()
+    assert not admit_party(server).resumes
+    (server.folder / "state" / "checkpoint.sealed").touch()
+    assert admit_party(server).resumes
+    assert not admit_party(signed.party("server")).resumes
+
+
+def test_a_coordinator_is_believed_nothing_and_given_nothing(signed: Signed) -> None:
+    party = Local(
+        role="coordinator",
+        manifest=signed.manifest,
+        folder=signed.folder / "coordinator",
+        listen="tcp:127.0.0.1:9092",
+        listen_server="tcp:127.0.0.1:9093",
+        tls_key=signed.folder / "tls.key",
+    )
+    admitted = admit(party, COORDINATOR)
+    assert (admitted.trust, admitted.holdings, admitted.sealing_key) == ({}, None, b"")
+    with pytest.raises(ConfigError, match="listen_server: is missing: the coordinator needs it"):
+        admit(party.model_copy(update={"listen_server": ""}), COORDINATOR)
+    one_signature(signed)
+    with pytest.raises(SignatureMissingError):
+        admit(party, COORDINATOR)
 
 
 def test_a_program_of_the_other_method(signed: Signed) -> None:

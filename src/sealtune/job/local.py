@@ -12,9 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.sections import Name, faults, rule_error
@@ -23,17 +31,27 @@ from sealtune.job.storage import read_bounded
 MAX_BYTES = 1 << 20
 _ADDRESS = re.compile(r"unix:.+|tcp:([^:]+|\[.+\]):[0-9]{1,5}", re.DOTALL)
 _LAST_PORT = 2**16 - 1
-Side = Literal["server", "site", "accelerator"]
-# which party has a key that not all have
-_ONLY: Mapping[str, Side] = {
-    "site": "site",
-    "key": "site",
-    "data": "site",
-    "history": "site",
-    "accelerator": "site",
-    "resume": "server",
-    "serve": "server",
-    "device": "accelerator",
+Side = Literal["server", "site", "accelerator", "coordinator"]
+# which parties have a key that not all have
+_ONLY: Mapping[str, tuple[Side, ...]] = {
+    "site": ("site",),
+    "key": ("site",),
+    "node_key": ("site",),
+    "data": ("site",),
+    "history": ("site",),
+    "accelerator": ("site",),
+    "resume": ("server",),
+    "serve": ("server",),
+    "image": ("server", "site"),
+    "tls_key": ("coordinator", "server"),
+    "listen_server": ("coordinator",),
+    "device": ("accelerator",),
+    "model": ("server", "site", "accelerator"),
+}
+# the sockets that have a scheme, which a path of an enclave's socket may lack
+_ADDRESSES: Mapping[str, tuple[str, ...]] = {
+    "accelerator": ("listen",),
+    "coordinator": ("listen", "listen_server"),
 }
 
 
@@ -55,20 +73,38 @@ class DataPlace(_Strict):
     test: Path = Field(description="the site's test file, or the pooled one")
 
 
+def _choice(value: object) -> object:
+    """One fault where a union would have one for each of its members."""
+    if value is True or value is False or value == "auto":
+        return value
+    raise PydanticCustomError("choice", 'should be true, false or "auto"')
+
+
 class Local(_Strict):
     """One party's own file. Sockets are ``unix:/path`` or ``tcp:host:port`` where an accelerator
-    listens, and a path where the network's messages come in.
+    listens, ``tcp:host:port`` where the coordinator does, and a path where an enclave gets the
+    network's messages.
     """
 
     manifest: Path = Field(description="the job's manifest, signed by every participant")
-    role: Side = Field(description="which party this is: server, site or accelerator")
+    role: Side = Field(description="which party this is: server, site, accelerator or coordinator")
     site: Name | None = Field(default=None, description="the site's name in the manifest")
     folder: Path = Field(description="folder for results, sealed state and logs")
     listen: str = Field(min_length=1, description="socket to listen on")
+    listen_server: str = Field(
+        default="", description="where the coordinator waits for the server, tcp:host:port"
+    )
     accelerator: str = Field(default="", description="where a site's accelerator listens")
     key: Path | None = Field(
         default=None,
         description="private key of the site's organisation: a site without a TEE signs with it",
+    )
+    node_key: Path | None = Field(
+        default=None, description="private key that the coordinator knows the site's node by"
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="private key of the certificate that the manifest names for this party",
     )
     history: Path | None = Field(
         default=None,
@@ -85,9 +121,15 @@ class Local(_Strict):
         description='folder of a software TEE in the place of "/", for tests: only under a '
         "manifest that names its insecure_test_root",
     )
-    resume: bool = Field(default=False, description="whether to go on from the sealed checkpoint")
+    resume: Annotated[bool | Literal["auto"], BeforeValidator(_choice)] = Field(
+        default=False,
+        description='true: go on from the sealed checkpoint; "auto": where there is one',
+    )
     serve: Name | None = Field(
         default=None, description="the site to answer with a finished split job's model"
+    )
+    image: Path | None = Field(
+        default=None, description="folder of a built image to boot in place of a process"
     )
     model: ModelPlace | None = Field(default=None, description="place of the base model")
     data: DataPlace | None = Field(default=None, description="place of the site's data")
@@ -109,26 +151,33 @@ def role_problems(given: Mapping[str, object]) -> list[Problem]:
     """Keys that the party of ``given`` does not have, odd sockets, and a site's missing name."""
     role = given.get("role")
     problems = [
-        Problem(key, f"belongs into a file of role '{side}', not '{role}'")
-        for key, side in _ONLY.items()
-        if given.get(key) and role is not None and role != side
+        Problem(key, f"belongs into a file of role {_either(sides)}, not '{role}'")
+        for key, sides in _ONLY.items()
+        if given.get(key) and role is not None and role not in sides
     ]
-    sockets = ("listen", "accelerator") if role == "accelerator" else ("accelerator",)
+    sockets = ("accelerator", *_ADDRESSES.get(str(role), ()))
     problems += [
         Problem(key, fault)
         for key in sockets
-        if isinstance(address := given.get(key), str) and (fault := _socket_fault(address))
+        if isinstance(address := given.get(key), str)
+        and (fault := _socket_fault(address, remote=role == "coordinator"))
     ]
     if role == "site" and not given.get("site"):
         problems.append(Problem("site", "is missing: which of the job's sites is this?"))
     return problems
 
 
-def _socket_fault(address: str) -> str:
+def _either(sides: tuple[Side, ...]) -> str:
+    return " or ".join(f"'{side}'" for side in sides)
+
+
+def _socket_fault(address: str, *, remote: bool) -> str:
     if not address:
         return ""
+    if remote and not address.startswith("tcp:"):
+        return "is not tcp:host:port"
     if not _ADDRESS.fullmatch(address):
-        return "is neither unix:/path nor tcp:host:port"
+        return f"is {'not' if remote else 'neither unix:/path nor'} tcp:host:port"
     port = address.rpartition(":")[2]
     if address.startswith("tcp:") and not 1 <= int(port) <= _LAST_PORT:
         return f"has port {port}; ports are from 1 to {_LAST_PORT}"

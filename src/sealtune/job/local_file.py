@@ -22,6 +22,17 @@ from sealtune.job.local import DataPlace, Local, ModelPlace, read_local, role_pr
 
 _EXAMPLE = "`sealtune party -h` has an example"
 _TABLES: Mapping[str, type[BaseModel]] = {"model": ModelPlace, "data": DataPlace}
+_PATHS = (
+    "manifest",
+    "folder",
+    "key",
+    "node_key",
+    "tls_key",
+    "history",
+    "collateral",
+    "evidence_root",
+    "image",
+)
 
 
 def load_local(path: Path) -> Local:
@@ -64,7 +75,7 @@ def _problem(place: tuple[int | str, ...], kind: str, message: str) -> Problem:
 def _absolute(local: Local, base: Path) -> Local:
     changes: dict[str, Any] = {
         name: absolute(place, base)
-        for name in ("manifest", "folder", "key", "history", "collateral", "evidence_root")
+        for name in _PATHS
         if (place := getattr(local, name)) is not None
     }
     if local.model is not None:
@@ -81,8 +92,8 @@ def anchored(local: Local, folder: Path) -> Local:
 
     def at(socket: str) -> str:
         scheme, colon, place = socket.rpartition(":")
-        is_tcp = not socket or scheme.startswith("tcp")
-        return socket if is_tcp else f"{scheme}{colon}{folder / place}"
+        is_file = socket and not scheme.startswith(("tcp", "vsock"))
+        return f"{scheme}{colon}{folder / place}" if is_file else socket
 
     sockets = {"listen": at(local.listen), "accelerator": at(local.accelerator)}
     return local.model_copy(update=sockets)

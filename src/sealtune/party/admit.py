@@ -93,6 +93,7 @@ class Admitted:
         sealing_key: 32 bytes that only this kind of enclave on this machine can get (TDX: this
             process alone; a server without a TEE: anybody); empty for a party that seals no files.
         job_log: where a site that contributes remembers its jobs.
+        resumes: whether this server goes on from what it sealed before.
     """
 
     local: Local
@@ -103,6 +104,7 @@ class Admitted:
     holdings: Any = field(repr=False)
     sealing_key: bytes = field(default=b"", repr=False)
     job_log: JobLog | None = field(default=None, repr=False)
+    resumes: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -214,8 +216,8 @@ def admit(local: Local, role: Role) -> Admitted:
         check_code(manifest, role.program)
     policies = accepted_evidence(manifest)
     trust: dict[str, Trust] = {}
-    own_key = b""
-    if role.side != "accelerator":
+    own_key, resumes = b"", False
+    if role.side in (SERVER, "site"):
         root, collateral = MACHINE, b""
         if local.evidence_root or local.collateral:
             from sealtune.party.hardware import devices, read_collateral
@@ -224,7 +226,8 @@ def admit(local: Local, role: Role) -> Admitted:
             collateral = read_collateral(local)
         trust = make_trust(manifest, role.side, policies, key, root, collateral)
     if role.side == SERVER:
-        if SERVER in policies and (local.resume or local.serve):
+        resumes = _resumes(local)
+        if SERVER in policies and (resumes or local.serve):
             from sealtune.party.reopening import check_reopening
 
             check_reopening(manifest.settings.protection)
@@ -248,7 +251,16 @@ def admit(local: Local, role: Role) -> Admitted:
         holdings=holdings,
         sealing_key=own_key,
         job_log=jobs,
+        resumes=resumes,
     )
+
+
+def _resumes(local: Local) -> bool:
+    """Whether a server goes on from what it sealed; ``auto``: if it has sealed anything."""
+    if local.resume != "auto":
+        return local.resume
+    state = local.folder / "state"
+    return state.is_dir() and any(state.iterdir())
 
 
 def _check_party(manifest: Manifest, local: Local, role: Role) -> None:

@@ -24,5 +24,6 @@ def check_reopening(protection: ProtectionSpec, role: Attested = SERVER) -> None
         raise StorageError(
             f"a {kind.upper()} guest has no sealing key: what the enclave that ended sealed cannot "
             "be opened",
-            hint=f"start the run anew with --force; a {role} with sev-snp or sgx can be resumed",
+            hint="start the run anew, with --force or in an empty folder; a "
+            f"{role} with sev-snp or sgx can be resumed",
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from sealtune.party.admit import AGGREGATOR, SUMMING_SERVER, Role
 from sealtune.plan.holdings import hold_data, hold_model, hold_task
 
+COORDINATOR = Role("coordinator", "", ("listen_server", "tls_key"))
 SITE_ENCLAVE = Role(
     "site", "site-enclave", ("model", "data", "accelerator"), hold_data, contributes=True
 )
@@ -23,9 +24,14 @@ OWNER_ASKING = Role("site", "owner-site", ("model", "key"), hold_task)  # of a f
 ROLES: Mapping[str, Mapping[str, Role]] = {
     "federated-lora": {
         "accelerator": ACCELERATOR,
+        "coordinator": COORDINATOR,
         "server": AGGREGATOR,
         "site": SITE_ENCLAVE,
     },
-    "federated-lora-secagg": {"server": SUMMING_SERVER, "site": OWNER_TRAINER},
-    "split": {"server": SPLIT_SERVER, "site": OWNER_SITE},
+    "federated-lora-secagg": {
+        "coordinator": COORDINATOR,
+        "server": SUMMING_SERVER,
+        "site": OWNER_TRAINER,
+    },
+    "split": {"coordinator": COORDINATOR, "server": SPLIT_SERVER, "site": OWNER_SITE},
 }

@@ -80,7 +80,7 @@ class FederatedServer:
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
         self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
-        saved = self._checkpoints.load() if admitted.local.resume else None
+        saved = self._checkpoints.load() if admitted.resumes else None
         self._round = saved.round if saved else None  # the last finished one
         self._state = saved.state if saved else FederatedState()
         self._adapter = GlobalAdapter(admitted, self._shapes, saved.tensors if saved else None)

@@ -71,7 +71,7 @@ class SumServer:
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
         self._checkpoints = CheckpointFile(folder, key, job_id, SumState)
-        saved = self._checkpoints.load() if admitted.local.resume else None
+        saved = self._checkpoints.load() if admitted.resumes else None
         self._done = saved.round if saved else -1  # the last finished sum
         self._unmasked = saved.state.unmasked if saved else -1
         self._adapter = GlobalAdapter(admitted, shapes, saved.tensors if saved else None)

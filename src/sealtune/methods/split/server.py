@@ -62,7 +62,7 @@ class SplitServer:
     """
 
     def __init__(self, admitted: Admitted, emit: Emit) -> None:
-        job_id, resume = bytes.fromhex(admitted.job_id), admitted.local.resume
+        job_id, resume = bytes.fromhex(admitted.job_id), admitted.resumes
         folder, key = admitted.state_folder, admitted.sealing_key
         layout = layout_of(admitted.job, len(admitted.labels))
         self.answer_limit = CHUNK + layout.max_tokens * layout.token_bytes + _SLACK
