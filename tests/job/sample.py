@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,6 +11,8 @@ from sealtune.job import proposal
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_hex
 from sealtune.job.manifest import DataIdentity, Manifest, ModelIdentity, Participant
+from sealtune.job.network import NetworkIdentity
+from sealtune.job.network_keys import new_certificate, new_node_key
 from sealtune.job.plan import Backbone, ModulePlan, SlicePlan
 from sealtune.job.proposal import sign, wrap
 from sealtune.job.spec import Job
@@ -45,6 +48,17 @@ KEYS = {
 PARTICIPANTS = (
     Participant(org="clinic", key=public_hex(KEYS["clinic"].public_key()), sites=("north",)),
     Participant(org="lab", key=public_hex(KEYS["lab"].public_key()), sites=("south",)),
+)
+_YEAR = timedelta(days=366)
+TLS_KEY, _CERTIFICATE = new_certificate("coordinator", ("192.0.2.1", "relay.test"), 2 * _YEAR)
+LINK_KEY, _LINK = new_certificate("server", (), 2 * _YEAR)
+NODE_KEYS = {site: new_node_key() for site in ("north", "south")}
+NETWORK = NetworkIdentity(
+    sites_at="relay.test:9092",
+    server_at="192.0.2.1:9093",
+    certificate=_CERTIFICATE,
+    server_certificate=_LINK,
+    nodes={site: public for site, (_, public) in NODE_KEYS.items()},
 )
 APPRAISAL = {
     "version": 1,

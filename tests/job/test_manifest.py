@@ -117,7 +117,7 @@ ROW = content()["data"]["north"]
         ({"plan__modules__0__extra": 1}, r"plan\.modules\.0\.extra"),
         ({"participants__0__extra": 1}, r"participants\.0\.extra"),
         ({"format": 1}, "format"),
-        ({"format": "3"}, "format"),
+        ({"format": "4"}, "format"),
         ({"method": "split"}, "method"),
         ({"dp": {"epsilon": 1}}, "dp"),
         ({"release": "everybody"}, "release"),

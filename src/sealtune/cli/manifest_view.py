@@ -20,6 +20,7 @@ from sealtune.job.key_files import spaced
 from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import method_of
+from sealtune.job.network import NetworkIdentity, key_fingerprint, node_fingerprint
 from sealtune.job.printable import printable
 from sealtune.report.methods import view_of
 from sealtune.report.parties import Facts
@@ -84,6 +85,9 @@ def show_manifest(
     )
     _heading(console, "Who takes part")
     _participants(manifest, signed, console)
+    if manifest.network is not None:
+        _heading(console, "Where they meet")
+        _network(manifest.network, console)
     _heading(console, "Evidence that is accepted")
     if not policies:
         console.print(Text(_NO_TEE, _RED), soft_wrap=True)
@@ -154,6 +158,19 @@ def _participants(manifest: Manifest, signed: Sequence[str], console: Console) -
                 ("test", f"{data.test_rows:,} rows, SHA-256 {data.test}"),
             )
     console.print(Text("compare the keys with their owners: sealtune keys show FILE", "dim"))
+
+
+def _network(network: NetworkIdentity, console: Console) -> None:
+    relay, link = (spaced(key_fingerprint(one.public_key())) for one in network.parsed())
+    nodes = {site: node_fingerprint(key) for site, key in network.nodes.items()}
+    _rows(
+        console,
+        ("sites", f"send to {network.sites_at}"),
+        ("server", f"sends to {network.server_at}"),
+        ("coordinator", f"is known by the TLS key {relay}"),
+        ("server", f"is known by the TLS key {link}"),
+        *((site, f"has the node key {spaced(key)}") for site, key in nodes.items()),
+    )
 
 
 def _evidence(policy: AppraisalPolicy, console: Console) -> None:

@@ -41,7 +41,7 @@ def propose(
 
     Args:
         given: role -> accepted evidence; for roles left out, see ``expected_evidence``.
-        terms: ``release``, ``epoch``, ``valid`` of ``make_manifest``.
+        terms: ``network``, ``release``, ``epoch``, ``valid`` of ``make_manifest``.
 
     Raises:
         ConfigError: a role shows evidence of hardware and its policy is not given; or no round

@@ -40,6 +40,7 @@ from sealtune.job.dp_terms import DpTerms, check_dp
 from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_from_hex
 from sealtune.job.method import method_of
+from sealtune.job.network import NetworkIdentity
 from sealtune.job.plan import SlicePlan
 from sealtune.job.printable import printable
 from sealtune.job.sections import Name, Strict, faults
@@ -120,6 +121,7 @@ class Manifest(Strict):
         appraisal: role -> the evidence that is accepted of it (``attest.AppraisalPolicy``).
         data: each site's data.
         participants: who signs.
+        network: where the hosts of a job meet; None: a job of one machine.
         min_cohort: how many organisations every aggregate comes from at least.
         dp: what each round costs of the budget of privacy; None: there is none.
         release: who gets the adapter in the end.
@@ -127,7 +129,7 @@ class Manifest(Strict):
         not_before, expires: UTC times between which a run may start.
     """
 
-    format: Literal[3]
+    format: Literal[4]
     method: str
     settings: Settings
     labels: tuple[Label, ...] = Field(max_length=100_000)
@@ -138,6 +140,7 @@ class Manifest(Strict):
     appraisal: dict[str, dict[str, JsonValue]]
     data: dict[Name, DataIdentity]
     participants: tuple[Participant, ...] = Field(min_length=1, max_length=64)
+    network: NetworkIdentity | None
     min_cohort: int = Field(ge=1, le=64)
     dp: DpTerms | None
     release: Release
@@ -193,6 +196,18 @@ class Manifest(Strict):
         begin, end = self.valid
         if not timedelta() < end - begin <= LONGEST:
             raise ValueError(f"expires must be at most {LONGEST.days} days after not_before")
+        return self
+
+    @model_validator(mode="after")
+    def _network_is_of_the_job(self) -> Self:
+        if self.network is None:
+            return self
+        sites = self.settings.sites.names
+        _same("the nodes of network", sorted(self.network.nodes), sorted(sites))
+        begin, end = self.valid
+        for one in self.network.parsed():
+            if begin < one.not_valid_before_utc or end > one.not_valid_after_utc:
+                raise ValueError("a certificate of network is not valid as long as the manifest")
         return self
 
     @property

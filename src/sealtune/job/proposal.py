@@ -28,6 +28,7 @@ from sealtune.job.manifest import (
     manifest_bytes,
     parse_manifest,
 )
+from sealtune.job.network import NetworkIdentity
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
 
@@ -43,6 +44,7 @@ def make_manifest(
     code: Mapping[str, str],
     appraisal: Mapping[str, Any],
     dp: DpTerms | None = None,
+    network: NetworkIdentity | None = None,
     release: Release = "participants",
     epoch: int = 5,
     not_before: datetime | None = None,
@@ -57,7 +59,7 @@ def make_manifest(
     begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
     backbone = plan.backbone.model_copy(update={"path": ""})
     content = {
-        "format": 3,
+        "format": 4,
         "method": settings.job.rules.name,
         "settings": settings.model_dump(mode="json"),
         "labels": list(labels),
@@ -68,6 +70,7 @@ def make_manifest(
         "appraisal": dict(appraisal),
         "data": {site: one.model_dump(mode="json") for site, one in data.items()},
         "participants": [one.model_dump(mode="json") for one in participants],
+        "network": None if network is None else network.model_dump(mode="json"),
         # as many as sites are needed, where there are so many
         "min_cohort": max(
             min(settings.quorum, len(participants)),

@@ -9,20 +9,14 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from sealtune.job.key_files import create_file
+from sealtune.job.network_keys import new_certificate, new_node_key
 from sealtune.launch.ports import HOST
 
 _VALID = datetime.timedelta(days=30)  # longer than any run
-_SKEW = datetime.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -43,47 +37,17 @@ class Credentials:
 def make_credentials(folder: Path, sites: tuple[str, ...]) -> Credentials:
     """Write fresh credentials into ``folder``, readable by this user only."""
     folder.mkdir(mode=0o700)
-    key = ec.generate_private_key(ec.SECP256R1())
     nodes = {}
     for site in sites:
-        node = ec.generate_private_key(ec.SECP384R1())
-        nodes[site] = _private(
-            folder / f"node-{site}", _pem(node, serialization.PrivateFormat.OpenSSH)
-        )
-        public = node.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        _private(folder / f"node-{site}.pub", public)
+        secret, public = new_node_key()
+        nodes[site] = _private(folder / f"node-{site}", secret)
+        _private(folder / f"node-{site}.pub", public.encode())
+    secret, certificate = new_certificate("sealtune relay", (HOST, "localhost"), _VALID)
     return Credentials(
-        certificate=_private(folder / "tls.pem", _self_signed(key)),
-        key=_private(folder / "tls.key", _pem(key, serialization.PrivateFormat.PKCS8)),
+        certificate=_private(folder / "tls.pem", certificate.encode()),
+        key=_private(folder / "tls.key", secret),
         nodes=nodes,
     )
-
-
-def _self_signed(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A certificate for this machine that vouches for itself and for no other."""
-    now, public = datetime.datetime.now(datetime.UTC), key.public_key()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sealtune relay")])
-    names = [x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now + _VALID)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _pem(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def _private(path: Path, data: bytes) -> Path:
