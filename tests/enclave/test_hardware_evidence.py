@@ -112,7 +112,7 @@ def started(kind: type[Processes], parties: dict[str, Local]) -> Iterator[Any]:
 def run(machine: Processes) -> None:
     """The whole job."""
     machine.wait_ready()
-    with ServerEnclave(machine.socket("server")) as server:
+    with ServerEnclave(str(machine.socket("server"))) as server:
         while machine.exchange(server):
             pass
     assert machine.server.end() == 0

@@ -94,7 +94,7 @@ class Processes:
             return False
         for site, message in order[0].items():
             try:
-                body, reason = deliver(self.socket(site), message), ""
+                body, reason = deliver(str(self.socket(site)), message), ""
             except FederationError as error:
                 body, reason = None, error.message
             server.report(Outcome(site, body, reason, 1, 0.0, len(message)))
@@ -144,9 +144,9 @@ def send_nonsense(machine: Machine) -> None:
                     sock.recv(1)
     for data in (b"", b"x" * 500, b"STSS" + bytes(400)):
         with pytest.raises(FederationError, match="the client enclave failed"):
-            deliver(machine.socket("north"), data)
+            deliver(str(machine.socket("north")), data)
     with (
-        ServerEnclave(machine.socket("server")) as server,
+        ServerEnclave(str(machine.socket("server"))) as server,
         pytest.raises(FederationError, match="nothing was asked"),
     ):
         server.report(Outcome("north", b"", "", 1, 0.0, 0))
@@ -156,7 +156,7 @@ def send_nonsense(machine: Machine) -> None:
 def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
     machine.wait_ready()
     send_nonsense(machine)
-    with ServerEnclave(machine.socket("server")) as server:
+    with ServerEnclave(str(machine.socket("server"))) as server:
         while machine.exchange(server):
             pass
     assert machine.server.end() == 0
@@ -181,7 +181,7 @@ def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_accelerator_ends_the_site_with_its_reason(machine: Machine) -> None:
     machine.wait_ready()
-    with ServerEnclave(machine.socket("server")) as server:
+    with ServerEnclave(str(machine.socket("server"))) as server:
         for _ in range(3):  # handshake and first evaluation
             machine.exchange(server)
         machine.accelerator.popen.kill()

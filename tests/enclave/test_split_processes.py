@@ -47,7 +47,7 @@ def serving(parties: Parties) -> Local:
 @pytest.mark.slow
 def test_a_whole_run_with_a_site_that_is_killed(parties: Parties, machine: Processes) -> None:
     machine.wait_ready()
-    with ServerEnclave(machine.socket("server")) as server:
+    with ServerEnclave(str(machine.socket("server"))) as server:
         for _ in range(3):  # handshake and the first chunks
             machine.exchange(server)
         sent = len(machine.server.of("upload"))

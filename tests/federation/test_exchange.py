@@ -27,7 +27,7 @@ class Site:
         self.spool = Spool(self.folder)
 
     def handle(self, frame: Frame) -> Frame:
-        return handle(frame, self.socket, self.spool)
+        return handle(frame, str(self.socket), self.spool)
 
     def files(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir())

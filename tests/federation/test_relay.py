@@ -43,7 +43,7 @@ def silent(event: str, **fields: Any) -> None:
 def run(path: Path, orders: list[Frame]) -> list[Frame]:
     aggregator = Aggregator(path, orders)
     try:
-        relay(path, Echo(), silent)
+        relay(str(path), Echo(), silent)
     finally:
         aggregator.close()
     return aggregator.reports
@@ -84,11 +84,11 @@ def test_an_answer_that_no_enclave_would_read_fails_its_site_alone(tmp_path: Pat
     program, path = Counts(), tmp_path / "s"
     ready = threading.Event()
     enclave = threading.Thread(
-        target=serve_until_done, args=(path, program, lambda _: ready.set()), daemon=True
+        target=serve_until_done, args=(str(path), program, lambda _: ready.set()), daemon=True
     )
     enclave.start()
     ready.wait(10)
-    relay(path, Echo(), silent)
+    relay(str(path), Echo(), silent)
     enclave.join(10)
     assert program.outcomes["honest"] == "8 bytes."
     assert "9 bytes, at most 8" in program.outcomes["greedy"]
@@ -101,7 +101,7 @@ def test_an_aggregator_that_gives_up(tmp_path: Path) -> None:
 
 def test_no_aggregator(tmp_path: Path) -> None:
     with pytest.raises(FederationError, match="no enclave listens"):
-        relay(tmp_path / "s", Echo(), silent)
+        relay(str(tmp_path / "s"), Echo(), silent)
 
 
 @pytest.mark.parametrize(

@@ -148,26 +148,3 @@ def test_closing_shared_memory_lets_go_of_its_descriptor() -> None:
     arena.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(arena.descriptor)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    ["", "unix:", "unix", "tcp:1.2.3.4", "tcp::80", "tcp:80", "http://x:1", "tcp:h:port", "tcp:h:",
-     "tcp:h:-1"],
-)  # fmt: skip
-def test_addresses_are_checked(bad: str) -> None:
-    with pytest.raises(ValueError, match="neither"):
-        wire.parse_address(bad)
-
-
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        ("unix:/run/a.sock", ("unix", "/run/a.sock")),
-        ("unix:a:b", ("unix", "a:b")),
-        ("tcp:10.0.0.1:80", ("tcp", ("10.0.0.1", 80))),
-        ("tcp:[::1]:8080", ("tcp", ("::1", 8080))),
-    ],
-)
-def test_addresses_are_read(text: str, parsed: object) -> None:
-    assert wire.parse_address(text) == parsed

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sealtune import frames
+from sealtune import frames, sockets
 from sealtune.accelerator.engine import Engine
-from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError, StorageError
+from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.offload import wire
 
@@ -37,22 +37,7 @@ class Server:
         self.bytes_in = 0
         self.bytes_out = 0
         self._lock = threading.Lock()
-        scheme, place = wire.parse_address(address)
-        family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        if scheme == "tcp":
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._listener.bind(place)
-            if scheme == "unix":
-                os.chmod(str(place), 0o600)
-            self._listener.listen()
-        except (OSError, OverflowError) as error:  # a port may be too large
-            self._listener.close()
-            raise StorageError(
-                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}",
-                hint="choose another place for `listen`; socket paths may have 107 bytes",
-            ) from error
+        self._listener = sockets.listen(address)
 
     @property
     def port(self) -> int:
@@ -67,8 +52,6 @@ class Server:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            if sock.family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def work(events: EventLines) -> None:
     ) as session:
         events(Products(arithmetic=session.arithmetic))
         program = SiteProgram(admitted, SiteTrainer(admitted, session, events), events)
-        serve_forever(Path(admitted.local.listen), program, events, spare=admitted.is_spare)
+        serve_forever(admitted.local.listen, program, events, spare=admitted.is_spare)
 
 
 if __name__ == "__main__":

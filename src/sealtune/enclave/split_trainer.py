@@ -30,7 +30,7 @@ def work(events: EventLines) -> None:
         from sealtune.methods.split.answers import SplitAnswers
 
         server = SplitAnswers(admitted, events)
-    serve_until_done(Path(admitted.local.listen), Driver(server, admitted, events), events)
+    serve_until_done(admitted.local.listen, Driver(server, admitted, events), events)
 
 
 if __name__ == "__main__":

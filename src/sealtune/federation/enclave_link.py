@@ -1,4 +1,4 @@
-"""The Unix sockets between Flower's apps and the enclaves, seen from the untrusted side.
+"""The connections between Flower's programs and the enclaves, seen from the untrusted side.
 
 Trust domain: network engine (untrusted).
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
-from sealtune import frames
+from sealtune import frames, sockets
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.payload import text
 from sealtune.frames import Frame
@@ -42,26 +41,24 @@ class Outcome:
         return 0 if self.body is None else len(self.body)
 
 
-def connect(path: Path) -> socket.socket:
-    """Connect to an enclave's socket.
+def connect(address: str) -> socket.socket:
+    """Connect to an enclave.
 
     Raises:
         FederationError: nobody listens there.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.connect(str(path))
+        return sockets.connect(address)
     except OSError as error:
-        sock.close()
-        raise FederationError(f"no enclave listens on {path}: {error.strerror}") from error
-    return sock
+        why = error.strerror or error
+        raise FederationError(f"no enclave listens on {address}: {why}") from error
 
 
 class ServerEnclave:
     """The aggregator, which says what to send where and is told every outcome."""
 
-    def __init__(self, path: Path) -> None:
-        self._sock = connect(path)
+    def __init__(self, address: str) -> None:
+        self._sock = connect(address)
         self._limit = frames.MAX_BODY  # bytes of one answer that the enclave reads
 
     def __enter__(self) -> Self:
@@ -134,14 +131,14 @@ def _split(answer: Frame) -> tuple[dict[str, bytes], float]:
     return outgoing, float(deadline)
 
 
-def deliver(path: Path, body: bytes) -> bytes:
+def deliver(address: str, body: bytes) -> bytes:
     """Hand a sealed message to a client enclave and wait, maybe for minutes, for its answer.
 
     Raises:
         FederationError: no enclave there, it went away, or it says that it failed.
         FrameError: the enclave broke the protocol.
     """
-    with connect(path) as sock:
+    with connect(address) as sock:
         try:
             frames.send(sock, Frame("deliver", {}, body))
             answer = frames.receive(sock)

@@ -6,7 +6,6 @@ Trust domain: network engine (untrusted), on the data owner's side.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.federation.enclave_link import deliver
@@ -17,12 +16,12 @@ from sealtune.frames import Frame
 _EXCHANGE = re.compile(r"[0-9a-f]{16}")
 
 
-def handle(frame: Frame, enclave: Path, spool: Spool) -> Frame:
+def handle(frame: Frame, enclave: str, spool: Spool) -> Frame:
     """Answer one frame from the relay. Never raises for what the network sent.
 
     Args:
         frame: ``put`` or ``get``, see ``payload``.
-        enclave: the client enclave's Unix socket.
+        enclave: address of the client enclave.
         spool: where pieces wait.
     """
     exchange = ""
@@ -52,7 +51,7 @@ def _exchange(frame: Frame) -> str:
     return exchange
 
 
-def _put(frame: Frame, exchange: str, enclave: Path, spool: Spool) -> Frame:
+def _put(frame: Frame, exchange: str, enclave: str, spool: Spool) -> Frame:
     index, count = integer(frame, "index"), integer(frame, "count")
     message = spool.add(exchange, index, count, bytes(frame.body))
     if message is None:

@@ -35,7 +35,7 @@ IDLE = 0.05  # seconds between an answer without a message and the next question
 _REFUSED = (401, 403)
 
 
-def answer(message: Message, enclave: Path, spool: Spool) -> Message:
+def answer(message: Message, enclave: str, spool: Spool) -> Message:
     """The reply to a message: move one frame in, and the answer out."""
     try:
         frame = handle(unpack(message.content), enclave, spool)
@@ -44,7 +44,7 @@ def answer(message: Message, enclave: Path, spool: Spool) -> Message:
     return Message(pack(frame), reply_to=message)
 
 
-def serve(member: Membership, enclave: Path, spool: Spool) -> NoReturn:
+def serve(member: Membership, enclave: str, spool: Spool) -> NoReturn:
     """Answer messages until the relay goes away.
 
     Raises:
@@ -74,7 +74,7 @@ def main(config: Path) -> NoReturn:
         FederationError: the configuration is wrong, or the relay refuses the site's key.
     """
     settings = Settings(config)
-    address, enclave = settings.text("relay"), settings.path("socket")
+    address, enclave = settings.text("relay"), settings.address("socket")
     authority = settings.path("authority").read_text(encoding="ascii")
     key = load_ssh_private_key(settings.path("key").read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):

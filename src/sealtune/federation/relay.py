@@ -44,13 +44,13 @@ def say(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-def relay(socket_path: Path, transport: FlowerTransport, say: Callable[..., None] = say) -> None:
+def relay(address: str, transport: FlowerTransport, say: Callable[..., None] = say) -> None:
     """Carry the aggregator's messages over ``transport`` until it is done.
 
     Raises:
         FederationError: the aggregator gave up or went away.
     """
-    with ServerEnclave(socket_path) as enclave:
+    with ServerEnclave(address) as enclave:
         while (order := enclave.next()) is not None:
             outgoing, deadline = order
             if not outgoing:
@@ -120,10 +120,10 @@ def main(config: Path) -> int:
     """Serve the sites and carry the aggregator's messages until it is done."""
     try:
         settings = Settings(config)
-        aggregator = settings.path("socket")
+        aggregator = settings.address("socket")
         grid = serve(settings)
         say("ready")
-        while not aggregator.exists():
+        while not Path(aggregator).exists():
             time.sleep(_LOOK)
         relay(aggregator, FlowerTransport(grid, log=lambda line: say("log", message=line)))
     except Exception as error:

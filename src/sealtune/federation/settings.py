@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from sealtune.errors import FederationError
+from sealtune.sockets import parse
 
 _MAX = 1 << 20  # bytes
 T = TypeVar("T")
@@ -50,6 +51,15 @@ class Settings:
         """A TCP port."""
         value = self._value(key, int, "a TCP port")
         return value if 0 < value < 65536 else self._refuse(key, "a TCP port")
+
+    def address(self, key: str) -> str:
+        """The address of a socket."""
+        value = self.text(key)
+        try:
+            parse(value)
+        except ValueError as error:
+            self._refuse(key, f"an address: {error}")
+        return value
 
     def paths(self, key: str) -> dict[str, Path]:
         """Paths by name."""

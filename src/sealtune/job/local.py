@@ -9,7 +9,6 @@ Trust domain: every process.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -27,10 +26,9 @@ from pydantic_core import PydanticCustomError
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.sections import Name, faults, rule_error
 from sealtune.job.storage import read_bounded
+from sealtune.sockets import parse
 
 MAX_BYTES = 1 << 20
-_ADDRESS = re.compile(r"unix:.+|tcp:([^:]+|\[.+\]):[0-9]{1,5}", re.DOTALL)
-_LAST_PORT = 2**16 - 1
 Side = Literal["server", "site", "accelerator", "coordinator"]
 # which parties have a key that not all have
 _ONLY: Mapping[str, tuple[Side, ...]] = {
@@ -47,11 +45,6 @@ _ONLY: Mapping[str, tuple[Side, ...]] = {
     "listen_server": ("coordinator",),
     "device": ("accelerator",),
     "model": ("server", "site", "accelerator"),
-}
-# the sockets that have a scheme, which a path of an enclave's socket may lack
-_ADDRESSES: Mapping[str, tuple[str, ...]] = {
-    "accelerator": ("listen",),
-    "coordinator": ("listen", "listen_server"),
 }
 
 
@@ -81,9 +74,8 @@ def _choice(value: object) -> object:
 
 
 class Local(_Strict):
-    """One party's own file. Sockets are ``unix:/path`` or ``tcp:host:port`` where an accelerator
-    listens, ``tcp:host:port`` where the coordinator does, and a path where an enclave gets the
-    network's messages.
+    """One party's own file. Sockets are ``unix:/path``, ``tcp:host:port`` or ``vsock:cid:port``; a
+    path alone is a Unix socket's. A coordinator listens on TCP.
     """
 
     manifest: Path = Field(description="the job's manifest, signed by every participant")
@@ -155,10 +147,9 @@ def role_problems(given: Mapping[str, object]) -> list[Problem]:
         for key, sides in _ONLY.items()
         if given.get(key) and role is not None and role not in sides
     ]
-    sockets = ("accelerator", *_ADDRESSES.get(str(role), ()))
     problems += [
         Problem(key, fault)
-        for key in sockets
+        for key in ("listen", "listen_server", "accelerator")
         if isinstance(address := given.get(key), str)
         and (fault := _socket_fault(address, remote=role == "coordinator"))
     ]
@@ -172,15 +163,15 @@ def _either(sides: tuple[Side, ...]) -> str:
 
 
 def _socket_fault(address: str, *, remote: bool) -> str:
-    if not address:
-        return ""
-    if remote and not address.startswith("tcp:"):
+    try:
+        # a path alone may be relative here, as the user's file has it
+        where = parse(address if ":" in address else f"unix:{address}") if address else None
+    except ValueError as error:
+        return str(error)
+    if where and remote and where.scheme != "tcp":
         return "is not tcp:host:port"
-    if not _ADDRESS.fullmatch(address):
-        return f"is {'not' if remote else 'neither unix:/path nor'} tcp:host:port"
-    port = address.rpartition(":")[2]
-    if address.startswith("tcp:") and not 1 <= int(port) <= _LAST_PORT:
-        return f"has port {port}; ports are from 1 to {_LAST_PORT}"
+    if where and where.scheme == "tcp" and not where.port:
+        return f"{address!r} has port 0; ports are from 1 to 65535"
     return ""
 
 

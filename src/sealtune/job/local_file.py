@@ -91,9 +91,10 @@ def anchored(local: Local, folder: Path) -> Local:
     """``local`` with relative sockets taken from ``folder``."""
 
     def at(socket: str) -> str:
-        scheme, colon, place = socket.rpartition(":")
-        is_file = socket and not scheme.startswith(("tcp", "vsock"))
-        return f"{scheme}{colon}{folder / place}" if is_file else socket
+        path = socket.removeprefix("unix:")
+        if not path or (path == socket and ":" in path):
+            return socket
+        return socket.removesuffix(path) + str(folder / path)
 
     sockets = {"listen": at(local.listen), "accelerator": at(local.accelerator)}
     return local.model_copy(update=sockets)

@@ -40,7 +40,7 @@ def ask_enclave(server: Local, deliver: Callable[[bytes], bytes]) -> None:
         started = command(server, folder / "server.json")
         with (
             _enclave(started, server.folder / "logs" / "answers.log"),
-            ServerEnclave(Path(server.listen)) as enclave,
+            ServerEnclave(server.listen) as enclave,
         ):
             while (order := enclave.next()) is not None:
                 for asked, body in order[0].items():

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from sealtune import frames
+from sealtune import frames, sockets
 from sealtune.errors import AcceleratorLostError, FrameError
 from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
@@ -55,7 +55,7 @@ class RemoteAccelerator:
         timeout: float = 600,
         patience: float = 0,
     ) -> Self:
-        """Connect to ``unix:/path`` or ``tcp:host:port``.
+        """Connect to an address (see ``sockets``).
 
         Args:
             timeout: seconds without any answer after which the accelerator counts as lost.
@@ -64,25 +64,18 @@ class RemoteAccelerator:
         Raises:
             AcceleratorLostError: nothing answers.
         """
-        scheme, place = wire.parse_address(address)
-        family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
         last = monotonic() + patience
         while True:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.settimeout(timeout)
             try:
-                sock.connect(place)
+                sock = sockets.connect(address, timeout=timeout)
                 break
             except OSError as error:
-                sock.close()
                 if monotonic() >= last:
                     raise AcceleratorLostError(
                         f"no accelerator answers at {address}: {error}", hint="is it running?"
                     ) from error
                 sleep(_RETRY)
-        if scheme == "tcp":
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return cls(sock, groups, shared_memory=scheme == "unix")
+        return cls(sock, groups, shared_memory=sock.family == socket.AF_UNIX)
 
     def product(self, group: str, codes: Tensor, *, backward: bool) -> Tensor:
         """See ``Accelerator.product``."""

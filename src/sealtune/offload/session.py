@@ -11,9 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sealtune import sockets
 from sealtune.errors import ModelError, OffloadError
 from sealtune.job.plan import SlicePlan, plain_name
-from sealtune.offload import kernels, wire
+from sealtune.offload import kernels
 from sealtune.offload.accelerator import Accelerator
 from sealtune.offload.frozen import load_frozen
 from sealtune.offload.masked import (
@@ -84,7 +85,7 @@ class OffloadSession:
             OffloadError: plain activations would cross a network.
             ModelError: the int8 backbone is not the one in the plan.
         """
-        if plan.prefix_blocks and wire.parse_address(address)[0] != "unix":
+        if plan.prefix_blocks and sockets.parse(address).scheme != "unix":
             raise OffloadError(
                 f"with protect = 'adapter' token ids and activations go to {address} in the plain",
                 hint="run the accelerator on the enclave's own machine (unix:/path), or set "

@@ -30,21 +30,6 @@ _ALIGN = 1 << 12
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def parse_address(address: str) -> tuple[str, str | tuple[str, int]]:
-    """``unix:/path`` -> ("unix", path); ``tcp:host:port`` -> ("tcp", (host, port)).
-
-    Raises:
-        ValueError: neither form.
-    """
-    scheme, _, rest = address.partition(":")
-    if scheme == "unix" and rest:
-        return scheme, rest
-    host, _, port = rest.rpartition(":")
-    if scheme == "tcp" and host and port.isdecimal():
-        return scheme, (host.strip("[]"), int(port))
-    raise ValueError(f"{address!r} is neither unix:/path nor tcp:host:port")
-
-
 class Arena:
     """Anonymous shared memory: requests are written at its start, answers too.
 

@@ -28,7 +28,7 @@ def work(events: EventLines) -> None:
     for fields in admitted.holdings.truncated:
         events(CutTexts(site=admitted.site, **fields))
     program = SiteProgram(admitted, BottomSite(admitted, events), events)
-    serve_forever(Path(admitted.local.listen), program, events, spare=admitted.is_spare)
+    serve_forever(admitted.local.listen, program, events, spare=admitted.is_spare)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def work(events: EventLines) -> None:
     trainer = SiteTrainer(admitted, OwnMachine(), events)
     site = MaskedSite(admitted, key, trainer)
     program = SiteProgram(admitted, site, events)
-    serve_forever(Path(local.listen), program, events, spare=admitted.is_spare)
+    serve_forever(local.listen, program, events, spare=admitted.is_spare)
 
 
 if __name__ == "__main__":

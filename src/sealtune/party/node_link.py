@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from pathlib import Path
 
 from sealtune import frames
 from sealtune.errors import (
@@ -21,17 +20,17 @@ from sealtune.errors import (
 from sealtune.frames import Frame
 from sealtune.job.events import Ready
 from sealtune.party.events import Emit
-from sealtune.party.serving import listening
 from sealtune.party.site_program import MAX_MESSAGE, SiteProgram
+from sealtune.sockets import listening
 
 
-def serve_forever(path: Path, program: SiteProgram, ready: Emit, *, spare: bool) -> None:
-    """Answer deliveries on ``path`` until the process is asked to end.
+def serve_forever(address: str, program: SiteProgram, ready: Emit, *, spare: bool) -> None:
+    """Answer deliveries at ``address`` until the process is asked to end.
 
     Args:
         spare: the job can go on without this site.
     """
-    with listening(path) as listener:
+    with listening(address) as listener:
         ready(Ready())
         while True:
             sock, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""The server enclave's conversation with the network engine's relay, over its Unix socket.
+"""The server enclave's conversation with the network engine's relay, over its socket.
 
 Trust domain: server enclave. The relay is untrusted.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from pathlib import Path
 
 from sealtune import frames
 from sealtune.errors import FrameError, SealtuneError
@@ -15,17 +14,17 @@ from sealtune.frames import Frame
 from sealtune.job.events import Ready
 from sealtune.party.driver import Driver
 from sealtune.party.events import Emit
-from sealtune.party.serving import listening
+from sealtune.sockets import listening
 
 
-def serve_until_done(path: Path, program: Driver, ready: Emit) -> None:
-    """Listen on ``path`` and answer one relay after another until the program is done.
+def serve_until_done(address: str, program: Driver, ready: Emit) -> None:
+    """Listen at ``address`` and answer one relay after another until the program is done.
 
     Raises:
         SealtuneError: the job cannot go on; the relay has been told.
         StorageError: the socket cannot be made.
     """
-    with listening(path) as listener:
+    with listening(address) as listener:
         ready(Ready())
         done = False
         while not done:

@@ -23,7 +23,7 @@ def work(events: EventLines) -> None:
     """The whole life of the server."""
     admitted = admit(read_local(Path(sys.argv[1])), SUMMING_SERVER)
     server = SumServer(admitted, events)
-    serve_until_done(Path(admitted.local.listen), Driver(server, admitted, events), events)
+    serve_until_done(admitted.local.listen, Driver(server, admitted, events), events)
 
 
 if __name__ == "__main__":
