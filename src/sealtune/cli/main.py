@@ -18,6 +18,7 @@ from sealtune.cli.advise import advise
 from sealtune.cli.attest import attest
 from sealtune.cli.clean import clean
 from sealtune.cli.demo import demo_data, demo_model
+from sealtune.cli.doctor import doctor
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
 from sealtune.cli.init import init
@@ -67,6 +68,7 @@ def _root(
 
 app.command("init")(init)
 app.command("validate")(validate)
+app.command("doctor")(doctor)
 app.command("advise")(advise)
 app.command("plan")(plan)
 app.command("run")(run)
