@@ -21,6 +21,7 @@ from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.doctor import doctor
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
+from sealtune.cli.image import image
 from sealtune.cli.init import init
 from sealtune.cli.job import job
 from sealtune.cli.keys import keys
@@ -81,6 +82,7 @@ app.command("tcb")(tcb)
 app.add_typer(keys, name="keys")
 app.add_typer(job, name="job")
 app.add_typer(attest, name="attest")
+app.add_typer(image, name="image")
 app.command("party", hidden=True)(party)
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)

@@ -48,9 +48,7 @@ def write_archive(file: BinaryIO, entries: Mapping[str, Entry], folders: tuple[s
     _write(file, 0, _END, 0, b"")
 
 
-def _sorted(
-    entries: Mapping[str, Entry], folders: set[str]
-) -> Iterator[tuple[str, Entry | None]]:
+def _sorted(entries: Mapping[str, Entry], folders: set[str]) -> Iterator[tuple[str, Entry | None]]:
     for path in sorted({*entries, *folders} - {"."}):  # a folder comes before what is in it
         yield path, entries.get(path)
 

@@ -21,7 +21,13 @@ from sealtune.job.cache import cache_folder
 from sealtune.job.storage import storage_error
 
 # Python's own names for the oldest C library that a wheel runs with; Debian 12 has 2.36
-_PLATFORMS = ("manylinux_2_17", "manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34")
+_PLATFORMS = (
+    "manylinux_2_17",
+    "manylinux2014",
+    "manylinux_2_27",
+    "manylinux_2_28",
+    "manylinux_2_34",
+)
 
 
 def fetch(package: Package, folder: Path | None = None) -> Path:

@@ -24,6 +24,7 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -77,7 +78,7 @@ def main() -> int:
         finally:
             say("ended with code", code)
             events.write(f"\nexit {code}\n".encode())
-            tty.tcdrain(events.fileno())
+            termios.tcdrain(events.fileno())
     return code
 
 

@@ -76,5 +76,7 @@ def read_lock(path: Path = SHIPPED) -> Lock:
     except ValidationError as error:
         raise ConfigError(str(path), faults(error)) from error
     if sum(p.name == lock.kernel and p.kind == "deb" for p in lock.packages) != 1:
-        raise ConfigError(str(path), [Problem("kernel", f"{lock.kernel} is not among the packages")])
+        raise ConfigError(
+            str(path), [Problem("kernel", f"{lock.kernel} is not among the packages")]
+        )
     return lock

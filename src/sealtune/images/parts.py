@@ -5,6 +5,7 @@ Trust domain: operator (untrusted).
 
 from __future__ import annotations
 
+import posixpath
 import subprocess
 import tarfile
 import zipfile
@@ -24,14 +25,16 @@ _PACKAGES = f"usr/local/lib/python{PYTHON}/dist-packages"
 OWN = "opt/sealtune"
 # of Python's library: no program uses it, or it needs libraries that are not in the image
 _LEFT_OUT = frozenset({
-    "curses", "dbm", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3", "test", "tkinter",
-    "turtledemo", "sitecustomize.py", "_curses", "_curses_panel", "_dbm", "_sqlite3", "_ctypes_test",
-    "nis", "ossaudiodev", "readline", "_crypt", "xxlimited", "xxlimited_35",
+    "curses", "dbm", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3", "test",
+    "tkinter", "turtledemo", "sitecustomize.py", "_crypt", "_ctypes_test", "_curses",
+    "_curses_panel", "_dbm", "_sqlite3", "nis", "ossaudiodev", "readline", "xxlimited",
+    "xxlimited_35",
 })  # fmt: skip
 _TESTS = ("_test", "_xx")
 # of wheels: what is for people and compilers
 _UNUSED = frozenset({
-    ".a", ".c", ".cc", ".cmake", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".lib", ".pxd", ".pyi", ".pyx",
+    ".a", ".c", ".cc", ".cmake", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".lib", ".pxd", ".pyi",
+    ".pyx",
 })  # fmt: skip
 
 
@@ -55,17 +58,21 @@ def deb_files(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
                 if file is not None:
                     files[name] = file.read()
                 elif member.issym():
-                    target = PurePosixPath(name).parent / member.linkname
-                    links[name] = member.linkname[1:] if member.linkname[0] == "/" else str(target)
+                    links[name] = _led_to(name, member.linkname)
     except (OSError, tarfile.TarError) as error:
         raise StorageError(f"dpkg-deb cannot unpack {path}: {error}") from error
-    for name in links:
-        target = name
+    for name, target in links.items():
+        end = target
         for _ in range(8):  # links to links; a circle leads nowhere
-            target = links.get(target, target)
-        if target in files:
-            files.setdefault(name, files[target])
+            end = links.get(end, end)
+        if end in files:
+            files.setdefault(name, files[end])
     return files
+
+
+def _led_to(link: str, target: str) -> str:
+    """The path within the package that a link leads to."""
+    return posixpath.normpath(posixpath.join("/", posixpath.dirname(link), target))[1:]
 
 
 def python_files(files: Mapping[str, bytes], origin: str) -> Iterator[tuple[str, Entry]]:
