@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sealtune.job.private import private_files
+
 image = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -24,6 +26,13 @@ class Part(StrEnum):
     AGGREGATOR = "aggregator"
     SITE = "site"
     SPLIT_SERVER = "split-server"
+
+
+class Acceleration(StrEnum):
+    """What runs the machine's processor."""
+
+    KVM = "kvm"
+    TCG = "tcg"
 
 
 Cache = Annotated[
@@ -66,6 +75,54 @@ def build(
     typer.echo(f"image    {out}  (Linux {contents.kernel}, {len(contents.files)} files)")
     typer.echo(f"program  {contents.program}  {contents.code}")
     typer.echo(f"digest   {contents.digest}")
+
+
+@image.command("run")
+@private_files()
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a built image.")],
+    local: Annotated[
+        Path, typer.Option("--local", metavar="FILE", help="The party's own file (local.toml).")
+    ],
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory", metavar="MIB", min=256, help="[default: by program, image and model]"
+        ),
+    ] = None,
+    processors: Annotated[
+        int | None, typer.Option("--processors", min=1, help="[default: up to 2]")
+    ] = None,
+    accel: Annotated[
+        Acceleration | None,
+        typer.Option("--accel", help="[default: kvm where a short boot with it works]"),
+    ] = None,
+    console: Annotated[
+        Path,
+        typer.Option("--console", metavar="FILE", help="Gets what kernel and program print."),
+    ] = Path("/dev/stderr"),
+) -> None:
+    """Boot an image in QEMU for one party, in place of its process.
+
+    Events come to stdout, as from a process; so does the exit code. SIGTERM asks the program to
+    end. The host's part of the machine is not believed: the program verifies what it is handed.
+
+    Example: `sealtune image run images/aggregator --local server.toml`
+    """
+    from sealtune.images.image import Image
+    from sealtune.images.run import boot
+    from sealtune.job.local_file import load_local
+
+    party = load_local(local)
+    code = boot(
+        Image.read(folder),
+        party,
+        memory=memory,
+        processors=processors,
+        accel=accel.value if accel else None,
+        console=console,
+    )
+    raise typer.Exit(code)
 
 
 @image.command("lock")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +74,14 @@ def run(
             "sites sign who they are need keys to run: split ones, secure aggregation.",
         ),
     ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="PARTY=DIR",
+            help="Boot an image for `server` or a site, in place of its process; repeat it.",
+        ),
+    ] = None,
     baseline: Annotated[
         Baseline | None,
         typer.Option(
@@ -118,11 +126,34 @@ def run(
     launch.check(run_dir, resume=resume, force=force)
     if port is not None:
         launch.check_port(port)
+    images = _images(job, image or [])
     if resume:
-        parties, majority = _take_up(job, job_file, run_dir, envelope, key or [])
+        parties, majority = _take_up(job, job_file, run_dir, envelope, key or [], images)
     else:
-        parties, majority = _prepare(job, job_file, run_dir, force, envelope, key or [])
+        parties, majority = _prepare(job, job_file, run_dir, force, envelope, key or [], images)
     _launch(parties, job_file, run_dir, port, majority)
+
+
+def _images(job: Job, given: Sequence[str]) -> dict[str, Path]:
+    """Party -> folder of its image.
+
+    Raises:
+        ConfigError: there is no such party, or its folder holds no image.
+    """
+    from sealtune.images.image import LIST
+
+    images, problems = dict[str, Path](), list[Problem]()
+    parties = ("server", *job.sites.names)
+    for one in given:
+        name, _, folder = one.partition("=")
+        if name not in parties:
+            problems.append(Problem(one, f"there is no {name!r}, but {', '.join(parties)}"))
+        elif not (Path(folder) / LIST).is_file():
+            problems.append(Problem(one, "is no folder of `sealtune image build`"))
+        images[name] = Path(folder)
+    if problems:
+        raise ConfigError("--image", problems)
+    return images
 
 
 def _prepare(
@@ -132,6 +163,7 @@ def _prepare(
     force: bool,
     given: Envelope | None,
     key_files: Sequence[Path],
+    images: Mapping[str, Path],
 ) -> tuple[list[Local], float | None]:
     """Make the folder of a new run; what can be wrong is found before an earlier one is touched.
 
@@ -170,7 +202,7 @@ def _prepare(
         write_atomic(run_dir / launch.MANIFEST, envelope.encode())
         # who signs with throw-away keys took part in nothing before, and will not again
         history = None if given else run_dir / "jobs"
-        parties = launch.line_up(resolution.job, run_dir, keys=keys, history=history)
+        parties = launch.line_up(resolution.job, run_dir, keys=keys, history=history, images=images)
         for party in parties:
             launch.write_party(party)
     except BaseException:
@@ -214,6 +246,7 @@ def _take_up(
     run_dir: Path,
     given: Envelope | None,
     key_files: Sequence[Path],
+    images: Mapping[str, Path],
 ) -> tuple[list[Local], float | None]:
     """Check that the run that is there is this job's; returns what ``_prepare`` does."""
     from sealtune import launch
@@ -244,7 +277,9 @@ def _take_up(
             at_commit = job.model.model_copy(update={"revision": model.revision})
             job = job.model_copy(update={"model": at_commit})
         history = before[0].history
-        parties = launch.line_up(job, run_dir, keys=keys, history=history, resume=True)
+        parties = launch.line_up(
+            job, run_dir, keys=keys, history=history, resume=True, images=images
+        )
         places = [(party.model, party.data) for party in parties if party.role == "site"]
         changed = places != [(party.model, party.data) for party in before]
     if changed:

@@ -30,8 +30,8 @@ from sealtune.start import ROOT, read_program
 
 # panic=-1: a kernel in trouble ends the machine at once, and so the run
 # random.trust_bootloader=off: the host's seed does not count; the processor's own does
-CMDLINE = "console=ttyS0 panic=-1 oops=panic random.trust_bootloader=off"
-_FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "folder")
+CMDLINE = "console=ttyS0 loglevel=4 panic=-1 oops=panic random.trust_bootloader=off"
+_FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "folder", "history")
 
 
 def build(

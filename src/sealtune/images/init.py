@@ -1,11 +1,11 @@
 #!/usr/bin/python3.11 -IBS
 """The first process of an image: makes the machine ready, runs the program, ends the machine.
 
-    /dev/ttyS0   console: the kernel's, this file's and the program's messages
-    /dev/ttyS1   the program's events go out; the line "stop" comes in; "exit CODE" is the last
-    in           files from the host: copied into memory before the program sees them
-    folder       the host's folder for sealed state and results
-    eth0         the one port at which the program listens
+    /dev/ttyS0        console: the kernel's, this file's and the program's messages
+    /dev/ttyS1        the program's events go out; the line "stop" comes in; "exit CODE" is the last
+    in, model         the host's files, by virtio-fs: copied into memory before the program starts
+    folder, history   the host's folders for sealed state, results and a site's log of jobs
+    eth0              the one port at which the program listens
 
 Nothing from the host is believed here: the program verifies the manifest, its own code and what it
 finds, and seals what it writes. The host decides when the machine runs, not what. Runs on Python's
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -37,9 +38,10 @@ MODULES = "/lib/modules"
 ORDER = "/etc/modules.order"
 EVENTS = "/dev/ttyS1"
 IN = "/run/in"  # the host's files, in memory
+MODEL = "/run/model"
+FOLDER, HISTORY = "/folder", "/history"
 LOCAL = f"{IN}/local.json"
-SIMULATED_KEY = "insecure-simulated"  # folder among them: $XDG_DATA_HOME of the program
-FOLDER = "/folder"
+SIMULATED_KEY = "insecure-simulated"  # folder in IN: the program's $XDG_DATA_HOME
 ADDRESS, MASK = "10.0.2.15", "255.255.255.0"  # of QEMU's user network
 _MOUNTS = (
     ("proc", "/proc", "proc"),
@@ -54,9 +56,8 @@ _ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TRANSFORMERS_OFFLINE": "1",
     "XDG_DATA_HOME": f"{IN}/{SIMULATED_KEY}",
-    "XDG_STATE_HOME": f"{FOLDER}/history",
 }
-_NOSUID, _NODEV, _NOEXEC = 2, 4, 8  # <sys/mount.h>
+_NO_CODE = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC of <sys/mount.h>
 _FINIT_MODULE = 313  # <asm/unistd_64.h>
 _POWER_OFF = 0x4321FEDC  # <linux/reboot.h>
 _SET_ADDRESS, _SET_FLAGS, _SET_MASK = 0x8916, 0x8914, 0x891C  # <linux/sockios.h>
@@ -96,12 +97,23 @@ def make_ready() -> None:
             load_module(f"{MODULES}/{name}")
     mount(*_MOUNTS[-1])
     set_up_network()
-    os.mkdir("/run/host")
-    mount("in", "/run/host", "virtiofs", _NOSUID | _NODEV | _NOEXEC)
-    shutil.copytree("/run/host", IN)
-    _checked(_C.umount(b"/run/host"), "umount")
-    mount("folder", FOLDER, "virtiofs", _NOSUID | _NODEV | _NOEXEC)
+    copy_in("in", IN)
+    with open(LOCAL, encoding="utf-8") as file:  # which folders the host has for this party
+        local = json.load(file)
+    if local.get("model"):
+        copy_in("model", MODEL)
+    mount("folder", FOLDER, "virtiofs", _NO_CODE)
+    if local.get("history"):
+        mount("history", HISTORY, "virtiofs", _NO_CODE)
     say("ready after", uptime())
+
+
+def copy_in(share: str, place: str) -> None:
+    """Copy the host's files into memory: what is verified there stays as it was verified."""
+    os.makedirs("/run/host", exist_ok=True)
+    mount(share, "/run/host", "virtiofs", _NO_CODE)
+    shutil.copytree("/run/host", place)
+    _checked(_C.umount(b"/run/host"), "umount")
 
 
 def mount(source: str, place: str, kind: str, flags: int = 0) -> None:

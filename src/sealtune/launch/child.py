@@ -52,6 +52,11 @@ Item = Event | Exit | Interrupt | Failure
 Inbox = SimpleQueue[Item]
 
 
+def tied(command: Sequence[str]) -> list[str]:
+    """``command`` such that it ends when this process does, however that ends."""
+    return [sys.executable, "-I", "-S", str(_DIE_WITH_PARENT), str(os.getpid()), *command]
+
+
 @dataclass
 class Child:
     """A running child process, in a process group of its own.
@@ -90,7 +95,7 @@ class Child:
         """
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_DIE_WITH_PARENT), str(os.getpid()), *command],
+                tied(command),
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if events else stream,

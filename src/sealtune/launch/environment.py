@@ -45,6 +45,11 @@ def program(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-B", "-u", start.__file__, name, *arguments]
 
 
+def sealtune_command(module: str, *arguments: str) -> list[str]:
+    """The command of a module of sealtune that is no program of a job, such as the command line."""
+    return [sys.executable, "-I", "-B", "-u", "-m", module, *arguments]
+
+
 def variables(extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a child: the few variables that it may have, and ``extra``."""
     return {name: os.environ[name] for name in _PASSED & os.environ.keys()} | _SET | dict(extra)

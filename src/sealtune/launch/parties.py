@@ -16,7 +16,7 @@ from sealtune.job.local import DataPlace, Local, ModelPlace
 from sealtune.job.manifest import open_manifest
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
-from sealtune.launch.environment import program
+from sealtune.launch.environment import program, sealtune_command
 
 if TYPE_CHECKING:
     from sealtune.party.admit import Admitted
@@ -32,6 +32,7 @@ def line_up(
     keys: Mapping[str, Path],
     history: Path | None = None,
     resume: bool = False,
+    images: Mapping[str, Path] | None = None,
 ) -> list[Local]:
     """The parties of a run on one machine, in the order in which they start.
 
@@ -43,8 +44,10 @@ def line_up(
         keys: site -> file of its organisation's key, where sites need it.
         history: folder where sites remember their jobs; default: that of the user.
         resume: go on from the sealed checkpoint.
+        images: ``server`` or site -> folder of an image that runs it.
     """
     home = run_dir.resolve()
+    booted = {name: folder.resolve() for name, folder in (images or {}).items()}
     common: dict[str, Any] = {"manifest": home / MANIFEST, "folder": home}
     model = ModelPlace(path=job.model.path, revision=job.model.revision)
     method = job.job.rules
@@ -53,8 +56,16 @@ def line_up(
         listen = "unix:accelerator.sock"
         parties.append(Local(role="accelerator", listen=listen, model=model, **common))
     held = model if method.server_trains else None
-    server = Local(role="server", listen="server.sock", resume=resume, model=held, **common)
-    parties.append(server)
+    parties.append(
+        Local(
+            role="server",
+            listen="server.sock",
+            resume=resume,
+            image=booted.get("server"),
+            model=held,
+            **common,
+        )
+    )
     for number, site in enumerate(job.sites.names):
         parties.append(
             Local(
@@ -64,6 +75,7 @@ def line_up(
                 accelerator="unix:accelerator.sock" if method.accelerated else "",
                 key=keys[site].resolve() if site in keys else None,
                 history=history and history.resolve(),
+                image=booted.get(site),
                 model=model,
                 data=data_of(job, site),
                 **common,
@@ -96,7 +108,8 @@ def admit_party(local: Local) -> Admitted:
 
 
 def command(local: Local, path: Path | None = None) -> list[str]:
-    """Write what a party's program reads, and return the program's command.
+    """Write what a party's program reads, and return the command of the program, or of the
+    machine that it runs in.
 
     Args:
         path: where to write it; default: the party's folder.
@@ -110,6 +123,9 @@ def command(local: Local, path: Path | None = None) -> list[str]:
         write_atomic(path, content.encode())
         return program("accelerator", str(path))
     write_party(local, path)
+    if local.image is not None:
+        boot = ("image", "run", str(local.image), "--local", str(path))
+        return sealtune_command("sealtune.cli.main", *boot)
     name = open_manifest(Envelope.read(local.manifest)).programs[local.role]
     return program(name, str(path))
 
