@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from sealtune.cli.image_measure import measure
 from sealtune.job.private import private_files
 
 image = typer.Typer(
@@ -143,3 +144,6 @@ def lock(
     chosen = choose(kernel or KERNEL, packages)
     chosen.write(out)
     typer.echo(f"{out}: {len(chosen.packages)} packages, kernel {chosen.kernel}")
+
+
+image.command("measure")(measure)

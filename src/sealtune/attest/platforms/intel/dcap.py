@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -55,6 +55,11 @@ TD_UNTRUSTED = 0xFF  # TUD: any of these bits, and the host can look into the TD
 TD_SEPT_VE_DISABLE, TD_MIGRATABLE = 1 << 28, 1 << 29
 # ICSSD, LASS, SEPT_VE_DISABLE, PKS, KL, PERFMON: the guest's own features, and what protects it.
 TD_KNOWN = 1 << 16 | 1 << 27 | TD_SEPT_VE_DISABLE | 1 << 30 | 1 << 31 | 1 << 63
+# As a quote of TDX 1.0 has them one after the other, and the one that TDX 1.5 adds.
+TD_REGISTERS = (
+    *("MRTD", "MRCONFIGID", "MROWNER", "MROWNERCONFIG", "RTMR0", "RTMR1", "RTMR2", "RTMR3"),
+    "MRSERVICETD",
+)
 _HUNDRED_YEARS = 100 * 365 * 24 * 3600
 
 # Words in messages of dcap-qvl 0.7, most specific first, and what they mean here.
@@ -290,12 +295,17 @@ def _claims(quote: Quote, verified: dict[str, Any], at: datetime) -> Claims:
 
 def td_registers(quote: Quote) -> dict[str, bytes]:
     """The registers that together say what runs in a TD, each 48 bytes."""
-    names = ("MRTD", "MRCONFIGID", "MROWNER", "MROWNERCONFIG", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
+    *names, last = TD_REGISTERS
     registers = {name: quote.field(136 + 48 * i, 48) for i, name in enumerate(names)}
     service = quote.field(600, 48) if len(quote.body) == TD15_BODY else bytes(48)
-    return {**registers, "MRSERVICETD": service}
+    return {**registers, last: service}
 
 
 def td_measurement(quote: Quote) -> bytes:
-    """SHA-384 over the registers in `td_registers`' order (48 bytes)."""
-    return sha384(b"sealtune/td/v1", *td_registers(quote).values())
+    """What a policy names as the measurement of a TD (48 bytes)."""
+    return measurement_of(td_registers(quote))
+
+
+def measurement_of(registers: Mapping[str, bytes]) -> bytes:
+    """SHA-384 over all of `TD_REGISTERS` (48 bytes)."""
+    return sha384(b"sealtune/td/v1", *(registers[name] for name in TD_REGISTERS))
