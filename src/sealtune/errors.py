@@ -34,6 +34,7 @@
         ├── ManifestExpiredError                outside the time in which it is valid
         ├── DigestMismatchError                 what lies here is not what was signed
         ├── DifferenceReleaseError              its result and an earlier one could be subtracted
+        ├── CardError                           cards of parties that no manifest can be made of
         ├── WeakEvidenceError                   it accepts evidence that proves nothing
         ├── UnsupportedTermsError               it asks for what this version cannot keep
         └── KeyFileError                        a signing key's file cannot be used
@@ -90,9 +91,13 @@ class ConfigError(SealtuneError, code=2):
 
     def __init__(self, source: str, problems: Sequence[Problem], *, hint: str = "") -> None:
         self.problems = tuple(problems)
-        lines = "".join(f"\n  {p.key}: {p.message}" for p in self.problems)
-        noun = "problem" if len(self.problems) == 1 else "problems"
-        super().__init__(f"{source}: {len(self.problems)} {noun}{lines}", hint=hint)
+        super().__init__(_listed(source, problems), hint=hint)
+
+
+def _listed(source: str, problems: Sequence[Problem]) -> str:
+    lines = "".join(f"\n  {p.key}: {p.message}" for p in problems)
+    noun = "problem" if len(problems) == 1 else "problems"
+    return f"{source}: {len(problems)} {noun}{lines}"
 
 
 class DataError(SealtuneError, code=3):
@@ -221,6 +226,14 @@ class DigestMismatchError(ManifestError):
 
 class DifferenceReleaseError(ManifestError):
     """Its result and that of an earlier job differ by the part of too few organisations."""
+
+
+class CardError(ManifestError):
+    """Cards cannot be used, or do not go together; all faults are listed, each with its card."""
+
+    def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__(_listed("cards", problems), hint=hint)
 
 
 class WeakEvidenceError(ManifestError):

@@ -239,9 +239,9 @@ DIFFERENCES: dict[str, tuple[Spoil, type[SealtuneError], str]] = {
     "tokenizer": (other_tokenizer, DigestMismatchError, f"{HERE}model, tokenizer"),
     "plan": (settings, DigestMismatchError, f"{HERE}slice plan"),
     "labels": (
-        change("labels", to=lambda names: [*names[1:], names[0]]),
+        change("labels", to=lambda names: [*names, "one more"]),
         DigestMismatchError,
-        f"{HERE}data.south.train, data.south.test",
+        f"{HERE}slice plan",
     ),
     "data": (other_data, DigestMismatchError, f"{HERE}data.south.train"),
 }

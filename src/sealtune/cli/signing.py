@@ -129,6 +129,8 @@ def check_expected(manifest: Manifest, policy_file: Path | None) -> list[str]:
         f"{role}.{key}"
         for role, policy in accepted.items()
         for key in differing(_by_kind(policy), _by_kind(expected[role]))
+        # trials across hosts name each machine's development key, which nobody else knows
+        if role in given or manifest.network is None or key != "simulated.signers"
     ]
     if other:
         source = "simulated enclaves of this code" if policy_file is None else str(policy_file)

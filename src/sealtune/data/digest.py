@@ -16,23 +16,29 @@ from collections.abc import Sequence
 from sealtune.data.site import Example, SiteData
 from sealtune.job.manifest import DataIdentity
 
-_HEAD = struct.Struct("<Qq")  # bytes of the text, label or -1
+_HEAD = struct.Struct("<Qq")  # bytes of the text, and of its label or -1
 
 
-def identify(data: SiteData) -> DataIdentity:
-    """The digests and row counts of ``data``."""
+def identify(data: SiteData, labels: Sequence[str]) -> DataIdentity:
+    """The digests and row counts of ``data``, whose examples number their labels by ``labels``.
+
+    They are over names of labels: a site can tell its own before it knows the others' labels.
+    """
+    names = [label.encode() for label in labels]
     return DataIdentity(
-        train=_digest(data.train),
+        train=_digest(data.train, names),
         train_rows=len(data.train),
-        test=_digest(data.test),
+        test=_digest(data.test, names),
         test_rows=len(data.test),
     )
 
 
-def _digest(examples: Sequence[Example]) -> str:
-    total = hashlib.sha256(b"sealtune data digest 1\n" + len(examples).to_bytes(8, "little"))
+def _digest(examples: Sequence[Example], names: Sequence[bytes]) -> str:
+    total = hashlib.sha256(b"sealtune data digest 2\n" + len(examples).to_bytes(8, "little"))
     for example in examples:
         text = example.text.encode("utf-8", "surrogatepass")
-        total.update(_HEAD.pack(len(text), -1 if example.label is None else example.label))
+        label = None if example.label is None else names[example.label]
+        total.update(_HEAD.pack(len(text), -1 if label is None else len(label)))
         total.update(text)
+        total.update(label or b"")
     return total.hexdigest()

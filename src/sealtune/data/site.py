@@ -74,13 +74,25 @@ def discover_labels(job: Job) -> tuple[str, ...]:
     for path in paths:
         seen.update(_labels(job, path, read_rows(path, [job.data.label])))
     if job.data.labels is None:
-        _check_spelling(job, seen)
+        check_spelling(job.data.label, seen)
     if len(seen) < 2:
         raise DataError(
             f"all training rows have the same label in column '{job.data.label}'",
             hint="a classifier needs at least two classes: check data.label and data.train",
         )
     return job.data.labels or tuple(sorted(seen))
+
+
+def labels_of_site(job: Job, site: str) -> tuple[set[str], set[str]]:
+    """Labels in the training file and in the test file of one site with files of its own.
+
+    Raises:
+        DataError: unreadable files, or labels that are not text.
+    """
+    files = (job.data.train, job.data.test)
+    paths = [own[site] if isinstance(own, dict) else own for own in files]
+    train, test = (set(_labels(job, path, read_rows(path, [job.data.label]))) for path in paths)
+    return train, test
 
 
 def load_site(job: Job, site: str, labels: tuple[str, ...] | None = None) -> SiteData:
@@ -211,7 +223,7 @@ def _broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _check_spelling(job: Job, labels: Iterable[str]) -> None:
+def check_spelling(column: str, labels: Iterable[str]) -> None:
     """Raise a DataError if two classes are one word, written in two ways.
 
     Whoever names all classes in ``data.labels`` means them as they stand there.
@@ -221,7 +233,7 @@ def _check_spelling(job: Job, labels: Iterable[str]) -> None:
         plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
         if plain in seen:
             raise DataError(
-                f"the labels {seen[plain]!r} and {label!r} in column '{job.data.label}' differ "
+                f"the labels {seen[plain]!r} and {label!r} in column '{column}' differ "
                 "only in white space, upper and lower case, or the form of their characters",
                 hint="write them alike; if they really are two classes, name all in data.labels",
             )

@@ -94,8 +94,8 @@ class Envelope:
         return cls(kind, payload, tuple(_signature(one) for one in signatures))
 
     @classmethod
-    def read(cls, path: Path) -> Envelope:
-        """The envelope in a file.
+    def read(cls, path: Path, what: str = "manifest") -> Envelope:
+        """The envelope in a file; ``what`` it should hold, in words.
 
         Raises:
             MalformedManifestError: unreadable, or no envelope.
@@ -103,7 +103,8 @@ class Envelope:
 
         def failure(words: str) -> MalformedManifestError:
             hint = "`sealtune job build JOB.toml -o job.manifest.json` writes one"
-            return MalformedManifestError(f"the manifest {path} {words}", hint=hint)
+            hint = hint if what == "manifest" else ""
+            return MalformedManifestError(f"the {what} {path} {words}", hint=hint)
 
         return cls.decode(read_bounded(path, MAX_ENVELOPE, failure))
 
@@ -205,5 +206,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _malformed(message: str) -> MalformedManifestError:
     return MalformedManifestError(
-        f"the signed manifest {message}", hint="`sealtune job build` writes one"
+        f"the signed file {message}",
+        hint="`sealtune job build` writes manifests, `sealtune site describe` cards",
     )

@@ -71,10 +71,8 @@ def load_private(path: Path) -> Ed25519PrivateKey:
     Raises:
         KeyFileError: unreadable, not a private Ed25519 key, or others may read it.
     """
-    data = _read(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
     try:
-        key = pem.load_pem_private_key(data, password=None)
+        key = pem.load_pem_private_key(_read(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
             f"{path} holds no private key in PEM form",
@@ -82,12 +80,24 @@ def load_private(path: Path) -> Ed25519PrivateKey:
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds a key of another kind than Ed25519")
+    read_private(path)
+    return key
+
+
+def read_private(path: Path) -> bytes:
+    """The contents of a file of a private key of any kind.
+
+    Raises:
+        KeyFileError: unreadable, too long, or others may read it.
+    """
+    data = _read(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise KeyFileError(
             f"{path} can be read by others (mode {mode:04o})",
             hint=f"chmod 600 {path}; if others may have read it, make a new key",
         )
-    return key
+    return data
 
 
 def load_public(path: Path) -> Ed25519PublicKey:

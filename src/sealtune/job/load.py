@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -60,10 +60,19 @@ def load_job(path: Path) -> JobFile:
     Raises:
         ConfigError: the file cannot be read, is not TOML, or has faults; all of them are listed.
     """
-    raw = read_toml(path)
-    problems, job = _validate(raw)
-    if job is None:
-        raise ConfigError(str(path), problems, hint="docs/job-file.md explains every key")
+    return job_of(read_toml(path), path)
+
+
+def job_of(raw: dict[str, Any], path: Path, problems: Sequence[Problem] = ()) -> JobFile:
+    """The job in the tables of the file ``path``; see ``load_job``.
+
+    Args:
+        problems: what else is known to be wrong with it.
+    """
+    found, job = _validate(raw)
+    if job is None or problems:
+        every = list(dict.fromkeys((*problems, *found)))
+        raise ConfigError(str(path), every, hint="docs/job-file.md explains every key")
     return _absolute(job, Path(os.path.abspath(path)).parent)
 
 
@@ -79,11 +88,11 @@ def check_files(job: Job) -> None:
     for section, files in (("data.train", job.data.train), ("data.test", job.data.test)):
         named = files.items() if isinstance(files, dict) else [("", files)]
         for site, path in named:
-            message = "" if is_hub_data(path) else _file_fault(path)
+            message = file_fault(path)
             if message:
                 problems.append(Problem(f"{section}.{site}" if site else section, message))
     if Path(job.model.path).is_absolute():
-        problems += _model_faults(Path(job.model.path))
+        problems += model_faults(Path(job.model.path))
     if problems:
         raise ConfigError(
             f"job '{job.job.name}'",
@@ -298,6 +307,11 @@ def absolute_model(path: str, base: Path) -> str:
     return os.path.abspath(base / path) if is_folder else path
 
 
+def file_fault(path: Path) -> str:
+    """What is wrong with a data file, before it is opened; empty: nothing, or it is a hub's."""
+    return "" if is_hub_data(path) else _file_fault(path)
+
+
 def _file_fault(path: Path) -> str:
     try:
         if path.is_dir():
@@ -313,7 +327,8 @@ def _file_fault(path: Path) -> str:
     return "" if os.access(path, os.R_OK) else f"{path} cannot be read: permission denied"
 
 
-def _model_faults(path: Path) -> list[Problem]:
+def model_faults(path: Path) -> list[Problem]:
+    """What is wrong with a model's folder, before its files are read."""
     if not path.is_dir():
         return [Problem("model.path", f"there is no folder {path}")]
     if not (path / "config.json").is_file():

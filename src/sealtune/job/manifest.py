@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal, Self
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import (
+    AfterValidator,
     Field,
     JsonValue,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -83,6 +83,17 @@ class DataIdentity(Strict):
     test_rows: Rows
 
 
+def _check_key(value: str) -> str:
+    try:
+        public_from_hex(value)
+    except MalformedManifestError as error:
+        raise ValueError(error.message) from error
+    return value
+
+
+PublicKeyHex = Annotated[str, Field(max_length=64), AfterValidator(_check_key)]
+
+
 class Participant(Strict):
     """An organisation that signs.
 
@@ -93,17 +104,8 @@ class Participant(Strict):
     """
 
     org: Name
-    key: str = Field(max_length=64)
+    key: PublicKeyHex
     sites: tuple[Name, ...] = Field(min_length=1, max_length=64)
-
-    @field_validator("key")
-    @classmethod
-    def _is_a_key(cls, value: str) -> str:
-        try:
-            public_from_hex(value)
-        except MalformedManifestError as error:
-            raise ValueError(error.message) from error
-        return value
 
 
 class Manifest(Strict):

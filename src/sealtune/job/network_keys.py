@@ -1,5 +1,8 @@
 """Make what a job's carriers know one another by: certificates and keys of nodes.
 
+    public = node_key(Path("north.node.key"))    # made if it is not there, mode 0600
+    check_tls_key(Path("server.tls.key"), certificate)
+
 Trust domain: operator (untrusted); they protect no data.
 """
 
@@ -8,8 +11,10 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from collections.abc import Iterable
+from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -17,25 +22,37 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
 )
 from cryptography.x509.oid import NameOID
 
-_SKEW = datetime.timedelta(minutes=5)
+from sealtune.errors import KeyFileError, UnknownKeyError
+from sealtune.job.key_files import create_file, read_private
+from sealtune.job.network import read_certificate
+
+_SKEW = datetime.timedelta(days=1)  # other machines' clocks may be behind
+HOST_YEARS = datetime.timedelta(days=3 * 366)  # longer than any card and manifest together
 
 
 def new_certificate(
-    name: str, hosts: Iterable[str], valid: datetime.timedelta
+    name: str,
+    hosts: Iterable[str],
+    valid: datetime.timedelta,
+    key: ec.EllipticCurvePrivateKey | None = None,
 ) -> tuple[bytes, str]:
     """A certificate that vouches for itself and for no other.
 
     Args:
         name: what it is called; for people.
         hosts: DNS names and IP addresses that it is for; may be none.
+        valid: for how long.
+        key: the key it is of; default: a new one.
 
     Returns:
         private key (PEM, not encrypted) and certificate (PEM).
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     now, public = datetime.datetime.now(datetime.UTC), key.public_key()
     title = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
@@ -61,6 +78,74 @@ def new_node_key() -> tuple[bytes, str]:
     key = ec.generate_private_key(ec.SECP384R1())
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     return secret, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def node_key(path: Path) -> str:
+    """The public line of the node's private key in ``path``, which is made if it is not there.
+
+    Raises:
+        KeyFileError: no such key, or others may read it.
+        StorageError: it cannot be written.
+    """
+    if not path.exists():
+        secret, line = new_node_key()
+        create_file(path, secret, 0o600)
+        return line
+    try:
+        key = load_ssh_private_key(read_private(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _not_one(path, "of a node") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
+        raise _not_one(path, "of a node")
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def certificate(path: Path, name: str, hosts: Iterable[str]) -> str:
+    """A certificate of the TLS key in ``path``, which is made if it is not there.
+
+    Args:
+        path: of the private key, PEM.
+        name, hosts: as for ``new_certificate``.
+
+    Raises:
+        KeyFileError, StorageError: as for ``node_key``.
+    """
+    key = _tls_key(path) if path.exists() else None
+    secret, made = new_certificate(name, hosts, HOST_YEARS, key)
+    if key is None:
+        create_file(path, secret, 0o600)
+    return made
+
+
+def check_tls_key(path: Path, certificate: str) -> None:
+    """Whether ``certificate`` is of the private key in ``path``.
+
+    Raises:
+        KeyFileError: that is no TLS key, or others may read it.
+        UnknownKeyError: it is of another key.
+    """
+    if _tls_key(path).public_key() != read_certificate(certificate).public_key():
+        raise UnknownKeyError(
+            f"the manifest's certificate is not of the TLS key in {path}",
+            hint="somebody else may have put their certificate in: ask who built the manifest",
+        )
+
+
+def _tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(read_private(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _not_one(path, "for TLS") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _not_one(path, "for TLS")
+    return key
+
+
+def _not_one(path: Path, what: str) -> KeyFileError:
+    return KeyFileError(
+        f"{path} holds no private key {what}",
+        hint="`sealtune site describe`, `server describe` and `coordinator describe` make them",
+    )
 
 
 def _name(host: str) -> x509.GeneralName:

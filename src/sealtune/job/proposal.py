@@ -12,8 +12,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealtune.errors import DigestMismatchError
 from sealtune.job.dp_terms import DpTerms
-from sealtune.job.dsse import Envelope, Signature, pae
+from sealtune.job.dsse import Envelope, Signature, pae, verify_present
 from sealtune.job.keys import fingerprint
 from sealtune.job.manifest import (
     PAYLOAD_TYPE,
@@ -26,6 +27,7 @@ from sealtune.job.manifest import (
     canonical,
     check_terms,
     manifest_bytes,
+    open_manifest,
     parse_manifest,
 )
 from sealtune.job.network import NetworkIdentity
@@ -98,3 +100,29 @@ def sign(envelope: Envelope, key: Ed25519PrivateKey) -> Envelope:
     made = Signature(keyid, key.sign(pae(envelope.payload_type, envelope.payload)))
     others = tuple(one for one in envelope.signatures if one.keyid != keyid)
     return replace(envelope, signatures=(*others, made))
+
+
+def join(copies: Mapping[str, Envelope]) -> Envelope:
+    """One envelope with the signatures of all ``copies`` of a manifest, in its participants' order.
+
+    Args:
+        copies: what each is called, for messages -> envelope.
+
+    Raises:
+        DigestMismatchError: they are not all of the same bytes.
+        ManifestError: one is no manifest, or has a signature that is a stranger's or wrong.
+    """
+    names = list(copies)
+    first = copies[names[0]]
+    manifest = open_manifest(first)
+    signatures: dict[str, Signature] = {}
+    for name, envelope in copies.items():
+        if (envelope.payload_type, envelope.payload) != (first.payload_type, first.payload):
+            raise DigestMismatchError(
+                f"{name} is not a copy of the manifest in {names[0]}: they are two jobs",
+                hint="signatures of one job are joined; everybody signs the same file",
+            )
+        verify_present(envelope, manifest.keys)
+        signatures |= {one.keyid: one for one in envelope.signatures}
+    order = [fingerprint(key) for key in manifest.keys.values()]
+    return replace(first, signatures=tuple(signatures[k] for k in order if k in signatures))

@@ -64,8 +64,8 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
 
     Raises:
         MalformedManifestError: a policy is none, or not of the kind that the job's settings name.
-        WeakEvidenceError: one accepts code that nobody named, or what can be forged beside the
-            hardware of another role.
+        WeakEvidenceError: one accepts code that nobody named, a kind that nobody of the job shows,
+            or what can be forged beside the hardware of another role.
     """
     policies = read_policies(manifest)
     for role in method_of(manifest.method).attested:
@@ -77,6 +77,13 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
                 f"the job manifest at appraisal.{role}: protection.attestation is {kind}, which "
                 f"is not accepted, but {', '.join(policy.kinds)}",
                 hint="build it with the --policy of that kind of evidence",
+            )
+        others = [str(one) for one in policy.kinds if one not in (kind, Kind.NVIDIA_GPU)]
+        if others:  # no enclave of the job shows them, so only a stranger's could
+            raise WeakEvidenceError(
+                f"the job accepts {', '.join(others)} evidence of the {role} beside {kind}, which "
+                "is what protection.attestation names",
+                hint="accept one kind of each role",
             )
     forgeable = [role for role, policy in policies.items() if not policy.confidential]
     if forgeable and len(forgeable) < len(policies):

@@ -86,7 +86,7 @@ def hold_data(manifest: Manifest, local: Local) -> Holdings:
     job = held.job
     task, config = fitting_task(job, manifest.labels), load_config(job.model)
     data = load_site(job, site, manifest.labels)
-    check_found(manifest, Found(data={site: identify(data)}))
+    check_found(manifest, Found(data={site: identify(data, manifest.labels)}))
     train, test = (
         fit_texts(task, config, part, virtual_tokens=job.tuning.virtual_tokens)
         for part in (data.train, data.test)

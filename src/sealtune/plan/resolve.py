@@ -122,7 +122,7 @@ def resolve(job: Job) -> Resolution:
         labels=labels,
         plan=make_plan(job, len(labels) or None),
         model=identify_model(job.model),
-        data={name: identify(data) for name, data in sites.items()},
+        data={name: identify(data, labels) for name, data in sites.items()},
         majority_class=_majority(sites) if labels else None,
     )
 
@@ -144,7 +144,7 @@ def work_out(job: Job, manifest: Manifest, site: str | None = None) -> Found:
         labels=discover_labels(job) if site is None else None,
         model=identify_model(job.model),
         plan=make_plan(job, len(manifest.labels) or None),
-        data={name: identify(data) for name, data in sites.items()},
+        data={name: identify(data, manifest.labels) for name, data in sites.items()},
     )
 
 

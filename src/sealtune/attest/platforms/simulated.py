@@ -185,12 +185,13 @@ class SimulatedVerifier:
     """Accepts the development key's signature, if the policy names ``simulated``.
 
     Args:
-        keys: raw public keys (32 bytes each) that count as development keys; default: the one of
-            `load_key()`, so that both sides must be on this machine and user.
+        keys: raw public keys (32 bytes each) that count as development keys; default: those that
+            the policy lists as signers, each machine's own; without a list the one of `load_key()`,
+            so that both sides must be on this machine and user.
     """
 
     def __init__(self, keys: tuple[bytes, ...] | None = None) -> None:
-        self._keys = keys or (load_key().public_key().public_bytes_raw(),)
+        self._keys = keys
 
     def verify(
         self, evidence: Evidence, *, report_data: bytes, policy: AppraisalPolicy, at: datetime
@@ -201,7 +202,7 @@ class SimulatedVerifier:
             raise MalformedEvidenceError(f"{evidence.kind} evidence given to the simulation")
         if evidence.endorsements or evidence.gpu:
             raise TrailingBytesError("simulated evidence has no endorsements and no GPU")
-        claims = self._parse(evidence.data, at)
+        claims = self._parse(evidence.data, at, self._known(kind_policy))
         if claims.report_data != report_data.hex():
             raise WrongReportDataError(
                 "simulated evidence was made for another nonce, job, role or key"
@@ -209,7 +210,14 @@ class SimulatedVerifier:
         kind_policy.check(claims)
         return claims
 
-    def _parse(self, data: bytes, at: datetime) -> Claims:
+    def _known(self, policy: KindPolicy) -> tuple[bytes, ...]:
+        if self._keys is not None:
+            return self._keys
+        if policy.signers == "any":
+            return (own_signer(),)
+        return tuple(map(bytes.fromhex, policy.signers))
+
+    def _parse(self, data: bytes, at: datetime, known: tuple[bytes, ...]) -> Claims:
         if len(data) > SIZE:
             raise TrailingBytesError(f"{len(data) - SIZE} bytes follow the simulated evidence")
         if len(data) < SIZE:
@@ -218,11 +226,12 @@ class SimulatedVerifier:
         magic, flags, svn, measurement, bound, key = BODY.unpack(body)
         if magic != MAGIC or flags & ~DEBUG:
             raise MalformedEvidenceError("not simulated evidence: wrong magic or flags")
-        if key not in self._keys:
+        if key not in known:
             raise UnknownSignerError(
                 f"simulated evidence is signed by key {key.hex()}, which is not the development "
                 "key known here",
-                hint="simulated enclaves must share one development key file",
+                hint="simulated enclaves must share one development key file, or the job name "
+                "each one's key, as jobs built from cards do",
             )
         try:
             Ed25519PublicKey.from_public_bytes(key).verify(signature, CONTEXT + body)
@@ -241,15 +250,28 @@ class SimulatedVerifier:
         )
 
 
-def simulated_policy(measurement: bytes | None = None) -> AppraisalPolicy:
+def own_signer() -> bytes:
+    """The development key of this user on this machine, public, 32 bytes.
+
+    Raises:
+        AttesterUnavailableError: see ``load_key``.
+    """
+    return load_key().public_key().public_bytes_raw()
+
+
+def simulated_policy(
+    measurement: bytes | None = None, signers: tuple[bytes, ...] | None = None
+) -> AppraisalPolicy:
     """A policy that accepts simulated evidence of one code digest, and nothing else.
 
     Args:
         measurement: 48 bytes; default: the code installed here, so a peer must run the same.
+        signers: development keys; default: that of whoever verifies.
     """
     digest = own_measurement() if measurement is None else measurement
-    return AppraisalPolicy(
-        kinds={
-            Kind.SIMULATED: KindPolicy(measurements=(digest.hex(),), tcb_statuses=("Simulated",))
-        }
+    accepted = KindPolicy(
+        measurements=(digest.hex(),),
+        signers="any" if signers is None else tuple(key.hex() for key in signers),
+        tcb_statuses=("Simulated",),
     )
+    return AppraisalPolicy(kinds={Kind.SIMULATED: accepted})

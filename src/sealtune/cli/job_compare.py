@@ -1,0 +1,219 @@
+"""Hold a manifest against what a participant has itself: files, keys, cards.
+
+Trust domain: a participant's own machine; manifests and cards come from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sealtune.errors import ConfigError, DigestMismatchError, Problem
+
+if TYPE_CHECKING:
+    from sealtune.job.card import Card, SiteCard
+    from sealtune.job.local import Local
+    from sealtune.job.manifest import Manifest
+
+
+def compare(
+    manifest: Manifest,
+    job_file: Path | None,
+    site: str | None,
+    local: Local | None,
+    cards: Sequence[Path],
+) -> list[str]:
+    """All that the options ``--job``, ``--site``, ``--local`` and ``--card`` ask for.
+
+    Returns:
+        what was found equal, in words.
+
+    Raises:
+        ManifestError, ConfigError: see below.
+    """
+    checks = []
+    if local is not None:
+        checks += compare_local(manifest, local, job_file)
+    elif job_file is not None:
+        checks += compare_files(manifest, job_file, site)
+    return checks + compare_cards(manifest, cards)
+
+
+def compare_files(manifest: Manifest, job_file: Path, site: str | None) -> list[str]:
+    """Against a job file with its places, whose model and data are here.
+
+    Returns:
+        what was found equal, in words.
+
+    Raises:
+        ManifestError: it is not what was signed.
+    """
+    from rich.console import Console
+
+    from sealtune.job.load import load_job
+
+    settings = load_job(job_file)
+    with Console(stderr=True).status("Reading model and data, planning what runs where"):
+        from sealtune.party.found import check_found, check_settings
+        from sealtune.plan.resolve import work_out
+
+        check_settings(manifest, settings.settings)
+        compared = check_found(manifest, work_out(settings, manifest, site))
+        return [f"{what}: as the manifest says" for what in ("settings", *compared)]
+
+
+def compare_local(manifest: Manifest, local: Local, job_file: Path | None) -> list[str]:
+    """Against a party's own local file, and the job file that went round.
+
+    Returns, raises: as for ``compare_files``; ConfigError where the local file names no key that
+    the manifest vouches for.
+    """
+    from rich.console import Console
+
+    from sealtune.plan.roles import ROLES
+
+    checks = []
+    if job_file is not None:
+        checks.append(_same_settings(manifest, local, job_file))
+    role = ROLES[manifest.method].get(local.role)
+    if role is None:
+        problem = Problem("role", f"is '{local.role}', which no {manifest.method} job has")
+        raise ConfigError("local file", [problem])
+    checks += _own_keys(manifest, local)
+    if role.holds is not None:
+        missing = [
+            key for key in ("model", "data") if key in role.needs and not getattr(local, key)
+        ]
+        if missing:
+            raise ConfigError("local file", [Problem(key, "is missing") for key in missing])
+        with Console(stderr=True).status("Reading what is here, planning what runs where"):
+            role.holds(manifest, local)
+        data = [f"data.{local.site}"] if local.role == "site" else []
+        checks += [f"{what}: as the manifest says" for what in ("model", "slice plan", *data)]
+    return checks
+
+
+def _same_settings(manifest: Manifest, local: Local, job_file: Path) -> str:
+    from sealtune.job.shared import load_shared
+    from sealtune.party.found import check_settings
+
+    is_site = local.role == "site"
+    job = load_shared(
+        job_file,
+        local.site,
+        model=local.model,
+        data=local.data,
+        holds_model=is_site,
+    )
+    check_settings(manifest, job.settings)
+    if job.data.labels is not None and job.data.labels != manifest.labels:
+        raise DigestMismatchError("the manifest has other labels than data.labels in the job file")
+    return "settings: as the manifest says"
+
+
+def _own_keys(manifest: Manifest, local: Local) -> list[str]:
+    """The keys of a party that the manifest names."""
+    from sealtune.job.key_files import load_private
+    from sealtune.job.network_keys import check_tls_key, node_key
+    from sealtune.party.signer import check_key
+
+    network, site = manifest.network, local.site or ""
+    if local.role == "accelerator":
+        return []
+    needed = {"site": ["key"], "server": [], "coordinator": []}[local.role]
+    if network is not None:
+        needed.append("node_key" if local.role == "site" else "tls_key")
+    problems = [
+        Problem(key, "is missing: without it nobody can tell whether the manifest names yours")
+        for key in needed
+        if getattr(local, key) is None
+    ]
+    if local.role == "site" and site not in manifest.data:
+        words = f"is '{site}'; the manifest has {', '.join(sorted(manifest.data))}"
+        problems.append(Problem("site", words))
+    if network is None and (local.node_key or local.tls_key):
+        problems.append(Problem("manifest", "is of a job of one machine: it names no network"))
+    if problems:
+        raise ConfigError("local file", problems)
+    checks = []
+    if local.key is not None:
+        check_key(manifest, site, load_private(local.key))
+        checks.append("key: the manifest names yours")
+    if network is not None and local.node_key is not None:
+        if not local.node_key.exists():
+            problem = Problem("node_key", f"there is no file {local.node_key}")
+            raise ConfigError("local file", [problem])
+        if node_key(local.node_key) != network.nodes[site]:
+            raise DigestMismatchError(
+                f"the manifest names another node key for '{site}' than that in {local.node_key}",
+                hint="somebody else may have put their key in: ask who built the manifest",
+            )
+        checks.append("node key: the manifest names yours")
+    if network is not None and local.tls_key is not None:
+        is_server = local.role == "server"
+        certificate = network.server_certificate if is_server else network.certificate
+        check_tls_key(local.tls_key, certificate)
+        checks.append("TLS certificate: the manifest names yours")
+    return checks
+
+
+def compare_cards(manifest: Manifest, files: Sequence[Path]) -> list[str]:
+    """Against cards that came from their parties, not from whoever built the manifest.
+
+    Returns, raises: as for ``compare_files``; CardError: a file holds no card.
+    """
+    from sealtune.job.card import read_card
+
+    checks = []
+    for file in files:
+        card = read_card(file)
+        differing = list(_differing(manifest, card))
+        if differing:
+            raise DigestMismatchError(
+                f"the manifest says other than {file}; these differ: {', '.join(differing)}",
+                hint="do not sign before you know why: ask who built the manifest",
+            )
+        checks.append(f"{file}: as the manifest says")
+    return checks
+
+
+def _differing(manifest: Manifest, card: Card) -> Iterator[str]:
+    from sealtune.job.card import CoordinatorCard, SiteCard, settings_digest
+
+    digests = {settings_digest(manifest.settings, one) for one in (None, manifest.labels)}
+    if card.settings not in digests:
+        yield "settings"
+    network = manifest.network
+    if isinstance(card, CoordinatorCard):
+        pairs = [(name, name) for name in ("sites_at", "server_at", "certificate")]
+    elif isinstance(card, SiteCard):
+        yield from _of_site(manifest, card)
+        pairs = []
+    else:
+        pairs = [("server_certificate", "server_certificate")]
+    for here, there in pairs:
+        if network is None or getattr(card, here) != getattr(network, there):
+            yield f"network.{there}"
+    if not isinstance(card, CoordinatorCard):
+        for program, digest in card.code.items():
+            if manifest.code.get(program) != digest:
+                yield f"code.{program}"
+
+
+def _of_site(manifest: Manifest, card: SiteCard) -> Iterator[str]:
+    if card.site not in manifest.data:
+        yield f"data.{card.site}"
+        return
+    participant, network = manifest.participant(card.site), manifest.network
+    model = (manifest.model.digest, manifest.model.tokenizer_digest)
+    for what, here, there in (
+        ("organisation", card.org, participant.org),
+        ("key", card.key, participant.key),
+        ("data", card.data, manifest.data[card.site]),
+        ("node key", card.node_key, network and network.nodes[card.site]),
+        ("model", (card.model.digest, card.model.tokenizer_digest), model),
+        ("labels", set(card.labels) - set(manifest.labels), set()),
+    ):
+        if here != there:
+            yield f"{what} of {card.site}"
