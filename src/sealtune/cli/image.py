@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from sealtune.cli.image_gramine import gramine
 from sealtune.cli.image_measure import measure
 from sealtune.job.private import private_files
 
@@ -147,3 +148,4 @@ def lock(
 
 
 image.command("measure")(measure)
+image.command("gramine")(gramine)
