@@ -41,11 +41,11 @@ def choose(kernel: str = KERNEL, folder: Path | None = None) -> Lock:
         StorageError: a registry does not have a package.
     """
     concrete = _concrete(kernel)
-    packages = [_pin("deb", name, "", folder) for name in (*DEBIAN, concrete)]
+    packages = [pin("deb", name, "", folder) for name in (*DEBIAN, concrete)]
     listed = {name for one in PROGRAMS.values() for name in read_program(one).packages}
     installed = metadata.packages_distributions()
     wanted = sorted({dist for name in listed for dist in installed.get(name, ())}, key=str.lower)
-    packages += [_pin("whl", name, metadata.version(name), folder) for name in wanted]
+    packages += [pin("whl", name, metadata.version(name), folder) for name in wanted]
     return Lock(kernel=concrete, packages=tuple(packages))
 
 
@@ -57,7 +57,16 @@ def _concrete(kernel: str) -> str:
     return found[0] if found else kernel
 
 
-def _pin(kind: Literal["deb", "whl"], name: str, version: str, folder: Path | None) -> Package:
+def pin(kind: Literal["deb", "whl"], name: str, version: str, folder: Path | None) -> Package:
+    """Download one package, keep it, and return it with its hash.
+
+    Args:
+        version: empty for the newest that apt offers.
+        folder: of kept packages; default: in the user's cache.
+
+    Raises:
+        StorageError: it cannot be had, or is no package.
+    """
     modules: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         got = download(kind, name, version, Path(temporary))

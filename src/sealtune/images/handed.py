@@ -44,9 +44,14 @@ def fitting(image: Image, local: Local) -> Manifest:
         problems.append(Problem("image", words))
     if local.evidence_root is not None:
         problems.append(Problem("evidence_root", "is of this host; an image sees its own devices"))
-    if local.model is not None and not Path(local.model.path).is_dir():
-        words = f"is {local.model.path}: an image needs a folder with the model's files"
-        problems.append(Problem("model.path", words))
+    if local.model is not None:
+        place = Path(local.model.path)
+        if not place.is_dir():
+            words = f"is {place}: an image needs a folder with the model's files"
+            problems.append(Problem("model.path", words))
+        elif any(path.is_symlink() for path in place.rglob("*")):
+            words = f"is {place}, which holds links, and an image follows none: cp -rL makes files"
+            problems.append(Problem("model.path", words))
     if problems:
         raise ConfigError(f"local file of the {local.name}", problems)
     if manifest.code.get(contents.program) != contents.code:

@@ -57,7 +57,9 @@ _ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "XDG_DATA_HOME": f"{IN}/{SIMULATED_KEY}",
 }
-_NO_CODE = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC of <sys/mount.h>
+# MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOSYMFOLLOW of <sys/mount.h>: no link of the host's leads
+# into the machine's own files
+_FOREIGN = 2 | 4 | 8 | 256
 _FINIT_MODULE = 313  # <asm/unistd_64.h>
 _POWER_OFF = 0x4321FEDC  # <linux/reboot.h>
 _SET_ADDRESS, _SET_FLAGS, _SET_MASK = 0x8916, 0x8914, 0x891C  # <linux/sockios.h>
@@ -89,6 +91,7 @@ def make_ready() -> None:
     Raises:
         OSError: the kernel or the host lacks something.
     """
+    os.umask(0o077)
     for source, place, kind in _MOUNTS[:-1]:
         mount(source, place, kind)
     say("up after", uptime())
@@ -102,16 +105,16 @@ def make_ready() -> None:
         local = json.load(file)
     if local.get("model"):
         copy_in("model", MODEL)
-    mount("folder", FOLDER, "virtiofs", _NO_CODE)
+    mount("folder", FOLDER, "virtiofs", _FOREIGN)
     if local.get("history"):
-        mount("history", HISTORY, "virtiofs", _NO_CODE)
+        mount("history", HISTORY, "virtiofs", _FOREIGN)
     say("ready after", uptime())
 
 
 def copy_in(share: str, place: str) -> None:
     """Copy the host's files into memory: what is verified there stays as it was verified."""
     os.makedirs("/run/host", exist_ok=True)
-    mount(share, "/run/host", "virtiofs", _NO_CODE)
+    mount(share, "/run/host", "virtiofs", _FOREIGN)
     shutil.copytree("/run/host", place)
     _checked(_C.umount(b"/run/host"), "umount")
 

@@ -1,0 +1,214 @@
+"""A real job whose aggregator runs in a virtual machine, and what a host can try on it there.
+
+Where nothing else is there, machines are emulated in software: a boot takes half a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sealtune.errors import ConfigError, DigestMismatchError, FederationError
+from sealtune.federation.enclave_link import ServerEnclave
+from sealtune.images import machine as machines
+from sealtune.images.handed import fitting, hand_in
+from sealtune.images.image import Image
+from sealtune.job.dsse import Envelope
+from sealtune.job.local import Local, ModelPlace, read_local
+from sealtune.job.local_file import anchored
+from sealtune.job.manifest import open_manifest
+from sealtune.launch.parties import command
+from tests.enclave.flow import make_federation, make_job, sign_job
+from tests.enclave.test_processes import Machine, send_nonsense
+from tests.sample_job import write_job
+
+SECTIONS = {
+    "job": {"seed": 3, "rounds": 2},
+    "data": {"max_tokens": 24},
+    "tuning": {"rank": 4},
+    "train": {"steps_per_round": 3, "batch_size": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_qemu")
+def test_a_job_with_its_aggregator_in_a_machine(
+    aggregator: Image, llama: Path, tmp_path: Path
+) -> None:
+    """The same adapter, byte for byte, as with the aggregator in a process."""
+    file = write_job(tmp_path, llama, **SECTIONS)
+    run = [sys.executable, "-m", "sealtune.cli.main", "run", str(file), "--runs"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    image = ["--image", f"server={aggregator.folder}"]
+    for runs, options in (("process", []), ("machine", image)):
+        done = subprocess.run(
+            [*run, str(tmp_path / runs), *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    one, other = (tmp_path / runs / "tiny" for runs in ("process", "machine"))
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (one / "adapter" / name).read_bytes() == (other / "adapter" / name).read_bytes()
+    assert losses(one) == losses(other) != []
+    console = (other / "logs" / "server.log").read_text()
+    assert "sealtune image: starting aggregator" in console
+    assert "reboot: Power down" in console
+
+
+def losses(run_dir: Path) -> list[object]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [e["train_loss"] for e in events if e["event"] == "round" and "train_loss" in e]
+
+
+@pytest.fixture
+def parties(aggregator: Image, llama: Path, tmp_path: Path) -> dict[str, Local]:
+    """Of a job whose server has an image."""
+    found = sign_job(make_job(tmp_path, llama), tmp_path / "run")
+    server = found["server"].model_copy(update={"image": aggregator.folder})
+    return found | {"server": server}
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="st-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_qemu")
+def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_the_machine_anew(
+    parties: dict[str, Local], sockets: Path, llama: Path, tmp_path: Path
+) -> None:
+    oracle = make_federation(make_job(tmp_path, llama), tmp_path / "oracle")
+    oracle.run(oracle.aggregator())
+    # what lies in folders that the host shows is no code for anybody
+    for name in ("numpy.py", "sitecustomize.py", "sealtune/frames.py", "cffi.cpython-311.pyc"):
+        planted = tmp_path / "run" / name
+        planted.parent.mkdir(exist_ok=True)
+        planted.write_text("raise SystemExit('planted')")
+    machine = Machine(parties, sockets)
+    try:
+        machine.wait_ready()
+        send_nonsense(machine)
+        server_socket = str(machine.socket("server"))
+        for _ in range(4):  # handshakes, evaluation and a round, each over a connection of its own
+            with ServerEnclave(server_socket) as server:
+                assert machine.exchange(server)
+        with ServerEnclave(server_socket) as server:
+            server.next()  # asked, and the answer is lost
+        machine.server.popen.send_signal(signal.SIGTERM)
+        assert machine.server.end() == 0
+        assert machine.server.events[-1] == {"event": "done"}
+        rounds = machine.server.of("round")
+        machine.end(machine.server)
+        server_file = machine.parties["server"].model_copy(update={"resume": True})
+        machine.parties["server"] = server_file
+        machine.server = machine.start("server")
+        machine.wait_ready()
+        with ServerEnclave(server_socket) as server:
+            while machine.exchange(server):
+                pass
+        assert machine.server.end() == 0
+        rounds += machine.server.of("round")
+        assert [r["round"] for r in rounds] == [0, 1, 2]
+        expected = [r["train_loss"] for r in oracle.of("round") if "train_loss" in r]
+        assert [r["train_loss"] for r in rounds[1:]] == expected
+    finally:
+        machine.close()
+
+
+def booted(server: Local, sockets: Path) -> tuple[int, list[dict[str, object]]]:
+    """How a machine ended, and what it said."""
+    done = subprocess.run(
+        command(anchored(server, sockets)), stdout=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_qemu")
+@pytest.mark.parametrize("attack", ["unsigned manifest", "changed state"])
+def test_what_a_host_hands_in_is_refused_inside(
+    parties: dict[str, Local], sockets: Path, tmp_path: Path, attack: str
+) -> None:
+    server = parties["server"]
+    if attack == "unsigned manifest":
+        envelope = Envelope.read(server.manifest)
+        unsigned = Envelope(envelope.payload_type, envelope.payload, envelope.signatures[:1])
+        server.manifest.write_bytes(unsigned.encode())
+        expected = (10, "SignatureMissingError")
+    else:
+        (tmp_path / "run" / "state").mkdir()
+        (tmp_path / "run" / "state" / "checkpoint.sealed").write_bytes(os.urandom(500))
+        server = server.model_copy(update={"resume": True})
+        expected = (9, "StorageError")
+    code, events = booted(server, sockets)
+    assert (code, [e["error"] for e in events if e["event"] == "error"]) == (
+        expected[0],
+        [expected[1]],
+    )
+
+
+def test_an_image_of_another_program_or_version_is_not_booted(
+    aggregator: Image, parties: dict[str, Local], tmp_path: Path, llama: Path
+) -> None:
+    fitting(aggregator, parties["server"])
+    with pytest.raises(ConfigError, match="holds the aggregator; the site of this job"):
+        fitting(aggregator, parties["north"])
+    contents = aggregator.contents.model_copy(update={"code": "0" * 96})
+    with pytest.raises(DigestMismatchError, match="another aggregator than the manifest names"):
+        fitting(Image(aggregator.folder, contents), parties["server"])
+    linked = tmp_path / "linked"
+    shutil.copytree(llama, linked)
+    (linked / "link").symlink_to(linked / "config.json")
+    for place, fault in ((str(linked), "holds links"), ("org/model", "needs a folder")):
+        held = parties["server"].model_copy(update={"model": ModelPlace(path=place)})
+        with pytest.raises(ConfigError, match=fault):
+            fitting(aggregator, held)
+
+
+def test_the_development_key_goes_in_where_the_manifest_asks_for_simulated_evidence(
+    parties: dict[str, Local], tmp_path: Path
+) -> None:
+    server = parties["server"]
+    manifest = open_manifest(Envelope.read(server.manifest))
+    shares = hand_in(server, manifest, tmp_path / "in")
+    key = tmp_path / "in" / "insecure-simulated" / "sealtune" / "simulated-tee.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert shares == {"in": tmp_path / "in", "folder": server.folder}
+    inside = read_local(tmp_path / "in" / "local.json")
+    assert (inside.listen, inside.image) == ("tcp:10.0.2.15:7000", None)
+    assert str(inside.manifest) == "/run/in/manifest.json"
+    assert {file.name for file in (tmp_path / "in").iterdir()} == {
+        "manifest.json", "local.json", "insecure-simulated",
+    }  # fmt: skip
+    protection = manifest.settings.protection.model_copy(update={"attestation": "tdx"})
+    settings = manifest.settings.model_copy(update={"protection": protection})
+    hand_in(server, manifest.model_copy(update={"settings": settings}), tmp_path / "real")
+    assert not (tmp_path / "real" / "insecure-simulated").exists()
+
+
+def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines.shutil, "which", lambda _: None)
+    monkeypatch.setattr(machines, "_SHARED_FILES", ())
+    with pytest.raises(FederationError) as error:
+        machines.find_qemu()
+    assert "apt-get install qemu-system-x86" in error.value.hint
+    with pytest.raises(FederationError, match="virtiofsd is not installed"):
+        machines.find_virtiofsd()
