@@ -18,6 +18,7 @@
     │   ├── FrameError                          bytes from outside that are not a well-formed frame
     │   ├── SealError                           a sealed message was altered, replayed or reordered
     │   ├── KeyReleaseError                     a key could not be released or opened
+    │   ├── RollbackError                       the server's state is an older one, or a second one
     │   └── SecureAggregationError              secure aggregation was asked for more than a sum
     ├── AttestationError                 7      evidence was refused (subclasses: sealtune.attest)
     ├── FederationError                  8
@@ -162,6 +163,10 @@ class SealError(ChannelError):
 
 class KeyReleaseError(ChannelError):
     """A key could not be sealed to, or opened by, an attested enclave."""
+
+
+class RollbackError(ChannelError):
+    """The server enclave's state does not come after the one that a site has seen."""
 
 
 class SecureAggregationError(ChannelError):

@@ -356,7 +356,7 @@ def program(alice: Owner, events: list[str]) -> SiteProgram:
         events.append(event.event)
 
     admitted: Any = SimpleNamespace(
-        job_id=parties.JOB.hex(), site=alice.site, trust={"server": trust}
+        continuity=None, job_id=parties.JOB.hex(), site=alice.site, trust={"server": trust}
     )
     return SiteProgram(admitted, Silent(), emit)
 

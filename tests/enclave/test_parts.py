@@ -167,11 +167,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("kind", "meta", "words"),
     [
-        ("checkpoint", {"format": 1, "round": 3, "adapter": 0}, "format 1, not 2"),
-        ("checkpoint", {"format": 2, "round": 3}, "not this method's"),
-        ("checkpoint", {"format": 2, "round": 3, "state": 2}, "not this method's"),
-        ("checkpoint", {"format": 2, "round": 3, "state": {}}, "not this method's"),
-        ("samples", {"format": 2}, "format"),
+        ("checkpoint", {"format": 2, "round": 3, "adapter": 0}, "format 2, not 3"),
+        ("checkpoint", {"format": 3, "round": 3}, "not this method's"),
+        ("checkpoint", {"format": 3, "round": 3, "state": 2}, "not this method's"),
+        ("checkpoint", {"format": 3, "round": 3, "state": 2, "links": 0}, "not this method's"),
+        ("checkpoint", {"format": 3, "round": 3, "state": {}, "links": 0}, "not this method's"),
+        ("samples", {"format": 3}, "format"),
     ],
 )
 def test_a_checkpoint_of_another_format_is_refused(

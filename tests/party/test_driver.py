@@ -45,6 +45,9 @@ class PlainLink:
             raise SealError("altered")
         return body
 
+    def check_refusal(self, answer: Frame) -> None:
+        """Every site follows."""
+
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +58,7 @@ class Server:
     """Asks everybody for a number, and keeps what it takes."""
 
     answer_limit = 100
+    history = None
 
     def __init__(self, **options: Any) -> None:
         self.options = options

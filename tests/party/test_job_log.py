@@ -24,6 +24,7 @@ from sealtune.job.manifest import Manifest, Participant, job_id, manifest_bytes
 from sealtune.party import job_log
 from sealtune.party.difference import differing, may_differ_by, training_of
 from sealtune.party.job_log import JobLog, own_log
+from sealtune.party.own_files import own_files
 from sealtune.plan.resolve import resolve
 from tests.enclave.flow import make_job
 from tests.party.test_admit import Signed, made, signed
@@ -290,7 +291,8 @@ def test_jobs_of_both_methods_on_one_machine(whole: Manifest, tmp_path: Path) ->
         update={"method": "split", "appraisal": {"server": whole.appraisal["server"]}}
     )
     for manifest in (whole, split, whole):
-        jobs = own_log(manifest, "00" * 48, "north", tmp_path, KEYS["north"], MACHINE)
+        files = own_files(manifest, "north", tmp_path, KEYS["north"], MACHINE)
+        jobs = own_log(manifest, "00" * 48, files)
         jobs.check()
         jobs.take_part(1)
 
@@ -326,7 +328,7 @@ def test_commands_and_parties_say_the_same(
     earlier = JobLog(
         north.jobs.path, b"", Manifest.model_validate_json(other.payload), "0" * 96, "00" * 32
     )
-    earlier._key = north.jobs._key
+    earlier._file = north.jobs._file
     earlier.take_part(earlier._manifest.settings.job.rounds)
     keys = [w for s in ("north", "south") for w in ("--key", f"{s}.key")]
     shutil.copytree(signed.folder / "run", signed.folder / "runs" / "tiny")

@@ -84,6 +84,13 @@ class Done(Event, event="done"):
     """The process ends in good order."""
 
 
+class Refused(Event, event="refused"):
+    """A site does not follow the server enclave, whose state is not after the one that it saw."""
+
+    message: str
+    hint: str = ""
+
+
 class Memory(Event, event="memory"):
     """Largest resident memory."""
 

@@ -45,7 +45,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place after the block: fsync, rename.
+    """A temporary file beside ``path``, which takes its place after the block: fsync, rename,
+    fsync of the folder.
 
     Raises:
         StorageError: no space, no permission, or a folder in the way; nothing is left behind.
@@ -58,11 +59,22 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name outlives a loss of power, too."""
+    with contextlib.suppress(OSError):  # some file systems cannot
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextlib.contextmanager

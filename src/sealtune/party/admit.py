@@ -40,6 +40,7 @@ from sealtune.party.trust import (
 
 if TYPE_CHECKING:
     from sealtune.job.spec import Job
+    from sealtune.party.continuity import Continuity
     from sealtune.party.job_log import JobLog
 
 
@@ -94,6 +95,7 @@ class Admitted:
             process alone; a server without a TEE: anybody); empty for a party that seals no files.
         job_log: where a site that contributes remembers its jobs.
         resumes: whether this server goes on from what it sealed before.
+        continuity: what a site has seen of the server enclave; None where it believes no server.
     """
 
     local: Local
@@ -105,6 +107,7 @@ class Admitted:
     sealing_key: bytes = field(default=b"", repr=False)
     job_log: JobLog | None = field(default=None, repr=False)
     resumes: bool = False
+    continuity: Continuity | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Settings:
@@ -199,7 +202,7 @@ def admit(local: Local, role: Role) -> Admitted:
         ConfigError: the local file is not one of this program, or of a party of this job.
         AttestationError: this machine cannot make the evidence that it has to show.
         StorageError: it is to go on from sealed files, and its kind of TEE has no key that lasts;
-            or the site's log of jobs is not as it wrote it.
+            or what the site remembers of its jobs is not as it wrote it.
         ModelError, DataError, StorageError: files that cannot be used at all.
     """
     envelope = Envelope.read(local.manifest)
@@ -234,13 +237,21 @@ def admit(local: Local, role: Role) -> Admitted:
         own_key = sealing_key(manifest, identity, root)
     elif role.side == "site" and manifest.plan.personal:
         own_key = own_platform(manifest, "site", root).sealing_key()
-    jobs = None
-    if role.contributes:
-        from sealtune.party.job_log import own_log
+    jobs = continuity = None
+    if role.side == "site":
+        from sealtune.party.own_files import own_files
 
-        site, folder = local.site or "", local.history
-        jobs = own_log(manifest, identity, site, folder, key, root)
-        jobs.check()
+        files = own_files(manifest, local.site or "", local.history, key, root)
+        if SERVER in policies:
+            from sealtune.party.continuity import own_continuity
+
+            continuity = own_continuity(identity, files)
+            continuity.check()
+        if role.contributes:
+            from sealtune.party.job_log import own_log
+
+            jobs = own_log(manifest, identity, files)
+            jobs.check()
     holdings = role.holds(manifest, local) if role.holds else None
     return Admitted(
         local=local,
@@ -252,6 +263,7 @@ def admit(local: Local, role: Role) -> Admitted:
         sealing_key=own_key,
         job_log=jobs,
         resumes=resumes,
+        continuity=continuity,
     )
 
 

@@ -1,11 +1,12 @@
 """What an enclave needs to go on after a round, encrypted for itself.
 
-    sealed( frame "checkpoint": format, round, length of state | state | tensors )
+    sealed( frame "checkpoint": format, round, two lengths | state | links | tensors )
 
-``state`` is the method's own typed JSON, ``tensors`` one safetensors file. It lies in the run
-folder, where the operator can read, delete or replace it. It opens only with the enclave's sealing
-key, for this job and this party. What a seal cannot show is age: an operator who puts an older
-checkpoint of the server back makes the job repeat rounds.
+``state`` is the method's own typed JSON, ``links`` those of all rounds (``party.history``; of a
+server enclave alone), ``tensors`` one safetensors file. It lies in the run folder, where the
+operator can read, delete or replace it. It opens only with the enclave's sealing key, for this job
+and this party. What a seal cannot show is age: sites notice (``party.continuity``) where an older
+checkpoint of the server was put back.
 
 Trust domain: server enclave; client enclave (federated).
 """
@@ -23,8 +24,9 @@ from sealtune.channel.sealed import SealedSession, message_round
 from sealtune.errors import ChannelError, StorageError
 from sealtune.frames import Frame
 from sealtune.job.storage import write_atomic
+from sealtune.party.history import SIZE, History
 
-FORMAT = 2
+FORMAT = 3
 
 
 class State(BaseModel):
@@ -60,12 +62,21 @@ class CheckpointFile(Generic[S]):
         job_id: 48 bytes; a checkpoint of another job does not open.
         state: what the method keeps.
         owner: whose it is, as in a sealed session; one of another party does not open.
+        history: of a server enclave, which goes on with each checkpoint.
     """
 
     def __init__(
-        self, folder: Path, key: bytes, job_id: bytes, state: type[S], owner: str = "server"
+        self,
+        folder: Path,
+        key: bytes,
+        job_id: bytes,
+        state: type[S],
+        owner: str = "server",
+        *,
+        history: History | None = None,
     ) -> None:
         self.path = folder / "checkpoint.sealed"
+        self._history = history
         self._owner = owner
         self._key = key
         self._job_id = job_id
@@ -77,11 +88,19 @@ class CheckpointFile(Generic[S]):
         Raises:
             StorageError: it cannot be written; the one before stays.
         """
+        number, history = checkpoint.round, self._history
         state = checkpoint.state.model_dump_json().encode()  # a ledger may outgrow a frame's meta
-        meta = {"format": FORMAT, "round": checkpoint.round, "state": len(state)}
-        plain = frames.encode(Frame("checkpoint", meta, state + checkpoint.tensors))
-        session = self._session("seal", checkpoint.round)
-        write_atomic(self.path, session.seal(plain, checkpoint.round))
+        links: list[bytes] = []
+        if history is not None:
+            if number != history.head.round + 1:
+                raise StorageError(f"round {number} does not follow on {history.head.round}")
+            links = [*history.links, history.link(number, state + checkpoint.tensors)]
+        meta = {"format": FORMAT, "round": number, "state": len(state), "links": len(links)}
+        body = b"".join([state, *links, checkpoint.tensors])
+        plain = frames.encode(Frame("checkpoint", meta, body))
+        write_atomic(self.path, self._session("seal", number).seal(plain, number))
+        if history is not None:
+            history.extend(links[-1:])
 
     def load(self) -> Checkpoint[S] | None:
         """The checkpoint, or None where there is none yet.
@@ -109,11 +128,17 @@ class CheckpointFile(Generic[S]):
         if frame.kind != "checkpoint" or frame.meta.get("format") != FORMAT:
             raise self._of_another_kind(f"format {frame.meta.get('format')!r}, not {FORMAT}")
         try:
-            body, size = bytes(frame.body), int(frame.meta["state"])
+            body, size, count = bytes(frame.body), frame.meta["state"], frame.meta["links"]
             state = self._state.model_validate_json(body[:size])
+            end = size + count * SIZE
+            links = [body[i : i + SIZE] for i in range(size, end, SIZE)]
         except (KeyError, TypeError, ValueError) as error:
             raise self._of_another_kind("a state that is not this method's") from error
-        return Checkpoint(number, state, body[size:])
+        if self._history is not None:
+            if len(links) != number + 1:
+                raise self._of_another_kind("no history of all its rounds")
+            self._history.extend(links)
+        return Checkpoint(number, state, body[end:])
 
     def _of_another_kind(self, what: str) -> StorageError:
         return StorageError(

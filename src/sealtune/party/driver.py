@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from sealtune import frames
-from sealtune.errors import FrameError, SealtuneError
+from sealtune.errors import FrameError, RollbackError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.party.admit import Admitted
 from sealtune.party.events import Emit
+from sealtune.party.history import History
 from sealtune.party.outcome import Outcomes
 from sealtune.party.site_link import SiteLink
 
@@ -70,6 +71,10 @@ class Server(Protocol):
 
     answer_limit: int
 
+    @property
+    def history(self) -> History | None:
+        """Its finished rounds, which sites follow; None: they do not believe it anyway."""
+
     def program(self) -> Program:
         """The whole of it."""
 
@@ -94,7 +99,8 @@ class Driver:
         self._limit = server.answer_limit
         self._program = server.program()
         self._links = {
-            site: SiteLink(site, job_id, one, emit) for site, one in admitted.trust.items()
+            site: SiteLink(site, job_id, one, emit, server.history)
+            for site, one in admitted.trust.items()
         }
         self._ask: Ask[Any] | None = None
         self._answered: Any = None  # what the program is sent next: a generator starts with None
@@ -128,7 +134,8 @@ class Driver:
         """Take one site's answer; a bad one fails that site only, in whatever way it is bad.
 
         Raises:
-            SealtuneError: the answer is good and cannot be taken in.
+            RollbackError: it proves that this enclave has been at a later state, or at another.
+            SealtuneError: it is good and cannot be taken in.
         """
         ask, link, opened = self._turn_of(site), self._links[site], False
         ask.outcomes[site].bytes_up += len(body)
@@ -138,7 +145,11 @@ class Driver:
                 return
             plain = link.unseal(body, ask.round)
             opened = True  # what is wrong from here on, the site itself has sent
-            checked = ask.check(site, frames.decode(plain, max_body=self._limit))
+            answer = frames.decode(plain, max_body=self._limit)
+            link.check_refusal(answer)
+            checked = ask.check(site, answer)
+        except RollbackError:
+            raise
         except Exception as error:  # the last ones are what no check foresaw
             foreseen = error.message if isinstance(error, SealtuneError) else ""
             why = foreseen or f"unforeseen {type(error).__name__}"

@@ -4,42 +4,32 @@ Two results of the same training, one with and one without a hospital, differ by
 part, and whoever holds both has it. So each site refuses a job whose result would differ from that
 of an earlier one by fewer organisations than either lets into an aggregate:
 
-    log = own_log(manifest, identity, site, folder, key, root)
+    log = own_log(manifest, identity, own_files(...))
     log.check()            # at admission
     log.take_part(round)   # before an update leaves: on record first
     log.mark_released()
 
-The file is authenticated under a key that is derived from what this site alone has: its enclave's
-sealing key, or its organisation's private key where it has no such enclave. Its host can still
-delete it or put an older one back (docs/limitations.md).
+The file is authenticated: nobody else can change it unseen.
 
 Trust domain: client enclave (federated); data owner (split, secure aggregation).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sealtune.attest.evidence import Kind
-from sealtune.attest.platforms import platform
-from sealtune.errors import ConfigError, DifferenceReleaseError, Problem, StorageError
-from sealtune.job.cache import state_folder
-from sealtune.job.keys import fingerprint
+from sealtune.errors import DifferenceReleaseError, StorageError
+from sealtune.job.authenticated_file import AuthenticatedFile
 from sealtune.job.manifest import TIME, Manifest
-from sealtune.job.storage import locked, read_bounded, write_atomic
+from sealtune.job.storage import locked
 from sealtune.party.difference import Part, Training, differing, may_differ_by, training_of
+from sealtune.party.own_files import OwnFiles
 
 MAX_JOBS = 1000
 MAX_BYTES = 1 << 24
-_MAC = 64  # hex digits of the file's first line
 _INFO = b"sealtune/job-log/v1/"
 
 
@@ -90,8 +80,17 @@ class JobLog:
         self, path: Path, secret: bytes, manifest: Manifest, identity: str, organisation: str
     ) -> None:
         self.path = path
-        info = _INFO + bytes.fromhex(organisation)  # another organisation's file does not open
-        self._key = HKDF(SHA384(), 32, salt=None, info=info).derive(secret)
+        self._file = AuthenticatedFile(
+            path,
+            secret,
+            _INFO + bytes.fromhex(organisation),
+            _Jobs,
+            name="the log of this site's jobs",
+            limit=MAX_BYTES,
+            hint="put it back from a copy. If you know why the key is another (an update of "
+            "sealtune or of the firmware changes an enclave's), move it away: its jobs are then "
+            "not compared with later ones any more",
+        )
         self._manifest = manifest
         self._identity = identity
         self._training = training_of(manifest)
@@ -201,75 +200,18 @@ class JobLog:
         return agreed and all(part.key in signed for part in shown)
 
     def _read(self) -> list[Entry]:
-        if not self.path.exists():
-            return []
-        words = f"the log of this site's jobs {self.path} "
-        data = read_bounded(self.path, MAX_BYTES, lambda said: StorageError(words + said))
-        stated, content = data[:_MAC], data[_MAC + 1 :]
-        if not hmac.compare_digest(stated, self._mac(content)):
-            raise StorageError(
-                f"{words}is not as this site wrote it: it was altered or cut, is another's, or was "
-                "written under another key",
-                hint="put it back from a copy. If you know why the key is another (an update of "
-                "sealtune or of the firmware changes an enclave's), move it away: its jobs are "
-                "then not compared with later ones any more",
-            )
-        try:
-            return list(_Jobs.model_validate_json(content).jobs)
-        except ValidationError as error:
-            raise StorageError(
-                f"{words}is of another version of sealtune", hint="go on with that version"
-            ) from error
+        kept = self._file.read()
+        return list(kept.jobs) if kept else []
 
     def _write(self, entries: list[Entry]) -> None:
-        content = _Jobs(format=1, jobs=tuple(entries)).model_dump_json().encode()
-        write_atomic(self.path, self._mac(content) + b"\n" + content)
-
-    def _mac(self, content: bytes) -> bytes:
-        return hmac.new(self._key, content, hashlib.sha256).hexdigest().encode()
+        self._file.write(_Jobs(format=1, jobs=tuple(entries)))
 
 
-def own_log(
-    manifest: Manifest,
-    identity: str,
-    site: str,
-    folder: Path | None,
-    key: Ed25519PrivateKey | None,
-    root: Path,
-) -> JobLog:
+def own_log(manifest: Manifest, identity: str, files: OwnFiles) -> JobLog:
     """The log of a site.
 
     Args:
         identity: id of the job.
-        site: its name in the manifest.
-        folder: where it lies; default: in the user's state folder.
-        key: its organisation's.
-        root: of the file system with the machine's devices.
-
-    Raises:
-        AttesterUnavailableError: this machine gives no sealing key.
-        ConfigError: its kind of TEE has none that lasts, and there is no key.
+        files: the site's.
     """
-    owner = manifest.participant(site)
-    folder = folder or state_folder() / "jobs"
-    # a file for each method: their results are not compared, and their logs' secrets differ
-    name = f"{fingerprint(manifest.keys[owner.org])[:32]}-{manifest.settings.job.method}"
-    secret = _secret(manifest, key, root)
-    return JobLog(folder / f"{name}.json", secret, manifest, identity, owner.key)
-
-
-def _secret(manifest: Manifest, key: Ed25519PrivateKey | None, root: Path) -> bytes:
-    if "site" in manifest.appraisal:
-        kind = Kind(manifest.settings.protection.evidence("site"))
-        enclave = platform(kind, root)
-        if enclave.keeps_state:
-            return enclave.sealing_key()
-        if key is None:
-            words = (
-                f"is missing: a {kind.upper()} guest has no sealing key, so the log of this site's "
-                "jobs is kept under its organisation's"
-            )
-            raise ConfigError("local file", [Problem("key", words)])
-    elif key is None:
-        raise ConfigError("local file", [Problem("key", "is missing: the site signs with it")])
-    return key.private_bytes_raw()
+    return JobLog(files.log, files.secret, manifest, identity, files.organisation)

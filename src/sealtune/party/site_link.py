@@ -5,13 +5,16 @@ Trust domain: server enclave.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sealtune import frames
 from sealtune.channel.handshake import Established
 from sealtune.channel.sealed import SealedSession
 from sealtune.channel.server import ServerHandshake
-from sealtune.errors import FrameError
+from sealtune.errors import ChannelError, FrameError, RollbackError
 from sealtune.frames import Frame
 from sealtune.party.events import Emit, emit_attested
+from sealtune.party.history import REFUSED, History, Stated
 from sealtune.party.trust import Trust
 
 
@@ -26,9 +29,12 @@ class SiteLink:
         job_id: 48 bytes.
         trust: own evidence, and what is accepted of the site.
         emit: told when the site has been attested.
+        history: whose head each question states; None: nobody follows it.
     """
 
-    def __init__(self, site: str, job_id: bytes, trust: Trust, emit: Emit) -> None:
+    def __init__(
+        self, site: str, job_id: bytes, trust: Trust, emit: Emit, history: History | None
+    ) -> None:
         self.site = site
         self._job_id = job_id
         self._trust = trust
@@ -36,6 +42,8 @@ class SiteLink:
         self._handshake: ServerHandshake | None = None
         self._hello: bytes | None = None  # the server-hello that is to be sent next
         self._channel: Established | None = None
+        self._history = history
+        self._told = -1  # the last round whose head went through the channel
 
     @property
     def open(self) -> bool:
@@ -45,6 +53,7 @@ class SiteLink:
     def drop(self) -> None:
         """Forget the channel and any handshake."""
         self._handshake = self._hello = self._channel = None
+        self._told = -1
 
     def handshake_message(self) -> bytes:
         """The next handshake message to the site."""
@@ -74,7 +83,11 @@ class SiteLink:
         emit_attested(self._emit, claims, who=self.site, by="server", job_id=job_id)
 
     def seal(self, frame: Frame, round: int) -> bytes:
-        """A sealed message to the site."""
+        """A sealed message to the site, with the head of the server's history."""
+        if self._history is not None:
+            told = self._history.stated(self._told)
+            frame = replace(frame, meta={**frame.meta, "head": told.fields})
+            self._told = told.head.round
         return self._session("outgoing").seal(frames.encode(frame), round)
 
     def unseal(self, body: bytes, round: int) -> bytes:
@@ -84,6 +97,26 @@ class SiteLink:
             SealError: altered, out of order, or of another round; call ``drop``.
         """
         return self._session("incoming").open(body, round)
+
+    def check_refusal(self, answer: Frame) -> None:
+        """Hear a site that does not follow this server.
+
+        Raises:
+            RollbackError: it proves that this enclave has been at another state.
+            ChannelError: it refuses, and proves nothing.
+        """
+        if self._history is None or answer.kind != REFUSED:
+            return
+        seen = Stated.read(answer.meta.get("seen"))
+        said = f"{self.site} has seen what came after round {seen.head.round} of this job"
+        if self._history.disproves(seen):
+            raise RollbackError(
+                f"{said}, which is none of this server's states, the last of which is after round "
+                f"{self._history.head.round}: an older checkpoint was put back, or there is a "
+                "second server",
+                hint="put the newest checkpoint back, or build and sign a new job",
+            )
+        raise ChannelError(f"{said}, and does not follow this server")
 
     def _session(self, which: str) -> SealedSession:
         if self._channel is None:

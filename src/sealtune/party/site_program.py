@@ -12,10 +12,12 @@ from sealtune import frames
 from sealtune.channel.client import ClientHandshake, is_challenge
 from sealtune.channel.handshake import Established
 from sealtune.channel.sealed import message_round
-from sealtune.errors import ChannelError, SealError
+from sealtune.errors import ChannelError, RollbackError, SealError
 from sealtune.frames import Frame
+from sealtune.job.events import Refused
 from sealtune.party.admit import Admitted
 from sealtune.party.events import Emit, emit_attested
+from sealtune.party.history import REFUSED
 from sealtune.party.trust import SERVER
 
 MAX_MESSAGE = 1 << 31  # bytes
@@ -38,7 +40,7 @@ class SiteProgram:
     Args:
         admitted: the job, as this site.
         worker: trains and evaluates.
-        emit: told when the server has been attested.
+        emit: told when the server has been attested, and when it is refused.
     """
 
     def __init__(self, admitted: Admitted, worker: Worker, emit: Emit) -> None:
@@ -47,6 +49,7 @@ class SiteProgram:
         self._trust = admitted.trust[SERVER]
         self._worker = worker
         self._emit = emit
+        self._continuity = admitted.continuity
         self._handshake: ClientHandshake | None = None
         self._channel: Established | None = None
         self._new: Established | None = None  # the server has not shown yet that it has it, too
@@ -89,8 +92,20 @@ class SiteProgram:
         question = frames.decode(plain, max_body=MAX_MESSAGE)
         if question.meta.get("round") != round_:
             raise ChannelError("a sealed message names two different rounds")
-        answer = self._worker.answer(question)
+        answer = self._refusal(question, round_) or self._worker.answer(question)
         return channel.outgoing.seal(frames.encode(answer), round_)
+
+    def _refusal(self, question: Frame, round_: int) -> Frame | None:
+        """What is said to a server enclave that is not where this site has seen it."""
+        if self._continuity is None:
+            return None
+        try:
+            self._continuity.follow(question.meta.get("head"))
+        except RollbackError as error:
+            seen = self._continuity.seen
+            self._emit(Refused(message=error.message, hint=error.hint))
+            return Frame(REFUSED, {"round": round_, "seen": seen.fields if seen else None})
+        return None
 
     def _open(self, body: bytes, round_: int) -> tuple[Established, bytes]:
         """The channel that a message belongs to, and its contents.

@@ -35,6 +35,7 @@ from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
+from sealtune.party.history import History
 from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
 
 _SLACK = 1 << 20  # bytes that an answer may be longer than the adapter
@@ -79,7 +80,10 @@ class FederatedServer:
         self.answer_limit = adapter_size(self._shapes) + _SLACK
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
-        self._checkpoints = CheckpointFile(folder, key, job_id, FederatedState)
+        self.history = History(key, job_id)
+        self._checkpoints = CheckpointFile(
+            folder, key, job_id, FederatedState, history=self.history
+        )
         saved = self._checkpoints.load() if admitted.resumes else None
         self._round = saved.round if saved else None  # the last finished one
         self._state = saved.state if saved else FederatedState()

@@ -49,7 +49,7 @@ class SumState(State):
 
 
 class SumServer:
-    """The server of one run.
+    """The server of one run; sites keep for themselves which sums they gave shares for.
 
     Args:
         admitted: the job.
@@ -58,6 +58,8 @@ class SumServer:
     Raises:
         StorageError: the checkpoint does not open.
     """
+
+    history = None
 
     def __init__(self, admitted: Admitted, emit: Emit) -> None:
         self._admitted = admitted

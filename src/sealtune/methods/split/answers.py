@@ -26,6 +26,7 @@ from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import CheckpointFile
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
+from sealtune.party.history import History
 from sealtune.party.outcome import new_outcomes
 
 _MOST = 1024  # texts in one message
@@ -74,7 +75,8 @@ class SplitAnswers:
     def __init__(self, admitted: Admitted, emit: Emit) -> None:
         job_id = bytes.fromhex(admitted.job_id)
         folder, key = admitted.state_folder, admitted.sealing_key
-        checkpoints = CheckpointFile(folder, key, job_id, SplitState)
+        self.history = History(key, job_id)
+        checkpoints = CheckpointFile(folder, key, job_id, SplitState, history=self.history)
         saved = checkpoints.load()
         if saved is None or saved.round < admitted.job.job.rounds:
             raise StorageError(

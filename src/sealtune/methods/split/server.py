@@ -27,6 +27,7 @@ from sealtune.party.admit import Admitted
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
 from sealtune.party.driver import Ask, Program
 from sealtune.party.events import Emit
+from sealtune.party.history import History
 from sealtune.party.outcome import SiteOutcome, new_outcomes, reported, too_few
 
 _SLACK = 64 << 20  # bytes: one long sample more, lengths, labels and token ids
@@ -72,7 +73,8 @@ class SplitServer:
         self._emit = emit
         self._store = SampleStore(folder / "activations", key, job_id, layout)
         self._trainer = TopTrainer(admitted, self._store, emit)
-        self._checkpoints = CheckpointFile(folder, key, job_id, SplitState)
+        self.history = History(key, job_id)
+        self._checkpoints = CheckpointFile(folder, key, job_id, SplitState, history=self.history)
         self._saved = self._checkpoints.load() if resume else None
         self._uploads = Uploads(admitted, self._store, layout, resume=resume)
         self._outcomes = new_outcomes(self._sites)
