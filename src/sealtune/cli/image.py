@@ -13,6 +13,7 @@ import typer
 
 from sealtune.cli.image_gramine import gramine
 from sealtune.cli.image_measure import measure
+from sealtune.cli.image_sbom import sbom
 from sealtune.job.private import private_files
 
 image = typer.Typer(
@@ -149,3 +150,4 @@ def lock(
 
 image.command("measure")(measure)
 image.command("gramine")(gramine)
+image.command("sbom")(sbom)
