@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from sealtune.frames import Frame
 from sealtune.launch.credentials import Credentials, make_credentials
-from sealtune.launch.flower import Flower
+from sealtune.launch.flower import Flower, environment
 from sealtune.launch.ports import free_port
 from tests.federation.enclaves import Aggregator, client_enclave
 
@@ -59,12 +59,12 @@ class Engine:
     def credentials(self, name: str) -> Credentials:
         return make_credentials(self.folder / name, ("a", "b"))
 
-    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+    def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a program; it ends with the engine."""
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 command,
-                env=self.flower.environment(),
+                env=environment(self.folder),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
@@ -74,7 +74,7 @@ class Engine:
 
     def relay(self, command: list[str] | None = None) -> subprocess.Popen[bytes]:
         """Start the relay and wait until it listens."""
-        process = self.start(command or self.flower.relay(self.folder / "work.sock"))
+        process = self.start(command or self.flower.relay(self.folder / "work.sock").command)
         self.until(lambda: self._listens() or process.poll() is not None)
         assert process.poll() is None, self.log()
         return process
@@ -83,9 +83,7 @@ class Engine:
         """Start a site's node, and an enclave behind it."""
         path = self.folder / f"{site}.sock"
         self._stack.enter_context(client_enclave(path, answer))
-        spool = self.folder / f"spool-{site}"
-        spool.mkdir()
-        return self.start(self.flower.node(site, path, spool))
+        return self.start(self.flower.node(site, str(path)).command)
 
     def work(self, orders: list[Frame]) -> list[Frame]:
         """Have an aggregator give out ``orders``; returns what it is told."""

@@ -257,7 +257,7 @@ def answered(engine: Engine, state: object, node: int, content: RecordDict, kind
 def test_what_lies_in_flowers_state_is_not_run_at_the_server(
     engine: Engine, canaries: Path
 ) -> None:
-    *_, config = engine.flower.relay(engine.folder / "work.sock")
+    *_, config = engine.flower.relay(engine.folder / "work.sock").command
     engine.relay([sys.executable, POISONED, config, str(canaries)])
     engine.node("a", backwards)
     engine.node("b", backwards)

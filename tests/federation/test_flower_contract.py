@@ -188,5 +188,5 @@ def test_a_node_imports_nothing_heavy() -> None:
     ).stdout
     torch, *ours = printed.split()
     assert torch == "False"
-    allowed = ("sealtune.errors", "sealtune.frames", "sealtune.federation")
+    allowed = ("sealtune.errors", "sealtune.frames", "sealtune.sockets", "sealtune.federation")
     assert all(name.startswith(allowed) for name in ours)

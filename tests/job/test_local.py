@@ -204,7 +204,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_no_job_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such file") as caught:
         load_local(tmp_path / "local.toml")
-    assert caught.value.hint == "`sealtune party -h` has an example"
+    assert caught.value.hint == "`sealtune site -h`, as that of each party, has an example"
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:

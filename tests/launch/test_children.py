@@ -27,13 +27,13 @@ from sealtune.job.event_log import Network
 from sealtune.job.events import Error, Event, Ready
 from sealtune.launch import Interrupted
 from sealtune.launch.child import Child, Exit, Inbox, Interrupt
+from sealtune.launch.domain import Domain
 from sealtune.launch.failure import Death, cause, revive
 from sealtune.launch.processes import Processes
 
 
-def start(code: str, log: Path, inbox: Inbox, *, events: bool = True) -> Child:
-    command = [sys.executable, "-c", code]
-    return Child.start("x", command, {}, log, inbox, events=events)
+def start(code: str, log: Path, inbox: Inbox) -> Child:
+    return Child.start("x", [sys.executable, "-c", code], {}, log, inbox)
 
 
 def items(inbox: Inbox) -> list[Any]:
@@ -87,7 +87,7 @@ def test_children_die_with_the_launcher(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from sealtune.launch.child import Child\n"
         "child = Child.start('x', [sys.executable, '-c', 'import time; time.sleep(60)'], {},\n"
-        f"                    Path({str(tmp_path / 'log')!r}), queue.SimpleQueue(), events=False)\n"
+        f"                    Path({str(tmp_path / 'log')!r}), queue.SimpleQueue())\n"
         "print(child.process.pid, flush=True)\n"
         "time.sleep(60)"
     )
@@ -167,13 +167,13 @@ def processes(tmp_path: Path) -> Processes:
     return Processes(tmp_path, lambda event: None, lambda: None)
 
 
-def python(code: str) -> list[str]:
-    return [sys.executable, "-u", "-c", code]
+def python(role: str, code: str) -> Domain:
+    return Domain(role, [sys.executable, "-u", "-c", code])
 
 
 def test_an_early_end_ends_the_run(processes: Processes) -> None:
-    processes.start("server", python("import time; time.sleep(60)"), {}, events=True)
-    processes.start("accelerator", python("import sys; sys.exit('no weights')"), {}, events=True)
+    processes.start(python("server", "import time; time.sleep(60)"))
+    processes.start(python("accelerator", "import sys; sys.exit('no weights')"))
     with pytest.raises(ProcessDiedError, match="accelerator ended unexpectedly") as caught:
         processes.until(lambda: False)
     assert "no weights" in caught.value.hint
@@ -182,19 +182,19 @@ def test_an_early_end_ends_the_run(processes: Processes) -> None:
 
 
 def test_an_end_without_a_word_of_being_done_is_early(processes: Processes) -> None:
-    processes.start("server", python("pass"), {}, events=True)
+    processes.start(python("server", "pass"))
     with pytest.raises(ProcessDiedError, match="exit code 0"):
         processes.until(lambda: False)
 
 
 def test_done_and_ended_is_fine(processes: Processes) -> None:
-    processes.start("server", python('print(\'{"event": "done"}\')'), {}, events=True)
+    processes.start(python("server", 'print(\'{"event": "done"}\')'))
     assert processes.until(lambda: "server" in processes.ended)
 
 
 def test_a_process_that_says_why_it_fails(processes: Processes) -> None:
     event = '{"event": "error", "error": "DataError", "code": 3, "message": "m", "hint": ""}'
-    processes.start("client:a", python(f"print('{event}'); raise SystemExit(3)"), {}, events=True)
+    processes.start(python("client:a", f"print('{event}'); raise SystemExit(3)"))
     with pytest.raises(Exception, match="client:a: m") as caught:
         processes.until(lambda: False)
     assert type(caught.value).__name__ == "DataError"
@@ -207,7 +207,7 @@ def test_some_processes_are_started_again(tmp_path: Path) -> None:
     code = f"import pathlib, time\np = pathlib.Path({str(marker)!r})\n"
     code += "n = p.exists()\np.touch()\ntime.sleep(60 if n else 0)"
     processes.settled = True
-    processes.start("flower:node:a", python(code), {}, again=True)
+    processes.start(python("flower:node:a", code), again=True)
     first = processes.children["flower:node:a"].process.pid
     processes.until(lambda: processes.children["flower:node:a"].process.pid != first)
     again = "node:a ended (code 0), starting it again"
@@ -216,7 +216,7 @@ def test_some_processes_are_started_again(tmp_path: Path) -> None:
 
 
 def test_nothing_is_started_again_before_it_has_worked(processes: Processes) -> None:
-    processes.start("flower:node:a", python("raise SystemExit('bad key')"), {}, again=True)
+    processes.start(python("flower:node:a", "raise SystemExit('bad key')"), again=True)
     with pytest.raises(ProcessDiedError) as caught:
         processes.until(lambda: False)
     assert "bad key" in caught.value.hint
@@ -239,7 +239,7 @@ def test_ours_may_say_goodbye(tmp_path: Path) -> None:
         'print(\'{"event": "ready"}\', flush=True)\n'
         "time.sleep(60)"
     )
-    processes.start("client:a", python(code), {}, events=True)
+    processes.start(python("client:a", code))
     processes.until(lambda: "client:a" in processes.ready)
     processes.stop_all()
     assert seen == ["ready", "done"]
@@ -277,8 +277,8 @@ def test_the_party_that_failed_is_named_and_not_those_that_missed_it(
            "message": "unforeseen AssertionError at tasks.py:7"}  # fmt: skip
     site = f"print({json.dumps(own)!r}, flush=True)\nimport time; time.sleep(60)"
     server = f"print({json.dumps(lost)!r}, flush=True)\nimport sys; sys.exit(8)"
-    processes.start("client:a", python(site), {}, events=True)
-    processes.start("server", python(server), {}, events=True)
+    processes.start(python("client:a", site))
+    processes.start(python("server", server))
     with pytest.raises(SealtuneError, match=r"client:a: unforeseen AssertionError at tasks\.py:7"):
         processes.until(lambda: False)
     processes.stop_all()
@@ -287,9 +287,9 @@ def test_the_party_that_failed_is_named_and_not_those_that_missed_it(
 def test_an_accelerator_that_fails_is_named(processes: Processes) -> None:
     lost = {"event": "error", "code": 5, "error": "AcceleratorLostError", "message": "has gone"}
     site = f"print({json.dumps(lost)!r}, flush=True)\nimport sys; sys.exit(5)"
-    processes.start("client:a", python(site), {}, events=True)
+    processes.start(python("client:a", site))
     broken = "import time; time.sleep(0.2); raise MemoryError('too big')"
-    processes.start("accelerator", python(broken), {}, events=True)
+    processes.start(python("accelerator", broken))
     with pytest.raises(ProcessDiedError, match="accelerator ended unexpectedly") as caught:
         processes.until(lambda: False)
     assert "MemoryError: too big" in caught.value.hint

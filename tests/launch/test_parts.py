@@ -23,7 +23,7 @@ from sealtune.job.events import Done, Ready
 from sealtune.launch import check, collect_adapter, prepare
 from sealtune.launch.credentials import make_credentials
 from sealtune.launch.environment import program, variables, versions
-from sealtune.launch.flower import Flower
+from sealtune.launch.flower import Flower, environment
 from sealtune.launch.metrics import MetricsLog
 from sealtune.launch.ports import check_port, free_port
 from sealtune.launch.threads import cores, thread_settings
@@ -107,13 +107,15 @@ def test_node_keys_are_p384_pairs_and_private(tmp_path: Path) -> None:
 def test_the_engine_gets_its_own_files_and_listens_to_this_machine(tmp_path: Path) -> None:
     made = make_credentials(tmp_path / "keys", ("a", "b"))
     flower = Flower(tmp_path, 1234, made)
-    settings = flower.environment()
+    relay = flower.relay(tmp_path / "work.sock")
+    node = flower.node("a", "/a.sock")
+    settings = relay.variables
+    assert settings == node.variables == environment(tmp_path)
+    assert len(settings) == 4
     assert settings["FLWR_TELEMETRY_ENABLED"] == "0"
     assert settings["FLWR_DISABLE_UPDATE_CHECK"] == "1"
-    relay = flower.relay(tmp_path / "work.sock")
-    node = flower.node("a", tmp_path / "a.sock", tmp_path / "spool")
     contents = []
-    for command, module in ((relay, "relay"), (node, "node")):
+    for command, module in ((relay.command, "relay"), (node.command, "node")):
         assert command == program(module, command[-1])
         contents.append(json.loads(Path(command[-1]).read_bytes()))
     assert contents[0]["host"] == "127.0.0.1"
@@ -122,8 +124,8 @@ def test_the_engine_gets_its_own_files_and_listens_to_this_machine(tmp_path: Pat
         "relay": "127.0.0.1:1234",
         "authority": str(made.certificate),
         "key": str(made.nodes["a"]),
-        "socket": str(tmp_path / "a.sock"),
-        "spool": str(tmp_path / "spool"),
+        "socket": "/a.sock",
+        "spool": str(tmp_path / "spool" / "a"),
     }
 
 

@@ -26,8 +26,7 @@ from sealtune.cli.init import init
 from sealtune.cli.job import job
 from sealtune.cli.keys import keys
 from sealtune.cli.merge import merge
-from sealtune.cli.party import party
-from sealtune.cli.party_groups import coordinator, server, site
+from sealtune.cli.parties import accelerator, coordinator, server, site
 from sealtune.cli.plan import plan
 from sealtune.cli.predict import predict
 from sealtune.cli.report import report
@@ -84,10 +83,10 @@ app.add_typer(keys, name="keys")
 app.add_typer(job, name="job")
 app.add_typer(attest, name="attest")
 app.add_typer(image, name="image")
-app.add_typer(site, name="site")
-app.add_typer(server, name="server")
 app.add_typer(coordinator, name="coordinator")
-app.command("party", hidden=True)(party)
+app.add_typer(server, name="server")
+app.add_typer(site, name="site")
+app.add_typer(accelerator, name="accelerator")
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)
 

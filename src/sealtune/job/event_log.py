@@ -25,6 +25,7 @@ class Start(Event, event="start"):
 
     Attributes:
         code: program -> lines of sealtune that it loads when it starts.
+        party: whose part it is, such as ``site-north``; None: all parties' on one machine.
     """
 
     versions: Mapping[str, str] = Field(default_factory=dict)
@@ -36,6 +37,7 @@ class Start(Event, event="start"):
     sites: tuple[str, ...] = ()
     rounds: Count | None = None
     resume: Flag = False
+    party: str | None = None
     majority_class: Number = None
     job_file: str | None = None
 
@@ -61,10 +63,16 @@ class Offload(Event, event="offload"):
 
 
 class Network(Event, event="network"):
-    """What the network engine is about; ``attempt`` to start a part of it again."""
+    """What the network engine is about.
+
+    Attributes:
+        attempt: to start a part of it again.
+        connected: whether this host reaches the coordinator's.
+    """
 
     state: str
     attempt: Count | None = None
+    connected: Flag | None = None
 
 
 class Exchange(Event, event="exchange"):

@@ -20,7 +20,7 @@ from sealtune.errors import ConfigError, Problem
 from sealtune.job.load import absolute, absolute_model, read_toml
 from sealtune.job.local import DataPlace, Local, ModelPlace, read_local, role_problems
 
-_EXAMPLE = "`sealtune party -h` has an example"
+_EXAMPLE = "`sealtune site -h`, as that of each party, has an example"
 _TABLES: Mapping[str, type[BaseModel]] = {"model": ModelPlace, "data": DataPlace}
 _PATHS = (
     "manifest",

@@ -66,7 +66,7 @@ class Child:
 
     Attributes:
         role: ``server``, ``client:<site>``, ``accelerator`` or ``flower:...``.
-        log: where its stderr goes; its stdout too, unless that carries events.
+        log: where its stderr goes, and what it says on stdout that is no event.
     """
 
     role: str
@@ -85,8 +85,6 @@ class Child:
         environment: Mapping[str, str],
         log: Path,
         inbox: Inbox,
-        *,
-        events: bool,
     ) -> Child:
         """Start ``command``.
 
@@ -98,15 +96,12 @@ class Child:
                 tied(command),
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if events else stream,
+                stdout=subprocess.PIPE,
                 stderr=stream,
                 start_new_session=True,
             )
         child = cls(role, log, process, inbox)
-        reader = None
-        if process.stdout is not None:
-            reader = child._thread(child._read, process.stdout)
-        child._thread(child._wait, reader)
+        child._thread(child._wait, child._thread(child._read, process.stdout))
         return child
 
     def stop(self) -> None:
@@ -158,7 +153,7 @@ class Child:
         except OSError as error:
             self.inbox.put(Failure(error))
 
-    def _wait(self, reader: threading.Thread | None) -> None:
+    def _wait(self, reader: threading.Thread) -> None:
         # Look without reaping: while the dead process holds its id, the group's id cannot become
         # anybody else's, and what it left running can be ended safely.
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
@@ -166,6 +161,5 @@ class Child:
         with self.lock:
             self.ended = True
         code = self.process.wait()
-        if reader is not None:
-            reader.join(2)  # its last words come before its end
+        reader.join(2)  # its last words come before its end
         self.inbox.put(Exit(self.role, code))

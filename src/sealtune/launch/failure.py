@@ -55,6 +55,15 @@ def cause(deaths: Sequence[Death]) -> SealtuneError:
 _CONSEQUENCES = {"SiteLostError", "AcceleratorLostError"}
 
 
+def may_pass(said: Error | None) -> bool:
+    """Whether a process that ended may do better when it is started again.
+
+    Args:
+        said: its own "error" event; None: it was killed, or crashed.
+    """
+    return said is None or said.error in _CONSEQUENCES
+
+
 def _rank(death: Death) -> int:
     """Lower is more likely the first cause."""
     if death.code < 0:

@@ -52,7 +52,7 @@ def _enclave(started: Sequence[str], log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     variables = environment.variables({"OMP_WAIT_POLICY": "PASSIVE"})
     inbox: Inbox = SimpleQueue()
-    child = Child.start("server", started, variables, log, inbox, events=True)
+    child = Child.start("server", started, variables, log, inbox)
     try:
         _until_ready(inbox, log)
         yield

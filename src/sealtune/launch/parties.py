@@ -6,7 +6,7 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,10 @@ from sealtune.job.local import DataPlace, Local, ModelPlace
 from sealtune.job.manifest import open_manifest
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
+from sealtune.launch.domain import Domain, role_of
 from sealtune.launch.environment import program, sealtune_command
+from sealtune.launch.network import check_network_key
+from sealtune.launch.threads import cores, thread_settings
 
 if TYPE_CHECKING:
     from sealtune.party.admit import Admitted
@@ -95,6 +98,7 @@ def admit_party(local: Local) -> Admitted:
 
     Raises:
         ConfigError: jobs of this method have no such party.
+        UnknownKeyError: the manifest knows its host by another key.
         SealtuneError: it is not admitted.
     """
     from sealtune.party.admit import admit
@@ -104,7 +108,23 @@ def admit_party(local: Local) -> Admitted:
     if local.role not in ROLES[method]:
         words = f"is '{local.role}', which no {method} job has"
         raise ConfigError("local file", [Problem("role", words)])
-    return admit(local, ROLES[method][local.role])
+    admitted = admit(local, ROLES[method][local.role])
+    if local.role == "coordinator" or admitted.manifest.network is not None:
+        check_network_key(local, admitted.manifest)
+    return admitted
+
+
+def domain_of(local: Local, command: Sequence[str], sites: int = 1) -> Domain:
+    """A party's own program.
+
+    Args:
+        command: that starts it.
+        sites: how many of them share this machine.
+    """
+    # a server enclave that has a model trains it
+    share = "trainer" if local.role == "server" and local.model else role_of(local)
+    threads = thread_settings(share.partition(":")[0], sites, cores())
+    return Domain(role_of(local), command, threads)
 
 
 def command(local: Local, path: Path | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from sealtune.job.event_log import Bye, Network
 from sealtune.job.events import Done, Error, Event, Ready
 from sealtune.launch import environment
 from sealtune.launch.child import Child, Exit, Failure, Inbox, Interrupt, Item
-from sealtune.launch.failure import Death, cause
+from sealtune.launch.domain import GLUE, Domain
+from sealtune.launch.failure import Death, cause, may_pass
 
 _TICK = 0.1  # seconds; how often waiting code looks whether it may go on
 _ROOT_CAUSE = 0.7  # seconds to wait for more deaths after the first, to find the first cause
@@ -44,9 +45,8 @@ class Interrupted(KeyboardInterrupt):
 class _Restart:
     """How to start a process again."""
 
-    command: Sequence[str]
-    extra: Mapping[str, str]
-    bare: bool
+    domain: Domain
+    over: Callable[[], bool]
     attempts: int = 0
     started: float = 0.0
     due: float | None = None
@@ -86,32 +86,26 @@ class Processes:
         return self.logs / f"{role.replace(':', '-')}.log"
 
     def start(
-        self,
-        role: str,
-        command: Sequence[str],
-        extra: Mapping[str, str],
-        *,
-        events: bool = False,
-        again: bool = False,
-        bare: bool = False,
+        self, domain: Domain, *, again: bool = False, over: Callable[[], bool] = lambda: False
     ) -> None:
         """Start a process.
 
         Args:
-            role: its name.
-            command: its program and arguments.
-            extra: environment variables on top of the launcher's.
-            events: its stdout carries events.
-            again: start it again when it ends, once everything is settled.
-            bare: its environment is ``extra``, and nothing of the launcher's.
+            domain: what.
+            again: start it again when it ends, unless it says why that would not help.
+            over: whether it may end, in good order, for good.
         """
+        role = domain.role
         if again:
-            restart = self._restarts.setdefault(role, _Restart(command, extra, bare))
+            restart = self._restarts.setdefault(role, _Restart(domain, over))
             restart.started, restart.due = time.monotonic(), None
         self.ended.pop(role, None)
-        variables = extra if bare else environment.variables(extra)
+        self._said.pop(role, None)
+        self.done.discard(role)
+        given = domain.variables
+        variables = given if domain.is_glue else environment.variables(given)
         log = self.log(role)
-        self.children[role] = Child.start(role, command, variables, log, self.inbox, events=events)
+        self.children[role] = Child.start(role, domain.command, variables, log, self.inbox)
 
     def until(self, condition: Callable[[], bool], timeout: float = float("inf")) -> bool:
         """Act on what happens until ``condition`` holds (True) or time is up (False).
@@ -142,9 +136,9 @@ class Processes:
         A second Ctrl-C cuts the waiting short.
         """
         self._restarts.clear()
-        ours = [c for r, c in self.children.items() if not r.startswith("flower:")]
+        ours = [c for r, c in self.children.items() if not r.startswith(GLUE)]
         for role, child in self.children.items():
-            if role.startswith("flower:"):
+            if role.startswith(GLUE):
                 child.kill()  # it holds nothing that outlives the run
         for child in ours:
             child.stop()
@@ -195,13 +189,17 @@ class Processes:
         """Take note of an end; returns it if it should not have been."""
         role, code = item.role, item.code
         self.ended[role] = code
-        if role in self._restarts and self.settled:
-            return self._plan_restart(role, code)
         said = self._said.get(role)
         clean = code == 0 and said is None
+        restart = self._restarts.get(role)
+        if restart is not None and self.settled:
+            if self.finishing or (clean and restart.over()):
+                return None
+            if may_pass(said):
+                return self._plan_restart(restart, code, said)
         if clean and (self.finishing or role in self.done):
             return None
-        if self.finishing and said is None and not role.startswith("flower:"):
+        if self.finishing and said is None and not role.startswith(GLUE):
             return None  # asked to end, it did, by the signal that asked
         child = self.children[role]
         return Death(role, code, said, child.log, child.tail())
@@ -224,21 +222,22 @@ class Processes:
         ]
         return deaths
 
-    def _plan_restart(self, role: str, code: int) -> Death | None:
-        restart = self._restarts[role]
+    def _plan_restart(self, restart: _Restart, code: int, said: Error | None) -> Death | None:
+        role = restart.domain.role
         now = time.monotonic()
-        if now - restart.started > _STEADY:
+        if said is None and now - restart.started > _STEADY:
             restart.attempts = 0
-        child = self.children[role]
         if restart.attempts >= _REJOINS:
-            return Death(role, code, None, child.log, child.tail())
+            child = self.children[role]
+            return Death(role, code, said, child.log, child.tail())
         restart.due = now + _REJOIN[min(restart.attempts, len(_REJOIN) - 1)]
         restart.attempts += 1
-        state = f"{role.removeprefix('flower:')} ended (code {code}), starting it again"
+        why = f"{said.error}: {said.message}" if said else f"code {code}"
+        state = f"{role.removeprefix(GLUE)} ended ({why}), starting it again"
         self.on_event(Network(role="flower", state=state, attempt=restart.attempts))
         return None
 
     def _start_again(self) -> None:
-        for role, restart in self._restarts.items():
+        for restart in self._restarts.values():
             if restart.due is not None and time.monotonic() >= restart.due:
-                self.start(role, restart.command, restart.extra, again=True, bare=restart.bare)
+                self.start(restart.domain, again=True)

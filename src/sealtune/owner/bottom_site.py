@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sealtune.errors import DataError, FrameError
 from sealtune.frames import Frame
-from sealtune.job.training_events import Phase, Repeated, Uploaded
+from sealtune.job.training_events import Phase, Repeated, Uploaded, Worked
 from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
@@ -162,5 +162,7 @@ class BottomSite:
         if files:
             write_adapter(self._folder, own_copy(files, self._admitted))
             read_fingerprint(self._folder)
+        if files is not None:
+            self._emit(Worked(round=round_, stage="release"))
         self._emit(Phase(round=round_, phase="wait", of=0))
         return Frame("received", {"round": round_, "have": self._received.have})
