@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sealtune.errors import ConfigError, DigestMismatchError, Problem
 
 if TYPE_CHECKING:
-    from sealtune.job.card import Card, SiteCard
+    from sealtune.job.card import Card, ServerCard, SiteCard
     from sealtune.job.local import Local
     from sealtune.job.manifest import Manifest
 
@@ -165,17 +165,15 @@ def compare_cards(manifest: Manifest, files: Sequence[Path]) -> list[str]:
     """
     from sealtune.job.card import read_card
 
-    checks = []
-    for file in files:
-        card = read_card(file)
-        differing = list(_differing(manifest, card))
-        if differing:
-            raise DigestMismatchError(
-                f"the manifest says other than {file}; these differ: {', '.join(differing)}",
-                hint="do not sign before you know why: ask who built the manifest",
-            )
-        checks.append(f"{file}: as the manifest says")
-    return checks
+    cards = {file: read_card(file) for file in files}
+    differing = {file: list(_differing(manifest, card)) for file, card in cards.items()}
+    found = [f"{file}: {', '.join(keys)}" for file, keys in differing.items() if keys]
+    if found:
+        raise DigestMismatchError(
+            f"the manifest says other than the cards given; these differ: {'; '.join(found)}",
+            hint="do not sign before you know why: ask who built the manifest",
+        )
+    return [f"{file}: as the manifest says" for file in files]
 
 
 def _differing(manifest: Manifest, card: Card) -> Iterator[str]:
@@ -199,6 +197,25 @@ def _differing(manifest: Manifest, card: Card) -> Iterator[str]:
         for program, digest in card.code.items():
             if manifest.code.get(program) != digest:
                 yield f"code.{program}"
+        if not _accepts(manifest, card):
+            yield f"appraisal.{card.role}"
+
+
+def _accepts(manifest: Manifest, card: SiteCard | ServerCard) -> bool:
+    """Whether the manifest takes the simulated evidence that the card announces: its development
+    key is known from nowhere else. What is accepted of hardware, ``--policy`` says.
+    """
+    from sealtune.attest.evidence import Kind
+    from sealtune.attest.policy import parse_policy
+
+    if card.evidence is None or card.evidence.policy is None:
+        return True
+    announced = parse_policy(card.evidence.policy, "policy").kinds.get(Kind.SIMULATED)
+    accepted = parse_policy(manifest.appraisal.get(card.role, {"kinds": {}})).kinds
+    if announced is None or announced.signers == "any":
+        return True
+    taken = accepted[Kind.SIMULATED].signers if Kind.SIMULATED in accepted else ()
+    return taken == "any" or set(announced.signers) <= set(taken)
 
 
 def _of_site(manifest: Manifest, card: SiteCard) -> Iterator[str]:

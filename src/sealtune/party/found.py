@@ -54,7 +54,7 @@ def check_found(manifest: Manifest, found: Found) -> list[str]:
         pairs.append(("slice plan", found.plan.digest, manifest.plan_digest))
     for site, data in found.data.items():
         own = manifest.data.get(site)
-        for part in ("train", "test"):
+        for part in DataIdentity.model_fields:
             pairs.append((f"data.{site}.{part}", getattr(data, part), getattr(own, part, None)))
     _refuse([what for what, here, there in pairs if here != there])
     return [what for what, _, _ in pairs]
