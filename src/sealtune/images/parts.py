@@ -36,6 +36,8 @@ _UNUSED = frozenset({
     ".a", ".c", ".cc", ".cmake", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".lib", ".pxd", ".pyi",
     ".pyx",
 })  # fmt: skip
+_ASIDE = frozenset({"__pycache__", "include", "tests"})
+_TEST_PROGRAMS = "bin/test_*"
 
 
 def deb_files(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -121,7 +123,9 @@ def _is_loaded(path: PurePosixPath, modules: tuple[str, ...]) -> bool:
         return path.name == "METADATA"  # libraries ask for each other's versions
     if top.partition(".")[0] not in modules:
         return False
-    return path.suffix not in _UNUSED and not {"tests", "__pycache__"} & {*path.parts}
+    if path.suffix in _UNUSED or path.match(_TEST_PROGRAMS):
+        return False
+    return not _ASIDE & {*path.parts}
 
 
 def program_files(name: str, root: Path = ROOT) -> Iterator[tuple[str, Entry]]:
