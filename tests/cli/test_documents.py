@@ -26,7 +26,7 @@ PAGES = (
         f"docs/{name}.md"
         for name in (
             "threat-model", "attestation", "limitations", "manifest", "split", "figures",
-            "glossary", "recorded-evidence", "doctor",
+            "glossary", "recorded-evidence", "doctor", "images",
         )
     ),
 )  # fmt: skip
