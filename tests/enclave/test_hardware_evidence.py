@@ -22,7 +22,7 @@ from sealtune.channel.client import ClientHandshake
 from sealtune.channel.server import ServerHandshake
 from sealtune.cli.main import app
 from sealtune.errors import ConfigError, SealtuneError, StorageError
-from sealtune.federation.enclave_link import ServerEnclave
+from sealtune.federation.enclave_link import ServerEnclave, connect
 from sealtune.job.local import Local
 from sealtune.job.sections import JobSpec, ProtectionSpec, TrainSpec
 from sealtune.job.spec import Job
@@ -112,7 +112,7 @@ def started(kind: type[Processes], parties: dict[str, Local]) -> Iterator[Any]:
 def run(machine: Processes) -> None:
     """The whole job."""
     machine.wait_ready()
-    with ServerEnclave(str(machine.socket("server"))) as server:
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
         while machine.exchange(server):
             pass
     assert machine.server.end() == 0

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from sealtune import frames
 from sealtune.attest.evidence import Kind
 from sealtune.attest.platforms import platform
 from sealtune.errors import AdapterMismatchError, FrameError, StorageError
+from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.job.manifest import DataIdentity
 from sealtune.methods.federated.adapter import read_adapter, write_adapter
 from sealtune.methods.federated.site_report import read_report
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile, State
-from sealtune.party.relay_link import serve
+from sealtune.party.relay_link import End, serve, serve_until_done
+from sealtune.sockets import connect
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 
@@ -206,7 +209,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_relay_that_hangs_up_does_not_end_the_server() -> None:
     class Program:
         max_message = 1 << 20
-        deadline = 1.0
+        deadline = left = 1.0
         done = False
 
         def next(self) -> dict[str, bytes] | None:
@@ -219,7 +222,35 @@ def test_a_relay_that_hangs_up_does_not_end_the_server() -> None:
         frames.send(there, frames.Frame("next"))
         there.close()
         with here:
-            assert serve(here, program) is done  # type: ignore[arg-type]
+            end = End()
+            serve(here, program, end)  # type: ignore[arg-type]
+        assert (end.limit is not None) is done
+        assert not end.heard
+
+
+def test_the_end_is_told_until_a_relay_has_heard_it(tmp_path: Path) -> None:
+    class Program:
+        max_message = 1 << 20
+        deadline = left = 1.0
+
+        def next(self) -> dict[str, bytes] | None:
+            return None
+
+    path, ready = str(tmp_path / "s"), threading.Event()
+    enclave = threading.Thread(
+        target=serve_until_done,
+        args=(path, Program(), lambda _: ready.set()),
+        daemon=True,
+    )
+    enclave.start()
+    assert ready.wait(20)
+    with connect(path) as lost:
+        frames.send(lost, frames.Frame("next"))
+        assert frames.receive(lost).kind == "done"
+    with connect(path) as relay:
+        assert ServerEnclave(relay).next() is None
+        enclave.join(20)
+        assert not enclave.is_alive()
 
 
 def test_the_aggregator_loads_no_torch() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sealtune.errors import FederationError
-from sealtune.federation.enclave_link import Outcome, ServerEnclave, deliver
+from sealtune.federation.enclave_link import Outcome, ServerEnclave, connect, deliver
 from sealtune.job.local import Local
 from sealtune.job.local_file import anchored
 from sealtune.launch import environment
@@ -92,7 +92,7 @@ class Processes:
         order = server.next()
         if order is None:
             return False
-        for site, message in order[0].items():
+        for site, message in order.to.items():
             try:
                 body, reason = deliver(str(self.socket(site)), message), ""
             except FederationError as error:
@@ -146,7 +146,7 @@ def send_nonsense(machine: Machine) -> None:
         with pytest.raises(FederationError, match="the client enclave failed"):
             deliver(str(machine.socket("north")), data)
     with (
-        ServerEnclave(str(machine.socket("server"))) as server,
+        ServerEnclave(connect(str(machine.socket("server")))) as server,
         pytest.raises(FederationError, match="nothing was asked"),
     ):
         server.report(Outcome("north", b"", "", 1, 0.0, 0))
@@ -156,7 +156,7 @@ def send_nonsense(machine: Machine) -> None:
 def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
     machine.wait_ready()
     send_nonsense(machine)
-    with ServerEnclave(str(machine.socket("server"))) as server:
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
         while machine.exchange(server):
             pass
     assert machine.server.end() == 0
@@ -181,7 +181,7 @@ def test_a_whole_run(machine: Machine, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_accelerator_ends_the_site_with_its_reason(machine: Machine) -> None:
     machine.wait_ready()
-    with ServerEnclave(str(machine.socket("server"))) as server:
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
         for _ in range(3):  # handshake and first evaluation
             machine.exchange(server)
         machine.accelerator.popen.kill()

@@ -11,7 +11,7 @@ import pytest
 
 from sealtune.data.site import load_sites
 from sealtune.errors import ProcessDiedError, StorageError
-from sealtune.federation.enclave_link import ServerEnclave
+from sealtune.federation.enclave_link import ServerEnclave, connect
 from sealtune.job.local import Local
 from sealtune.launch.inference import ask_enclave
 from sealtune.owner.client import SplitClient
@@ -47,7 +47,7 @@ def serving(parties: Parties) -> Local:
 @pytest.mark.slow
 def test_a_whole_run_with_a_site_that_is_killed(parties: Parties, machine: Processes) -> None:
     machine.wait_ready()
-    with ServerEnclave(str(machine.socket("server"))) as server:
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
         for _ in range(3):  # handshake and the first chunks
             machine.exchange(server)
         sent = len(machine.server.of("upload"))

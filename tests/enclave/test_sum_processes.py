@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sealtune.federation.enclave_link import ServerEnclave
+from sealtune.federation.enclave_link import ServerEnclave, connect
 from sealtune.job.sections import SitesSpec
 from tests.enclave.sum_flow import FIVE, make_sum_job, sign_sum
 from tests.enclave.test_processes import Processes
@@ -25,7 +25,7 @@ def test_a_whole_run_with_a_site_that_is_killed(llama: Path, tmp_path: Path) -> 
         machine = Processes(parties, Path(sockets))
         try:
             machine.wait_ready()
-            with ServerEnclave(str(machine.socket("server"))) as server:
+            with ServerEnclave(connect(str(machine.socket("server")))) as server:
                 for _ in range(2 + 5 + 2):  # handshake, the first sum, keys and shares of the next
                     machine.exchange(server)
                 machine.end(machine.clients["west"])

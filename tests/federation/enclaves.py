@@ -73,6 +73,8 @@ class Aggregator:
                     frame = frames.receive(sock)
                 except EOFError:
                     return
+                if frame.kind == "bye":
+                    return
                 if frame.kind == "next":
                     frames.send(sock, self._orders.pop(0))
                 else:

@@ -40,7 +40,7 @@ class World:
         folder.mkdir()
         spool = Spool(folder)
         self._stack.enter_context(client_enclave(socket, answer))
-        node = LocalNode(site, number, lambda message: node_answer(message, socket, spool))
+        node = LocalNode(site, number, lambda message: node_answer(message, str(socket), spool))
         self.grid.sites[number] = self.nodes[site] = node
         return node
 

@@ -12,7 +12,7 @@ import pytest
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.enclave_link import Outcome
 from sealtune.federation.flower_transport import FlowerTransport
-from sealtune.federation.relay import relay
+from sealtune.federation.relay import dial, relay
 from sealtune.frames import Frame
 from sealtune.party.relay_link import serve_until_done
 from tests.federation.enclaves import Aggregator, order
@@ -28,6 +28,7 @@ class Echo(FlowerTransport):
         outgoing: Mapping[str, bytes],
         deadline: float,
         report: Callable[[Outcome], None],
+        left: float | None = None,
     ) -> None:
         for site, body in outgoing.items():
             if site.startswith("no"):
@@ -43,7 +44,7 @@ def silent(event: str, **fields: Any) -> None:
 def run(path: Path, orders: list[Frame]) -> list[Frame]:
     aggregator = Aggregator(path, orders)
     try:
-        relay(str(path), Echo(), silent)
+        relay(dial(str(path)), Echo(), silent)
     finally:
         aggregator.close()
     return aggregator.reports
@@ -65,7 +66,7 @@ class Counts:
     """A server program that asks two sites once; its enclave reads answers of 8 bytes."""
 
     max_message = 8
-    deadline = 5.0
+    deadline = left = 5.0
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
@@ -88,7 +89,7 @@ def test_an_answer_that_no_enclave_would_read_fails_its_site_alone(tmp_path: Pat
     )
     enclave.start()
     ready.wait(10)
-    relay(str(path), Echo(), silent)
+    relay(dial(str(path)), Echo(), silent)
     enclave.join(10)
     assert program.outcomes["honest"] == "8 bytes."
     assert "9 bytes, at most 8" in program.outcomes["greedy"]
@@ -99,9 +100,13 @@ def test_an_aggregator_that_gives_up(tmp_path: Path) -> None:
         run(tmp_path / "s", [Frame("failed", {"message": "too few sites"})])
 
 
-def test_no_aggregator(tmp_path: Path) -> None:
+def test_an_aggregator_that_is_gone_for_good(tmp_path: Path) -> None:
+    aggregator = Aggregator(tmp_path / "s", [])
+    connections = dial(str(tmp_path / "s"))
+    next(connections).close()
+    aggregator.close()
     with pytest.raises(FederationError, match="no enclave listens"):
-        relay(str(tmp_path / "s"), Echo(), silent)
+        relay(connections, Echo(), silent)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sealtune import frames
+from sealtune.channel.sealed import NO_CHANNEL
 from sealtune.errors import ChannelError, FrameError, SealError, StorageError
 from sealtune.frames import Frame
 from sealtune.party import driver as module
@@ -217,14 +218,76 @@ def test_anew() -> None:
     hello(driver)
 
 
-def test_a_relay_that_was_restarted_has_lost_its_answers() -> None:
+def test_a_relay_that_lost_everything_gets_the_same_bytes_for_whom_it_has_not_answered() -> None:
     server = Server()
     driver = drive(server)
     hello(driver)
-    driver.next()
+    first = driver.next() or {}
+    assert driver.next() == first
     driver.reply("north", number("1"))
+    assert driver.next() == {"south": first["south"]}
+    driver.reply("south", number("2"))
+    assert driver.next() == {}
+    assert server.taken == [("north", 100), ("south", 50)]
+    sizes = len(HELLO) + len(first["north"])  # a message counts once
+    assert server.outcomes[0]["north"].bytes_down == sizes
+
+
+def test_messages_are_not_handed_out_for_ever() -> None:
+    server = Server()
+    driver = drive(server)
+    hello(driver)
+    for _ in range(module._REPEATS + 1):
+        assert set(driver.next() or {}) == set(SITES)
     assert driver.next() == {}
     assert server.outcomes[0]["south"].reason == "no outcome was reported"
+    assert server.answered == [[]]
+
+
+def test_a_new_relay_is_told_how_much_of_the_deadline_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    driver = drive(Server())
+    hello(driver)
+    driver.next()
+    assert driver.left == driver.deadline == 9
+    clock[0] += 6
+    driver.next()
+    assert driver.left == 3
+    clock[0] += 60
+    assert driver.left == 1  # for answers that came in time
+
+
+def test_a_site_that_was_started_anew_is_asked_again_within_its_stage() -> None:
+    server = Server()
+    driver = drive(server)
+    hello(driver)
+    first = driver.next() or {}
+    driver.reply("south", NO_CHANNEL)
+    driver.reply("north", number("1"))
+    assert driver.next() == {"south": HELLO}
+    driver.reply("south", NO_CHANNEL)  # once more, in the middle of the handshake
+    assert driver.next() == {"south": HELLO}
+    driver.reply("south", HELLO)
+    assert driver.next() == {"south": first["south"]}
+    driver.reply("south", number("2"))
+    assert driver.next() == {}
+    assert server.answered == [["north", "south"]]
+
+
+def test_a_site_is_not_asked_again_for_ever() -> None:
+    server = Server()
+    driver = drive(server)
+    for _ in range(module._RESTARTS + 1):
+        assert "south" in (driver.next() or {})
+        driver.reply("south", NO_CHANNEL)
+        if "north" in driver._awaited:
+            driver.absent("north", "gone")
+    assert driver.next() == {}
+    assert server.outcomes[0]["south"].reason == "it was started anew more than 3 times"
+    assert set(driver.next() or {}) == set(SITES)  # and begins afresh with what is asked next
 
 
 @pytest.mark.parametrize(

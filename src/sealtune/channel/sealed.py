@@ -33,6 +33,10 @@ from sealtune.channel.stream import (
 )
 from sealtune.errors import SealError
 
+# What a party that was started anew answers to a message of a channel that it does not have. It is
+# not sealed, so anybody can say it: all that it brings about is a new handshake.
+NO_CHANNEL = b"sealtune: no channel"
+
 
 class SealedSession:
     """One direction of a sealed channel. Not safe for use by several threads at once.

@@ -5,14 +5,19 @@ Trust domain: network engine (untrusted).
 
 from __future__ import annotations
 
+import contextlib
+import math
 import socket
+import time
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self, TypeGuard
 
 from sealtune import frames, sockets
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.payload import text
 from sealtune.frames import Frame
+
+_LOOK = 0.5  # seconds between two looks for a client enclave
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,29 @@ def connect(address: str) -> socket.socket:
         raise FederationError(f"no enclave listens on {address}: {why}") from error
 
 
-class ServerEnclave:
-    """The aggregator, which says what to send where and is told every outcome."""
+class Order(NamedTuple):
+    """What the aggregator wants sent.
 
-    def __init__(self, address: str) -> None:
-        self._sock = connect(address)
+    Attributes:
+        to: site -> sealed bytes.
+        deadline: seconds that a site may take.
+        left: seconds of them that are left, of an order that is given out again.
+    """
+
+    to: dict[str, bytes]
+    deadline: float
+    left: float
+
+
+class ServerEnclave:
+    """The aggregator, which says what to send where and is told every outcome.
+
+    Args:
+        sock: connected to it, or to its link.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._limit = frames.MAX_BODY  # bytes of one answer that the enclave reads
 
     def __enter__(self) -> Self:
@@ -67,15 +90,18 @@ class ServerEnclave:
     def __exit__(self, *_: object) -> None:
         self._sock.close()
 
-    def next(self) -> tuple[dict[str, bytes], float] | None:
-        """What to send now: ``(site -> sealed bytes, deadline in seconds)``, or None at the end.
+    def next(self) -> Order | None:
+        """What to send now, or None at the end.
 
         Raises:
-            FederationError: the enclave says that the run has failed, or went away.
+            ConnectionError: the connection is lost.
+            FederationError: the enclave says that the run has failed.
             FrameError: the enclave broke the protocol.
         """
         answer = self._ask(Frame("next"))
         if answer.kind == "done":
+            with contextlib.suppress(OSError):
+                frames.send(self._sock, Frame("bye"))  # the enclave need not tell another relay
             return None
         if answer.kind == "failed":
             raise FederationError(f"the server enclave gave up: {text(answer, 'message')}")
@@ -91,6 +117,9 @@ class ServerEnclave:
         """Tell the enclave what became of one site's message.
 
         It hangs up on what is too long to be an answer: such a site counts as absent.
+
+        Raises:
+            ConnectionError, FederationError, FrameError: as ``next``.
         """
         if outcome.body is not None and len(outcome.body) > self._limit:
             reason = f"its answer has {len(outcome.body)} bytes, at most {self._limit} are read"
@@ -109,14 +138,15 @@ class ServerEnclave:
         try:
             frames.send(self._sock, question)
             return frames.receive(self._sock)
-        except (EOFError, OSError) as error:
-            raise FederationError(f"the server enclave went away: {error}") from error
+        except (EOFError, OSError, FrameError) as error:
+            raise ConnectionError(f"the server enclave went away: {error}") from error
 
 
-def _split(answer: Frame) -> tuple[dict[str, bytes], float]:
+def _split(answer: Frame) -> Order:
     """Take a "send" frame's body apart by the sizes in its meta."""
     sizes, deadline = answer.meta.get("to"), answer.meta.get("deadline")
-    if not isinstance(sizes, dict) or not isinstance(deadline, int | float) or deadline <= 0:
+    left = answer.meta.get("left", deadline)
+    if not isinstance(sizes, dict) or not _is_time(deadline) or not _is_time(left):
         raise FrameError("'send' should name its sites' sizes and a deadline")
     body = memoryview(answer.body)
     outgoing: dict[str, bytes] = {}
@@ -128,24 +158,45 @@ def _split(answer: Frame) -> tuple[dict[str, bytes], float]:
         start += size
     if start != body.nbytes:
         raise FrameError("'send' announces sizes that do not add up")
-    return outgoing, float(deadline)
+    return Order(outgoing, float(deadline), float(left))
 
 
-def deliver(address: str, body: bytes) -> bytes:
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def deliver(address: str, body: bytes, *, patience: float = 0.0) -> bytes:
     """Hand a sealed message to a client enclave and wait, maybe for minutes, for its answer.
+
+    Args:
+        patience: seconds to wait for an enclave that is not there, or no longer, to be started
+            again; it gets the message anew.
 
     Raises:
         FederationError: no enclave there, it went away, or it says that it failed.
         FrameError: the enclave broke the protocol.
     """
-    with connect(address) as sock:
-        try:
-            frames.send(sock, Frame("deliver", {}, body))
-            answer = frames.receive(sock)
-        except (EOFError, OSError) as error:
-            raise FederationError(f"the client enclave went away: {error}") from error
+    waited = 0.0
+    while (answer := _delivered(address, body, final=waited >= patience)) is None:
+        time.sleep(_LOOK)
+        waited += _LOOK
     if answer.kind == "failed":
         raise FederationError(f"the client enclave failed: {text(answer, 'message')}")
     if answer.kind != "reply":
         raise FrameError(f"the client enclave answered 'deliver' with {answer.kind!r}")
     return bytes(answer.body)
+
+
+def _delivered(address: str, body: bytes, *, final: bool) -> Frame | None:
+    """What the enclave answers; None if it is not there, unless this try is the ``final`` one."""
+    try:
+        with connect(address) as sock:
+            try:
+                frames.send(sock, Frame("deliver", {}, body))
+                return frames.receive(sock)
+            except (EOFError, OSError) as error:
+                raise FederationError(f"the client enclave went away: {error}") from error
+    except FederationError:
+        if final:
+            raise
+        return None

@@ -16,19 +16,20 @@ from sealtune.frames import Frame
 _EXCHANGE = re.compile(r"[0-9a-f]{16}")
 
 
-def handle(frame: Frame, enclave: str, spool: Spool) -> Frame:
+def handle(frame: Frame, enclave: str, spool: Spool, *, patience: float = 0.0) -> Frame:
     """Answer one frame from the relay. Never raises for what the network sent.
 
     Args:
         frame: ``put`` or ``get``, see ``payload``.
         enclave: address of the client enclave.
         spool: where pieces wait.
+        patience: seconds that an enclave may need to be started again.
     """
     exchange = ""
     try:
         exchange = _exchange(frame)
         if frame.kind == "put":
-            return _put(frame, exchange, enclave, spool)
+            return _put(frame, exchange, enclave, spool, patience)
         if frame.kind == "get":
             index = integer(frame, "index")
             body, count = spool.get(exchange, index)
@@ -51,12 +52,12 @@ def _exchange(frame: Frame) -> str:
     return exchange
 
 
-def _put(frame: Frame, exchange: str, enclave: str, spool: Spool) -> Frame:
+def _put(frame: Frame, exchange: str, enclave: str, spool: Spool, patience: float) -> Frame:
     index, count = integer(frame, "index"), integer(frame, "count")
     message = spool.add(exchange, index, count, bytes(frame.body))
     if message is None:
         return Frame("stored", {"exchange": exchange})
-    answer = deliver(enclave, message)
+    answer = deliver(enclave, message, patience=patience)
     return _reply(exchange, 0, spool.keep(exchange, answer), piece(answer, 0))
 
 

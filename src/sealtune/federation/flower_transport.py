@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -63,6 +63,7 @@ class _Flight:
 
     site: str
     body: bytes
+    begun: float
     attempt: int = 0
     exchange: str = ""
     node: tuple[int, str] | None = None  # (id, last activation) of the SuperNode asked
@@ -140,6 +141,11 @@ class _Flight:
             self.finish(None, f"{reason} ({self.attempt} attempts)")
         self.not_before = time.monotonic() + BACKOFF * 2 ** max(0, self.attempt - 1)
 
+    def outcome(self, body: bytes | None, reason: str) -> Outcome:
+        """As it is reported."""
+        seconds = time.monotonic() - self.begun
+        return Outcome(self.site, body, reason, max(1, self.attempt), seconds, len(self.body))
+
     def overdue(self, deadline: float) -> str:
         """Why a site has no answer when its time is up."""
         when = f"before its deadline of {deadline:g} s"
@@ -172,6 +178,7 @@ class FlowerTransport:
         self._poll = poll
         self._node_poll = node_poll
         self._log = log
+        self._flights: dict[str, _Flight] = {}  # by site, until its outcome has been reported
         self._nodes: dict[str, NodeInfo] = {}
         self._looked = float("-inf")
 
@@ -180,33 +187,43 @@ class FlowerTransport:
         outgoing: Mapping[str, bytes],
         deadline: float,
         report: Callable[[Outcome], None],
+        left: float | None = None,
     ) -> None:
         """Deliver ``outgoing`` (site -> bytes) and report every site exactly once.
 
         ``report`` is called as soon as a site's outcome is known, from the calling thread. A site
-        that has not answered ``deadline`` seconds after the call is reported without a body; no
-        site is left out, and the call returns when all have been reported.
+        that has not answered in time is reported without a body; no site is left out, and the call
+        returns when all have been reported. When ``report`` raises, the call ends, and one that is
+        asked for the same bytes afterwards goes on where this one ended.
+
+        Args:
+            deadline: seconds that a site may take.
+            left: seconds of them that are left; default: all.
         """
-        start = time.monotonic()
-        flights = {site: _Flight(site, body) for site, body in outgoing.items()}
+        start, known = time.monotonic(), self._flights
+        left = deadline if left is None else left
+        self._flights = {
+            site: known[site]
+            if site in known and known[site].body == body
+            else _Flight(site, body, start)
+            for site, body in outgoing.items()
+        }
         self._looked = float("-inf")
-        while flights:
+        while self._flights:
             away = time.monotonic() - start
-            if away < deadline:
+            if away < left:
                 self._look()
-                self._send(flights.values(), deadline - away)
-                self._collect(flights.values())
-            else:
-                for flight in flights.values():
+                self._send(left - away)
+                self._collect()
+            for flight in list(self._flights.values()):
+                if not flight.end and away >= left:
                     flight.finish(None, flight.overdue(deadline))
-            for flight in [flight for flight in flights.values() if flight.end]:
-                del flights[flight.site]
-                body, reason = flight.end or (None, "")
-                seconds, size = time.monotonic() - start, len(flight.body)
-                report(Outcome(flight.site, body, reason, max(1, flight.attempt), seconds, size))
-            if flights:
+                if flight.end:
+                    report(flight.outcome(*flight.end))
+                    del self._flights[flight.site]
+            if self._flights:
                 pause = max(self._poll, min(LONG_POLL, away / 60))
-                time.sleep(max(0.0, min(pause, start + deadline - time.monotonic())))
+                time.sleep(max(0.0, min(pause, start + left - time.monotonic())))
 
     def _look(self) -> None:
         """Refresh which SuperNode is which site; of several with one name, the latest joined."""
@@ -216,11 +233,12 @@ class FlowerTransport:
         nodes = sorted(self._grid.nodes(), key=lambda node: node.last_activated_at)
         self._nodes = {node.name: node for node in nodes if node.status == "online"}
 
-    def _send(self, flights: Iterable[_Flight], left: float) -> None:
+    def _send(self, left: float) -> None:
         """Start what can be started, and send what each window allows."""
-        for flight in flights:
+        for flight in self._flights.values():
             try:
-                self._send_one(flight, left)
+                if not flight.end:
+                    self._send_one(flight, left)
             except _LostError as error:
                 self._lost(flight, error)
 
@@ -243,9 +261,11 @@ class FlowerTransport:
             flight.waiting[identity] = flight.next_piece
             flight.next_piece += 1
 
-    def _collect(self, flights: Iterable[_Flight]) -> None:
+    def _collect(self) -> None:
         """Fetch the replies that are there and act on them."""
-        owner = {identity: flight for flight in flights for identity in flight.waiting}
+        owner = {
+            identity: flight for flight in self._flights.values() for identity in flight.waiting
+        }
         for message in self._grid.pull(owner.keys()) if owner else ():
             identity = message.metadata.reply_to_message_id
             flight = owner.get(identity)

@@ -4,9 +4,10 @@
 
 It joins the relay's fleet under the site's node key and hands each message to the site's enclave,
 in this process. Everything that it knows is in its configuration: ``relay`` (host:port),
-``authority`` (file of a certificate), ``key`` (file of the node key), ``socket`` (the enclave's),
-``spool`` (a folder). Nothing that the relay sends can change it or be run: no run and no app is
-asked for, whatever the message says that it belongs to.
+``authority`` (file of a certificate), ``key`` (file of the node key), ``socket`` (the enclave's
+address), ``spool`` (a folder), and ``patience``: seconds to wait for an enclave that is being
+started again (0 if left out). Nothing that the relay sends can change it or be run: no run and no
+app is asked for, whatever the message says that it belongs to.
 
 Trust domain: network engine (untrusted), on the data owner's side.
 """
@@ -35,16 +36,16 @@ IDLE = 0.05  # seconds between an answer without a message and the next question
 _REFUSED = (401, 403)
 
 
-def answer(message: Message, enclave: str, spool: Spool) -> Message:
+def answer(message: Message, enclave: str, spool: Spool, *, patience: float = 0.0) -> Message:
     """The reply to a message: move one frame in, and the answer out."""
     try:
-        frame = handle(unpack(message.content), enclave, spool)
+        frame = handle(unpack(message.content), enclave, spool, patience=patience)
     except FrameError as error:
         frame = failed(error.message)
     return Message(pack(frame), reply_to=message)
 
 
-def serve(member: Membership, enclave: str, spool: Spool) -> NoReturn:
+def serve(member: Membership, enclave: str, spool: Spool, patience: float) -> NoReturn:
     """Answer messages until the relay goes away.
 
     Raises:
@@ -63,7 +64,7 @@ def serve(member: Membership, enclave: str, spool: Spool) -> NoReturn:
         except FrameError as error:
             reply = Message(pack(failed(error.message)), reply_to=head)
         else:
-            reply = answer(message, enclave, spool)
+            reply = answer(message, enclave, spool, patience=patience)
         member.answer(reply)
 
 
@@ -80,11 +81,12 @@ def main(config: Path) -> NoReturn:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FederationError(f"{settings.text('key')} is no key on an elliptic curve")
     spool = Spool(settings.path("spool"))
+    patience = settings.seconds("patience")
     said = ""
     while True:
         try:
             with Membership(address, authority, key) as member:
-                serve(member, enclave, spool)
+                serve(member, enclave, spool, patience)
         except httpx.HTTPStatusError as error:
             if error.response.status_code in _REFUSED:
                 raise FederationError(

@@ -1,4 +1,4 @@
-"""The configuration file that each of the engine's two programs is given.
+"""The configuration file that each of the engine's programs is given.
 
 Trust domain: network engine (untrusted).
 """
@@ -52,9 +52,29 @@ class Settings:
         value = self._value(key, int, "a TCP port")
         return value if 0 < value < 65536 else self._refuse(key, "a TCP port")
 
-    def address(self, key: str) -> str:
-        """The address of a socket."""
-        value = self.text(key)
+    def seconds(self, key: str) -> float:
+        """A number of seconds; 0 if there is none."""
+        value = self._content.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+            self._refuse(key, "a number of seconds")
+        return float(value)
+
+    def has(self, key: str) -> bool:
+        """Whether it is there."""
+        return key in self._content
+
+    def contents(self, key: str) -> str:
+        """The text in a file, such as a certificate's."""
+        path = self.path(key)
+        try:
+            with path.open("rb") as stream:
+                return stream.read(_MAX).decode("ascii")
+        except (OSError, ValueError) as error:
+            raise FederationError(f"cannot read {path}: {error}") from error
+
+    def address(self, key: str, *, scheme: str = "") -> str:
+        """The address of a socket; ``scheme``: what stands before the value."""
+        value = scheme + self.text(key)
         try:
             parse(value)
         except ValueError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from sealtune.errors import ProcessDiedError
-from sealtune.federation.enclave_link import Outcome, ServerEnclave
+from sealtune.federation.enclave_link import Outcome, ServerEnclave, connect
 from sealtune.job.events import Error, Ready
 from sealtune.job.local import Local
 from sealtune.job.local_file import anchored
@@ -40,10 +40,10 @@ def ask_enclave(server: Local, deliver: Callable[[bytes], bytes]) -> None:
         started = command(server, folder / "server.json")
         with (
             _enclave(started, server.folder / "logs" / "answers.log"),
-            ServerEnclave(server.listen) as enclave,
+            ServerEnclave(connect(server.listen)) as enclave,
         ):
             while (order := enclave.next()) is not None:
-                for asked, body in order[0].items():
+                for asked, body in order.to.items():
                     enclave.report(Outcome(asked, deliver(body), "", 1, 0.0, len(body)))
 
 

@@ -11,20 +11,26 @@ To the relay, the driver is bytes out, bytes in, one outcome a site:
     reply(site, body)     a site's answer
     absent(site, reason)  there is none
 
-Every site that ``next`` names is answered for by exactly one of the other two before ``next`` is
-called again. A site without a channel is taken through the handshake before it is asked; one that
-fails loses its channel. Nothing that a site sends fails another site.
+Every site that ``next`` names is answered for by exactly one of the other two. A relay that calls
+``next`` before that has lost what was under way, or is a new one: it gets the very same bytes for
+the sites that have not been answered for, and a site answers a repeat as it did before. A site
+without a channel is taken through the handshake before it is asked; one that fails loses its
+channel. Nothing that a site sends fails another site.
 
 Trust domain: server enclave. The relay is untrusted.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from sealtune import frames
+from sealtune.channel.sealed import NO_CHANNEL
 from sealtune.errors import FrameError, RollbackError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.party.admit import Admitted
@@ -34,6 +40,8 @@ from sealtune.party.outcome import Outcomes
 from sealtune.party.site_link import SiteLink
 
 T = TypeVar("T")
+_REPEATS = 1000  # times that messages under way are handed out again
+_RESTARTS = 3  # times that a site may have lost its channel while it is asked one thing
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,11 @@ class Driver:
         self._ask: Ask[Any] | None = None
         self._answered: Any = None  # what the program is sent next: a generator starts with None
         self._chances: dict[str, int] = {}  # site that the Ask waits for -> messages it may lose
-        self._awaited: set[str] = set()  # sites that have not been answered for
+        self._awaited: dict[str, bytes] = {}  # site that is to be answered for -> its message
         self._asked: set[str] = set()  # those of them that hold the question, not a handshake
+        self._since = monotonic()  # when these messages were made
+        self._repeats = 0  # times that they were handed out again
+        self._restarts: Counter[str] = Counter()  # during this Ask, by site
 
     def next(self) -> dict[str, bytes] | None:
         """Messages to send now, or None when the job is done.
@@ -114,7 +125,9 @@ class Driver:
         Raises:
             SealtuneError: the job cannot go on.
         """
-        # the relay lost track of a site, or was restarted after it asked
+        if self._awaited and self._repeats < _REPEATS:
+            self._repeats += 1
+            return dict(self._awaited)
         for site in sorted(self._awaited):
             self.absent(site, "no outcome was reported")
         while not self._chances:
@@ -126,9 +139,15 @@ class Driver:
             if self._ask is None:
                 return {}
             self._chances = dict.fromkeys(self._ask.questions, self._ask.patience)
+            self._restarts.clear()
             for link in self._links.values() if self._ask.anew else ():
                 link.drop()  # of sites that are not asked, too: their next question may be far off
         return self._send(self._current)
+
+    @property
+    def left(self) -> int:
+        """Seconds of the deadline that are left for what is under way; at least one."""
+        return max(1, math.ceil(self._since + self.deadline - monotonic()))
 
     def reply(self, site: str, body: bytes) -> None:
         """Take one site's answer; a bad one fails that site only, in whatever way it is bad.
@@ -139,6 +158,9 @@ class Driver:
         """
         ask, link, opened = self._turn_of(site), self._links[site], False
         ask.outcomes[site].bytes_up += len(body)
+        if body == NO_CHANNEL:
+            self._shake_hands_anew(site)
+            return
         try:
             if site not in self._asked:
                 link.on_handshake_reply(body)
@@ -187,15 +209,22 @@ class Driver:
         self._asked = set() if strangers else set(outgoing)
         for site, body in outgoing.items():
             ask.outcomes[site].bytes_down += len(body)
-        self._awaited = set(outgoing)
-        return outgoing
+        self._awaited, self._since, self._repeats = outgoing, monotonic(), 0
+        return dict(outgoing)
 
     def _turn_of(self, site: str) -> Ask[Any]:
         """One outcome for each message: a second answer must not count twice."""
         if site not in self._awaited:
             raise FrameError(f"an outcome for {site[:40]!r}, of which nothing was asked")
-        self._awaited.remove(site)
+        del self._awaited[site]
         return self._current
+
+    def _shake_hands_anew(self, site: str) -> None:
+        """The site was started anew, or so it is said: it gets a channel and is asked again."""
+        self._links[site].drop()
+        self._restarts[site] += 1
+        if self._restarts[site] > _RESTARTS:
+            self._fail(site, f"it was started anew more than {_RESTARTS} times")
 
     def _fail(self, site: str, reason: str, *, late: bool = False) -> None:
         self._links[site].drop()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from dataclasses import dataclass
+from time import monotonic
 
 from sealtune import frames
 from sealtune.errors import FrameError, SealtuneError
@@ -15,6 +17,8 @@ from sealtune.job.events import Ready
 from sealtune.party.driver import Driver
 from sealtune.party.events import Emit
 from sealtune.sockets import listening
+
+_FAREWELL = 120.0  # seconds that the last relay has to hear that the job is done
 
 
 def serve_until_done(address: str, program: Driver, ready: Emit) -> None:
@@ -26,24 +30,50 @@ def serve_until_done(address: str, program: Driver, ready: Emit) -> None:
     """
     with listening(address) as listener:
         ready(Ready())
-        done = False
-        while not done:
-            sock, _ = listener.accept()
+        end = End()
+        while not end.heard:
+            listener.settimeout(end.left)
+            try:
+                sock, _ = listener.accept()
+            except TimeoutError:
+                return  # the job is done, whether or not anybody has heard
             with sock:
-                done = serve(sock, program)
+                serve(sock, program, end)
 
 
-def serve(sock: socket.socket, program: Driver) -> bool:
-    """Answer one relay connection; whether the job is done.
+@dataclass
+class End:
+    """How far the end has come: a relay that is lost before it heard of it may come back.
+
+    Attributes:
+        limit: until when, once the job is done.
+        heard: a relay said that it heard so.
+    """
+
+    limit: float | None = None
+    heard: bool = False
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to wait for a relay; None: for ever."""
+        return None if self.limit is None else max(0.01, self.limit - monotonic())
+
+
+def serve(sock: socket.socket, program: Driver, end: End) -> None:
+    """Answer one relay connection, until it ends or the relay has heard that the job is done.
 
     Raises:
         SealtuneError: the job cannot go on; the relay has been told.
     """
     while True:
+        sock.settimeout(end.left)
         try:
             question = frames.receive(sock, max_body=program.max_message)
         except (EOFError, OSError, FrameError):
-            return False  # the relay went away or talks nonsense: wait for another
+            return  # the relay went away or talks nonsense: wait for another
+        if question.kind == "bye" and end.limit is not None:
+            end.heard = True
+            return
         try:
             answer = _answer(question, program)
         except FrameError as error:  # the relay's fault, not the job's
@@ -52,12 +82,12 @@ def serve(sock: socket.socket, program: Driver) -> bool:
             with contextlib.suppress(OSError):
                 frames.send(sock, Frame("failed", {"message": error.message}))
             raise
+        if answer.kind == "done" and end.limit is None:
+            end.limit = monotonic() + _FAREWELL
         try:
             frames.send(sock, answer)
         except OSError:
-            return answer.kind == "done"  # the relay hung up: another one may come
-        if answer.kind == "done":
-            return True
+            return  # the relay hung up: another one may come
 
 
 def _answer(question: Frame, program: Driver) -> Frame:
@@ -76,6 +106,7 @@ def _answer(question: Frame, program: Driver) -> Frame:
     meta = {
         "to": {s: len(b) for s, b in outgoing.items()},
         "deadline": program.deadline,
+        "left": program.left,
         "limit": program.max_message,
     }
     return Frame("send", meta, b"".join(outgoing.values()))

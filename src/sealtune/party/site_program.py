@@ -11,7 +11,7 @@ from typing import Protocol
 from sealtune import frames
 from sealtune.channel.client import ClientHandshake, is_challenge
 from sealtune.channel.handshake import Established
-from sealtune.channel.sealed import message_round
+from sealtune.channel.sealed import NO_CHANNEL, message_round
 from sealtune.errors import ChannelError, RollbackError, SealError
 from sealtune.frames import Frame
 from sealtune.job.events import Refused
@@ -35,7 +35,7 @@ class SiteProgram:
     """The channel to the server enclave, and the work behind it.
 
     The network may deliver a message twice: a repeat of the last one is answered with the same
-    bytes and no second training.
+    bytes and no second training. A program that was started anew says that it has no channel.
 
     Args:
         admitted: the job, as this site.
@@ -81,13 +81,15 @@ class SiteProgram:
 
     def _on_server_hello(self, body: bytes) -> bytes:
         if self._handshake is None:
-            raise ChannelError("a handshake message, but no handshake was begun")
+            return NO_CHANNEL
         handshake, self._handshake = self._handshake, None
         reply, self._new = handshake.on_server_hello(body)
         return reply
 
     def _on_sealed(self, body: bytes) -> bytes:
         round_ = message_round(body)
+        if self._channel is None and self._new is None:
+            return NO_CHANNEL
         channel, plain = self._open(body, round_)
         question = frames.decode(plain, max_body=MAX_MESSAGE)
         if question.meta.get("round") != round_:
@@ -120,7 +122,7 @@ class SiteProgram:
                 if self._new is None:
                     raise  # otherwise it may be the new channel's first message
         if self._new is None:
-            raise ChannelError("a sealed message, but there is no channel yet")
+            raise ChannelError("a sealed message of a channel that there is not")
         plain = self._new.incoming.open(body, round_)
         self._channel, self._new = self._new, None
         claims, job_id = self._channel.peer, self._job_id.hex()

@@ -20,6 +20,7 @@ from sealtune.start import ROOT, SECTIONS, Program, list_file, read_program
 MAINS = {
     "accelerator": "accelerator/__main__.py",
     "aggregator": "enclave/aggregator.py",
+    "link": "federation/link.py",
     "node": "federation/node.py",
     "owner-site": "owner/site.py",
     "owner-trainer": "owner/trainer.py",
