@@ -27,6 +27,7 @@ PAGES = (
         for name in (
             "threat-model", "attestation", "limitations", "manifest", "split", "figures",
             "glossary", "recorded-evidence", "doctor", "images",
+            "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
         )
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,7 +145,7 @@ def measure(
 def _snp(
     image: Image, ovmf: Path | None, vcpus: int, vcpu_type: str, features: str
 ) -> dict[str, Any]:
-    from sealtune.images.measure_snp import SnpLaunch, snp_measurement
+    from sealtune.images.measure_snp import SnpLaunch, qemu_options, snp_measurement
 
     if ovmf is None:
         raise typer.BadParameter("sev-snp needs the firmware", param_hint="--ovmf")
@@ -160,13 +161,14 @@ def _snp(
         "vcpus": vcpus,
         "vcpu_type": vcpu_type,
         "guest_features": f"{bits:#x}",
+        "qemu": qemu_options(image, launch),
     }
 
 
 def _tdx(image: Image, evidence: Path | None, given: dict[str, bytes | None]) -> dict[str, Any]:
     from sealtune.attest.evidence import Kind
     from sealtune.cli.attest_stated import stated
-    from sealtune.images.measure_tdx import tdx_measurement, tdx_registers
+    from sealtune.images.measure_tdx import qemu_options, tdx_measurement, tdx_registers
 
     machine = {}
     if evidence is not None:
@@ -182,6 +184,7 @@ def _tdx(image: Image, evidence: Path | None, given: dict[str, bytes | None]) ->
     return {
         "measurement": tdx_measurement(image, machine).hex() if known else None,
         **{name: value.hex() for name, value in {**machine, **registers}.items()},
+        "qemu": qemu_options(image),
     }
 
 
@@ -238,6 +241,7 @@ def _show(document: dict[str, Any], policy_out: Path | None) -> None:
     rows = {name: value for name, value in document.items() if name != "evidence"}
     if rows["measurement"] is None:
         rows["measurement"] = "not known without MRTD and RTMR0: --from a quote of such a machine"
+    rows["qemu"] = shlex.join(document["qemu"])
     width = max(map(len, rows))
     for name, value in rows.items():
         style = "bold green" if name == "measurement" and document[name] else ""

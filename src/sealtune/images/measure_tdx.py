@@ -19,6 +19,7 @@ Trust domain: operator (untrusted), and whoever compares.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 
 from sealtune.attest.platforms.intel.dcap import TD_REGISTERS, measurement_of
@@ -48,6 +49,17 @@ def tdx_registers(image: Image) -> dict[str, bytes]:
         "RTMR1": extended([kernel, *map(sha384, RTMR1_EVENTS)]),
         "RTMR2": extended([options_digest(image.cmdline), sha384(image.initrd.read_bytes())]),
     }
+
+
+def qemu_options(image: Image) -> list[str]:
+    """What QEMU 10.1 or later must be started with; memory, processors, devices are in RTMR0."""
+    quotes = {"type": "vsock", "cid": "2", "port": "4050"}  # Intel's service on the host
+    guest = {"qom-type": "tdx-guest", "id": "tee", "quote-generation-socket": quotes}
+    return [
+        *("-machine", "q35,kernel-irqchip=split,confidential-guest-support=tee"),
+        *("-object", json.dumps(guest), "-cpu", "host", "-bios", "OVMF.inteltdx.fd"),
+        *("-kernel", str(image.vmlinuz), "-initrd", str(image.initrd), "-append", image.cmdline),
+    ]
 
 
 def options_digest(cmdline: str) -> bytes:
