@@ -265,7 +265,7 @@ def test_commands_say_the_same(signed: Signed, monkeypatch: pytest.MonkeyPatch, 
     spoil, _, words = DIFFERENCES[what]
     spoil(signed)
     monkeypatch.chdir(signed.folder)
-    told = {"plan": "tuning.lora", "labels": "labels", "data": "data.north.train, data.south.train"}
+    told = {"plan": "tuning.lora", "labels": "labels", "data": "data.north.train"}
     if what in told:  # whoever has the job file and all data sees it there
         words = HERE + told[what]
     keys = [w for s in SITES for w in ("--key", f"{s}.key")] if signed.method == "split" else []
