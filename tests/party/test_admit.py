@@ -272,9 +272,9 @@ def test_commands_say_the_same(signed: Signed, monkeypatch: pytest.MonkeyPatch, 
     for command in (
         ("job", "verify", f"run/{MANIFEST}", "--job", "job.toml"),
         ("run", "job.toml", "--manifest", f"run/{MANIFEST}", *keys),
-        ("party", "--check", "south.json"),
+        ("site", "--local", "south.json", "--check"),
     ):
-        if command[0] == "party":
+        if command[0] == "site":
             Path("south.json").write_text(signed.party("south").model_dump_json())
             words = DIFFERENCES[what][2]
         result = CliRunner().invoke(app, list(command), env={"COLUMNS": "500"})
