@@ -11,12 +11,8 @@ from hypothesis import strategies as st
 
 from sealtune.errors import ConfigError
 from sealtune.images.authenticode import authenticode
-from sealtune.images.lock import read_lock
-from sealtune.images.parts import deb_files
-from sealtune.job.cache import cache_folder
+from sealtune.images.image import Image
 from tests.images.made_up import pe
-
-PACKAGES = cache_folder() / "packages"  # the user's, while tests are collected
 
 
 def slowly(data: bytes, excluded: list[range]) -> bytes:
@@ -47,15 +43,9 @@ def test_what_is_hashed_and_what_is_not() -> None:
     assert authenticode(bytes(data)) != before
 
 
-def test_debian_signed_the_digest_that_is_computed() -> None:
+def test_debian_signed_the_digest_that_is_computed(aggregator: Image) -> None:
     """A signed kernel holds its own digest, made by Debian's tools."""
-    lock = read_lock()
-    (package,) = [one for one in lock.packages if one.name == lock.kernel]
-    path = PACKAGES / f"{package.sha256}.{package.kind}"
-    if not path.is_file():
-        pytest.skip("the kernel's package is not in the cache: sealtune image build fetches it")
-    files = deb_files(path, lambda name: name.startswith("boot/vmlinuz"))
-    (kernel,) = files.values()
+    kernel = aggregator.vmlinuz.read_bytes()
     assert b"Debian Secure Boot Signer" in kernel
     assert authenticode(kernel, "sha256") in kernel
 

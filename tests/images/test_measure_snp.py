@@ -81,6 +81,19 @@ def test_an_image_is_measured_as_the_oracle_does(
     assert snp_measurement(image, launch).hex() == oracle
 
 
+def test_the_aggregators_image_is_measured_as_the_oracle_does(
+    aggregator: Image, tmp_path: Path
+) -> None:
+    firmware = made_up.firmware(pages=4)
+    launch = _launch(tmp_path, firmware, vcpus=4)
+    files = (aggregator.vmlinuz.read_bytes(), aggregator.initrd.read_bytes(), aggregator.cmdline)
+    oracle = launch_digest(
+        firmware, made_up.AMDSEV, made_up.RESET, made_up.HASHES, files,
+        vcpus=4, vcpu_type="EPYC-Genoa", features=1,
+    )  # fmt: skip
+    assert snp_measurement(aggregator, launch).hex() == oracle
+
+
 def _launch(folder: Path, firmware: bytes | None = None, **more: Any) -> SnpLaunch:
     (folder / "ovmf").write_bytes(made_up.firmware() if firmware is None else firmware)
     return SnpLaunch(**({"ovmf": folder / "ovmf", "vcpus": 2, "vcpu_type": "EPYC-Genoa"} | more))

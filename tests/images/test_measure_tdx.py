@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from sealtune.attest.platforms.intel.dcap import TD_REGISTERS, measurement_of
 from sealtune.errors import ConfigError
 from sealtune.images.authenticode import authenticode
+from sealtune.images.image import Image
 from sealtune.images.measure_tdx import (
     RTMR1_EVENTS,
     extended,
@@ -96,6 +98,14 @@ def test_an_image_extends_the_registers_in_this_order(tmp_path: Path) -> None:
     utf16 = b"".join(char.encode() + b"\0" for char in text) + b"\0\0"
     second = sha384(sha384(bytes(48) + sha384(utf16)) + sha384(b"initrd"))
     assert registers["RTMR2"] == second
+
+
+def test_the_aggregators_image(aggregator: Image) -> None:
+    registers = tdx_registers(aggregator)
+    kernel = authenticode(aggregator.vmlinuz.read_bytes())
+    assert registers["RTMR1"] == extended([kernel, *map(_hex, RECORDED_EVENTS)])
+    initrd = hashlib.sha384(aggregator.initrd.read_bytes()).digest()
+    assert registers["RTMR2"] == extended([options_digest(aggregator.cmdline), initrd])
 
 
 def test_each_file_changes_its_register_alone(tmp_path: Path) -> None:
