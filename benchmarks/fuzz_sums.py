@@ -10,7 +10,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fuzz_evidence import NOW, Target, from_file
-from fuzz_mutate import framed, json_or_raw, raw
+from fuzz_mutate import framed, raw
 from sealtune import frames
 from sealtune.attest import Evidence
 from sealtune.attest.platforms.unattested import (
@@ -19,6 +19,7 @@ from sealtune.attest.platforms.unattested import (
     unattested_policy,
 )
 from sealtune.frames import Frame
+from sealtune.job.authenticated_file import OwnFiles
 from sealtune.methods.secure_aggregation.messages import names_of, pack, unpack, unpack_all
 from sealtune.owner.given_sums import GivenSums
 from sealtune.secure_sum import roster, shares
@@ -86,7 +87,9 @@ def sum_targets(folder: Path) -> list[Target]:
     signed = frames.encode(pack("unmask", 1, whole.server.signatures))
     given = frames.encode(pack("unmask", 1, dict.fromkeys(SITES, bytes(16))))
     vector = to_bytes(np.arange(LENGTH, dtype=np.uint64))
-    file = b'{"00": 3}'
+    own = GivenSums(OwnFiles(folder / "log.json", "north", "00" * 32, bytes(32)), "00" * 48)
+    own.note(3)
+    file = own.path.read_bytes()
     nothing = UnattestedAttester().collect(BOUND).encode()
     return [
         Target("keys of a sum", _read_keys, raw(keys), (keys,), 2_000),
@@ -98,8 +101,8 @@ def sum_targets(folder: Path) -> list[Target]:
         Target("masked vector", _vector(whole.server), raw(vector), (vector,), 2_000),
         Target(
             "given sums",
-            from_file(folder, "sums.json", lambda path: GivenSums(path, "00")),
-            json_or_raw(file),
+            from_file(folder, own.path.name, lambda _: own.check(4)),
+            raw(file),
             (file,),
             400,
         ),

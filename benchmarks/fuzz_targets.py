@@ -53,6 +53,7 @@ from sealtune.methods.federated.adapter import read_adapter, write_adapter
 from sealtune.methods.federated.server import FederatedState
 from sealtune.offload.remote import RemoteAccelerator
 from sealtune.party.checkpoint import Checkpoint, CheckpointFile
+from sealtune.party.history import History, Stated
 
 JOB_ID = bytes(range(48))
 SECRET = bytes(32)
@@ -164,6 +165,9 @@ def _channel(folder: Path) -> list[Target]:
     state = CheckpointFile(folder, SECRET, JOB_ID, FederatedState)
     state.save(Checkpoint(1, FederatedState(), b"adapter"))
     checkpoint = state.path.read_bytes()
+    history = History(SECRET, JOB_ID)
+    history.extend([bytes(32)] * 3)
+    head = frames.encode(Frame("head", history.stated().fields))
     return [
         Target("sealed message", _open, raw(*sealed), sealed, 10_000),
         Target("sealed key", lambda d: pair.open(d, **bound), raw(box), (box,), 2_000),
@@ -183,6 +187,13 @@ def _channel(folder: Path) -> list[Target]:
         ),
         Target("client-hello", _take_hello, framed(hello), (hello,), 4_000),
         Target("server-hello", take_server_hello, framed(reply), (reply,), 1_500),
+        Target(
+            "head of a server",
+            lambda d: Stated.read(frames.decode(d).meta),
+            framed(head),
+            (head,),
+            4_000,
+        ),
         Target("client-key", take_client_key, framed(last), (last,), 3_000),
     ]
 

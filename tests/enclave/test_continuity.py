@@ -51,7 +51,7 @@ def state(federation: Federation) -> Path:
 
 def seen_file(federation: Federation, site: str) -> Path:
     job_id = federation.resolved.job_id
-    (found,) = (federation.run_dir / "jobs").glob(f"*-{site}-{job_id[:32]}.json")
+    (found,) = (federation.run_dir / "jobs").glob(f"*-{site}-{job_id[:32]}-seen.json")
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load, load_file
 
-from sealtune.errors import SiteLostError
+from sealtune.errors import RollbackError, SiteLostError
 from sealtune.frames import Frame
 from sealtune.job.federated_sections import PrivacySpec
 from sealtune.job.sections import JobSpec, NetworkSpec, ProtectionSpec, TrainSpec
@@ -138,11 +138,32 @@ def test_resuming_resets_nothing(llama: Path, tmp_path: Path, unit: str) -> None
 
 
 @UNITS
-def test_an_older_checkpoint_buys_a_few_rounds_at_most(
+def test_no_finished_round_is_noised_anew(llama: Path, tmp_path: Path, unit: str) -> None:
+    """Attack: the server's operator puts the checkpoint of round 1 back, after sites saw that of
+    round 2.
+    """
+    federation, _ = short(tmp_path, llama, unit)
+    server = federation.aggregator()
+    federation.run(server, exchanges=ROUND_1 + 1)
+    server.next()
+    state, kept = federation.run_dir / "state", tmp_path / "kept"
+    shutil.copytree(state, kept)
+    federation.run(federation.aggregator(resume=True), exchanges=ROUND_1 + 1)
+    assert trained(federation) == [1, 2, 3]
+    shutil.rmtree(state)
+    shutil.copytree(kept, state)
+    with pytest.raises(RollbackError, match="has seen what came after round 2"):
+        federation.run(federation.aggregator(resume=True))
+    assert trained(federation) == [1, 2, 3]
+
+
+@UNITS
+def test_a_round_under_way_is_noised_anew_a_few_times_at_most(
     llama: Path, tmp_path: Path, unit: str
 ) -> None:
-    """Attack: the server's operator puts the checkpoint of round 1 back, again and again, to
-    average the noise of many second rounds. The sites count for themselves, on their own disks.
+    """Attack: the server's operator puts the checkpoint of round 1 back, again and again, before
+    sites see what came of round 2, to average the noise of many. The sites count for themselves, on
+    their own disks.
     """
     federation, allowed = short(tmp_path, llama, unit)
     server = federation.aggregator()

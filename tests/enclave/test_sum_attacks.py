@@ -56,7 +56,7 @@ def refused(federation: SumFederation, words: str) -> None:
     """The run ends since all sites refuse, and nothing was unmasked."""
     with pytest.raises(SiteLostError, match=words):
         federation.run(federation.server())
-    assert not federation.workers["north"]._admitted.given_sums_file.exists()
+    assert not federation.workers["north"]._given.path.exists()
 
 
 def test_the_servers_own_keys(federation: SumFederation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A small JSON file of a site's own, which nobody else can change unseen.
+"""Small JSON files of a site's own, which nobody else can change unseen.
 
     HMAC-SHA-256 of the rest, 64 hex digits | line feed | JSON
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,6 +25,40 @@ from sealtune.job.storage import read_bounded, write_atomic
 
 _MAC = 64  # hex digits of the first line
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class OwnFiles:
+    """Where a site keeps what it remembers of its jobs.
+
+    Attributes:
+        log: that of its organisation's jobs; the others lie beside it.
+        site: its name in the manifest.
+        organisation: public key (64 hex digits) of the organisation that answers for it.
+        secret: its enclave's sealing key, or its organisation's private key where there is none.
+    """
+
+    log: Path
+    site: str
+    organisation: str
+    secret: bytes = field(repr=False)
+
+    def of_job(
+        self, job_id: str, what: str, form: type[M], *, name: str, hint: str
+    ) -> AuthenticatedFile[M]:
+        """A file of this site alone, about one job.
+
+        Args:
+            job_id: of the job, in hex.
+            what: one word for what is in it.
+            form, name, hint: see ``AuthenticatedFile``.
+        """
+        path = self.log.with_name(f"{self.log.stem}-{self.site}-{job_id[:32]}-{what}.json")
+        whose = f"sealtune/{what}/v1/{self.organisation}/{self.site}/{job_id}"
+        limit = 1 << 12
+        return AuthenticatedFile(
+            path, self.secret, whose.encode(), form, name=name, limit=limit, hint=hint
+        )
 
 
 class AuthenticatedFile(Generic[M]):

@@ -8,41 +8,51 @@ Trust domain: data owner.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from pydantic import BaseModel, ConfigDict, Field
 
-from pydantic import TypeAdapter, ValidationError
+from sealtune.errors import SecureAggregationError
+from sealtune.job.authenticated_file import OwnFiles
+from sealtune.job.storage import locked
 
-from sealtune.errors import SecureAggregationError, StorageError
-from sealtune.job.storage import locked, read_bounded, write_atomic
 
-_LONGEST = 1 << 20  # bytes
-_FORM = TypeAdapter(dict[str, int])
+class _Given(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    last: int = Field(ge=0)
 
 
 class GivenSums:
-    """A small file of the site's: job -> the last sum that it gave shares for.
+    """A small file of the site's: the last sum of a job that it gave shares for.
 
     Args:
-        path: of the file.
+        files: the site's.
         job_id: of the job, in hex.
 
+    Attributes:
+        path: of the file.
+
     Raises:
-        StorageError: it cannot be read.
+        StorageError: it cannot be read, or is not as this site wrote it.
     """
 
-    def __init__(self, path: Path, job_id: str) -> None:
-        self._path = path
-        self._job_id = job_id
-        self._read()  # a damaged one is found before any work
+    def __init__(self, files: OwnFiles, job_id: str) -> None:
+        self._file = files.of_job(
+            job_id,
+            "sums",
+            _Given,
+            name="the record of the sums that this site gave shares for,",
+            hint="put it back from a copy; without it, build and sign a new job",
+        )
+        self.path = self._file.path
+        self._file.read()  # a damaged one is found before any work
 
     def check(self, number: int) -> None:
         """Raise SecureAggregationError if a sum of this number, or a later one, was given."""
-        last = self._read().get(self._job_id, -1)
-        if number <= last:
+        given = self._file.read()
+        if given is not None and number <= given.last:
             raise SecureAggregationError(
-                f"the server asks for sum {number}, and shares for sum {last} were given: a second "
-                "sum of other sites would show what a single one added",
+                f"the server asks for sum {number}, and shares for sum {given.last} were given: a "
+                "second sum of other sites would show what a single one added",
                 hint="a run that was interrupted goes on with --resume; a new one needs a manifest "
                 "of its own",
             )
@@ -54,19 +64,6 @@ class GivenSums:
             SecureAggregationError: they were before.
             StorageError: the file cannot be written; they must not be given.
         """
-        with locked(self._path):
+        with locked(self.path):
             self.check(number)
-            last = {**self._read(), self._job_id: number}
-            write_atomic(self._path, json.dumps(last).encode() + b"\n")
-
-    def _read(self) -> dict[str, int]:
-        if not self._path.exists():
-            return {}
-        data = read_bounded(self._path, _LONGEST, lambda said: StorageError(f"{self._path} {said}"))
-        try:
-            return _FORM.validate_json(data)
-        except ValidationError as error:
-            raise StorageError(
-                f"{self._path} is damaged: it says which sums this site gave shares for",
-                hint="without it the site cannot go on with this job: build and sign a new one",
-            ) from error
+            self._file.write(_Given(last=number))

@@ -47,7 +47,7 @@ class MaskedSite:
         self._trainer = trainer
         self._rounds = admitted.settings.job.rounds
         self._vectors = Vectors(admitted.manifest)
-        self._given = GivenSums(admitted.given_sums_file, admitted.job_id)
+        self._given = GivenSums(admitted.own, admitted.job_id)
         self._number = -1
         self._member: Member | None = None
         self._steps: dict[str, Callable[[Member, Frame], Frame]] = {

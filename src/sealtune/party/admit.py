@@ -39,6 +39,7 @@ from sealtune.party.trust import (
 )
 
 if TYPE_CHECKING:
+    from sealtune.job.authenticated_file import OwnFiles
     from sealtune.job.spec import Job
     from sealtune.party.continuity import Continuity
     from sealtune.party.job_log import JobLog
@@ -96,6 +97,7 @@ class Admitted:
         job_log: where a site that contributes remembers its jobs.
         resumes: whether this server goes on from what it sealed before.
         continuity: what a site has seen of the server enclave; None where it believes no server.
+        files: what a site keeps on its own machine.
     """
 
     local: Local
@@ -108,6 +110,7 @@ class Admitted:
     job_log: JobLog | None = field(default=None, repr=False)
     resumes: bool = False
     continuity: Continuity | None = field(default=None, repr=False)
+    files: OwnFiles | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Settings:
@@ -137,6 +140,17 @@ class Admitted:
         return self.job_log
 
     @property
+    def own(self) -> OwnFiles:
+        """What a site keeps on its own machine.
+
+        Raises:
+            ModelError: the party is no site.
+        """
+        if self.files is None:
+            raise ModelError("a party that is no site remembers nothing")
+        return self.files
+
+    @property
     def is_spare(self) -> bool:
         """Whether the job can go on without this site."""
         return self.settings.quorum < self.settings.asked
@@ -159,12 +173,6 @@ class Admitted:
     @property
     def _own_folder(self) -> Path:
         return self.local.folder / "sites" / self.site
-
-    @property
-    def given_sums_file(self) -> Path:
-        """What says for which sums this site has given shares; beside the log of its jobs."""
-        log = self.jobs.path
-        return log.with_name(f"{log.stem}-{self.site}-sums.json")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -237,7 +245,7 @@ def admit(local: Local, role: Role) -> Admitted:
         own_key = sealing_key(manifest, identity, root)
     elif role.side == "site" and manifest.plan.personal:
         own_key = own_platform(manifest, "site", root).sealing_key()
-    jobs = continuity = None
+    jobs = continuity = files = None
     if role.side == "site":
         from sealtune.party.own_files import own_files
 
@@ -264,6 +272,7 @@ def admit(local: Local, role: Role) -> Admitted:
         job_log=jobs,
         resumes=resumes,
         continuity=continuity,
+        files=files,
     )
 
 

@@ -13,18 +13,13 @@ Trust domain: client enclave (federated); data owner (split).
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from sealtune.errors import FrameError, RollbackError, StorageError
-from sealtune.job.authenticated_file import AuthenticatedFile
+from sealtune.job.authenticated_file import AuthenticatedFile, OwnFiles
 from sealtune.job.storage import locked
 from sealtune.party.history import MAX_ROUND, SIZE, Head, Stated
-from sealtune.party.own_files import OwnFiles
 
-_INFO = b"sealtune/continuity/v1/"
-_MAX_BYTES = 1 << 12
 _HEX = Field(pattern=rf"^[0-9a-f]{{{2 * SIZE}}}$")
 
 
@@ -149,14 +144,11 @@ def own_continuity(job_id: str, files: OwnFiles) -> Continuity:
         job_id: in hex.
         files: the site's.
     """
-    info: Any = (_INFO, files.organisation.encode(), files.site.encode(), job_id.encode())
-    file = AuthenticatedFile(
-        files.beside(job_id[:32]),
-        files.secret,
-        b"/".join(info),
+    file = files.of_job(
+        job_id,
+        "seen",
         _Seen,
         name="what this site has seen of the job,",
-        limit=_MAX_BYTES,
         hint="put it back from a copy. If you know why the key is another (an update of sealtune "
         "or of the firmware changes an enclave's), build and sign a new job",
     )

@@ -87,7 +87,7 @@ class Stated:
                 raise ValueError
             number = fields["round"]
             digest, mark, links = (bytes.fromhex(fields[k]) for k in ("digest", "mark", "links"))
-            if not is_count(number) and number != -1:
+            if not is_count(number) and (number, type(number)) != (-1, int):
                 raise ValueError
             if number > MAX_ROUND or len(links) % SIZE or len(links) > SIZE * (number + 1):
                 raise ValueError

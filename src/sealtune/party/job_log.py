@@ -22,11 +22,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from sealtune.errors import DifferenceReleaseError, StorageError
-from sealtune.job.authenticated_file import AuthenticatedFile
+from sealtune.job.authenticated_file import AuthenticatedFile, OwnFiles
 from sealtune.job.manifest import TIME, Manifest
 from sealtune.job.storage import locked
 from sealtune.party.difference import Part, Training, differing, may_differ_by, training_of
-from sealtune.party.own_files import OwnFiles
 
 MAX_JOBS = 1000
 MAX_BYTES = 1 << 24

@@ -5,7 +5,6 @@ Trust domain: client enclave (federated); data owner (split, secure aggregation)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,30 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealtune.attest.evidence import Kind
 from sealtune.attest.platforms import platform
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.authenticated_file import OwnFiles
 from sealtune.job.cache import state_folder
 from sealtune.job.keys import fingerprint
 from sealtune.job.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class OwnFiles:
-    """A site's files on its own machine.
-
-    Attributes:
-        log: that of its organisation's jobs; the others lie beside it.
-        site: its name in the manifest.
-        organisation: public key (64 hex digits) of the organisation that answers for it.
-        secret: its enclave's sealing key, or its organisation's private key where there is none.
-    """
-
-    log: Path
-    site: str
-    organisation: str
-    secret: bytes = field(repr=False)
-
-    def beside(self, what: str) -> Path:
-        """A file of this site alone."""
-        return self.log.with_name(f"{self.log.stem}-{self.site}-{what}.json")
 
 
 def own_files(

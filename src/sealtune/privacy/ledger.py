@@ -1,30 +1,28 @@
 """How often a site was asked to train in a job with a budget of privacy, on its own disk.
 
-A round that was interrupted leaves nothing behind and is asked for again at no cost. But a server
-whose operator puts older checkpoints back asks again, too, and draws other noise, which an average
-over many such rounds would take out. So each site counts for itself, and trains a tenth more rounds
-than the budget pays for, at least three, but no more.
+A site follows no server that went back (``party.continuity``), so no finished round is noised
+anew. The one that is under way may be: its server died, or its operator let it die, before the
+sites were told of its end. Each time it gets other noise, which an average of many would take out.
+So each site counts for itself, and trains a tenth more rounds than the budget pays for, at least
+three, but no more.
 
 Trust domain: client enclave. The file is the site's own; who loses it begins to count anew.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from pydantic import BaseModel, ConfigDict, Field
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from sealtune.errors import PrivacyBudgetError, StorageError
-from sealtune.job.storage import read_bounded, write_atomic
+from sealtune.errors import PrivacyBudgetError
+from sealtune.job.authenticated_file import OwnFiles
+from sealtune.job.storage import locked
 
 _LEAST_SPARE = 3
-_MAX_BYTES = 1 << 12
 
 
 class _Counted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    job_id: str = Field(max_length=96)
     rounds: int = Field(ge=0)
 
 
@@ -32,21 +30,34 @@ class SiteLedger:
     """The count of one site in one job.
 
     Args:
-        path: its file; made with the first round.
-        job_id: of the job.
+        files: the site's.
+        job_id: of the job, in hex.
         allowed: rounds that the budget pays for.
 
     Attributes:
-        rounds: trained so far, repeated ones included; ``most``: as many as there can be.
+        most: as many rounds as the site trains, repeated ones included.
 
     Raises:
-        StorageError: there is a file, and it is none of this job.
+        StorageError: there is a file, and it is not as this site wrote it.
     """
 
-    def __init__(self, path: Path, job_id: str, allowed: int) -> None:
-        self._path, self._job_id, self._allowed = path, job_id, allowed
+    def __init__(self, files: OwnFiles, job_id: str, allowed: int) -> None:
+        self._file = files.of_job(
+            job_id,
+            "rounds",
+            _Counted,
+            name="the count of this job's rounds with differential privacy,",
+            hint="put it back from a copy; without it, build and sign a new job",
+        )
+        self._allowed = allowed
         self.most = allowed + max(_LEAST_SPARE, allowed // 10)
-        self.rounds = self._read() if path.exists() else 0
+        self._file.read()  # a damaged one is found before any work
+
+    @property
+    def rounds(self) -> int:
+        """Trained so far, repeated ones included."""
+        counted = self._file.read()
+        return counted.rounds if counted else 0
 
     def count(self) -> None:
         """One round more, written down before it is trained.
@@ -55,29 +66,13 @@ class SiteLedger:
             PrivacyBudgetError: it would be one too many.
             StorageError: it cannot be written.
         """
-        if self.rounds >= self.most:
-            raise PrivacyBudgetError(
-                f"this site was asked for {self.rounds} rounds, and the budget of privacy pays for "
-                f"{self._allowed}",
-                hint="the server was interrupted too often, or went on from older checkpoints: "
-                "build a new job, whose budget is agreed on",
-            )
-        self.rounds += 1
-        counted = _Counted(job_id=self._job_id, rounds=self.rounds)
-        write_atomic(self._path, counted.model_dump_json().encode() + b"\n")
-
-    def _read(self) -> int:
-        def failure(words: str) -> StorageError:
-            return StorageError(
-                f"{self._path} {words}",
-                hint="it counts the rounds of a job with differential privacy: put it back from a "
-                "copy, or start the run anew",
-            )
-
-        try:
-            counted = _Counted.model_validate_json(read_bounded(self._path, _MAX_BYTES, failure))
-        except ValidationError as error:
-            raise failure("is damaged") from error
-        if counted.job_id != self._job_id:
-            raise failure("is of another job")
-        return counted.rounds
+        with locked(self._file.path):
+            trained = self.rounds
+            if trained >= self.most:
+                raise PrivacyBudgetError(
+                    f"this site was asked for {trained} rounds, and the budget of privacy pays "
+                    f"for {self._allowed}",
+                    hint="the server was interrupted too often: build a new job, whose budget is "
+                    "agreed on",
+                )
+            self._file.write(_Counted(rounds=trained + 1))

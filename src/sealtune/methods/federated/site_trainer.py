@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from sealtune.model.private_gradients import PrivateGradients
     from sealtune.privacy.ledger import SiteLedger
 
-_LEDGER = "privacy.json"
 _CHECKED = 8  # texts on which a written adapter is compared with the live one
 
 
@@ -138,8 +137,8 @@ class SiteTrainer:
             return None, None
         from sealtune.privacy.ledger import SiteLedger
 
-        path = self._admitted.adapter_folder.parent / _LEDGER
-        ledger = SiteLedger(path, self._admitted.job_id, self._admitted.manifest.rounds)
+        admitted = self._admitted
+        ledger = SiteLedger(admitted.own, admitted.job_id, admitted.manifest.rounds)
         if privacy.unit != "example":
             return ledger, None
         from sealtune.model.private_gradients import Noise, PrivateGradients
