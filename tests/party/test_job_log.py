@@ -23,6 +23,7 @@ from sealtune.job.keys import public_hex
 from sealtune.job.manifest import Manifest, Participant, job_id, manifest_bytes
 from sealtune.party import job_log
 from sealtune.party.difference import differing, may_differ_by, training_of
+from sealtune.party.history import History
 from sealtune.party.job_log import JobLog, own_log
 from sealtune.party.own_files import own_files
 from sealtune.plan.resolve import resolve
@@ -355,3 +356,66 @@ def test_looking_leaves_no_trace(signed: Signed, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("XDG_STATE_HOME", str(signed.folder / "state"))
     assert not admit_party(signed.party("north")).jobs.path.exists()
     assert not (signed.folder / "state").exists()
+
+
+def test_who_signs_is_told_what_the_site_would_say(
+    signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`job verify` and `job sign` look into the site's own files, and change nothing."""
+    from sealtune.launch.parties import admit_party
+
+    jobs = signed.folder / "jobs"
+    local = signed.party("north", history=jobs, key=signed.folder / "north.key")
+    (signed.folder / "north.json").write_text(local.model_dump_json())
+
+    def says(command: str = "verify") -> tuple[int, str]:
+        words = [command, str(signed.manifest), "--local", str(signed.folder / "north.json")]
+        result = CliRunner().invoke(app, ["job", *words], env={"COLUMNS": "700"})
+        return result.exit_code, result.output + result.stderr
+
+    code, said = says()
+    assert (code, "none is in the way" in said) == (0, True), said
+    assert not jobs.exists()
+    north = admit_party(local)
+    assert north.continuity is not None
+    history = History(b"k" * 32, bytes.fromhex(north.job_id))
+    history.extend([bytes(32)] * 3)
+    north.continuity.follow(history.stated().fields)
+    kept = {path: path.read_bytes() for path in jobs.iterdir()}
+    code, said = says()
+    assert (code, "got beyond round 2; it can go on, not begin anew" in said) == (0, True), said
+    assert {path: path.read_bytes() for path in jobs.iterdir()} == kept
+    # Attack: the host has altered what the site has seen
+    (seen,) = jobs.glob("*-seen.json")
+    seen.write_bytes(seen.read_bytes().replace(b":2", b":1"))
+    for command in ("verify", "sign"):
+        code, said = says(command)
+        assert (code, "is not as this site wrote it" in said) == (9, True), said
+    seen.unlink()
+    content = signed.payload()
+    content["data"]["south"]["train"] = "ee" * 32
+    north.jobs.take_part(north.manifest.rounds)
+    signed.rewrite(content)
+    code, said = says()
+    assert (code, "differ by the part of south alone" in said) == (10, True), said
+
+
+def test_a_job_that_this_machine_has_seen_is_not_begun_anew(
+    signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(signed.folder / "state"))
+    monkeypatch.chdir(signed.folder)
+    from sealtune.launch.parties import admit_party
+
+    north = admit_party(signed.party("north"))
+    assert north.continuity is not None
+    history = History(b"k" * 32, bytes.fromhex(north.job_id))
+    history.extend([bytes(32)] * 3)
+    north.continuity.follow(history.stated().fields)
+    keys = [w for s in ("north", "south") for w in ("--key", f"{s}.key")]
+    words = ["run", "job.toml", "--manifest", f"run/{signed.manifest.name}"]
+    words += keys if signed.method == "split" else []
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "700"})
+    assert result.exit_code == 6, result.output + result.stderr
+    assert "the server enclave begins the job, and this site has seen" in result.stderr
+    assert not (signed.folder / "runs").exists()

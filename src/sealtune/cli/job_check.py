@@ -34,7 +34,8 @@ def verify(
     Code digest and accepted evidence must be what you expect: this sealtune, and --policy.
 
     With --local, also that your own data, model, plan, signing key and node key or certificate are
-    in it; with --card, what a card says that you got from its own party.
+    in it, and that no earlier job of your site is in its way; with --card, what a card says that
+    you got from its own party.
 
     With --participant, also that these are the keys it names: a signature proves nothing if you
     cannot tell whose key made it.

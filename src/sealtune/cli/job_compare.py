@@ -91,6 +91,10 @@ def compare_local(manifest: Manifest, local: Local, job_file: Path | None) -> li
             role.holds(manifest, local)
         data = [f"data.{local.site}"] if local.role == "site" else []
         checks += [f"{what}: as the manifest says" for what in ("model", "slice plan", *data)]
+    if local.role == "site":
+        from sealtune.cli.job_remembered import compare_remembered
+
+        checks.append(compare_remembered(manifest, local))
     return checks
 
 

@@ -236,24 +236,17 @@ def check_jobs(envelope: Envelope, keys: Mapping[str, Path]) -> None:
         keys: site -> key file.
 
     Raises:
-        DifferenceReleaseError, StorageError: see ``JobLog.check``.
-        RollbackError: one has seen rounds of this very job.
+        DifferenceReleaseError, RollbackError, StorageError: see ``check_remembered``.
     """
     from sealtune.attest.platforms.base import MACHINE
+    from sealtune.cli.job_remembered import check_remembered
     from sealtune.job.key_files import load_private
-    from sealtune.job.manifest import job_id, open_manifest
-    from sealtune.party.continuity import own_continuity
-    from sealtune.party.job_log import own_log
-    from sealtune.party.own_files import own_files
-    from sealtune.party.trust import SERVER
+    from sealtune.job.manifest import open_manifest
 
-    manifest, identity = open_manifest(envelope), job_id(envelope.payload)
+    manifest = open_manifest(envelope)
     for site in manifest.settings.sites.names:
         key = load_private(keys[site]) if site in keys else None
-        files = own_files(manifest, site, None, key, MACHINE)
-        own_log(manifest, identity, files).check(anew=True)
-        if SERVER in manifest.appraisal:
-            own_continuity(identity, files).check(anew=True)
+        check_remembered(manifest, site, None, key, MACHINE, anew=True)
 
 
 def kept_keys(run_dir: Path, job: Job) -> dict[str, Path]:
