@@ -127,18 +127,25 @@ class FakeNvml(SimpleNamespace):
     """The calls that the collector makes."""
 
     NVML_DEVICE_ARCH_HOPPER = 9
+    NVML_CC_SYSTEM_ENVIRONMENT_PROD = 2
+    NVML_CC_SYSTEM_FEATURE_ENABLED = 1
+    NVML_CC_SYSTEM_DEVTOOLS_MODE_OFF = 0
 
     class NVMLError(Exception):
         """As in pynvml."""
 
-    def __init__(self, count: int = 2, *, fail: bool = False) -> None:
-        super().__init__(count=count, fail=fail, open=0)
+    def __init__(self, count: int = 2, *, fail: bool = False, **state: int) -> None:
+        state = {"environment": 2, "ccFeature": 1, "devToolsMode": 0, **state}
+        super().__init__(count=count, fail=fail, open=0, state=SimpleNamespace(**state))
 
     def nvmlInit(self) -> None:
         self.open += 1
 
     def nvmlShutdown(self) -> None:
         self.open -= 1
+
+    def nvmlSystemGetConfComputeState(self) -> SimpleNamespace:
+        return self.state  # type: ignore[no-any-return]
 
     def nvmlDeviceGetCount(self) -> int:
         return int(self.count)
@@ -186,6 +193,26 @@ def test_gpus_missing() -> None:
     assert nvml.open == 0
     with pytest.raises(AttesterUnavailableError, match="32 bytes"):
         NvidiaGpu(nvml=nvml).collect(b"short")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"devToolsMode": 1}, "developer tools are on"),
+        ({"ccFeature": 0}, "switched off"),
+        ({"environment": 1}, "not that of production"),
+        ({"environment": 0}, "not that of production"),
+        ({"ccFeature": 0, "devToolsMode": 1}, "switched off; its developer tools are on"),
+    ],
+)
+def test_a_gpu_whose_memory_can_be_read_makes_no_evidence(
+    state: dict[str, int], words: str
+) -> None:
+    """Attack: the host gives the guest a GPU with devtools, whose report is as genuine."""
+    nvml = FakeNvml(**state)
+    with pytest.raises(AttesterUnavailableError, match=words):
+        NvidiaGpu(nvml=nvml).collect(bytes(32))
+    assert nvml.open == 0
 
 
 def test_one_write(tmp_path: Path) -> None:

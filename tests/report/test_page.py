@@ -348,3 +348,17 @@ def test_command(tmp_path: Path) -> None:
     assert result.output.replace("\n", "").endswith("report.html")
     missing = CliRunner().invoke(app, [str(tmp_path / "none")])
     assert isinstance(missing.exception, StorageError)
+
+
+def test_evidence_of_a_gpu_is_shown_with_what_it_does_not_prove(tmp_path: Path) -> None:
+    happened = events()
+    job = resolved(protection__attestation="sev-snp")
+    assert "TDISP" not in page_of(tmp_path / "without", happened, job)
+    for event in happened:
+        if event["event"] == "attested" and event["who"] == "server":
+            event |= {"kind": "sev-snp", "confidential": True, "gpus": 2}
+    page = page_of(tmp_path / "with", happened, job)
+    assert (
+        "until\n  GPUs and enclaves are bound by TDISP, it can be relayed from another one" in page
+    )
+    assert "sev-snp, 2 GPUs" in page

@@ -205,7 +205,10 @@ def _evidence(policy: AppraisalPolicy, console: Console) -> None:
     if not policy.kinds:
         console.print(Text("none: no enclave can take part", _RED))
     if policy.gpu_required:
-        console.print("an attested GPU is required beside each enclave")
+        console.print(
+            "an attested GPU is required beside each enclave; its evidence can be relayed"
+        )
+        console.print("from another machine until GPUs and enclaves are bound by TDISP")
 
 
 def _training(manifest: Manifest, console: Console) -> None:

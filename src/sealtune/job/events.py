@@ -104,6 +104,7 @@ class Attested(Event, event="attested"):
         kind: of the evidence; ``participant``: a signature by its key, and no evidence.
         confidential: whether that kind keeps the machine's operator out.
         job_id: that the evidence is bound to.
+        gpus: whose evidence came with it.
     """
 
     who: str
@@ -111,6 +112,7 @@ class Attested(Event, event="attested"):
     kind: str | None = None
     confidential: Flag | None = None
     job_id: str | None = None
+    gpus: Count = 0
 
 
 class Busy(_Model):

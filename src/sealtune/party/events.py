@@ -91,5 +91,5 @@ def _stop_on_signals() -> None:
 
 def emit_attested(emit: Emit, claims: Claims, *, who: str, by: str, job_id: str) -> None:
     """Say that ``by`` has verified ``who``."""
-    kind, confidential = str(claims.kind), claims.confidential
-    emit(Attested(who=who, by=by, kind=kind, confidential=confidential, job_id=job_id))
+    kind, confidential, gpus = str(claims.kind), claims.confidential, len(claims.gpu)
+    emit(Attested(who=who, by=by, kind=kind, confidential=confidential, job_id=job_id, gpus=gpus))

@@ -42,6 +42,7 @@ class Verdict(NamedTuple):
     confidential: bool | None  # whether that evidence keeps the machine's operator out
     same_job: bool | None  # whether the evidence is bound to this run's job id
     time: float | None  # unix seconds
+    gpus: int = 0  # whose evidence came with it
 
     @property
     def is_signature(self) -> bool:
@@ -75,7 +76,9 @@ def verdicts(log: RunLog) -> list[Verdict]:
         unknown = event.job_id is None or expected is None
         same_job = None if unknown else event.job_id == expected
         latest.pop(pair, None)
-        latest[pair] = Verdict(*pair, event.kind, event.confidential, same_job, event.time)
+        latest[pair] = Verdict(
+            *pair, event.kind, event.confidential, same_job, event.time, event.gpus
+        )
     return list(latest.values())
 
 

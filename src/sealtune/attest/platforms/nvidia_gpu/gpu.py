@@ -68,6 +68,7 @@ class NvidiaGpu(Platform):
         try:
             nvml.nvmlInit()
             try:
+                _check_mode(nvml)
                 handles = [
                     nvml.nvmlDeviceGetHandleByIndex(index)
                     for index in range(nvml.nvmlDeviceGetCount())
@@ -87,6 +88,37 @@ class NvidiaGpu(Platform):
     def verifier(self, collateral: Sequence[bytes] = ()) -> NvidiaVerifier:
         """See `Platform`."""
         return NvidiaVerifier(collateral)
+
+
+def _check_mode(nvml: Any) -> None:
+    """Whether the driver protects what is on the GPUs; a report alone does not say so.
+
+    Whoever believes it believes the enclave that asked: driver and NVML run inside of it.
+    """
+    state = nvml.nvmlSystemGetConfComputeState()
+    faults = [
+        fault
+        for is_right, fault in (
+            (
+                state.environment == nvml.NVML_CC_SYSTEM_ENVIRONMENT_PROD,
+                "its environment is not that of production",
+            ),
+            (
+                state.ccFeature == nvml.NVML_CC_SYSTEM_FEATURE_ENABLED,
+                "confidential computing is switched off",
+            ),
+            (
+                state.devToolsMode == nvml.NVML_CC_SYSTEM_DEVTOOLS_MODE_OFF,
+                "its developer tools are on: they can read what is on the GPU",
+            ),
+        )
+        if not is_right
+    ]
+    if faults:
+        raise AttesterUnavailableError(
+            f"the GPU is not protected: {'; '.join(faults)}",
+            hint="the host sets a GPU's mode, with it off the guest: CC on, devtools off",
+        )
 
 
 def _pynvml() -> Any:
