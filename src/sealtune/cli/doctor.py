@@ -49,6 +49,16 @@ def doctor(
     gpu: Annotated[
         bool, typer.Option("--gpu-evidence", help="The role must show evidence of a GPU, too.")
     ] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="A job's: takes the evidence from it, and asks its coordinator for the time.",
+        ),
+    ] = None,
     image: Annotated[
         bool, typer.Option("--image", help="The enclave is an image that is started here.")
     ] = False,
@@ -71,9 +81,9 @@ def doctor(
     """Show what this machine offers, what each role needs, and what to install.
 
     GREEN is there. AMBER works, slower or with less protection. RED does not work. The exit code is
-    1 if something is RED for the role that was asked for, else 0. Nothing is sent and nothing is
-    changed. Where packages are missing, so that `sealtune` itself does not start:
-    `python -m sealtune.cli.doctor`.
+    1 if something is RED for the role that was asked for, else 0. Nothing is changed, and without
+    `--manifest` nothing is sent. Where packages are missing, so that `sealtune` itself does not
+    start: `python -m sealtune.cli.doctor`.
 
     Examples:
 
@@ -81,18 +91,33 @@ def doctor(
 
         sealtune doctor --role server --evidence sev-snp
 
+        sealtune doctor --role site --manifest job.manifest.json
+
         sealtune doctor --role coordinator --port 9092 --port 9093 --json
     """
     from sealtune.doctor.examine import examine
+    from sealtune.doctor.job import Asked, asked_by
     from sealtune.doctor.machine import this_machine
     from sealtune.doctor.roles import judge
 
     roles = [role] if role else list(Role)
     programs = {str(one): PROGRAMS[one] for one in roles}
-    findings = examine(
-        this_machine(fast=fast), programs, state=folder, listen=port or (), keys=key or ()
-    )
-    verdicts = [judge(one, findings, evidence, gpu=gpu, image=image) for one in roles]
+    job = asked_by(manifest) if manifest else Asked(())
+    listen = [*(port or ()), *(job.ports if role is Role.COORDINATOR else ())]
+    findings = [
+        *examine(this_machine(fast=fast), programs, state=folder, listen=listen, keys=key or ()),
+        *(one for one in job.findings if role is not Role.COORDINATOR or one.key == "manifest"),
+    ]
+    verdicts = [
+        judge(
+            one,
+            findings,
+            evidence or job.evidence.get(one, ""),
+            gpu=gpu or one in job.gpu,
+            image=image,
+        )
+        for one in roles
+    ]
     if as_json:
         typer.echo(json.dumps(as_object(findings, verdicts), indent=2))
     else:

@@ -53,7 +53,9 @@ _EVERYBODY = {
     "kernel": _AMBER,
     "clock": _AMBER,
     "processor.cores": _AMBER,
+    "manifest": _RED,
 }
+_COMES = {"coordinator": _AMBER, "coordinator.certificate": _RED, "coordinator.clock": _AMBER}
 _KEEPS_SECRETS = {
     "memory": _RED,
     "memory.shared": _AMBER,
@@ -70,10 +72,11 @@ DEMANDS: Mapping[Role, Mapping[str, Colour]] = {
         **_EVERYBODY,
         **_KEEPS_SECRETS,
         **_COMPUTES,
+        **_COMES,
         "processor.pads": _AMBER,
         "tee": _AMBER,  # of a split job and of secure aggregation no site needs one
     },
-    Role.SERVER: {**_EVERYBODY, **_KEEPS_SECRETS, "tee": _RED},
+    Role.SERVER: {**_EVERYBODY, **_KEEPS_SECRETS, **_COMES, "tee": _RED},
     Role.ACCELERATOR: {
         **_EVERYBODY,
         **_COMPUTES,
@@ -83,8 +86,8 @@ DEMANDS: Mapping[Role, Mapping[str, Colour]] = {
     },
     Role.COORDINATOR: {**_EVERYBODY, "memory": _AMBER},
 }
-_SIMULATED, _NONE = "simulated", "none"
-EVIDENCE = (*KINDS, _SIMULATED, _NONE)
+_SIMULATED, NO_EVIDENCE = "simulated", "none"
+EVIDENCE = (*KINDS, _SIMULATED, NO_EVIDENCE)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _colour(state: State, missing: Colour) -> Colour:
 def _tee(findings: Iterable[Finding], evidence: str) -> Finding:
     """One finding for all hardware that keeps the operator out."""
     by_key = {finding.key: finding for finding in findings}
-    if evidence == _NONE:
+    if evidence == NO_EVIDENCE:
         return Finding("tee", State.GOOD, "no enclave is asked for")
     if evidence == _SIMULATED:
         words = "simulated evidence: NOT confidential, whoever has this machine reads everything"
