@@ -75,7 +75,7 @@ class Engine:
     def relay(self, command: list[str] | None = None) -> subprocess.Popen[bytes]:
         """Start the relay and wait until it listens."""
         process = self.start(command or self.flower.relay(self.folder / "work.sock").command)
-        self.until(lambda: self._listens() or process.poll() is not None)
+        self.until(lambda: self.listens(self.port) or process.poll() is not None)
         assert process.poll() is None, self.log()
         return process
 
@@ -121,9 +121,10 @@ class Engine:
     def close(self) -> None:
         self._stack.close()
 
-    def _listens(self) -> bool:
+    def listens(self, port: int) -> bool:
+        """Whether somebody does on this machine."""
         with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+            return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager

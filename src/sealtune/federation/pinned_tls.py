@@ -48,4 +48,6 @@ def check_peer(connection: ssl.SSLSocket | ssl.SSLObject, peer: str) -> None:
 
 
 def _der(pem: str) -> bytes:
+    if pem.count("BEGIN CERTIFICATE") != 1:
+        raise ValueError("one certificate is pinned, no chain of them")
     return ssl.PEM_cert_to_DER_cert(pem.strip())

@@ -72,7 +72,16 @@ class Engine:
         }
         return self._domain("relay", RELAY, content)
 
-    def node(self, site: str, relay: str, authority: Path, key: Path, socket: str) -> Domain:
+    def node(
+        self,
+        site: str,
+        relay: str,
+        authority: Path,
+        key: Path,
+        socket: str,
+        *,
+        patience: float = 0.0,
+    ) -> Domain:
         """A site's node.
 
         Args:
@@ -80,6 +89,7 @@ class Engine:
             authority: the certificate that it must show.
             key: the site's node key.
             socket: where the site's program listens.
+            patience: seconds that it may need to be started again.
         """
         spool = self.folder / "spool" / site
         spool.mkdir(parents=True, exist_ok=True)
@@ -89,6 +99,7 @@ class Engine:
             "key": str(key),
             "socket": socket,
             "spool": str(spool),
+            "patience": patience,
         }
         return self._domain("node", f"{GLUE}node:{site}", content)
 

@@ -30,6 +30,7 @@ from sealtune.launch.domain import Domain
 from sealtune.launch.flower import Engine
 from sealtune.sockets import parse
 
+_PATIENCE = 120.0  # seconds that a site's program has to be there again, before its node says so
 # which key of its local file a party shows the network
 _KEY_OF: dict[Side, str] = {"coordinator": "tls_key", "server": "tls_key", "site": "node_key"}
 
@@ -100,7 +101,9 @@ def glue_of(local: Local, manifest: Manifest, folder: Path) -> Domain | None:
     authority.write_text(network.certificate)
     if local.role == "site":
         key = _given(local.node_key)
-        return engine.node(local.site or "", network.sites_at, authority, key, local.listen)
+        return engine.node(
+            local.site or "", network.sites_at, authority, key, local.listen, patience=_PATIENCE
+        )
     key, server = _given(local.tls_key), folder / "server.pem"
     server.write_text(network.server_certificate)
     if local.role == "server":
