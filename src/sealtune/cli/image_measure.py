@@ -91,6 +91,16 @@ def measure(
             "versions of firmware (SEV-SNP), and is compared. Copied, not verified.",
         ),
     ] = None,
+    event_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--event-log",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="TDX: the log of the boot that --from is a quote of; says which event differs.",
+        ),
+    ] = None,
     policy_out: Annotated[
         Path | None,
         typer.Option(
@@ -134,6 +144,10 @@ def measure(
     }
     if evidence is not None:
         document["evidence"] = _compared(evidence, chosen, found)
+    if event_log is not None:
+        if chosen is not Kind.TDX or evidence is None:
+            raise typer.BadParameter("needs --from, a TDX quote of the same boot")
+        document["events"] = _events(image, event_log, evidence)
     if policy_out is not None:
         _write_policy(policy_out, image, chosen, document["measurement"], evidence)
     if as_json:
@@ -203,6 +217,22 @@ def _compared(evidence: Path, kind: Kind, found: dict[str, Any]) -> dict[str, An
     }
 
 
+def _events(image: Image, log: Path, quote: Path) -> list[dict[str, Any]]:
+    """The log's events beside the image's, if the quote's registers follow from the log."""
+    from sealtune.attest.evidence import Kind
+    from sealtune.cli.attest_stated import stated
+    from sealtune.images.event_log import compared, read_log, replayed
+
+    events, rows = read_log(log), dict(stated(quote, Kind.TDX))
+    other = [name for name, value in replayed(events).items() if rows[name] != value.hex()]
+    if other:
+        raise typer.BadParameter(
+            f"{', '.join(other)} of {quote} do not follow from {log}: it is of another boot",
+            param_hint="--event-log",
+        )
+    return [row._asdict() for row in compared(image, events)]
+
+
 def _write_policy(
     path: Path, image: Image, kind: Kind, measurement: str | None, evidence: Path | None
 ) -> None:
@@ -238,7 +268,7 @@ def _show(document: dict[str, Any], policy_out: Path | None) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)  # digests stay whole, to be copied
-    rows = {name: value for name, value in document.items() if name != "evidence"}
+    rows = {name: value for name, value in document.items() if name not in ("evidence", "events")}
     if rows["measurement"] is None:
         rows["measurement"] = "not known without MRTD and RTMR0: --from a quote of such a machine"
     rows["qemu"] = shlex.join(document["qemu"])
@@ -252,6 +282,10 @@ def _show(document: dict[str, Any], policy_out: Path | None) -> None:
         said = f"differs in {', '.join(differs)}" if differs else "states the same"
         style = "yellow" if differs else "green"
         console.print(Text(f"{evidence['file']} (not verified) {said}", style))
+    for event in document.get("events", []):
+        mark, style = ("same  ", "green") if event["same"] else ("OTHER ", "red")
+        line = Text.assemble((f"  {mark}", style), f"{event['register']}  {event['what']}")
+        console.print(line if event["same"] else line + Text(f": the log has {event['found']}"))
     if policy_out is not None:
         console.print(Text(f"\nwrote {policy_out}", "dim"))
         if FILL in policy_out.read_text():
