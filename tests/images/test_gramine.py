@@ -82,6 +82,8 @@ ADDED = [
     ("sys.insecure__allow_eventfd = true", "not known to be harmless"),
     ("sgx.unheard_of = true", "not known to be harmless"),
     ("libos.check_invalid_pointers = false", "must be True"),
+    ('"sgx.debug" = false', "not known to be harmless"),
+    ('"fs.root.uri" = "file:root"', "not known to be harmless"),
     ("# {{ '\\nsgx.debug = true' }}", "evaluated by whoever renders it"),
     ("# {% include 'more' %}", "evaluated by whoever renders it"),
     ("# {# hidden #}", "evaluated by whoever renders it"),
@@ -137,6 +139,8 @@ REPLACED = [
     ("sgx.trusted_files = [", 'sgx.trusted_files = [ "file:in/x.py",', "has no hash"),
     ("sgx.trusted_files = [", 'sgx.trusted_files = [ "file:root/",', "has no hash"),
     ('sgx.remote_attestation = "dcap"', "", "is missing"),
+    ('sgx.remote_attestation = "dcap"', '"sgx.remote_attestation" = "dcap"', "is missing"),
+    (', uri = "file:root" }', " }", "fs.root.uri: is missing"),
     ("sgx.max_threads = 24", 'sgx.max_threads = "24"', "sgx.max_threads"),
 ]
 

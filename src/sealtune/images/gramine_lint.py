@@ -33,6 +33,7 @@ from sealtune.job.storage import read_bounded
 
 _LARGEST = 16 << 20
 _HASH = re.compile(r"[0-9a-f]{64}")
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SIZE = re.compile(r"[1-9][0-9]{0,3}[KMGT]?")
 _JINJA = re.compile(r"\{\{.*?\}\}|\{[%#]", re.S)
 _OWN_JINJA = ("{{ gramine.libos }}", "{{ gramine.runtimedir() }}")
@@ -40,6 +41,7 @@ _OWN_JINJA = ("{{ gramine.libos }}", "{{ gramine.runtimedir() }}")
 _GRAMINE = re.compile(r"file:/[\w./-]*/gramine/[\w./-]+")
 _LIBOS = re.compile(r"file:/[\w./-]*/gramine/libsysdb\.so")
 _REQUIRED = (
+    "fs.root.uri",
     "libos.entrypoint",
     "loader.argv",
     "sgx.remote_attestation",
@@ -125,9 +127,9 @@ def _faults(table: Mapping[str, Any], contents: Contents | None) -> Iterator[Pro
 
 
 def _flattened(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys; a variable's table stays whole."""
+    """Dotted keys; a variable's table stays whole. A name with a dot in it stays quoted."""
     for name, value in table.items():
-        key = f"{prefix}{name}"
+        key = f"{prefix}{name if _BARE.fullmatch(name) else repr(name)}"
         if isinstance(value, dict) and not prefix.startswith("loader.env."):
             yield from _flattened(value, f"{key}.")
         else:
