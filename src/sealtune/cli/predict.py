@@ -185,7 +185,8 @@ def _through_the_split(
     from sealtune.job.local import read_local
     from sealtune.job.manifest import open_manifest
     from sealtune.job.method import method_of
-    from sealtune.launch.parties import MANIFEST, party_file
+    from sealtune.launch.folder import MANIFEST
+    from sealtune.launch.parties import party_file
     from sealtune.party.reopening import check_reopening
 
     signed = run_dir / MANIFEST

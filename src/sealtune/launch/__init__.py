@@ -4,8 +4,8 @@ Trust domain: operator (untrusted).
 """
 
 from sealtune.launch.adapter import collect_adapter
-from sealtune.launch.folder import check, prepare
-from sealtune.launch.parties import MANIFEST, line_up, party_file, write_party
+from sealtune.launch.folder import MANIFEST, check, prepare
+from sealtune.launch.parties import line_up, party_file, write_party
 from sealtune.launch.ports import check_port
 from sealtune.launch.processes import Interrupted
 from sealtune.launch.supervise import run

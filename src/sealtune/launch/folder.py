@@ -10,10 +10,13 @@ import shutil
 from pathlib import Path
 
 from sealtune.errors import StorageError
+from sealtune.job.dsse import Envelope
+from sealtune.job.manifest import job_id
 from sealtune.launch.metrics import lock, storage_error
 
 _KEPT = {"baselines"}  # may be there before the run
-_MARKS = ("metrics.jsonl", "job.manifest.json")  # what only a run of ours has
+MANIFEST = "job.manifest.json"
+_MARKS = ("metrics.jsonl", MANIFEST)  # what only a run of ours has
 
 
 def check(run_dir: Path, *, resume: bool, force: bool) -> None:
@@ -85,6 +88,16 @@ def remove_activations(run_dir: Path) -> tuple[int, int]:
     if folder.is_dir():
         _remove(folder)
     return len(files), size
+
+
+def check_folder(folder: Path, envelope: Envelope) -> None:
+    """Raise StorageError if a party's folder is that of another job."""
+    kept = folder / MANIFEST
+    if kept.is_file() and job_id(Envelope.read(kept).payload) != job_id(envelope.payload):
+        raise StorageError(
+            f"{folder} holds another job",
+            hint="give each job a `folder` of its own in the local file",
+        )
 
 
 def check_idle(run_dir: Path) -> None:

@@ -18,13 +18,13 @@ from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
 from sealtune.launch.domain import Domain, role_of
 from sealtune.launch.environment import program, sealtune_command
+from sealtune.launch.folder import MANIFEST
 from sealtune.launch.network import check_network_key
 from sealtune.launch.threads import cores, thread_settings
 
 if TYPE_CHECKING:
     from sealtune.party.admit import Admitted
 
-MANIFEST = "job.manifest.json"  # in a run's folder
 FOLDER = "parties"  # of a run's folder: what each party's program reads
 
 

@@ -33,9 +33,9 @@ from sealtune.job.storage import write_atomic
 from sealtune.job.training_events import Worked
 from sealtune.launch.domain import Domain, role_of
 from sealtune.launch.flower import RELAY
-from sealtune.launch.folder import check_idle
+from sealtune.launch.folder import MANIFEST, check_folder, check_idle
 from sealtune.launch.network import glue_of
-from sealtune.launch.parties import MANIFEST, command, domain_of
+from sealtune.launch.parties import command, domain_of
 from sealtune.launch.progress import Progress, Worker
 from sealtune.launch.stage import LAUNCHER, Stage, staged, start_event
 from sealtune.sockets import parse as parse_address
@@ -115,7 +115,9 @@ def run_party(
         where = _result(local, manifest)
         console.print(f"this job is done here already{where}", soft_wrap=True, markup=False)
         return
-    _keep_manifest(local.folder, envelope)
+    check_folder(local.folder, envelope)
+    check_idle(local.folder)
+    write_atomic(local.folder / MANIFEST, envelope.encode())  # what the folder's events are of
     named = [] if part is Part.NETWORK else [manifest.programs.get(local.role, "accelerator")]
     if local.role == "coordinator":
         named = ["relay"]
@@ -260,23 +262,6 @@ def _of_part(local: Local, part: Part | None) -> Local:
     if part is Part.NETWORK:
         local = local.model_copy(update={"folder": local.folder / "network"})
     return local
-
-
-def _keep_manifest(folder: Path, envelope: Envelope) -> None:
-    """Keep what the folder's events are of.
-
-    Raises:
-        StorageError: the folder is another job's, or in use.
-    """
-    kept = folder / MANIFEST
-    if not kept.is_file():
-        write_atomic(kept, envelope.encode())
-    elif job_id(Envelope.read(kept).payload) != job_id(envelope.payload):
-        raise StorageError(
-            f"{folder} holds another job",
-            hint="give each job a `folder` of its own in the local file",
-        )
-    check_idle(folder)
 
 
 def _progress(local: Local, manifest: Manifest) -> Progress:

@@ -1,0 +1,214 @@
+"""What would go wrong with a party here: everything at once, before anything is started.
+
+    for row in preflight(local):
+        print(row.what, row.said, row.error)
+
+Nothing is written, joined or kept; what listens for a moment is closed again.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sealtune import sockets
+from sealtune.attest.platforms.base import MACHINE
+from sealtune.errors import (
+    AcceleratorLostError,
+    KeyFileError,
+    PortInUseError,
+    SealtuneError,
+    StorageError,
+    UnknownKeyError,
+)
+from sealtune.job.dsse import Envelope
+from sealtune.job.local import Local
+from sealtune.job.manifest import Manifest, verify_manifest
+from sealtune.job.method import Attested, method_of
+from sealtune.job.units import size
+from sealtune.launch.folder import check_folder, check_idle
+from sealtune.launch.network import check_network_key
+from sealtune.launch.parties import admit_party
+from sealtune.launch.reach import Asked, check_clock, reach
+
+_LEAST_FREE = 1 << 30  # bytes
+_PATIENCE = 5.0  # seconds for an accelerator to answer
+_LONGEST = 107  # bytes of a socket's path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was looked at.
+
+    Attributes:
+        what: the thing.
+        said: what was found.
+        error: why the party cannot run like this; None: it can.
+    """
+
+    what: str
+    said: str
+    error: SealtuneError | None = None
+
+
+def preflight(local: Local) -> Iterator[Row]:
+    """Look at everything that the party needs; each problem is told once."""
+    told = set()
+    for what, check in _checks(local):
+        try:
+            said, error = check(), None
+        except SealtuneError as wrong:
+            said, error = wrong.message, wrong
+        if error is None or said not in told:
+            yield Row(what, said, error)
+        told.add(said)
+
+
+def _checks(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "folder", partial(_folder, local)
+    for name in ("key", "node_key", "tls_key"):
+        if (path := getattr(local, name)) is not None:
+            yield name, partial(_private, path)
+    for name in ("listen", "listen_server"):
+        if address := getattr(local, name):
+            yield name, partial(_listen, address)
+    if local.accelerator:
+        yield "accelerator", partial(_accelerator, local.accelerator)
+    try:
+        manifest = verify_manifest(Envelope.read(local.manifest))
+    except SealtuneError as error:
+        yield "manifest", _raiser(error)
+        return
+    for role in method_of(manifest.method).attested:
+        if role == local.role:
+            yield "evidence", partial(_evidence, local, role, manifest)
+    yield "network key", partial(_network_key, local, manifest)
+    if manifest.network is not None and local.role in ("site", "server"):
+        yield from _network(local, manifest)
+    yield "admission", partial(_admission, local)
+
+
+def _raiser(error: SealtuneError) -> Callable[[], str]:
+    def check() -> str:
+        raise error
+
+    return check
+
+
+def _admission(local: Local) -> str:
+    return f"admitted to job {admit_party(local).job_id[:16]}…"
+
+
+def _folder(local: Local) -> str:
+    folder = there = local.folder
+    check_idle(folder)
+    if local.manifest.is_file():
+        check_folder(folder, Envelope.read(local.manifest))
+    while not there.exists():
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise StorageError(f"{folder} cannot be written", hint="give this account a folder")
+    free = shutil.disk_usage(there).free
+    if free < _LEAST_FREE:
+        raise StorageError(
+            f"{folder}: {size(free)} are free", hint=f"{size(_LEAST_FREE)} should be, at least"
+        )
+    return f"{folder}, {size(free)} free"
+
+
+def _private(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode & 0o777
+        readable = os.access(path, os.R_OK)
+    except OSError as error:
+        raise KeyFileError(f"key file {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise KeyFileError(
+            f"{path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}"
+        )
+    if not readable:
+        raise KeyFileError(f"{path} cannot be read by this account", hint="chown it")
+    return f"{path}, for this account alone"
+
+
+def _listen(address: str) -> str:
+    if not address.startswith(("tcp:", "vsock:")):
+        return _socket_file(Path(address.removeprefix("unix:")))
+    try:
+        sockets.listen(address).close()
+    except StorageError as error:
+        raise PortInUseError(error.message, hint=error.hint) from error
+    return f"{address} is free"
+
+
+def _socket_file(path: Path) -> str:
+    if len(os.fsencode(path)) > _LONGEST:
+        raise StorageError(
+            f"{path} is longer than the {_LONGEST} bytes that a socket's path may be"
+        )
+    if not path.parent.is_dir():
+        raise StorageError(f"there is no folder {path.parent} for the socket")
+    try:
+        sockets.connect(f"unix:{path}", timeout=1).close()
+    except OSError:
+        return f"{path} is free"
+    raise PortInUseError(f"somebody listens on {path} already", hint="is this party running?")
+
+
+def _accelerator(address: str) -> str:
+    try:
+        sockets.connect(address, timeout=_PATIENCE).close()
+    except OSError as error:
+        raise AcceleratorLostError(
+            f"no accelerator answers at {address}: {error.strerror or error}",
+            hint="is `sealtune accelerator` running?",
+        ) from error
+    return f"answers at {address}"
+
+
+def _evidence(local: Local, role: Attested, manifest: Manifest) -> str:
+    from sealtune.party.trust import check_machine
+
+    protection = manifest.settings.protection
+    check_machine(protection, role, root=local.evidence_root or MACHINE)
+    return f"this machine makes {protection.evidence(role)} evidence"
+
+
+def _network_key(local: Local, manifest: Manifest) -> str:
+    check_network_key(local, manifest)
+    return "the one in the manifest" if local.role != "accelerator" else "an accelerator needs none"
+
+
+def _network(local: Local, manifest: Manifest) -> Iterator[tuple[str, Callable[[], str]]]:
+    network = manifest.network
+    if network is None:
+        return
+    at = network.sites_at if local.role == "site" else network.server_at
+    asked: list[Asked] = []
+
+    def coordinator() -> str:
+        with reach(at, network.certificate) as link:
+            if local.role == "site":
+                asked.append(Asked(link, network.nodes[local.site or ""]))
+        return f"{at} shows the certificate in the manifest"
+
+    yield "coordinator", coordinator
+    for one in asked:
+        yield "node", partial(_node, one, local.site or "")
+        if (skew := one.skew) is not None:
+            yield "clock", partial(check_clock, skew)
+
+
+def _node(asked: Asked, site: str) -> str:
+    if not asked.known:
+        raise UnknownKeyError(
+            f"the coordinator does not know the node key of '{site}'",
+            hint="does it run this job's manifest?",
+        )
+    return f"the coordinator knows the node of '{site}'"
