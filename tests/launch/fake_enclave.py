@@ -4,7 +4,9 @@
 
 What they do is in ``fake.json`` beside the manifest: ``sites``, ``rounds``, ``payload`` (bytes each
 way), ``deadline`` (seconds), ``work`` (seconds a site works on a message), ``start`` (seconds until
-ready). Each body is derived from round and site, and both sides check every byte of it.
+ready), ``crash`` (round in which the server is killed, once), ``refuse`` (role that says why and
+ends). Each body is derived from round and site, and both sides check every byte of it. A server
+that is started again goes on after the last finished round.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def body(direction: str, number: int, site: str, size: int) -> bytes:
 
 def listen(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    Path(path).unlink(missing_ok=True)
     sock.bind(path)
     sock.listen()
     return sock
@@ -45,10 +48,14 @@ def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
     sites = fake["sites"]
     listener = listen(config["listen"])
     time.sleep(fake.get("start", 0))
+    state = Path(config["folder"]) / "fake-state.json"
+    first = json.loads(state.read_text())["round"] + 1 if state.exists() else 0
     say("ready")
     relay, _ = listener.accept()
     start = time.monotonic()
-    for number in range(fake["rounds"] + 1):
+    for number in range(first, fake["rounds"] + 1):
+        if number == fake.get("crash") and first == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         began = time.monotonic()
         assert frames.receive(relay).kind == "next"
         bodies = {site: body("down", number, site, fake["payload"]) for site in sites}
@@ -77,6 +84,8 @@ def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
             }
             frames.send(relay, Frame("ok"))
         say("round", round=number, sites=outcomes, seconds=time.monotonic() - began)
+        state.write_text(json.dumps({"round": number}))
+    say("final", round=fake["rounds"], sites={})
     assert frames.receive(relay).kind == "next"
     frames.send(relay, Frame("done"))
     say("memory", peak_mib=1.0)
@@ -98,7 +107,7 @@ def client(config: dict[str, Any], fake: dict[str, Any]) -> None:
         if last is None or last[0] != frame.body:  # a repeat is answered as before
             number = int.from_bytes(frame.body[:4], "little")
             assert frame.body == body("down", number, site, fake["payload"]), "bytes changed"
-            work(number, fake.get("work", 0.0), accelerator)
+            work(number, fake["rounds"], fake.get("work", 0.0), accelerator)
             last = (bytes(frame.body), body("up", number, site, fake["payload"]))
         try:
             frames.send(node, Frame("reply", {}, last[1]))
@@ -107,7 +116,7 @@ def client(config: dict[str, Any], fake: dict[str, Any]) -> None:
         node.close()
 
 
-def work(number: int, seconds: float, accelerator: socket.socket) -> None:
+def work(number: int, last: int, seconds: float, accelerator: socket.socket) -> None:
     steps = 10
     say("phase", round=number, phase="train" if number else "evaluate", of=steps)
     for step in range(steps):
@@ -122,6 +131,8 @@ def work(number: int, seconds: float, accelerator: socket.socket) -> None:
             sys.exit(5)
         say("step", round=number, step=step + 1, of=steps, loss=3.0 / (number + 1), tokens=64)
     say("evaluated", round=number, correct=20 + 10 * number, total=100, loss=1.0)
+    if number == last:
+        say("worked", round=number, stage="release")
 
 
 def accelerator(config: dict[str, Any], fake: dict[str, Any]) -> None:
@@ -153,6 +164,9 @@ def main() -> None:
     role, config_path = sys.argv[1:]
     config = json.loads(Path(config_path).read_bytes())
     fake = json.loads(Path(config["manifest"]).with_name("fake.json").read_bytes())
+    if fake.get("refuse") == role:
+        say("error", code=10, error="DigestMismatchError", message="other code", hint="do this")
+        sys.exit(10)
     print(f"fake {role} of {config['site']} here", file=sys.stderr)
     {"server": server, "site": client, "accelerator": accelerator}[role](config, fake)
 

@@ -126,6 +126,7 @@ def test_the_engine_gets_its_own_files_and_listens_to_this_machine(tmp_path: Pat
         "key": str(made.nodes["a"]),
         "socket": "/a.sock",
         "spool": str(tmp_path / "spool" / "a"),
+        "patience": 0.0,
     }
 
 

@@ -69,7 +69,8 @@ class Link:
                 failures = 0
             if trouble != said:
                 said = trouble
-                say("log", message=f"link to {self._relay}: {trouble}; dialling again")
+                state = f"link to {self._relay}: {trouble}; dialling again"
+                say("network", state=state, connected=False)
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
 
@@ -77,7 +78,7 @@ class Link:
         """One connection to the relay, from its beginning to its end."""
         from_relay, to_relay = await self._dial()
         try:
-            say("log", message=f"link to {self._relay}: connected")
+            say("network", state=f"link to {self._relay}: connected", connected=True)
             first = await from_relay.read(BUFFER)
             if not first:
                 raise FederationError("the relay hung up at once: is this its link's certificate?")

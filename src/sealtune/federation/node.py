@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
 
-from sealtune.errors import FederationError, FrameError
+from sealtune.errors import FederationError, FrameError, SealtuneError, UnknownKeyError
+from sealtune.federation.events import say, say_error
 from sealtune.federation.exchange import failed, handle
 from sealtune.federation.membership import Membership
 from sealtune.federation.payload import pack, unpack
@@ -33,6 +34,7 @@ from sealtune.federation.spool import Spool
 
 PAUSE = 0.3  # seconds before the relay is tried again
 IDLE = 0.05  # seconds between an answer without a message and the next question
+_STAY = 2.0  # seconds that an honest relay keeps a node
 _REFUSED = (401, 403)
 
 
@@ -72,7 +74,8 @@ def main(config: Path) -> NoReturn:
     """Serve the site, joining anew whenever the connection broke.
 
     Raises:
-        FederationError: the configuration is wrong, or the relay refuses the site's key.
+        FederationError: the configuration is wrong.
+        UnknownKeyError: the relay refuses the site's key.
     """
     settings = Settings(config)
     address, enclave = settings.text("relay"), settings.address("socket")
@@ -82,14 +85,16 @@ def main(config: Path) -> NoReturn:
         raise FederationError(f"{settings.text('key')} is no key on an elliptic curve")
     spool = Spool(settings.path("spool"))
     patience = settings.seconds("patience")
-    said = ""
+    said, joined = "", 0.0
     while True:
         try:
             with Membership(address, authority, key) as member:
+                say("network", state=f"joined {address}", connected=True)
+                said, joined = "", time.monotonic()
                 serve(member, enclave, spool, patience)
         except httpx.HTTPStatusError as error:
             if error.response.status_code in _REFUSED:
-                raise FederationError(
+                raise UnknownKeyError(
                     f"the relay on {address} does not know this site's node key",
                     hint="the key whose public half the relay was given is the one to use",
                 ) from error
@@ -98,12 +103,15 @@ def main(config: Path) -> NoReturn:
             trouble = f"{type(error).__name__}: {error}"
         if trouble != said:
             print(f"joining anew: {trouble}", file=sys.stderr, flush=True)
+            say("network", state=f"joining {address} anew: {trouble}", connected=False)
             said = trouble
-        time.sleep(PAUSE)
+        # a relay that throws this node out again and again shall not fill the log
+        time.sleep(PAUSE if time.monotonic() - joined > _STAY else _STAY)
 
 
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
-    except FederationError as error:
+    except SealtuneError as error:
+        say_error(error)
         sys.exit(str(error))

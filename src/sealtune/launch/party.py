@@ -41,7 +41,7 @@ from sealtune.launch.stage import LAUNCHER, Stage, staged, start_event
 from sealtune.sockets import parse as parse_address
 
 _GONE = 5.0  # seconds without the coordinator that are more than a moment's trouble
-_BYE = 60.0  # seconds that the network engine's program gets to end by itself after the job
+_LAST = 2.0  # seconds that the server's last words get on their way to the link
 _FINISH = 15.0  # seconds that a party's own program gets to end when asked
 _ELSEWHERE = "elsewhere"
 
@@ -244,10 +244,12 @@ class _Party:
         def gone(roles: Sequence[str]) -> Callable[[], bool]:
             return lambda: all(role in processes.ended for role in roles)
 
-        if self.local.role == "server":
-            processes.until(gone(glue), _BYE)
         processes.stop(own)
         processes.until(gone(own), _FINISH)
+        if self.local.role == "server":
+            processes.until(gone(glue), _LAST)
+        processes.stop(glue)
+        processes.until(gone(glue), _FINISH)
         if glue:
             self.stage.record_memory()
 
