@@ -70,6 +70,18 @@ def serve(member: Membership, enclave: str, spool: Spool, patience: float) -> No
         member.answer(reply)
 
 
+def _join(address: str, authority: str, key: ec.EllipticCurvePrivateKey) -> Membership:
+    try:
+        return Membership(address, authority, key)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in _REFUSED:
+            raise
+        raise UnknownKeyError(
+            f"the relay on {address} does not know this site's node key",
+            hint="the key whose public half the relay was given is the one to use",
+        ) from error
+
+
 def main(config: Path) -> NoReturn:
     """Serve the site, joining anew whenever the connection broke.
 
@@ -88,16 +100,11 @@ def main(config: Path) -> NoReturn:
     said, joined = "", 0.0
     while True:
         try:
-            with Membership(address, authority, key) as member:
+            with _join(address, authority, key) as member:
                 say("network", state=f"joined {address}", connected=True)
                 said, joined = "", time.monotonic()
                 serve(member, enclave, spool, patience)
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code in _REFUSED:
-                raise UnknownKeyError(
-                    f"the relay on {address} does not know this site's node key",
-                    hint="the key whose public half the relay was given is the one to use",
-                ) from error
+        except httpx.HTTPStatusError as error:  # also of a relay that was started anew
             trouble = f"the relay answered with status {error.response.status_code}"
         except (httpx.HTTPError, FrameError, ValueError) as error:
             trouble = f"{type(error).__name__}: {error}"
