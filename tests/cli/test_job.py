@@ -22,6 +22,8 @@ from sealtune.job.dsse import Envelope
 from sealtune.job.key_files import load_private
 from sealtune.job.load import load_job
 from sealtune.job.manifest import PAYLOAD_TYPE, open_manifest, verify_manifest
+from tests.attest import intel
+from tests.images import made_up
 from tests.model.tiny import make_llama
 from tests.sample_job import write_texts
 
@@ -388,6 +390,30 @@ def test_evidence_that_nobody_here_knows_is_not_signed(
         result = run("job", command[0], "job.manifest.json", *command[1:])
         assert result.exit_code == 10
         assert words in result.stderr
+
+
+def test_images_that_were_measured_are_what_a_manifest_accepts(folder: Path) -> None:
+    (folder / "tdx.toml").write_text(JOB + "[protection]\nattestation = 'tdx'\n")
+    build = ("job", "build", "tdx.toml", "-o", "tdx.json", "--policy", "policy.json")
+    (folder / "quote").write_bytes(intel.quote(intel.td_body()))
+    for program in ("aggregator", "site-enclave"):
+        made_up.image(folder / program, program=program, initrd=program.encode())
+        ok("image", "measure", program, "--policy-out", "policy.json")
+    result = run(*build)
+    assert result.exit_code == 2  # MRTD and RTMR0 are to be filled in
+    assert "measurements" in result.stderr
+    measured = {}
+    for role, program in (("server", "aggregator"), ("site", "site-enclave")):
+        words = ("image", "measure", program, "--from", "quote", "--policy-out", "policy.json")
+        measured[role] = json.loads(ok(*words, "--json"))["measurement"]
+    ok(*build)
+    manifest = open_manifest(Envelope.read(folder / "tdx.json"))
+    accepted = {
+        role: policy["kinds"]["tdx"]["measurements"]  # type: ignore[index,call-overload]
+        for role, policy in manifest.appraisal.items()
+    }
+    assert accepted == {role: [measurement] for role, measurement in measured.items()}
+    assert measured["server"] != measured["site"]
 
 
 def test_evidence_that_was_meant_is_signed(folder: Path) -> None:
