@@ -320,3 +320,16 @@ def test_merging_adds_to_what_lies_there(parties: Parties) -> None:
         ok("job", "merge", copy, "-o", parties.manifest)
     assert len(signatures(parties.manifest)) == 2
     assert "signed by all" in ok("job", "merge", parties.manifest, "-o", parties.manifest)
+
+
+def test_a_page_to_read_before_signing(parties: Parties) -> None:
+    page = parties.folder / "job.html"
+    ok("job", "show", parties.manifest, "--html", page)
+    assert "Not signed yet by north, south" in page.read_text()
+    parties.sign(*SITES)
+    envelope = Envelope.read(parties.manifest)
+    one, other = envelope.signatures
+    wrong = replace(envelope, signatures=(one, replace(other, sig=bytes(64))))
+    parties.manifest.write_bytes(wrong.encode())
+    refused("job", "show", parties.manifest, "--html", page)
+    assert "the signature of &#39;south&#39; is wrong" in page.read_text()

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sealtune.accounting.terms import make_terms
 from sealtune.cli.main import app
+from sealtune.cli.manifest_facts import facts_of
 from sealtune.cli.manifest_view import show_manifest
 from sealtune.job.settings import Settings
 from sealtune.party.trust import read_policies
@@ -24,7 +25,8 @@ def shown(**privacy: object) -> str:
     rows = dict.fromkeys(settings.sites.names, sample.DATA.train_rows)
     manifest = sample.make_manifest(settings=settings, dp=make_terms(settings, rows))
     out = io.StringIO()
-    show_manifest(manifest, read_policies(manifest), "ab", (), Console(file=out, width=300))
+    shown = facts_of(manifest, read_policies(manifest), "ab", ())
+    show_manifest(shown, Console(file=out, width=300))
     return out.getvalue()
 
 

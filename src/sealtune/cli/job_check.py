@@ -5,6 +5,9 @@ Trust domain: a participant's own machine; manifests come from outside.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from sealtune.cli.job_options import (
@@ -88,7 +91,14 @@ def verify(
     typer.echo(f"job id  {job_id(envelope.payload)}")
 
 
-def show(file: ManifestFile, as_json: AsJson = False) -> None:
+def show(
+    file: ManifestFile,
+    as_json: AsJson = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write it as a page that needs nothing else."),
+    ] = None,
+) -> None:
     """Show what a manifest says, for whoever is about to sign it.
 
     Who takes part, which model and data, what runs where, what each party will see, which evidence
@@ -98,10 +108,13 @@ def show(file: ManifestFile, as_json: AsJson = False) -> None:
 
         sealtune job show job.manifest.json
 
+        sealtune job show job.manifest.json --html job.html
+
         sealtune job show job.manifest.json --json | jq .manifest.participants
     """
     from rich.console import Console
 
+    from sealtune.cli.manifest_facts import facts_of
     from sealtune.cli.manifest_view import show_manifest
     from sealtune.errors import ManifestError
     from sealtune.job import dsse
@@ -129,6 +142,15 @@ def show(file: ManifestFile, as_json: AsJson = False) -> None:
         }
         typer.echo(json.dumps(document, indent=2))
     else:
-        show_manifest(manifest, policies, identity, signed, Console(highlight=False))
+        said = fault.message if fault else ""
+        shown = facts_of(manifest, policies, identity, signed, said)
+        if page is None:
+            show_manifest(shown, Console(highlight=False))
+        else:
+            from sealtune.job.storage import write_atomic
+            from sealtune.report.manifest_page import render
+
+            write_atomic(page, render(shown).encode("utf-8", errors="replace"))
+            typer.echo(f"page         {page}")
     if fault is not None:
         raise fault

@@ -35,6 +35,7 @@ from sealtune.report.values import Json, table, text, whole
 SUMMARY = "summary.json"
 REPORT = "report.html"
 _HERE = Path(__file__).parent
+STYLE = Markup((_HERE / "report.css").read_text(encoding="utf-8"))  # our own text
 _FILTERS = (
     numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.short, numbers.times,
     numbers.size, numbers.mib, numbers.duration, numbers.moment, numbers.of, values.add,
@@ -58,7 +59,7 @@ def write(run_dir: Path) -> Path:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Our templates with their filters, compiled once."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -73,8 +74,7 @@ def _environment() -> Environment:
 
 def render(log: RunLog, summary: Json) -> str:
     """The page for a run that has been read and summarised."""
-    style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))  # our own text
-    return _environment().get_template("report.html").render(style=style, **context(log, summary))
+    return environment().get_template("report.html").render(style=STYLE, **context(log, summary))
 
 
 def context(log: RunLog, summary: Json) -> Json:
