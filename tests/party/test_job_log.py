@@ -335,7 +335,7 @@ def test_commands_and_parties_say_the_same(
     shutil.copytree(signed.folder / "run", signed.folder / "runs" / "tiny")
     said = []
     for command in (
-        ("party", "--check", "north.json"),
+        ("site", "--check", "--local", "north.json"),
         (
             "run", "job.toml", "--force", "--manifest", f"run/{signed.manifest.name}",
             *(keys if signed.method == "split" else []),
