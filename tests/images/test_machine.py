@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from sealtune.images import machine as machines
 from sealtune.images.handed import fitting, hand_in
 from sealtune.images.image import Image
 from sealtune.job.dsse import Envelope
+from sealtune.job.load import load_job
 from sealtune.job.local import Local, ModelPlace, read_local
 from sealtune.job.local_file import anchored
 from sealtune.job.manifest import open_manifest
@@ -45,32 +47,33 @@ SECTIONS = {
 def test_a_job_with_its_aggregator_in_a_machine(
     aggregator: Image, llama: Path, tmp_path: Path
 ) -> None:
-    """The same adapter, byte for byte, as with the aggregator in a process."""
+    """The same adapter, byte for byte, and the same losses, as with everything in one process."""
     file = write_job(tmp_path, llama, **SECTIONS)
-    run = [sys.executable, "-m", "sealtune.cli.main", "run", str(file), "--runs"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    image = ["--image", f"server={aggregator.folder}"]
-    for runs, options in (("process", []), ("machine", image)):
-        done = subprocess.run(
-            [*run, str(tmp_path / runs), *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    one, other = (tmp_path / runs / "tiny" for runs in ("process", "machine"))
+    oracle = make_federation(load_job(file), tmp_path / "oracle")
+    oracle.run(oracle.aggregator())
+    run = [sys.executable, "-m", "sealtune.cli.main", "run", str(file), "--runs", str(tmp_path)]
+    done = subprocess.run(
+        [*run, "--image", f"server={aggregator.folder}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run_dir, own = tmp_path / "tiny", tmp_path / "oracle" / "sites" / "north"
     for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (one / "adapter" / name).read_bytes() == (other / "adapter" / name).read_bytes()
-    assert losses(one) == losses(other) != []
-    console = (other / "logs" / "server.log").read_text()
+        assert (run_dir / "adapter" / name).read_bytes() == (own / "adapter" / name).read_bytes()
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    told = losses(map(json.loads, lines))
+    assert told == losses(oracle.of("round"))
+    assert len(told) == 2
+    console = (run_dir / "logs" / "server.log").read_text()
     assert "sealtune image: starting aggregator" in console
     assert "reboot: Power down" in console
 
 
-def losses(run_dir: Path) -> list[object]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
+def losses(events: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Of each round of training."""
     return [e["train_loss"] for e in events if e["event"] == "round" and "train_loss" in e]
 
 
@@ -91,7 +94,7 @@ def sockets() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("_qemu")
-def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_the_machine_anew(
+def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_from_an_older_state(
     parties: dict[str, Local], sockets: Path, llama: Path, tmp_path: Path
 ) -> None:
     oracle = make_federation(make_job(tmp_path, llama), tmp_path / "oracle")
@@ -101,35 +104,53 @@ def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_the_machine_anew
         planted = tmp_path / "run" / name
         planted.parent.mkdir(exist_ok=True)
         planted.write_text("raise SystemExit('planted')")
+    state = tmp_path / "run" / "state" / "checkpoint.sealed"
     machine = Machine(parties, sockets)
     try:
         machine.wait_ready()
         send_nonsense(machine)
-        server_socket = str(machine.socket("server"))
         for _ in range(4):  # handshakes, evaluation and a round, each over a connection of its own
-            with ServerEnclave(server_socket) as server:
+            with ServerEnclave(str(machine.socket("server"))) as server:
                 assert machine.exchange(server)
-        with ServerEnclave(server_socket) as server:
-            server.next()  # asked, and the answer is lost
+        older = state.read_bytes()
+        with ServerEnclave(str(machine.socket("server"))) as server:
+            machine.exchange(server)  # sites see that round 1 is over; their answers are lost
         machine.server.popen.send_signal(signal.SIGTERM)
         assert machine.server.end() == 0
         assert machine.server.events[-1] == {"event": "done"}
-        rounds = machine.server.of("round")
-        machine.end(machine.server)
-        server_file = machine.parties["server"].model_copy(update={"resume": True})
-        machine.parties["server"] = server_file
-        machine.server = machine.start("server")
-        machine.wait_ready()
-        with ServerEnclave(server_socket) as server:
-            while machine.exchange(server):
-                pass
+        rounds, newer = machine.server.of("round"), state.read_bytes()
+
+        state.write_bytes(older)
+        restart(machine)
+        with pytest.raises(FederationError, match="an older checkpoint was put back"):
+            finish(machine)
+        assert machine.server.end() == 6
+        assert machine.server.of("error")[0]["error"] == "RollbackError"
+
+        state.write_bytes(newer)
+        restart(machine)
+        finish(machine)
         assert machine.server.end() == 0
         rounds += machine.server.of("round")
         assert [r["round"] for r in rounds] == [0, 1, 2]
-        expected = [r["train_loss"] for r in oracle.of("round") if "train_loss" in r]
-        assert [r["train_loss"] for r in rounds[1:]] == expected
+        assert losses(rounds) == losses(oracle.of("round"))
     finally:
         machine.close()
+
+
+def finish(machine: Machine) -> None:
+    """Carry messages until the job is done."""
+    with ServerEnclave(str(machine.socket("server"))) as server:
+        while machine.exchange(server):
+            pass
+
+
+def restart(machine: Machine) -> None:
+    """Boot the server's machine again, to go on from what lies in its folder."""
+    machine.end(machine.server)
+    machine.parties["server"] = machine.parties["server"].model_copy(update={"resume": True})
+    machine.server = machine.start("server")
+    machine.wait_ready()
 
 
 def booted(server: Local, sockets: Path) -> tuple[int, list[dict[str, object]]]:
