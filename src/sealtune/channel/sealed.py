@@ -10,7 +10,7 @@ never go back. What a session cannot do is skip: after a message was lost for go
 a new handshake.
 
 Causes of `SealError`: bits flipped, cut short, something appended, replayed, reordered, a message
-left out, another job, sender, receiver or round.
+left out, another job, sender, receiver or round, and anything else beside the message.
 
 Trust domain: every enclave.
 """
@@ -80,37 +80,54 @@ class SealedSession:
         self.previous = previous  # digest of the last message
         self.round = round  # round of the last message
 
-    def seal(self, plaintext: Buffer, round: int) -> bytes:
-        """Seal one message of a round."""
+    def seal(self, plaintext: Buffer, round: int, *, beside: Buffer = b"") -> bytes:
+        """Seal one message of a round.
+
+        Args:
+            beside: what travels with the message, and is needed unaltered to open it.
+        """
         if self._mode != "seal":
             raise SealError(f"this session only opens messages ({self._names})")
         if round < self.round:
             raise SealError(f"round {round} comes after round {self.round}")
         salt = secrets.token_bytes(SALT_SIZE)
-        header = Header(self._chunk_size, self.sequence, round, self._binding, self.previous, salt)
+        binding = self._bound_to(beside)
+        header = Header(self._chunk_size, self.sequence, round, binding, self.previous, salt)
         sealed, digest = stream.seal(self._secret, header, _flat(plaintext))
         self._advance(header, digest)
         return sealed
 
-    def open(self, message: Buffer, round: int) -> bytes:
+    def open(self, message: Buffer, round: int, *, beside: Buffer = b"") -> bytes:
         """Open the next message, which must be of this round.
+
+        Args:
+            beside: as in ``seal``.
 
         Raises:
             SealError: see the module's list; nothing of the message is returned.
         """
         sealed = _flat(message)
-        header = self._admit(sealed, round)
+        header = self._admit(sealed, round, self._bound_to(beside))
         plain, digest = stream.unseal(self._secret, header, sealed)
         self._advance(header, digest)
         return plain
 
-    def _admit(self, sealed: memoryview, round_: int) -> Header:
+    def _bound_to(self, beside: Buffer) -> bytes:
+        """The binding of a message with something beside it."""
+        if not len(beside):
+            return self._binding
+        return hashlib.sha384(self._binding + hashlib.sha384(beside).digest()).digest()
+
+    def _admit(self, sealed: memoryview, round_: int, binding: bytes) -> Header:
         """Refuse what is not the next message. The header proves itself when the chunks open."""
         if self._mode != "open":
             raise SealError(f"this session only seals messages ({self._names})")
         header = Header.unpack(sealed)
-        if header.binding != self._binding:
-            raise SealError(f"message of another job, sender or receiver (expected {self._names})")
+        if header.binding != binding:
+            raise SealError(
+                f"message of another job, sender or receiver (expected {self._names}), or what "
+                "came beside it was altered"
+            )
         if header.sequence < self.sequence:
             raise SealError(
                 f"message {header.sequence} ({self._names}) was already opened: replayed"
