@@ -209,6 +209,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_relay_that_hangs_up_does_not_end_the_server() -> None:
     class Program:
         max_message = 1 << 20
+        part = b""
         deadline = left = 1.0
         done = False
 

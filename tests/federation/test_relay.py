@@ -66,6 +66,7 @@ class Counts:
     """A server program that asks two sites once; its enclave reads answers of 8 bytes."""
 
     max_message = 8
+    part = b""
     deadline = left = 5.0
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ class PlainLink:
             raise ChannelError("who is there?")
         self.open = True
 
-    def seal(self, frame: Frame, round: int) -> bytes:
+    def seal(self, frame: Frame, round: int, part: bytes) -> bytes:
         return frames.encode(frame)
 
     def unseal(self, body: bytes, round: int) -> bytes:

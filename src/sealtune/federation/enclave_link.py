@@ -143,7 +143,10 @@ class ServerEnclave:
 
 
 def _split(answer: Frame) -> Order:
-    """Take a "send" frame's body apart by the sizes in its meta."""
+    """Take a "send" frame's body apart by the sizes in its meta.
+
+    What is left behind the sites' own bytes is the end of the messages to sites that are ``alike``.
+    """
     sizes, deadline = answer.meta.get("to"), answer.meta.get("deadline")
     left = answer.meta.get("left", deadline)
     if not isinstance(sizes, dict) or not _is_time(deadline) or not _is_time(left):
@@ -156,8 +159,13 @@ def _split(answer: Frame) -> Order:
             raise FrameError("'send' announces sizes that do not add up")
         outgoing[site] = bytes(body[start : start + size])
         start += size
-    if start != body.nbytes:
+    alike = answer.meta.get("alike", [])
+    if not isinstance(alike, list) or not all(site in outgoing for site in map(str, alike)):
+        raise FrameError("'send' names sites that it has nothing for")
+    if (start != body.nbytes) != bool(alike):
         raise FrameError("'send' announces sizes that do not add up")
+    for site in set(map(str, alike)):
+        outgoing[site] += body[start:]
     return Order(outgoing, float(deadline), float(left))
 
 

@@ -31,6 +31,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sealtune import frames
 from sealtune.channel.sealed import NO_CHANNEL
+from sealtune.channel.shared import share
 from sealtune.errors import FrameError, RollbackError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.party.admit import Admitted
@@ -98,16 +99,18 @@ class Driver:
     Attributes:
         deadline: seconds that a site may take for one message.
         max_message: bytes that an honest site's message has at most.
+        part: what several of the messages under way end with alike; empty: nothing.
     """
 
     def __init__(self, server: Server, admitted: Admitted, emit: Emit) -> None:
-        job_id = bytes.fromhex(admitted.job_id)
+        self._job_id = bytes.fromhex(admitted.job_id)
+        self.part = b""
         self.deadline = admitted.settings.network.deadline
         self.max_message = 2 * server.answer_limit
         self._limit = server.answer_limit
         self._program = server.program()
         self._links = {
-            site: SiteLink(site, job_id, one, emit, server.history)
+            site: SiteLink(site, self._job_id, one, emit, server.history)
             for site, one in admitted.trust.items()
         }
         self._ask: Ask[Any] | None = None
@@ -200,12 +203,17 @@ class Driver:
 
     def _send(self, ask: Ask[Any]) -> dict[str, bytes]:
         """Ask every site that is left; those without a channel shake hands first, all together."""
+        self.part = b""
         strangers = [site for site in self._chances if not self._links[site].open]
         if strangers:
             outgoing = {site: self._links[site].handshake_message() for site in strangers}
         else:
             questions = {site: ask.questions[site] for site in self._chances}
-            outgoing = {s: self._links[s].seal(q, ask.round) for s, q in questions.items()}
+            self.part, questions = share(questions, self._job_id, ask.round)
+            outgoing = {
+                site: self._links[site].seal(question, ask.round, self.part)
+                for site, question in questions.items()
+            }
         self._asked = set() if strangers else set(outgoing)
         for site, body in outgoing.items():
             ask.outcomes[site].bytes_down += len(body)

@@ -6,11 +6,13 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from sealtune import frames
 from sealtune.channel.handshake import Established
 from sealtune.channel.sealed import SealedSession
 from sealtune.channel.server import ServerHandshake
+from sealtune.channel.shared import attach, is_short
 from sealtune.errors import ChannelError, FrameError, RollbackError
 from sealtune.frames import Frame
 from sealtune.party.events import Emit, emit_attested
@@ -82,13 +84,18 @@ class SiteLink:
         job_id = self._job_id.hex()
         emit_attested(self._emit, claims, who=self.site, by="server", job_id=job_id)
 
-    def seal(self, frame: Frame, round: int) -> bytes:
-        """A sealed message to the site, with the head of the server's history."""
+    def seal(self, frame: Frame, round: int, part: bytes) -> bytes:
+        """A sealed message to the site, with the head of the server's history.
+
+        Args:
+            part: what several sites get alike; it goes along if it has this message's body.
+        """
         if self._history is not None:
             told = self._history.stated(self._told)
             frame = replace(frame, meta={**frame.meta, "head": told.fields})
             self._told = told.head.round
-        return self._session("outgoing").seal(frames.encode(frame), round)
+        sealed = partial(self._session("outgoing").seal, frames.encode(frame), round)
+        return attach(sealed(beside=part), part) if is_short(frame) else sealed()
 
     def unseal(self, body: bytes, round: int) -> bytes:
         """What the site sealed; whether it is a message is not looked at.

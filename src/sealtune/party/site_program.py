@@ -12,6 +12,8 @@ from sealtune import frames
 from sealtune.channel.client import ClientHandshake, is_challenge
 from sealtune.channel.handshake import Established
 from sealtune.channel.sealed import NO_CHANNEL, message_round
+from sealtune.channel.shared import detach, restore
+from sealtune.channel.stream import Buffer
 from sealtune.errors import ChannelError, RollbackError, SealError
 from sealtune.frames import Frame
 from sealtune.job.events import Refused
@@ -87,13 +89,15 @@ class SiteProgram:
         return reply
 
     def _on_sealed(self, body: bytes) -> bytes:
-        round_ = message_round(body)
+        own, part = detach(body)
+        round_ = message_round(own)
         if self._channel is None and self._new is None:
             return NO_CHANNEL
-        channel, plain = self._open(body, round_)
+        channel, plain = self._open(own, part, round_)
         question = frames.decode(plain, max_body=MAX_MESSAGE)
         if question.meta.get("round") != round_:
             raise ChannelError("a sealed message names two different rounds")
+        question = restore(question, part, self._job_id, round_)
         answer = self._refusal(question, round_) or self._worker.answer(question)
         return channel.outgoing.seal(frames.encode(answer), round_)
 
@@ -109,7 +113,7 @@ class SiteProgram:
             return Frame(REFUSED, {"round": round_, "seen": seen.fields if seen else None})
         return None
 
-    def _open(self, body: bytes, round_: int) -> tuple[Established, bytes]:
+    def _open(self, own: Buffer, part: Buffer, round_: int) -> tuple[Established, bytes]:
         """The channel that a message belongs to, and its contents.
 
         A new channel takes the old one's place when a message of it opens: only then is it known
@@ -117,13 +121,13 @@ class SiteProgram:
         """
         if self._channel is not None:
             try:
-                return self._channel, self._channel.incoming.open(body, round_)
+                return self._channel, self._channel.incoming.open(own, round_, beside=part)
             except SealError:
                 if self._new is None:
                     raise  # otherwise it may be the new channel's first message
         if self._new is None:
             raise ChannelError("a sealed message of a channel that there is not")
-        plain = self._new.incoming.open(body, round_)
+        plain = self._new.incoming.open(own, round_, beside=part)
         self._channel, self._new = self._new, None
         claims, job_id = self._channel.peer, self._job_id.hex()
         emit_attested(self._emit, claims, who="server", by=self._site, job_id=job_id)
