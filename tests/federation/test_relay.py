@@ -50,6 +50,16 @@ def run(path: Path, orders: list[Frame]) -> list[Frame]:
     return aggregator.reports
 
 
+def test_what_sites_get_alike_comes_once_and_ends_each_ones_message(tmp_path: Path) -> None:
+    meta = {"to": {"a": 1, "b": 2, "c": 3}, "alike": ["a", "c"], "deadline": 5}
+    reports = run(tmp_path / "s", [Frame("send", meta, b"122333 and all"), Frame("done")])
+    assert [(f.meta["site"], bytes(f.body)) for f in reports] == [
+        ("a", b"1 and all"),
+        ("b", b"22"),
+        ("c", b"333 and all"),
+    ]
+
+
 def test_every_outcome_is_reported(tmp_path: Path) -> None:
     orders = [order({"a": b"12", "nobody": b"345", "b": b""}), order({"a": b"6"}), Frame("done")]
     reports = run(tmp_path / "s", orders)
@@ -119,6 +129,10 @@ def test_an_aggregator_that_is_gone_for_good(tmp_path: Path) -> None:
         Frame("send", {"to": {"a": 2}}, b"12"),
         Frame("send", {"to": {"a": 2}, "deadline": 0}, b"12"),
         Frame("send", {"to": [2], "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": 1}, "alike": ["b"], "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": 1}, "alike": [["a"]], "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": 1}, "alike": "a", "deadline": 1}, b"12"),
+        Frame("send", {"to": {"a": 2}, "alike": ["a"], "deadline": 1}, b"12"),
         Frame("hm"),
     ],
 )

@@ -160,11 +160,11 @@ def _split(answer: Frame) -> Order:
         outgoing[site] = bytes(body[start : start + size])
         start += size
     alike = answer.meta.get("alike", [])
-    if not isinstance(alike, list) or not all(site in outgoing for site in map(str, alike)):
+    if not isinstance(alike, list) or not all(isinstance(s, str) and s in outgoing for s in alike):
         raise FrameError("'send' names sites that it has nothing for")
     if (start != body.nbytes) != bool(alike):
         raise FrameError("'send' announces sizes that do not add up")
-    for site in set(map(str, alike)):
+    for site in set(alike):
         outgoing[site] += body[start:]
     return Order(outgoing, float(deadline), float(left))
 
