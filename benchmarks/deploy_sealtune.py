@@ -26,35 +26,55 @@ class Sealtune(Side):
     def __init__(self, hosts: Hosts) -> None:
         super().__init__(hosts)
         self._key = secrets.token_bytes(32)  # of simulated evidence
-        made, key = certificate(self.coordinator, self.folder(self.coordinator))
-        nodes = {site: new_node_key() for site in SITES}
-        keys = {site: str(self._write(self.coordinator, f"{site}.pub", nodes[site][1].encode()))
-                for site in SITES}  # fmt: skip
-        socket = self.folder(self.server) / "server.sock"
-        relay = {
-            "host": self.coordinator.address,
+        self._nodes = {site: new_node_key() for site in SITES}
+        relay = certificate(self.coordinator, self.folder(self.coordinator))
+        link = certificate(self.server, self.folder(self.server))
+        self._start_relay(relay, link)
+        self._start_server(relay, link)
+        for site, host in self.sites.items():
+            self._start_site(site, host, relay)
+
+    def _start_relay(self, own: tuple[Path, Path], link: tuple[Path, Path]) -> None:
+        host = self.coordinator
+        public = {site: line.encode() for site, (_, line) in self._nodes.items()}
+        config = {
+            "host": host.address,
             "port": PORT,
-            "certificate": str(made),
-            "key": str(key),
-            "sites": keys,
+            "certificate": str(own[0]),
+            "key": str(own[1]),
+            "sites": {
+                site: self._write(host, f"{site}.pub", line) for site, line in public.items()
+            },
+            "server_host": host.address,
+            "server_port": PORT + 1,
+            "server_certificate": self._write(host, "link.pem", link[0].read_bytes()),
+        }
+        self._program(host, "relay", config, "ready")
+
+    def _start_server(self, relay: tuple[Path, Path], own: tuple[Path, Path]) -> None:
+        host, socket = self.server, self.folder(self.server) / "server.sock"
+        config = {
+            "relay": f"tcp:{self.coordinator.address}:{PORT + 1}",
+            "authority": self._write(host, "relay.pem", relay[0].read_bytes()),
+            "certificate": str(own[0]),
+            "key": str(own[1]),
             "socket": str(socket),
         }
-        self._enclave(self.server, "server", self.gate_folder, socket)
-        self._program(self.coordinator, "relay", relay, "ready")
-        for site, host in self.sites.items():
-            folder = self.folder(host)
-            socket, spool = folder / "site.sock", folder / "spool"
-            spool.mkdir()
-            authority = self._write(host, "relay.pem", made.read_bytes())
-            node = {
-                "relay": f"{self.coordinator.address}:{PORT}",
-                "authority": str(authority),
-                "key": str(self._write(host, "node.key", nodes[site][0])),
-                "socket": str(socket),
-                "spool": str(spool),
-            }
-            self._enclave(host, "site", site, socket)
-            self._program(host, "node", node)
+        self._enclave(host, "server", self.gate_folder, socket)
+        self._program(host, "link", config, "connected")
+
+    def _start_site(self, site: str, host: Host, relay: tuple[Path, Path]) -> None:
+        socket, spool = self.folder(host) / "site.sock", self.folder(host) / "spool"
+        spool.mkdir()
+        config = {
+            "relay": f"{self.coordinator.address}:{PORT}",
+            "authority": self._write(host, "relay.pem", relay[0].read_bytes()),
+            "key": self._write(host, "node.key", self._nodes[site][0]),
+            "socket": str(socket),
+            "spool": str(spool),
+        }
+        self._enclave(host, "site", site, socket)
+        self._program(host, "node", config)
 
     def _enclave(self, host: Host, role: str, first: str | Path, socket: Path) -> None:
         key = self._write(host, "simulated-tee.key", self._key)
@@ -67,10 +87,10 @@ class Sealtune(Side):
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
         }
-        self.start(host, name, program(name, str(path)), env, until)
+        self.start(host, name, program(name, path), env, until)
 
-    def _write(self, host: Host, name: str, data: bytes) -> Path:
+    def _write(self, host: Host, name: str, data: bytes) -> str:
         path = self.folder(host) / name
         path.write_bytes(data)
         path.chmod(0o600)
-        return path
+        return str(path)
