@@ -60,6 +60,7 @@ class Averaging:
     """
 
     answer_limit = LIMIT
+    history = None
 
     def __init__(self, gate: Path) -> None:
         self._gate = Gate(gate)
@@ -120,6 +121,7 @@ def main() -> None:
     role, name, socket, key = sys.argv[1:]
     admitted: Any = SimpleNamespace(
         job_id=JOB_ID,
+        continuity=None,
         site=name if role == "site" else "",
         settings=SimpleNamespace(network=SimpleNamespace(deadline=DEADLINE)),
     )

@@ -30,6 +30,7 @@ class Asking:
     """Asks all sites three times; the first two times they get the same adapter."""
 
     answer_limit = 1 << 20
+    history = None
 
     def __init__(self) -> None:
         self.outcomes: list[Any] = []
@@ -62,7 +63,7 @@ def parties() -> tuple[Asking, Driver, dict[str, SiteProgram]]:
     verifier = SimulatedVerifier((key.public_key().public_bytes_raw(),))
     trust = Trust(SimulatedAttester(key), verifier, simulated_policy())
     settings = SimpleNamespace(network=SimpleNamespace(deadline=60.0))
-    common = {"job_id": bytes(48).hex(), "settings": settings}
+    common = {"job_id": bytes(48).hex(), "settings": settings, "continuity": None}
     silent = lambda event: None  # noqa: E731
     server = Asking()
     admitted: Any = SimpleNamespace(**common, site="", trust=dict.fromkeys(SITES, trust))
