@@ -54,7 +54,7 @@ class Sealtune(Side):
     def _start_server(self, relay: tuple[Path, Path], own: tuple[Path, Path]) -> None:
         host, socket = self.server, self.folder(self.server) / "server.sock"
         config = {
-            "relay": f"tcp:{self.coordinator.address}:{PORT + 1}",
+            "relay": f"{self.coordinator.address}:{PORT + 1}",
             "authority": self._write(host, "relay.pem", relay[0].read_bytes()),
             "certificate": str(own[0]),
             "key": str(own[1]),
