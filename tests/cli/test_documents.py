@@ -26,7 +26,7 @@ PAGES = (
         f"docs/{name}.md"
         for name in (
             "threat-model", "attestation", "limitations", "manifest", "split", "figures",
-            "glossary", "recorded-evidence", "doctor", "images",
+            "glossary", "recorded-evidence", "doctor", "images", "kubernetes", "slurm",
             "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
         )
     ),
@@ -75,7 +75,7 @@ def test_every_named_command_parses(line: str) -> None:
     words = shlex.split(re.split(r"\s[|>]\s", line)[0], comments=True)[1:]
     command: click.Command = typer.main.get_command(app)
     context = click.Context(command, info_name="sealtune")
-    while isinstance(command, click.Group) and words:
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         inner = command.get_command(context, words[0])
         assert inner is not None, f"no command {words[0]!r} in {line!r}"
         command, words = inner, words[1:]
