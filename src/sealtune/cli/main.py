@@ -18,6 +18,7 @@ from sealtune.cli.advise import advise
 from sealtune.cli.attest import attest
 from sealtune.cli.clean import clean
 from sealtune.cli.demo import demo_data, demo_model
+from sealtune.cli.deploy import deploy
 from sealtune.cli.doctor import doctor
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
@@ -87,6 +88,7 @@ app.add_typer(coordinator, name="coordinator")
 app.add_typer(server, name="server")
 app.add_typer(site, name="site")
 app.add_typer(accelerator, name="accelerator")
+app.add_typer(deploy, name="deploy")
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)
 

@@ -193,7 +193,7 @@ class _Party:
             processes.start(domain, again=True, over=self._is_over)
         roles = {one.role for one in domains if not one.is_glue or one.role == RELAY}
         processes.until(lambda: roles <= processes.ready)
-        if self.part is Part.ENCLAVE:
+        if self.part is Part.ENCLAVE or self.local.role == "accelerator":
             self._share_socket()
         ready()
         processes.until(self._is_over)
@@ -229,7 +229,7 @@ class _Party:
         return quiet or now - self._lost > _GONE
 
     def _share_socket(self) -> None:
-        """Let the account that has the network engine's program connect: it is of this group."""
+        """Let the accounts of this group connect: of the network engine's program, or of a site."""
         address = parse_address(self.local.listen)
         if address.scheme == "unix":
             os.chmod(address.place, 0o660)
