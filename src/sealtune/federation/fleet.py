@@ -17,6 +17,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.routing import APIRoute
+from flwr.app import Message
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -71,7 +72,8 @@ def activate_node(
     node = state.get_node_id_by_public_key(request.public_key)
     if node is not None:
         state.deactivate_node(node)
-        for stale in state.get_message_ins(node, limit=None):
+        state.get_message_ins(node, limit=None)
+        for stale in _unconfirmed(state, node):
             state.object_store.delete(stale.metadata.message_id)
     return fleet_handlers.activate_node(request, state)
 
@@ -88,7 +90,7 @@ def send_node_heartbeat(
 async def pull_messages(
     request: Annotated[PullMessagesRequest, PROTOBUF_REQUEST_DEPENDENCY], state: State
 ) -> PullMessagesResponse:
-    """The next message, as soon as there is one."""
+    """The next message, as soon as there is one; the same again for who did not get it."""
     node = request.node.node_id
     joined = _joined(state, node)
     end = time.monotonic() + HOLD
@@ -96,6 +98,8 @@ async def pull_messages(
         with state.lock:
             if _joined(state, node) != joined:
                 return PullMessagesResponse()  # whoever asked was replaced
+            for lost in _unconfirmed(state, node):
+                lost.metadata.delivered_at = ""  # the answer that it was in did not arrive
             answer = fleet_handlers.pull_messages(request, state, state.object_store)
         if answer.messages_list or time.monotonic() > end:
             return answer
@@ -133,7 +137,12 @@ def push_messages(
         raise HTTPException(422, error.message) from error
     if request.message_object_trees[0].object_id != request.messages_list[0].metadata.message_id:
         raise HTTPException(422, "a message whose content is another's")
-    return fleet_handlers.push_messages(request, state)
+    answer = fleet_handlers.push_messages(request, state)
+    tree = request.message_object_trees[0]
+    if not answer.objects_to_push and tree.object_id in state.object_store:
+        # A repeat: the first answer did not arrive, and LinkGrid has taken the head.
+        answer.objects_to_push.extend(state.preregister_object_tree(tree, answer.session_id))
+    return answer
 
 
 @router.post("/push-object")
@@ -142,6 +151,21 @@ def push_object(
 ) -> PushObjectResponse:
     """Part of a reply's content."""
     return fleet_handlers.push_object(request, state)
+
+
+def _unconfirmed(state: InMemoryLinkState, node: int) -> list[Message]:
+    """Messages that were given to a node, and have not arrived as far as it says.
+
+    A node asks for the next message when it has the last one, so one that asks has lost these.
+    """
+    with state.lock:
+        return [
+            message
+            for message in state.message_ins_store.values()
+            if message.metadata.dst_node_id == node
+            and message.metadata.delivered_at
+            and message.metadata.message_id in state.object_store
+        ]
 
 
 def _joined(state: InMemoryLinkState, node: int) -> str:

@@ -1,5 +1,8 @@
 """A site's membership: Flower's Fleet API, spoken as a SuperNode.
 
+A connection that breaks is made anew, and what it swallowed is asked again: the relay takes each
+operation twice. So a cut of two minutes costs what was on its way, and no message starts over.
+
 Of that API it uses what moves messages. It never asks for a run or for an app (``GetRun``,
 ``GetFab``): there is nothing here that could unpack, import or start one. What the relay answers is
 bounded before it is read, and a redirection is not followed.
@@ -12,7 +15,10 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from typing import Self
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,6 +34,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -35,9 +42,18 @@ from sealtune.errors import FrameError
 from sealtune.federation.objects import MAX_OBJECT, names, put_together, take_apart
 
 MAX_RESPONSE = MAX_OBJECT + (1 << 16)  # bytes
-HEARTBEAT = 30.0  # seconds; Flower takes a node for lost after twice that
+HEARTBEAT = 75.0  # seconds; Flower takes a node for lost after twice that
+PERSIST = 180.0  # seconds that a broken connection is made anew before the stay is over
+PARALLEL = 4  # objects of a message that are under way at the same time
 _BEAT = 10.0  # seconds between two heartbeats
-_TIMEOUT = 40.0  # seconds; longer than the relay keeps a question for messages waiting
+_PAUSE = 0.2  # seconds before a broken connection is made anew
+_IDLE = 60.0  # seconds that an unused connection stands; the relay keeps it longer
+# Seconds without a single byte. A slow link takes that long to empty what the kernel holds of an
+# object that was sent; a question for messages is answered within 15.
+_SILENCE = httpx.Timeout(120.0, connect=20.0)
+_SILENCE_OF_QUESTION = httpx.Timeout(25.0, connect=20.0)
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Membership:
@@ -55,7 +71,7 @@ class Membership:
     def __init__(self, address: str, authority: str, key: ec.EllipticCurvePrivateKey) -> None:
         self._client = FleetHttpClient(
             f"https://{address}",
-            interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
+            interceptors=[_patience, NodeAuthHttpInterceptor(key, key.public_key())],
         )
         self._client._client.close()
         self._client._client = _http(authority)
@@ -70,6 +86,8 @@ class Membership:
             raise
         self._node = Node(node_id=joined.node_id)
         self._left = threading.Event()
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="objects")
+        self._confirmation: Future[object] | None = None
         self._heart = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._heart.start()
 
@@ -78,6 +96,7 @@ class Membership:
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
@@ -87,7 +106,10 @@ class Membership:
             httpx.HTTPError: the relay went away, or refuses.
             FrameError: it sent nonsense.
         """
-        answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if self._confirmation is not None:
+            self._confirmation.result()  # who asks before that is given the same message again
+            self._confirmation = None
+        answer = self._insist(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             return None
         if len(answer.messages_list) != 1 or len(answer.message_object_trees) != 1:
@@ -108,17 +130,23 @@ class Membership:
         run, identity = head.metadata.run_id, head.metadata.message_id
         if tree.object_id != identity:
             raise FrameError("a message whose content is another's")
-        contents = {}
-        for name in names(tree):
-            answer = self._client.PullObject(
-                PullObjectRequest(node=self._node, run_id=run, object_id=name)
-            )
+
+        def fetch(name: str) -> bytes:
+            question = PullObjectRequest(node=self._node, run_id=run, object_id=name)
+            answer = self._insist(self._client.PullObject, question)
             if not answer.object_found or not answer.object_available:
                 raise FrameError("the relay does not have the message that it announced")
-            contents[name] = answer.object_content
+            content: bytes = answer.object_content
+            return content
+
+        wanted = names(tree)
+        contents = dict(zip(wanted, self._pool.map(fetch, wanted), strict=True))
         message = put_together(identity, contents)
-        self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=identity)
+        told = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run, message_object_id=identity
+        )
+        self._confirmation = self._pool.submit(
+            self._insist, self._client.ConfirmMessageReceived, told
         )
         return message
 
@@ -133,8 +161,9 @@ class Membership:
         request = PushMessagesRequest(
             node=self._node, messages_list=[head], message_object_trees=[parts.tree]
         )
-        answer = self._client.PushMessages(request)
-        for name in parts.contents.keys() & set(answer.objects_to_push):
+        answer = self._insist(self._client.PushMessages, request)
+
+        def push(name: str) -> None:
             part = PushObjectRequest(
                 node=self._node,
                 run_id=reply.metadata.run_id,
@@ -142,13 +171,40 @@ class Membership:
                 object_content=parts.contents[name],
                 session_id=answer.session_id,
             )
-            self._client.PushObject(part)
+            self._insist(self._client.PushObject, part)
+
+        list(self._pool.map(push, parts.contents.keys() & set(answer.objects_to_push)))
+
+    def _insist(self, call: Callable[[R], A], request: R) -> A:
+        """Ask, over one connection after another if need be."""
+        last = None
+        while True:
+            try:
+                return call(request)
+            except httpx.TransportError:
+                last = last or time.monotonic() + PERSIST
+                if time.monotonic() > last or self._left.wait(_PAUSE):
+                    raise
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)
         while not self._left.wait(_BEAT):
             with contextlib.suppress(httpx.HTTPError, FrameError, RuntimeError):
                 self._client.SendNodeHeartbeat(request)
+
+
+class _Patience:
+    """Gives a question for messages less time than the transport of an object."""
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Flower's hook."""
+        if isinstance(context.message, PullMessagesRequest):
+            context.request.extensions["timeout"] = _SILENCE_OF_QUESTION.as_dict()
+        response: httpx.Response = call_next(context)
+        return response
+
+
+_patience = _Patience()
 
 
 def _http(authority: str) -> httpx.Client:
@@ -158,7 +214,8 @@ def _http(authority: str) -> httpx.Client:
     context.load_verify_locations(cadata=authority)
     return httpx.Client(
         verify=context,
-        timeout=_TIMEOUT,
+        timeout=_SILENCE,
+        limits=httpx.Limits(keepalive_expiry=_IDLE),
         trust_env=False,
         follow_redirects=False,
         event_hooks={"response": [_bounded]},

@@ -78,7 +78,8 @@ def _join(address: str, authority: str, key: ec.EllipticCurvePrivateKey) -> Memb
             raise
         raise UnknownKeyError(
             f"the relay on {address} does not know this site's node key",
-            hint="the key whose public half the relay was given is the one to use",
+            hint="the key whose public half the relay was given is the one to use, and this "
+            "machine's clock may not be ahead of the relay's",
         ) from error
 
 
