@@ -87,6 +87,19 @@ def test_a_command_line_is_measured_as_on_a_machine() -> None:
     assert extended([_hex(NEWER_OPTIONS), _hex(NEWER_INITRD)]).hex() == NEWER_RTMR2
 
 
+def test_older_firmware_adds_the_initial_file_system_at_the_end(tmp_path: Path) -> None:
+    """As Debian's edk2 2022.11 and 2025.02 did in emulation; 2026.08 put it at the beginning."""
+    image = made_up.image(tmp_path)
+    text = f"{made_up.CMDLINE} initrd=initrd\0"
+    assert options_digest(image.cmdline, initrd_last=True) == sha384(text.encode("utf-16-le"))
+    older, newer = tdx_registers(image, initrd_last=True), tdx_registers(image)
+    assert older["RTMR1"] == newer["RTMR1"]
+    assert older["RTMR2"] != newer["RTMR2"]
+    machine = {"MRTD": b"m" * 48, "RTMR0": b"r" * 48}
+    everything = dict.fromkeys(TD_REGISTERS, bytes(48)) | machine | older
+    assert tdx_measurement(image, machine, initrd_last=True) == measurement_of(everything)
+
+
 def test_an_image_extends_the_registers_in_this_order(tmp_path: Path) -> None:
     image = made_up.image(tmp_path)
     registers = tdx_registers(image)

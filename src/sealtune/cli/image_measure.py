@@ -80,6 +80,10 @@ def measure(
         bytes | None,
         typer.Option("--rtmr0", metavar="HEX", parser=_hex48, help="TDX: the machine's register."),
     ] = None,
+    initrd_last: Annotated[
+        bool,
+        typer.Option("--initrd-last", help="TDX: with firmware up to edk2 2025.02."),
+    ] = False,
     evidence: Annotated[
         Path | None,
         typer.Option(
@@ -134,7 +138,8 @@ def measure(
     if chosen is Kind.SEV_SNP:
         found = _snp(image, ovmf, vcpus, vcpu_type, features)
     else:
-        found = _tdx(image, evidence, {"MRTD": mrtd, "RTMR0": rtmr0})
+        given = {"MRTD": mrtd, "RTMR0": rtmr0}
+        found = _tdx(image, evidence, given, initrd_last=initrd_last)
     document = {
         "kind": str(chosen),
         "program": image.contents.program,
@@ -147,7 +152,7 @@ def measure(
     if event_log is not None:
         if chosen is not Kind.TDX or evidence is None:
             raise typer.BadParameter("needs --from, a TDX quote of the same boot")
-        document["events"] = _events(image, event_log, evidence)
+        document["events"] = _events(image, event_log, evidence, initrd_last=initrd_last)
     if policy_out is not None:
         _write_policy(policy_out, image, chosen, document["measurement"], evidence)
     if as_json:
@@ -179,7 +184,9 @@ def _snp(
     }
 
 
-def _tdx(image: Image, evidence: Path | None, given: dict[str, bytes | None]) -> dict[str, Any]:
+def _tdx(
+    image: Image, evidence: Path | None, given: dict[str, bytes | None], *, initrd_last: bool
+) -> dict[str, Any]:
     from sealtune.attest.evidence import Kind
     from sealtune.cli.attest_stated import stated
     from sealtune.images.measure_tdx import qemu_options, tdx_measurement, tdx_registers
@@ -193,10 +200,12 @@ def _tdx(image: Image, evidence: Path | None, given: dict[str, bytes | None]) ->
         if not machine:
             raise typer.BadParameter(f"{evidence} is no TDX quote", param_hint="--from")
     machine |= {name: value for name, value in given.items() if value is not None}
-    registers = tdx_registers(image)
+    registers = tdx_registers(image, initrd_last=initrd_last)
     known = any(machine.get("MRTD", b"")) and any(machine.get("RTMR0", b""))
     return {
-        "measurement": tdx_measurement(image, machine).hex() if known else None,
+        "measurement": (
+            tdx_measurement(image, machine, initrd_last=initrd_last).hex() if known else None
+        ),
         **{name: value.hex() for name, value in {**machine, **registers}.items()},
         "qemu": qemu_options(image),
     }
@@ -217,7 +226,7 @@ def _compared(evidence: Path, kind: Kind, found: dict[str, Any]) -> dict[str, An
     }
 
 
-def _events(image: Image, log: Path, quote: Path) -> list[dict[str, Any]]:
+def _events(image: Image, log: Path, quote: Path, *, initrd_last: bool) -> list[dict[str, Any]]:
     """The log's events beside the image's, if the quote's registers follow from the log."""
     from sealtune.attest.evidence import Kind
     from sealtune.cli.attest_stated import stated
@@ -230,7 +239,7 @@ def _events(image: Image, log: Path, quote: Path) -> list[dict[str, Any]]:
             f"{', '.join(other)} of {quote} do not follow from {log}: it is of another boot",
             param_hint="--event-log",
         )
-    return [row._asdict() for row in compared(image, events)]
+    return [row._asdict() for row in compared(image, events, initrd_last=initrd_last)]
 
 
 def _write_policy(

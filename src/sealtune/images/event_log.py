@@ -112,7 +112,7 @@ class Compared(NamedTuple):
     found: str
 
 
-def compared(image: Image, events: Sequence[Event]) -> list[Compared]:
+def compared(image: Image, events: Sequence[Event], *, initrd_last: bool = False) -> list[Compared]:
     """RTMR1 and RTMR2 of a log beside those of an image, event by event."""
     wanted = {
         "RTMR1": [
@@ -120,7 +120,7 @@ def compared(image: Image, events: Sequence[Event]) -> list[Compared]:
             *((_words(event) or "separator", sha384(event)) for event in RTMR1_EVENTS),
         ],
         "RTMR2": [
-            ("the command line", options_digest(image.cmdline)),
+            ("the command line", options_digest(image.cmdline, initrd_last=initrd_last)),
             ("the initial file system", sha384(image.initrd.read_bytes())),
         ],
     }

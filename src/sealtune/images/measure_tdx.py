@@ -2,10 +2,10 @@
 
 Firmware (edk2, ``OvmfPkg/IntelTdx/IntelTdxX64.dsc``) extends RTMR1 by the kernel that QEMU hands it
 and by four events that are always the same; the kernel's EFI stub extends RTMR2 by the command line
-and the initial file system. Here as by QEMU 10.1 and later, the first that start TDX guests, with
-edk2 of 2025 and later: the kernel is measured as it is in its file, and ``initrd=initrd`` stands
-before the command line. With what came before (patches to QEMU 8) a header written by QEMU is
-measured, which depends on the guest's memory.
+and the initial file system. Here as by QEMU 10.1 and later, the first that start TDX guests: the
+kernel is measured as it is in its file. With what came before (patches to QEMU 8) a header written
+by QEMU is measured, which depends on the guest's memory. Firmware adds ``initrd=initrd`` to the
+command line: before it, but edk2 up to 2025.02 after it.
 
 MRTD and RTMR0 are the firmware's and the machine's shape, and come from elsewhere: a quote of the
 same machine, whatever it booted, or the tool tdx-measure.
@@ -35,19 +35,23 @@ RTMR1_EVENTS = (
     b"Exit Boot Services Invocation",
     b"Exit Boot Services Returned with Success",
 )
-_INITRD = "initrd=initrd "
+_INITRD = "initrd=initrd"
 
 
-def tdx_registers(image: Image) -> dict[str, bytes]:
+def tdx_registers(image: Image, *, initrd_last: bool = False) -> dict[str, bytes]:
     """RTMR1 and RTMR2 of this image.
+
+    Args:
+        initrd_last: with firmware up to edk2 2025.02.
 
     Raises:
         ConfigError: the kernel is no PE image.
     """
     kernel = authenticode(image.vmlinuz.read_bytes())
+    options = options_digest(image.cmdline, initrd_last=initrd_last)
     return {
         "RTMR1": extended([kernel, *map(sha384, RTMR1_EVENTS)]),
-        "RTMR2": extended([options_digest(image.cmdline), sha384(image.initrd.read_bytes())]),
+        "RTMR2": extended([options, sha384(image.initrd.read_bytes())]),
     }
 
 
@@ -62,9 +66,10 @@ def qemu_options(image: Image) -> list[str]:
     ]
 
 
-def options_digest(cmdline: str) -> bytes:
+def options_digest(cmdline: str, *, initrd_last: bool = False) -> bytes:
     """Digest of the options that firmware gives the kernel: UTF-16 and a zero at the end."""
-    return sha384((_INITRD + cmdline + "\0").encode("utf-16-le"))
+    words = (cmdline, _INITRD) if initrd_last else (_INITRD, cmdline)
+    return sha384((" ".join(words) + "\0").encode("utf-16-le"))
 
 
 def extended(digests: Iterable[bytes]) -> bytes:
@@ -80,12 +85,15 @@ def sha384(data: bytes) -> bytes:
     return hashlib.sha384(data).digest()
 
 
-def tdx_measurement(image: Image, machine: Mapping[str, bytes]) -> bytes:
+def tdx_measurement(
+    image: Image, machine: Mapping[str, bytes], *, initrd_last: bool = False
+) -> bytes:
     """The measurement that a quote of this image must have, as a policy names it, 48 bytes.
 
     Args:
         image: what is booted.
         machine: MRTD and RTMR0, and any other of `td_registers` that is not zero.
+        initrd_last: see `tdx_registers`.
 
     Raises:
         ConfigError: MRTD or RTMR0 is missing, a register is unknown, or has another size.
@@ -103,4 +111,5 @@ def tdx_measurement(image: Image, machine: Mapping[str, bytes]) -> bytes:
     if problems:
         raise ConfigError("registers of the TDX guest", problems)
     zeros = dict.fromkeys(TD_REGISTERS, bytes(REGISTER))
-    return measurement_of({**zeros, **machine, **tdx_registers(image)})
+    registers = tdx_registers(image, initrd_last=initrd_last)
+    return measurement_of({**zeros, **machine, **registers})
