@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sealtune.federation import payload, spool
+from sealtune.federation import enclave_link, payload, spool
 from sealtune.federation.exchange import handle
 from sealtune.federation.spool import Spool
 from sealtune.frames import Frame
@@ -28,6 +30,10 @@ class Site:
 
     def handle(self, frame: Frame) -> Frame:
         return handle(frame, str(self.socket), self.spool)
+
+    def patient(self, frame: Frame) -> Frame:
+        """As a node on a host of its own."""
+        return handle(frame, str(self.socket), self.spool, patience=120.0)
 
     def files(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir())
@@ -169,3 +175,49 @@ def test_an_enclave_that_cannot(tmp_path: Path, reply: Frame | None, words: str)
 
 def test_no_enclave_at_all(tmp_path: Path) -> None:
     assert "no enclave listens" in Site(tmp_path).handle(put(b"abc")).meta["message"]
+
+
+def test_an_enclave_that_is_started_again_gets_the_message_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies over the message, is away for a while, and answers when it is back."""
+    monkeypatch.setattr(enclave_link, "_LOOK", 0.02)
+    site, got = Site(tmp_path), list[bytes]()
+
+    def dies(frame: Frame) -> None:
+        got.append(bytes(frame.body))
+
+    with client_enclave(site.socket, dies):
+        waiting = threading.Thread(target=lambda: answers.append(site.patient(put(b"abc"))))
+        answers: list[Frame] = []
+        waiting.start()
+        while not got:
+            time.sleep(0.01)
+    site.socket.unlink()
+    time.sleep(0.1)
+    with client_enclave(site.socket, lambda frame: Frame("reply", {}, bytes(frame.body)[::-1])):
+        waiting.join(20)
+    assert [bytes(answer.body) for answer in answers] == [b"cba"]
+    assert got[0] == b"abc"
+
+
+def test_an_enclave_that_says_that_it_failed_is_not_asked_again(tmp_path: Path) -> None:
+    site, asked = Site(tmp_path), list[Frame]()
+
+    def fails(frame: Frame) -> Frame:
+        asked.append(frame)
+        return Frame("failed", {"message": "no pads left"})
+
+    with client_enclave(site.socket, fails):
+        assert "no pads left" in site.patient(put(b"abc")).meta["message"]
+    assert len(asked) == 1
+
+
+def test_an_enclave_that_stays_away_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enclave_link, "_LOOK", 60.0)
+    slept: list[float] = []
+    monkeypatch.setattr(enclave_link.time, "sleep", slept.append)
+    assert "no enclave listens" in Site(tmp_path).patient(put(b"abc")).meta["message"]
+    assert slept == [60.0] * 2  # of the 120 s that it had

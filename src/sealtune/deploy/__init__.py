@@ -4,6 +4,7 @@ Trust domain: operator (untrusted).
 """
 
 from sealtune.deploy.containers import compose_file
+from sealtune.deploy.proxy import nginx
 from sealtune.deploy.services import Service, services_of
 from sealtune.deploy.systemd import accounts_file, folders_file, unit
 
@@ -12,6 +13,7 @@ __all__ = [
     "accounts_file",
     "compose_file",
     "folders_file",
+    "nginx",
     "services_of",
     "unit",
 ]
