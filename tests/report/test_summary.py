@@ -393,6 +393,29 @@ def test_resumed_run_keeps_what_only_the_first_start_said(tmp_path: Path) -> Non
     assert found["versions"] == sample.VERSIONS
 
 
+@pytest.mark.parametrize(
+    ("party", "kept", "words"),
+    [
+        ("server", ("server", "launcher"), "Steps, time and memory of sites"),
+        ("site-hospital-north", ("client:hospital-north", "launcher"), "outcomes of all are in"),
+        ("coordinator", ("flower", "launcher"), "It carried sealed bytes"),
+        ("accelerator", ("accelerator", "launcher"), "It multiplied masked numbers"),
+    ],
+)
+def test_the_log_of_one_party_says_what_it_cannot_know(
+    tmp_path: Path, party: str, kept: tuple[str, ...], words: str
+) -> None:
+    happened = [event for event in events() if event["role"] in kept]
+    happened[0] = {**happened[0], "event": "start", "role": "launcher", "party": party}
+    run = write_run(tmp_path / "run", happened)
+    found = build_summary(run)
+    assert found["party"] == party
+    assert (found["rounds"]["done"] > 0) == (party == "server")
+    page = write(run).read_text()
+    assert f"This is the log of one party: {party}." in page
+    assert words in page
+
+
 def test_causal_lm_has_perplexity(tmp_path: Path) -> None:
     job = resolved(model__task="causal-lm")
     found = build_summary(write_run(tmp_path / "run", job=job))

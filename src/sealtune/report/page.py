@@ -36,6 +36,15 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 _HERE = Path(__file__).parent
 STYLE = Markup((_HERE / "report.css").read_text(encoding="utf-8"))  # our own text
+# what a single party's log cannot know, by its role
+_ELSEWHERE = {
+    "server": "Steps, time and memory of sites and accelerators, and whether the sites verified "
+    "the server, are in their own logs; traffic on the network is in the coordinator’s.",
+    "site": "Rounds, losses and outcomes of all are in the server’s log.",
+    "coordinator": "It carried sealed bytes: their sizes and times are here, rounds, losses and "
+    "evidence are in the logs of the server and of the sites.",
+    "accelerator": "It multiplied masked numbers: what they were is known to the sites alone.",
+}
 _FILTERS = (
     numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.short, numbers.times,
     numbers.size, numbers.mib, numbers.duration, numbers.moment, numbers.of, values.add,
@@ -91,7 +100,7 @@ def context(log: RunLog, summary: Json) -> Json:
         "on_test_root": any(v.is_test_root for v in evidence.of_evidence(log, view)),
         "exposed": view.is_exposed(log),
         "texts_cut": sum({(e.site, e.part): e.count for e in log.of(CutTexts)}.values()),
-        "lacks": view.missing_words(summary),
+        "lacks": [*_of_one_party(summary), *view.missing_words(summary)],
         "comparison": sections.comparison(summary),
         "both_views": sections.view_rows(summary),
         "picture": view.picture(facts_of(log, summary)),
@@ -118,6 +127,14 @@ def context(log: RunLog, summary: Json) -> Json:
         "settings": list(sections.settings(log, view)),
         "code": log.start.code,
     }
+
+
+def _of_one_party(summary: Json) -> list[tuple[str, str]]:
+    party = summary["party"]
+    if party is None:
+        return []
+    words = _ELSEWHERE.get(party.partition("-")[0], "")
+    return [(f"This is the log of one party: {party}.", words)]
 
 
 def facts_of(log: RunLog, summary: Json) -> parties.Facts:

@@ -67,6 +67,7 @@ def _identity(log: RunLog, view: View) -> Json:
         "sealtune": versions.get("sealtune", __version__),
         "versions": versions,
         "name": text(log.setting("job", "name")),
+        "party": log.start.party,
         "method": log.method,
         "trust": "enclaves" if view.method.attested else "secure-aggregation",
         "task": text(log.setting("model", "task")),
