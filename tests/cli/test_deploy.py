@@ -129,6 +129,17 @@ def test_hospitals_publish_no_port(place: Path) -> None:
     assert not {source for source in seen if "data" in source or source.endswith("north.key")}
 
 
+def test_a_proxy_before_the_coordinator(place: Path) -> None:
+    out = render(place, "coordinator")
+    text = (out / "nginx" / "sealtune.conf").read_text()
+    assert f'ssl_certificate "{out}/nginx/relay.pem";' in text
+    assert f'ssl_certificate_key "{place}/c.key";' in text
+    assert "server 127.0.0.1:9092;" in text
+    assert "listen 9092 ssl;" in text
+    assert "server_name relay.test;" in text
+    assert (out / "nginx" / "relay.pem").read_text() == NETWORK.certificate
+
+
 def test_hardware_and_far_accelerators(place: Path) -> None:
     text = FILES["north"].replace("unix:/run/sealtune-gpu/g.sock", "tcp:10.0.0.7:9100")
     (place / "north.toml").write_text(COMMON.format(name="north") + text)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sealtune.deploy import Service
+    from sealtune.job.local import Local
+
+_ANYWHERE = ("0.0.0.0", "::")
 
 deploy = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +47,8 @@ def render(
         str, typer.Option("--image", metavar="NAME", help="Container image with sealtune.")
     ] = "sealtune",
 ) -> None:
-    """Write systemd units and a compose file for the parties of one host; install nothing.
+    """Write systemd units and a compose file for the parties of one host, and for a coordinator
+    the configuration of a reverse proxy; install nothing.
 
     Each party's program gets an account of its own, and what connects it to the network another
     one, which reaches the program's socket and nothing else of it.
@@ -61,16 +65,39 @@ def render(
     from sealtune.job.local_file import load_local
     from sealtune.job.storage import write_atomic
 
-    services = room.services_of({file.absolute(): load_local(file) for file in local})
+    parties = {file.absolute(): load_local(file) for file in local}
+    services = room.services_of(parties)
     command = program or Path(shutil.which("sealtune") or Path(sys.executable).parent / "sealtune")
     files = {f"systemd/{one.name}.service": room.unit(one, command) for one in services}
     files["sysusers.d/sealtune.conf"] = room.accounts_file(services)
     files["tmpfiles.d/sealtune.conf"] = room.folders_file(services)
     files["compose.yaml"] = room.compose_file(services, image)
+    for party in parties.values():
+        if party.role == "coordinator":
+            files |= _proxy(party, out.absolute())
     for name, text in files.items():
         write_atomic(out / name, text.encode())
         typer.echo(out / name)
     typer.echo(_next(out, services))
+
+
+def _proxy(local: Local, out: Path) -> dict[str, str]:
+    """What a proxy before the relay reads, if there shall be one: file -> text."""
+    from sealtune.deploy import nginx
+    from sealtune.job.dsse import Envelope
+    from sealtune.job.manifest import open_manifest
+    from sealtune.job.network import host_and_port
+    from sealtune.sockets import parse
+
+    network = open_manifest(Envelope.read(local.manifest)).network
+    if network is None or local.tls_key is None:
+        return {}
+    name, port = host_and_port(network.sites_at)
+    relay = parse(local.listen)
+    at = "127.0.0.1" if relay.place in _ANYWHERE else relay.place
+    certificate = out / "nginx" / "relay.pem"
+    text = nginx(str(port), name, f"{at}:{relay.port}", certificate, local.tls_key)
+    return {"nginx/sealtune.conf": text, "nginx/relay.pem": network.certificate}
 
 
 def _next(out: Path, services: Sequence[Service]) -> str:

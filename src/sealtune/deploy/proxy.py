@@ -13,6 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
+from sealtune.errors import ConfigError, Problem
+
 OPERATIONS = (
     "activate-node",
     "confirm-message-received",
@@ -87,13 +89,23 @@ def nginx(listen: str, name: str, relay: str, certificate: Path, key: Path) -> s
         name: the host of ``network.sites_at``; the certificate has it.
         relay: where the relay listens, ``host:port``.
         certificate, key: files of the relay's.
+
+    Raises:
+        ConfigError: a path that nginx would read as something else.
     """
     return _NGINX.substitute(
         count=len(OPERATIONS),
         listen=listen,
         name=name,
         relay=relay,
-        certificate=certificate,
-        key=key,
+        certificate=_word(certificate),
+        key=_word(key),
         operations="|".join(OPERATIONS),
     )
+
+
+def _word(path: Path) -> str:
+    text = str(path)
+    if not text.isprintable() or set(text) & set('"\\$'):
+        raise ConfigError("deploy render", [Problem(repr(text), "cannot stand in nginx's file")])
+    return f'"{text}"' if set(text) & set(" ';{}#") else text
