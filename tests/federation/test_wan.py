@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import queue
 import socket
 import threading
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.supercore.task_identity import TaskIdentity
 
+from sealtune.federation import membership
 from sealtune.federation.membership import _SILENCE_OF_QUESTION, Membership
+from sealtune.federation.payload import MESSAGE_TYPE
 from sealtune.frames import Frame
 from tests.federation.enclaves import order
 from tests.federation.engine import Engine, node_key
@@ -121,6 +127,55 @@ def _push() -> object:
     from flwr.proto.fleet_pb2 import PushMessagesRequest
 
     return PushMessagesRequest()
+
+
+def test_a_lost_relay_is_told_of_when_nothing_is_under_way(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site whose part is done ends then; one whose answer is on its way must not."""
+    monkeypatch.setattr(membership, "_TELL", 0.0)
+    relay = engine.relay()
+    key = node_key(engine.flower.credentials.nodes["a"])
+    told: queue.Queue[str] = queue.Queue()
+    with Membership(engine.address, engine.authority, key, told.put) as member:
+        relay.kill()
+        relay.wait()
+        asked = threading.Event()
+        answering = threading.Thread(target=_fails, args=(member, "PushMessages", asked))
+        answering.start()
+        assert asked.wait(60)
+        assert told.empty()
+        asking = threading.Thread(target=_fails, args=(member, "PullMessages", threading.Event()))
+        asking.start()
+        assert "ConnectError" in told.get(timeout=60)
+    answering.join(60)
+    asking.join(60)
+    assert told.empty()
+
+
+def _fails(member: Membership, call: str, asked: threading.Event) -> None:
+    """Ask a relay that is not there until the stay is over; ``asked``: more than once."""
+    function, count = getattr(member._client, call), itertools.count()
+
+    def counted(request: object) -> object:
+        if next(count) == 3:
+            asked.set()
+        return function(request)
+
+    setattr(member._client, call, counted)
+    with contextlib.suppress(httpx.TransportError, RuntimeError):
+        if call == "PullMessages":
+            member.receive()
+        else:
+            member.answer(Message(RecordDict(), reply_to=_message()))
+
+
+def _message() -> Message:
+    """A message that could have come from a relay."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+    message = Message(RecordDict(), 7, MESSAGE_TYPE)
+    message.metadata.__dict__["_message_id"] = "m"
+    return message
 
 
 def test_a_node_joins_a_relay_that_was_started_again(engine: Engine) -> None:

@@ -47,6 +47,7 @@ PERSIST = 180.0  # seconds that a broken connection is made anew before the stay
 PARALLEL = 4  # objects of a message that are under way at the same time
 _BEAT = 10.0  # seconds between two heartbeats
 _PAUSE = 0.2  # seconds before a broken connection is made anew
+_TELL = 2.0  # seconds of such trouble that are told of
 _IDLE = 60.0  # seconds that an unused connection stands; the relay keeps it longer
 # Seconds without a single byte. A slow link takes that long to empty what the kernel holds of an
 # object that was sent; a question for messages is answered within 15.
@@ -63,12 +64,21 @@ class Membership:
         address: the relay's, ``host:port``.
         authority: certificate (PEM) of the authority that vouches for the relay.
         key: the site's node key.
+        tell: told what is the matter while the relay does not answer a question for messages, when
+            nothing is under way; and of nothing once it answers again.
 
     Raises:
         httpx.HTTPError: the relay is not there, or refuses this key.
     """
 
-    def __init__(self, address: str, authority: str, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self,
+        address: str,
+        authority: str,
+        key: ec.EllipticCurvePrivateKey,
+        tell: Callable[[str], None] = lambda trouble: None,
+    ) -> None:
+        self._tell = tell
         self._client = FleetHttpClient(
             f"https://{address}",
             interceptors=[_patience, NodeAuthHttpInterceptor(key, key.public_key())],
@@ -109,7 +119,8 @@ class Membership:
         if self._confirmation is not None:
             self._confirmation.result()  # who asks before that is given the same message again
             self._confirmation = None
-        answer = self._insist(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        question = PullMessagesRequest(node=self._node)
+        answer = self._insist(self._client.PullMessages, question, self._tell)
         if not answer.messages_list:
             return None
         if len(answer.messages_list) != 1 or len(answer.message_object_trees) != 1:
@@ -175,16 +186,26 @@ class Membership:
 
         list(self._pool.map(push, parts.contents.keys() & set(answer.objects_to_push)))
 
-    def _insist(self, call: Callable[[R], A], request: R) -> A:
+    def _insist(
+        self, call: Callable[[R], A], request: R, tell: Callable[[str], None] = lambda trouble: None
+    ) -> A:
         """Ask, over one connection after another if need be."""
-        last = None
+        first, told = None, False
         while True:
             try:
-                return call(request)
-            except httpx.TransportError:
-                last = last or time.monotonic() + PERSIST
-                if time.monotonic() > last or self._left.wait(_PAUSE):
+                answer = call(request)
+            except httpx.TransportError as error:
+                first = first or time.monotonic()
+                lasted = time.monotonic() - first
+                if lasted > _TELL and not told:
+                    told = True
+                    tell(f"{type(error).__name__}: {error}")
+                if lasted > PERSIST or self._left.wait(_PAUSE):
                     raise
+            else:
+                if told:
+                    tell("")
+                return answer
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT)

@@ -71,8 +71,12 @@ def serve(member: Membership, enclave: str, spool: Spool, patience: float) -> No
 
 
 def _join(address: str, authority: str, key: ec.EllipticCurvePrivateKey) -> Membership:
+    def tell(trouble: str) -> None:
+        state = f"no answer from {address}: {trouble}" if trouble else f"{address} answers again"
+        say("network", state=state, connected=not trouble)
+
     try:
-        return Membership(address, authority, key)
+        return Membership(address, authority, key, tell)
     except httpx.HTTPStatusError as error:
         if error.response.status_code not in _REFUSED:
             raise
