@@ -5,8 +5,8 @@
 What they do is in ``fake.json`` beside the manifest: ``sites``, ``rounds``, ``payload`` (bytes each
 way), ``deadline`` (seconds), ``work`` (seconds a site works on a message), ``start`` (seconds until
 ready), ``crash`` (round in which the server is killed, once), ``refuse`` (role that says why and
-ends). Each body is derived from round and site, and both sides check every byte of it. A server
-that is started again goes on after the last finished round.
+ends), ``stubborn`` (role that does not end when asked). Each body is derived from round and site,
+and both sides check every byte of it. A server that is started again goes on after the last round.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def accelerator(config: dict[str, Any], fake: dict[str, Any]) -> None:
         say("done")
         os._exit(0)
 
-    signal.signal(signal.SIGTERM, leave)
+    stubborn = fake.get("stubborn") == "accelerator"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else leave)
     say("ready")
     while True:
         sock, _ = listener.accept()

@@ -22,6 +22,7 @@ from sealtune.errors import (
     FederationError,
     ProcessDiedError,
     SealtuneError,
+    SiteLostError,
 )
 from sealtune.job.event_log import Network
 from sealtune.job.events import Error, Event, Ready
@@ -220,6 +221,50 @@ def test_nothing_is_started_again_before_it_has_worked(processes: Processes) -> 
     with pytest.raises(ProcessDiedError) as caught:
         processes.until(lambda: False)
     assert "bad key" in caught.value.hint
+
+
+def says(error: str, code: int) -> str:
+    event = {"event": "error", "error": error, "code": code, "message": "m", "hint": ""}
+    return f"import sys; print({json.dumps(event)!r}, flush=True); sys.exit({code})"
+
+
+def test_who_lost_another_is_started_again_and_gives_up_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealtune.launch.processes._REJOIN", (0.0,))
+    monkeypatch.setattr("sealtune.launch.processes._REJOINS", 2)
+    seen: list[Event] = []
+    processes = Processes(tmp_path, seen.append, lambda: None, settled=True)
+    processes.start(python("server", says("SiteLostError", 8)), again=True)
+    with pytest.raises(SiteLostError, match="server: m"):
+        processes.until(lambda: False)
+    assert [e.attempt for e in seen if isinstance(e, Network)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [("DigestMismatchError", 10), ("UnknownKeyError", 10), ("ConfigError", 2)]
+)
+def test_who_is_refused_is_not_started_again(tmp_path: Path, error: str, code: int) -> None:
+    seen: list[Event] = []
+    processes = Processes(tmp_path, seen.append, lambda: None, settled=True)
+    processes.start(python("server", says(error, code)), again=True)
+    with pytest.raises(SealtuneError) as caught:
+        processes.until(lambda: False)
+    assert (type(caught.value).__name__, caught.value.exit_code) == (error, code)
+    assert not [e for e in seen if isinstance(e, Network)]
+
+
+def test_an_end_in_good_order_before_the_work_is_over_is_none(tmp_path: Path) -> None:
+    """Somebody stopped the program alone; when the work is over, its end is one."""
+    over: list[bool] = []
+    processes = Processes(tmp_path, lambda event: None, lambda: None, settled=True)
+    code = 'print(\'{"event": "done"}\', flush=True)'
+    processes.start(python("server", code), again=True, over=lambda: bool(over))
+    first = processes.children["server"].process.pid
+    processes.until(lambda: processes.children["server"].process.pid != first)
+    over.append(True)
+    assert processes.until(lambda: "server" in processes.ended and "server" in processes.done)
+    processes.stop_all()
 
 
 def test_an_interrupt_stops_the_waiting(processes: Processes) -> None:

@@ -245,16 +245,36 @@ def test_a_killed_command_goes_on_when_started_anew(hosts: Make, victim: str) ->
     assert rounds == [0, 1, 2, 3]
 
 
-def test_a_stop_and_a_second_signal(hosts: Make) -> None:
-    job = hosts(start=0.0)
+def test_the_network_gets_four_variables_and_the_stop_leaves_nothing(hosts: Make) -> None:
+    job = hosts()
     gpu, coordinator = job.start("gpu", "coordinator")
     for one in (gpu, coordinator):
         one.wait_for("ready")
         child = psutil.Process(one.process.pid).children(recursive=True)
+        if one is coordinator:  # nothing of the user's, such as keys that clouds put there
+            names = {name for name in one.child("start.py").environ() if name != "LC_CTYPE"}
+            assert names == {
+                "PYTHONUNBUFFERED", "FLWR_HOME", "FLWR_TELEMETRY_ENABLED",
+                "FLWR_DISABLE_UPDATE_CHECK",
+            }  # fmt: skip
         one.process.send_signal(signal.SIGTERM)
         assert one.end() == 128 + signal.SIGTERM, one.said()
         assert one.events[-1]["outcome"] == "interrupted"
         assert not [p for p in child if p.is_running() and p.status() != "zombie"]
+
+
+def test_a_second_signal_does_not_wait(hosts: Make) -> None:
+    """An accelerator that does not end when it is asked to, and one signal more than that."""
+    job = hosts(stubborn="accelerator")
+    (gpu,) = job.start("gpu")
+    gpu.wait_for("ready")
+    child = gpu.child("fake_enclave.py")
+    gpu.process.send_signal(signal.SIGTERM)
+    until(lambda: "stopping everything" in gpu.said(), "the first signal")
+    assert child.is_running()
+    gpu.process.send_signal(signal.SIGTERM)
+    assert gpu.end() == 128 + signal.SIGTERM
+    assert not child.is_running()
 
 
 def test_who_is_refused_does_not_try_again(hosts: Make) -> None:
