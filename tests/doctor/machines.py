@@ -110,7 +110,6 @@ def snp_host(root: Path) -> Machine:
             "dev/vhost-vsock": "",
             "sys/module/kvm_amd/parameters/sev_snp": "Y\n",
             "usr/bin/qemu-system-x86_64": "",
-            "usr/libexec/virtiofsd": "",
         },
         kvm=lambda: "works",
     )

@@ -5,6 +5,7 @@ Trust domain: operator (untrusted).
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -104,6 +105,12 @@ def run(
         Path,
         typer.Option("--console", metavar="FILE", help="Gets what kernel and program print."),
     ] = Path("/dev/stderr"),
+    qemu: Annotated[
+        str,
+        typer.Option(
+            "--qemu", metavar="OPTIONS", help="More options for QEMU, such as a TEE's; one string."
+        ),
+    ] = "",
 ) -> None:
     """Boot an image in QEMU for one party, in place of its process.
 
@@ -124,6 +131,7 @@ def run(
         processors=processors,
         accel=accel.value if accel else None,
         console=console,
+        more=shlex.split(qemu),
     )
     raise typer.Exit(code)
 

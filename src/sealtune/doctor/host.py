@@ -19,7 +19,6 @@ from pathlib import Path
 from sealtune.doctor.finding import Finding, State, found, safe
 from sealtune.doctor.machine import Machine
 
-_SHARES = ("usr/libexec/virtiofsd", "usr/lib/qemu/virtiofsd")  # newer and older Debian
 _KERNEL = (5, 11)  # SGX; guests of TDX and SEV-SNP need more, which their own findings say
 _GIB = 2**30
 _LITTLE, _LEAST = 10, 1  # GiB free
@@ -43,7 +42,6 @@ def _kernel(machine: Machine) -> Finding:
 def _virtual(machine: Machine) -> list[Finding]:
     """Virtual machines: those of images that `sealtune image run` starts."""
     qemu = machine.has_program("qemu-system-x86_64")
-    shares = any(machine.exists(path) for path in _SHARES) or machine.has_program("virtiofsd")
     vsock = machine.exists("dev/vhost-vsock")
     return [
         _kvm(machine),
@@ -53,13 +51,6 @@ def _virtual(machine: Machine) -> list[Finding]:
             "qemu-system-x86_64" if qemu else "no qemu-system-x86_64",
             "to run images: apt install qemu-system-x86",
             install=("qemu-system-x86",),
-        ),
-        found(
-            "virtiofsd",
-            shares,
-            "virtiofsd" if shares else "no virtiofsd",
-            "to hand folders to images: on Debian 12 qemu-system-common, later virtiofsd",
-            install=("qemu-system-common",),
         ),
         found(
             "vsock",

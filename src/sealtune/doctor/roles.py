@@ -137,7 +137,7 @@ def judge(
     if gpu:
         demands |= {"gpu": _RED, "gpu.confidential": _RED, "memory.locked": _AMBER}
     if image:
-        demands |= {"qemu": _RED, "virtiofsd": _RED, "kvm": _AMBER}
+        demands |= {"qemu": _RED, "kvm": _AMBER}
     colours = []
     for finding in everything:
         demand = demands.get(finding.key)

@@ -20,8 +20,9 @@ from sealtune.images.lock import PYTHON, Lock, Package
 from sealtune.images.programs import PROGRAMS
 from sealtune.start import read_program
 
-# 6.7 is the first Linux that gives reports of TDX and SEV-SNP guests (configfs-tsm)
-KERNEL = "linux-image-6.12-cloud-amd64"
+# 6.7 is the first Linux that gives reports of TDX and SEV-SNP guests (configfs-tsm). Debian's
+# kernel for clouds has no 9p, and virtio-fs, which it has, is offered to no SEV-SNP guest.
+KERNEL = "linux-image-6.12-amd64"
 # Python, and the libraries that it and the wheels load
 DEBIAN = (
     f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib",

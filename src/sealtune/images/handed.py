@@ -23,6 +23,7 @@ from sealtune.job.method import method_of
 from sealtune.job.storage import storage_error, write_atomic
 
 PORT = 7000  # inside, where the program listens
+READ = ("in", "model")  # folders that the program's machine copies, and does not write to
 ACCELERATOR = ("10.0.2.100", 7001)  # inside, where QEMU takes connections for the accelerator
 
 

@@ -3,7 +3,7 @@
 
     /dev/ttyS0        console: the kernel's, this file's and the program's messages
     /dev/ttyS1        the program's events go out; the line "stop" comes in; "exit CODE" is the last
-    in, model         the host's files, by virtio-fs: copied into memory before the program starts
+    in, model         the host's files, by 9p: copied into memory before the program starts
     folder, history   the host's folders for sealed state, results and a site's log of jobs
     eth0              the one port at which the program listens
 
@@ -60,6 +60,7 @@ _ENVIRONMENT = {
 # MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOSYMFOLLOW of <sys/mount.h>: no link of the host's leads
 # into the machine's own files
 _FOREIGN = 2 | 4 | 8 | 256
+_9P = "trans=virtio,version=9p2000.L,msize=524288"
 _FINIT_MODULE = 313  # <asm/unistd_64.h>
 _POWER_OFF = 0x4321FEDC  # <linux/reboot.h>
 _SET_ADDRESS, _SET_FLAGS, _SET_MASK = 0x8916, 0x8914, 0x891C  # <linux/sockios.h>
@@ -105,24 +106,24 @@ def make_ready() -> None:
         local = json.load(file)
     if local.get("model"):
         copy_in("model", MODEL)
-    mount("folder", FOLDER, "virtiofs", _FOREIGN)
+    mount("folder", FOLDER, "9p", _FOREIGN, _9P)
     if local.get("history"):
-        mount("history", HISTORY, "virtiofs", _FOREIGN)
+        mount("history", HISTORY, "9p", _FOREIGN, _9P)
     say("ready after", uptime())
 
 
 def copy_in(share: str, place: str) -> None:
     """Copy the host's files into memory: what is verified there stays as it was verified."""
     os.makedirs("/run/host", exist_ok=True)
-    mount(share, "/run/host", "virtiofs", _FOREIGN)
+    mount(share, "/run/host", "9p", _FOREIGN, _9P)
     shutil.copytree("/run/host", place)
     _checked(_C.umount(b"/run/host"), "umount")
 
 
-def mount(source: str, place: str, kind: str, flags: int = 0) -> None:
+def mount(source: str, place: str, kind: str, flags: int = 0, options: str = "") -> None:
     """Mount a file system."""
-    result = _C.mount(source.encode(), place.encode(), kind.encode(), ctypes.c_ulong(flags), None)
-    _checked(result, f"mount {place}")
+    names = (source.encode(), place.encode(), kind.encode())
+    _checked(_C.mount(*names, ctypes.c_ulong(flags), options.encode()), f"mount {place}")
 
 
 def load_module(path: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from sealtune.errors import StorageError
 from sealtune.images.archive import Entry
 
-# the network card, and what gives reports of SEV-SNP and TDX guests
-WANTED = ("virtio_net", "sev-guest", "tdx-guest")
+# network card, the host's folders, and what gives reports of SEV-SNP and TDX guests
+WANTED = ("virtio_net", "9pnet_virtio", "9p", "sev-guest", "tdx-guest")
 _COMPRESSED = ".ko.xz"
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -23,11 +23,8 @@ from sealtune.images.image import Image
 from sealtune.images.machine import (
     acceleration,
     default_memory,
-    end,
     find_qemu,
-    find_virtiofsd,
     qemu_command,
-    show_folder,
 )
 from sealtune.job.local import Local
 from sealtune.job.scratch import scratch_folder
@@ -47,6 +44,7 @@ def boot(
     processors: int | None = None,
     accel: str | None = None,
     console: Path = _CONSOLE,
+    more: Sequence[str] = (),
 ) -> int:
     """Run a party's program in a virtual machine until it ends; its events go to stdout.
 
@@ -58,6 +56,7 @@ def boot(
         processors: how many; default: two, or as many as there are.
         accel: ``kvm`` or ``tcg`` (software); default: ``kvm`` if it works here.
         console: gets what the kernel and the program print.
+        more: QEMU's options besides, such as a TEE's; they come last.
 
     Returns:
         the program's exit code.
@@ -68,27 +67,21 @@ def boot(
         StorageError: a file or socket cannot be made.
     """
     find_qemu()
-    find_virtiofsd()
     manifest = fitting(image, local)
     model = Path(local.model.path) if local.model else None
     port = free_port()
-    with scratch_folder() as temp, contextlib.ExitStack() as stack:
+    with scratch_folder() as temp, bridge(local.listen, f"tcp:{HOST}:{port}"):
         shares = hand_in(local, manifest, temp / "in")
-        sockets = {name: temp / f"{name}.fs" for name in shares}
-        shown: list[subprocess.Popen[bytes]] = []
-        stack.callback(end, shown)
-        for name, folder in shares.items():
-            shown.append(show_folder(folder, sockets[name], temp / f"{name}.log"))
-        stack.enter_context(bridge(local.listen, f"tcp:{HOST}:{port}"))
         command = qemu_command(
             image,
             accel or acceleration(image),
             memory or default_memory(image, model),
             processors or min(2, os.cpu_count() or 1),
             port,
-            sockets,
+            shares,
             console,
             local.accelerator,
+            more,
         )
         code = _run(command)
     if code is None:
