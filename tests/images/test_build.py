@@ -218,13 +218,17 @@ def test_modules_of_the_kernel_come_after_what_they_need() -> None:
         "lib/modules/6.9/kernel/virtio_net.ko": module("net_failover"),
         "lib/modules/6.9/kernel/net_failover.ko": module("failover"),
         "lib/modules/6.9/kernel/failover.ko": module(),
+        "lib/modules/6.9/kernel/9pnet_virtio.ko": module("9pnet"),
+        "lib/modules/6.9/kernel/9pnet.ko": module(),
+        "lib/modules/6.9/kernel/9p.ko": module("9pnet"),
         "lib/modules/6.9/kernel/sev-guest.ko": module("tsm"),
         "lib/modules/6.9/kernel/tdx-guest.ko": module("tsm"),
         "lib/modules/6.9/kernel/tsm.ko": module(),
         "lib/modules/6.9/kernel/floppy.ko": module(),
     }
     kernel = take_kernel(files, "linux")
-    order = ["failover", "net_failover", "virtio_net", "tsm", "sev_guest", "tdx_guest"]
+    network, folders = ["failover", "net_failover", "virtio_net"], ["9pnet", "9pnet_virtio", "9p"]
+    order = [*network, *folders, "tsm", "sev_guest", "tdx_guest"]
     assert list(kernel.modules) == [f"{name}.ko" for name in order]
     assert (kernel.release, kernel.image) == ("6.9", b"kernel")
     del files["lib/modules/6.9/kernel/tsm.ko"]
