@@ -190,3 +190,28 @@ def test_processes_that_start_together_share_the_key(tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ.copy()) for _ in range(4)
     ]
     assert len({process.communicate()[0] for process in running}) == 1
+
+
+def test_machines_that_the_policy_lists_have_keys_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only those: the own key of whoever verifies counts where it is on the list."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    here, there, stranger = load_key(), KEY, Ed25519PrivateKey.generate()
+    public = [key.public_key().public_bytes_raw() for key in (here, there)]
+    verifier = SimulatedVerifier()
+
+    def check(key: Ed25519PrivateKey, policy: AppraisalPolicy) -> None:
+        given = SimulatedAttester(key).collect(DATA)
+        verifier.verify(given, report_data=DATA, policy=policy, at=NOW)
+
+    for key in (here, there):
+        check(key, simulated_policy(signers=tuple(public)))
+    for key, policy in (
+        (stranger, simulated_policy(signers=tuple(public))),
+        (here, simulated_policy(signers=(public[1],))),
+        (there, simulated_policy()),
+        (here, simulated_policy(signers=())),
+    ):
+        with pytest.raises(UnknownSignerError):
+            check(key, policy)
