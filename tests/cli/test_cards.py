@@ -16,7 +16,7 @@ from sealtune.job.dsse import Envelope
 from sealtune.job.local_file import load_local
 from sealtune.job.manifest import open_manifest
 from sealtune.job.network import named_hosts, read_certificate
-from sealtune.job.network_keys import check_tls_key, node_key
+from sealtune.job.network_keys import is_tls_key, node_key
 from tests.cli.ceremony import Parties, ok, refused, rewrite, run
 from tests.model.tiny import LABELS
 from tests.sample_job import write_rows
@@ -81,8 +81,8 @@ def test_coordinator_and_server_describe_themselves(parties: Parties) -> None:
     assert isinstance(hub, CoordinatorCard)
     assert isinstance(server, ServerCard)
     assert named_hosts(read_certificate(hub.certificate)) == {"hub.test", "192.0.2.1"}
-    check_tls_key(parties.hub / "coordinator.tls.key", hub.certificate)
-    check_tls_key(parties.hub / "server.tls.key", server.server_certificate)
+    assert is_tls_key(parties.hub / "coordinator.tls.key", hub.certificate)
+    assert is_tls_key(parties.hub / "server.tls.key", server.server_certificate)
     here = load_local(parties.hub / "coordinator.toml")
     assert (here.listen, here.listen_server) == ("tcp:0.0.0.0:9092", "tcp:192.0.2.1:9093")
     assert load_local(parties.hub / "server.toml").tls_key == parties.hub / "server.tls.key"

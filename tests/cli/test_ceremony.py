@@ -143,7 +143,7 @@ def accept(role: str, **changes: Any) -> Change:
     ("change", "words"),
     [
         (put("participants", 0, "key", to=OTHER_KEY), "does not name the key in"),
-        (put("network", "nodes", "north", to=OTHER_NODE), "another node key for 'north'"),
+        (put("network", "nodes", "north", to=OTHER_NODE), "not the node key that the manifest names"),
         (put("data", "north", "train", to="00" * 32), "these differ: data.north.train"),
         (put("data", "north", "train_rows", to=3000), "these differ: data.north.train_rows"),
         (put("model", "digest", to="00" * 32), "these differ: model"),
@@ -241,7 +241,7 @@ def test_a_local_file_that_names_too_little(parties: Parties) -> None:
         parties.local("north").write_text("\n".join(left))
         assert "is missing" in refused(*verify(parties, "north"), code=2)
     parties.local("north").write_text(text.replace("north.node.key", "none.key"))
-    assert "there is no file" in refused(*verify(parties, "north"), code=2)
+    assert "none.key cannot be read" in refused(*verify(parties, "north"))
     assert not (parties.folder / "north" / "none.key").exists()
     parties.local("north").write_text(text.replace('"north"', '"west"'))
     assert "is 'west'; the manifest has north, south" in refused(*verify(parties, "north"), code=2)
@@ -253,7 +253,7 @@ def test_certificates_of_others(parties: Parties) -> None:
         local = parties.hub / f"{role}.toml"
         local.write_text(local.read_text().replace(f"{role}.tls.key", f"{key}.tls.key"))
         said = refused("job", "verify", parties.manifest, "--local", local)
-        assert "is not of the TLS key in" in said
+        assert f"is not that of the {role}'s certificate in the manifest" in said
 
 
 # ---- signatures ----------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def describe_site(
     from rich.console import Console
 
     from sealtune.errors import ConfigError, Problem
-    from sealtune.job.network_keys import node_key as make_node_key
+    from sealtune.job.network_keys import made_node_key
 
     own = _read_local(local, "site")
     site = site or (own.site if own else None)
@@ -113,7 +113,7 @@ def describe_site(
     with Console(stderr=True).status("Reading data and model"):
         from sealtune.plan.own_card import site_card
 
-        line = make_node_key(node_key)
+        line = made_node_key(node_key)
         card = site_card(job, site, signer, node_key=line, policy=accepted, note=note)
     _write(card, signer, out)
     if local_out is not None:

@@ -119,46 +119,23 @@ def _same_settings(manifest: Manifest, local: Local, job_file: Path) -> str:
 def _own_keys(manifest: Manifest, local: Local) -> list[str]:
     """The keys of a party that the manifest names."""
     from sealtune.job.key_files import load_private
-    from sealtune.job.network_keys import check_tls_key, node_key
+    from sealtune.launch.network import check_network_key
     from sealtune.party.signer import check_key
 
-    network, site = manifest.network, local.site or ""
-    if local.role == "accelerator":
-        return []
-    needed = {"site": ["key"], "server": [], "coordinator": []}[local.role]
-    if network is not None:
-        needed.append("node_key" if local.role == "site" else "tls_key")
-    problems = [
-        Problem(key, "is missing: without it nobody can tell whether the manifest names yours")
-        for key in needed
-        if getattr(local, key) is None
-    ]
-    if local.role == "site" and site not in manifest.data:
-        words = f"is '{site}'; the manifest has {', '.join(sorted(manifest.data))}"
-        problems.append(Problem("site", words))
-    if network is None and (local.node_key or local.tls_key):
-        problems.append(Problem("manifest", "is of a job of one machine: it names no network"))
-    if problems:
-        raise ConfigError("local file", problems)
-    checks = []
-    if local.key is not None:
+    checks, site = [], local.site or ""
+    if local.role == "site":
+        if site not in manifest.data:
+            words = f"is '{site}'; the manifest has {', '.join(sorted(manifest.data))}"
+            raise ConfigError("local file", [Problem("site", words)])
+        if local.key is None:
+            words = "is missing: without it nobody can tell whether the manifest names yours"
+            raise ConfigError("local file", [Problem("key", words)])
         check_key(manifest, site, load_private(local.key))
         checks.append("key: the manifest names yours")
-    if network is not None and local.node_key is not None:
-        if not local.node_key.exists():
-            problem = Problem("node_key", f"there is no file {local.node_key}")
-            raise ConfigError("local file", [problem])
-        if node_key(local.node_key) != network.nodes[site]:
-            raise DigestMismatchError(
-                f"the manifest names another node key for '{site}' than that in {local.node_key}",
-                hint="somebody else may have put their key in: ask who built the manifest",
-            )
-        checks.append("node key: the manifest names yours")
-    if network is not None and local.tls_key is not None:
-        is_server = local.role == "server"
-        certificate = network.server_certificate if is_server else network.certificate
-        check_tls_key(local.tls_key, certificate)
-        checks.append("TLS certificate: the manifest names yours")
+    if local.role != "accelerator" and (manifest.network or local.node_key or local.tls_key):
+        check_network_key(local, manifest)
+        name = "node key" if local.role == "site" else "TLS certificate"
+        checks.append(f"{name}: the manifest names yours")
     return checks
 
 

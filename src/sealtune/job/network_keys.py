@@ -1,7 +1,7 @@
 """Make what a job's carriers know one another by: certificates and keys of nodes.
 
-    public = node_key(Path("north.node.key"))    # made if it is not there, mode 0600
-    check_tls_key(Path("server.tls.key"), certificate)
+    public = made_node_key(Path("north.node.key"))
+    pem = certificate(Path("server.tls.key"), "server", ())
 
 Trust domain: operator (untrusted); they protect no data.
 """
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from sealtune.errors import KeyFileError, UnknownKeyError
+from sealtune.errors import KeyFileError
 from sealtune.job.key_files import create_file, read_private
 from sealtune.job.network import read_certificate
 
@@ -80,17 +80,25 @@ def new_node_key() -> tuple[bytes, str]:
     return secret, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def node_key(path: Path) -> str:
-    """The public line of the node's private key in ``path``, which is made if it is not there.
+def made_node_key(path: Path) -> str:
+    """As ``node_key``, of a file that is made if it is not there, mode 0600.
 
     Raises:
-        KeyFileError: no such key, or others may read it.
         StorageError: it cannot be written.
     """
-    if not path.exists():
-        secret, line = new_node_key()
-        create_file(path, secret, 0o600)
-        return line
+    if path.exists():
+        return node_key(path)
+    secret, line = new_node_key()
+    create_file(path, secret, 0o600)
+    return line
+
+
+def node_key(path: Path) -> str:
+    """The public line of the node's private key in ``path``.
+
+    Raises:
+        KeyFileError: it cannot be read, is no such key, or others may read it.
+    """
     try:
         key = load_ssh_private_key(read_private(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -108,7 +116,7 @@ def certificate(path: Path, name: str, hosts: Iterable[str]) -> str:
         name, hosts: as for ``new_certificate``.
 
     Raises:
-        KeyFileError, StorageError: as for ``node_key``.
+        KeyFileError, StorageError: as for ``made_node_key``.
     """
     key = _tls_key(path) if path.exists() else None
     secret, made = new_certificate(name, hosts, HOST_YEARS, key)
@@ -117,18 +125,13 @@ def certificate(path: Path, name: str, hosts: Iterable[str]) -> str:
     return made
 
 
-def check_tls_key(path: Path, certificate: str) -> None:
+def is_tls_key(path: Path, certificate: str) -> bool:
     """Whether ``certificate`` is of the private key in ``path``.
 
     Raises:
-        KeyFileError: that is no TLS key, or others may read it.
-        UnknownKeyError: it is of another key.
+        KeyFileError: as for ``node_key``.
     """
-    if _tls_key(path).public_key() != read_certificate(certificate).public_key():
-        raise UnknownKeyError(
-            f"the manifest's certificate is not of the TLS key in {path}",
-            hint="somebody else may have put their certificate in: ask who built the manifest",
-        )
+    return _tls_key(path).public_key() == read_certificate(certificate).public_key()
 
 
 def _tls_key(path: Path) -> ec.EllipticCurvePrivateKey:

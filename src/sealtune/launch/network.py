@@ -5,27 +5,13 @@ Trust domain: operator (untrusted). These keys protect no data; they keep strang
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    load_ssh_private_key,
-)
-
-from sealtune.errors import ConfigError, KeyFileError, Problem, UnknownKeyError
-from sealtune.job.key_files import MAX_FILE
+from sealtune.errors import ConfigError, Problem, UnknownKeyError
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest
 from sealtune.job.network import NetworkIdentity
-from sealtune.job.storage import read_bounded
+from sealtune.job.network_keys import is_tls_key, node_key
 from sealtune.launch.domain import Domain
 from sealtune.launch.flower import Engine
 from sealtune.sockets import parse
@@ -68,14 +54,11 @@ def check_network_key(local: Local, manifest: Manifest) -> None:
         words = f"is missing: the network knows the {local.role} by it"
         raise ConfigError(f"local file of the {local.name}", [Problem(name, words)])
     if local.role == "site":
-        public = _read(path, load_ssh_private_key).public_key()
-        line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-        known = line == network.nodes.get(local.site or "")
+        known = node_key(path) == network.nodes.get(local.site or "")
         whose = f"the node key that the manifest names for '{local.site}'"
     else:
         theirs = network.certificate if local.role == "coordinator" else network.server_certificate
-        certificate = x509.load_pem_x509_certificate(theirs.encode())
-        known = _read(path, load_pem_private_key).public_key() == certificate.public_key()
+        known = is_tls_key(path, theirs)
         whose = f"that of the {local.role}'s certificate in the manifest"
     if not known:
         raise UnknownKeyError(
@@ -129,24 +112,3 @@ def _given(path: Path | None) -> Path:
     if path is None:
         raise TypeError("a key that was checked to be there")
     return path
-
-
-def _read(path: Path, load: Callable[[bytes, None], Any]) -> EllipticCurvePrivateKey:
-    """The private key in a file that nobody else may read."""
-
-    def failure(words: str) -> KeyFileError:
-        return KeyFileError(f"key file {path} {words}")
-
-    data = read_bounded(path, MAX_FILE, failure)
-    try:
-        key = load(data, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise failure("holds no private key of the network's") from error
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise failure("holds no key on an elliptic curve")
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise KeyFileError(
-            f"{path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}"
-        )
-    return key
