@@ -143,7 +143,7 @@ def accept(role: str, **changes: Any) -> Change:
     ("change", "words"),
     [
         (put("participants", 0, "key", to=OTHER_KEY), "does not name the key in"),
-        (put("network", "nodes", "north", to=OTHER_NODE), "not the node key that the manifest names"),
+        (put("network", "nodes", "north", to=OTHER_NODE), "not the node key that the manifest"),
         (put("data", "north", "train", to="00" * 32), "these differ: data.north.train"),
         (put("data", "north", "train_rows", to=3000), "these differ: data.north.train_rows"),
         (put("model", "digest", to="00" * 32), "these differ: model"),
