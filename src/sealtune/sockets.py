@@ -174,6 +174,7 @@ def _remove_dead(path: str) -> None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
         with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(0)  # one whose queue is full is alive, too
             try:
                 sock.connect(path)
             except ConnectionRefusedError:

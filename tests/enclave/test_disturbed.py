@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sealtune import frames
+from sealtune.channel.client import is_challenge
 from sealtune.channel.sealed import NO_CHANNEL
 from sealtune.errors import FrameError, SealtuneError, SiteLostError
 from sealtune.party.driver import Driver
@@ -77,6 +78,10 @@ def test_a_hostile_relay_gains_nothing_but_delay(
                     with contextlib.suppress(SealtuneError):
                         federation.sites[receiver].deliver(message)
             answer = federation.sites[site].deliver(outgoing[site])
+            for other, message in old if sealed else ():  # steps of a handshake that is over
+                if other == site and message[:4] == frames.MAGIC and not is_challenge(message):
+                    with contextlib.suppress(SealtuneError):
+                        federation.sites[site].deliver(message)
             assert federation.sites[site].deliver(outgoing[site]) == answer
             if len(old) % 5 == 4:
                 server.reply(site, NO_CHANNEL)

@@ -16,7 +16,7 @@ from sealtune.launch.domain import Domain
 from sealtune.launch.flower import Engine
 from sealtune.sockets import parse
 
-_PATIENCE = 120.0  # seconds that a site's program has to be there again, before its node says so
+_PATIENCE = 600.0  # seconds that a site's program has to be there again, with its model
 # which key of its local file a party shows the network
 _KEY_OF: dict[Side, str] = {"coordinator": "tls_key", "server": "tls_key", "site": "node_key"}
 
