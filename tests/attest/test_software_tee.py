@@ -19,7 +19,7 @@ from sealtune.attest.errors import (
 )
 from sealtune.attest.files import claims_table
 from sealtune.attest.platforms import platform
-from sealtune.attest.policy import check_strength
+from sealtune.attest.strength import check_strength
 from sealtune.channel.client import ClientHandshake
 from sealtune.channel.handshake import Established
 from sealtune.channel.server import ServerHandshake

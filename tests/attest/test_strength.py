@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sealtune.attest import AppraisalPolicy, Kind, KindPolicy
-from sealtune.attest.policy import check_strength
+from sealtune.attest.strength import check_strength
 from sealtune.errors import WeakEvidenceError
 from tests.attest.public import kind_policy
 

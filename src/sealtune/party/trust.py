@@ -23,7 +23,8 @@ from sealtune.attest.evidence import Kind
 from sealtune.attest.measure import program_digest
 from sealtune.attest.platforms import platform
 from sealtune.attest.platforms.base import MACHINE, Platform
-from sealtune.attest.policy import check_strength, parse_policy
+from sealtune.attest.policy import parse_policy
+from sealtune.attest.strength import check_strength
 from sealtune.errors import MalformedManifestError, UnknownKeyError, WeakEvidenceError
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Attested, method_of

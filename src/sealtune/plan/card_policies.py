@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sealtune.attest.policy import AppraisalPolicy, check_strength, parse_policy
+from sealtune.attest.policy import AppraisalPolicy, parse_policy
+from sealtune.attest.strength import check_strength
 from sealtune.errors import ManifestError, Problem
 from sealtune.job.card import Card, CoordinatorCard
 from sealtune.job.method import Method

@@ -9,7 +9,8 @@ import os
 from typing import Any
 
 from sealtune.attest.measure import program_digest
-from sealtune.attest.policy import AppraisalPolicy, check_strength
+from sealtune.attest.policy import AppraisalPolicy
+from sealtune.attest.strength import check_strength
 from sealtune.job.card import CardEvidence, Machine, ServerCard, Signer
 from sealtune.job.job_file import JobFile
 from sealtune.job.method import Attested, method_of
