@@ -27,12 +27,13 @@ from tests.job.sample import DATA, JOB, KEYS, make_manifest
 
 DRIVE = Path(__file__).with_name("drive_party.py")
 SITES = ("a", "b")
+_ENCLAVE, _NETWORK, _SHARED = 23456, 23457, 23458  # two users and their group
 
 
 class Party:
     """A party's command in a process of its own; its events as they come."""
 
-    def __init__(self, local: Path, *part: str) -> None:
+    def __init__(self, local: Path, *part: str, **account: Any) -> None:
         self.folder = local.parent
         with (self.folder / "stderr").open("ab") as said:
             self.process = subprocess.Popen(
@@ -40,6 +41,7 @@ class Party:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
+                **account,
             )
         self.events: list[dict[str, Any]] = []
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -152,9 +154,9 @@ class Hosts:
         path.write_bytes(secret)
         path.chmod(0o600)
 
-    def start(self, *names: str, part: str = "") -> list[Party]:
+    def start(self, *names: str, part: str = "", **account: Any) -> list[Party]:
         parts = [part] if part else []
-        found = [Party(self.folder / name / "local.toml", *parts) for name in names]
+        found = [Party(self.folder / name / "local.toml", *parts, **account) for name in names]
         self.started += found
         return found
 
@@ -321,17 +323,52 @@ def test_a_node_that_the_coordinator_does_not_know(hosts: Make, tmp_path: Path) 
     assert "does not know this site's node key" in a.said()
 
 
+def _others_can_start() -> bool:
+    try:
+        done = subprocess.run(
+            [sys.executable, str(DRIVE)], user=_NETWORK, check=False, capture_output=True
+        )
+    except PermissionError:
+        return False
+    return b"not enough values to unpack" in done.stderr  # it came to look for its arguments
+
+
 @pytest.mark.slow
-def test_both_halves_of_a_party_under_accounts_of_their_own(hosts: Make) -> None:
+@pytest.mark.parametrize("own_accounts", [False, True])
+def test_both_halves_of_a_party(hosts: Make, own_accounts: bool) -> None:
+    """The network's half reaches the socket, and neither the folder nor what is in it."""
+    if own_accounts and not _others_can_start():
+        pytest.skip("needs root, and a Python that other accounts can start")
     job = hosts()
+    place = job.folder / "server"
+    enclave_as: dict[str, Any] = {}
+    network_as: dict[str, Any] = {}
+    if own_accounts:
+        enclave_as = {"user": _ENCLAVE, "group": _SHARED, "extra_groups": []}
+        network_as = {"user": _NETWORK, "group": _SHARED, "extra_groups": []}
+        job.folder.chmod(0o711)
+        for folder, owner, mode in (
+            (place, _ENCLAVE, 0o750),
+            (place / "out", _ENCLAVE, 0o710),
+            (place / "out" / "network", _NETWORK, 0o700),
+        ):
+            folder.mkdir(exist_ok=True)
+            os.chown(folder, owner, _SHARED)
+            folder.chmod(mode)
+        os.chown(place / "net.key", _NETWORK, _SHARED)
     coordinator, _, a, b = job.start("coordinator", "gpu", *SITES)
-    (enclave,) = job.start("server", part="enclave")
+    (enclave,) = job.start("server", part="enclave", **enclave_as)
     enclave.wait_for("ready", "server")
-    assert os.stat(job.folder / "server" / "server.sock").st_mode & 0o777 == 0o660
-    (link,) = job.start("server", part="network")
+    assert os.stat(place / "server.sock").st_mode & 0o777 == 0o660
+    (link,) = job.start("server", part="network", **network_as)
+    link.wait_for("network", "flower")
+    if own_accounts:
+        look = ["cat", str(place / "out" / "fake-local.json"), str(place / "out" / "metrics.jsonl")]
+        seen = subprocess.run(look, check=False, capture_output=True, **network_as)
+        assert (seen.stdout, seen.returncode) == (b"", 1), "nothing of the other half can be read"
     assert enclave.end() == 0, enclave.said()
     assert [one.end() for one in (coordinator, a, b)] == [0, 0, 0]
-    assert (job.folder / "server" / "out" / "network" / "metrics.jsonl").is_file()
+    assert (place / "out" / "network" / "metrics.jsonl").is_file()
     link.process.send_signal(signal.SIGTERM)
     link.end()
 
