@@ -265,6 +265,26 @@ def test_the_network_gets_four_variables_and_the_stop_leaves_nothing(hosts: Make
         assert not [p for p in child if p.is_running() and p.status() != "zombie"]
 
 
+def test_nobody_has_to_listen(hosts: Make) -> None:
+    """As with ``sealtune coordinator ... | head -1``."""
+    job = hosts()
+    place = job.folder / "coordinator"
+    with (place / "stderr").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, str(DRIVE), str(place / "local.toml")],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+    assert process.stdout
+    assert '"ready"' in process.stdout.readline()
+    process.stdout.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM, (place / "stderr").read_text()
+    kept = (place / "out" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(kept[-1])["outcome"] == "interrupted"
+
+
 def test_a_second_signal_does_not_wait(hosts: Make) -> None:
     """An accelerator that does not end when it is asked to, and one signal more than that."""
     job = hosts(stubborn="accelerator")

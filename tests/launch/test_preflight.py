@@ -55,7 +55,8 @@ def test_nothing_in_the_way_and_nothing_done(hosts: Make) -> None:
         "node", "clock", "admission",
     ]  # fmt: skip
     assert list(server) == [
-        "folder", "tls_key", "listen", "evidence", "network key", "coordinator", "admission",
+        "folder", "tls_key", "listen", "evidence", "network key", "coordinator", "clock",
+        "admission",
     ]  # fmt: skip
     assert {*site.values(), *server.values()} == {None}
     assert not (job.folder / "a" / "out").exists()

@@ -57,6 +57,8 @@ class Part(StrEnum):
 class EventStream:
     """JSON lines of a party's events; the first one says that the party stands.
 
+    Who listens may go: the events are kept in the party's folder all the same.
+
     Args:
         out: where to.
     """
@@ -68,7 +70,7 @@ class EventStream:
         """Pass on one event, once the party stands."""
         line = json.dumps(event.fields(), separators=(",", ":"))
         if self._waiting is None:
-            print(line, file=self.out, flush=True)
+            self._print(line)
         else:
             self._waiting.append(line)
 
@@ -78,7 +80,15 @@ class EventStream:
         if ready is not None:
             self(ready)
         for line in waiting:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        try:
             print(line, file=self.out, flush=True)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.out.fileno())  # what is in the buffer goes there, too
+            os.close(nowhere)
 
 
 def run_party(

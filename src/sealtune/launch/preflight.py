@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from sealtune import sockets
 from sealtune.attest.platforms.base import MACHINE
 from sealtune.errors import (
     AcceleratorLostError,
+    FederationError,
     KeyFileError,
     PortInUseError,
     SealtuneError,
@@ -196,11 +198,15 @@ def _network(local: Local, manifest: Manifest) -> Iterator[tuple[str, Callable[[
         with reach(at, network.certificate) as link:
             if local.role == "site":
                 asked.append(Asked(link, network.nodes[local.site or ""]))
+        if local.role == "server":  # its own port tells no time; the sites' may be closed to it
+            with suppress(FederationError), reach(network.sites_at, network.certificate) as link:
+                asked.append(Asked(link, next(iter(network.nodes.values()))))
         return f"{at} shows the certificate in the manifest"
 
     yield "coordinator", coordinator
     for one in asked:
-        yield "node", partial(_node, one, local.site or "")
+        if local.role == "site":
+            yield "node", partial(_node, one, local.site or "")
         if (skew := one.skew) is not None:
             yield "clock", partial(check_clock, skew)
 
