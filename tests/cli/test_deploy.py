@@ -156,7 +156,7 @@ def test_hardware_and_far_accelerators(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"/run/sealtune-north": "/tmp"}, "each service has for itself"),
+        ({"/run/sealtune-north": "/tmp/n"}, "each service has for itself"),
         ({'role = "site"': 'role = "nobody"'}, "role"),
     ],
 )
@@ -165,11 +165,59 @@ def test_what_cannot_be_a_service(place: Path, change: dict[str, str], said: str
     for old, new in change.items():
         text = text.replace(old, new)
     (place / "north.toml").write_text(COMMON.format(name="north") + text)
-    args = ["deploy", "render", "--local", str(place / "north.toml"), "-o", str(place / "out")]
+    assert said in refused(place, "north")
+
+
+def test_a_dollar_is_expanded_in_commands_alone(place: Path) -> None:
+    (place / "server.toml").write_text(COMMON.format(name="of $5") + FILES["server"])
+    out = render(place, "server", program="/opt/$HOME/sealtune")
+    unit = options(out / "systemd" / "sealtune-server.service")
+    assert unit["ExecStart"][0].startswith("/opt/$$HOME/sealtune server ")
+    assert f'"{place}/of $5"'.replace("%", "%%") in unit["ReadWritePaths"][0].split(" /run")
+    assert '/of $5" 0710 ' in (out / "tmpfiles.d" / "sealtune.conf").read_text()
+
+
+@pytest.mark.parametrize("party", ["north", "server", "gpu"])
+@pytest.mark.parametrize(
+    ("socket", "said"),
+    [
+        ("/run/n.sock", "lies in /run, which"),
+        ("/n.sock", "lies in /, which"),
+        ("/run/sealtune/../n.sock", "lies in /run, which"),
+        ("/var/lib/n.sock", "lies in /var/lib, which"),
+        ("/home/alice/n.sock", "lies in /home/alice, which"),
+        ("n.sock", "{party}.toml in it"),
+        ("../n.sock", "{party}.toml in it"),
+        ("{party}/../n.sock", "{party}.toml in it"),
+    ],
+)
+def test_no_service_is_given_what_is_not_its_own(
+    place: Path, party: str, socket: str, said: str
+) -> None:
+    """What root makes of the rendered files would give /run away, or a folder with keys and data
+    to the account that talks to the network."""
+    lines = FILES[party].splitlines()
+    at = f'listen = "unix:{socket.format(party=party)}"'
+    text = "\n".join(at if line.startswith("listen") else line for line in lines)
+    (place / f"{party}.toml").write_text(COMMON.format(name=party) + text)
+    assert said.format(party=party) in refused(place, party)
+
+
+@pytest.mark.parametrize("folder", ["/", "/var", "/run", "/home/alice", "/var/log", "/etc/.."])
+@pytest.mark.parametrize("key", ["folder", "history"])
+def test_no_service_is_given_a_folder_of_the_system(place: Path, key: str, folder: str) -> None:
+    common = f'manifest = "job.manifest.json"\n{key} = "{folder}"\n'
+    common += 'folder = "north"\n' if key == "history" else ""
+    (place / "north.toml").write_text(common + FILES["north"])
+    assert f"{key}: is /" in refused(place, "north")
+
+
+def refused(place: Path, party: str) -> str:
+    args = ["deploy", "render", "--local", str(place / f"{party}.toml"), "-o", str(place / "out")]
     done = CliRunner().invoke(app, args)
-    assert done.exit_code == 2
-    assert said in done.output
+    assert done.exit_code == 2, done.output
     assert not (place / "out").exists()
+    return done.output
 
 
 def test_the_same_party_twice(place: Path) -> None:

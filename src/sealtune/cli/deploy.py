@@ -103,6 +103,7 @@ def _proxy(local: Local, out: Path) -> dict[str, str]:
 def _next(out: Path, services: Sequence[Service]) -> str:
     from sealtune.deploy.containers import numbers
 
+    here = shlex.quote(str(out))
     names = [service.name for service in services if not service.of]
     owners = numbers(services)
     chown = "\n".join(
@@ -111,13 +112,13 @@ def _next(out: Path, services: Sequence[Service]) -> str:
     )
     return f"""
 With systemd, as root:
-  cp {out}/systemd/*.service /etc/systemd/system/
-  cp {out}/sysusers.d/sealtune.conf /etc/sysusers.d/ && systemd-sysusers
-  cp {out}/tmpfiles.d/sealtune.conf /etc/tmpfiles.d/ && systemd-tmpfiles --create sealtune.conf
+  cp {here}/systemd/*.service /etc/systemd/system/
+  cp {here}/sysusers.d/sealtune.conf /etc/sysusers.d/ && systemd-sysusers
+  cp {here}/tmpfiles.d/sealtune.conf /etc/tmpfiles.d/ && systemd-tmpfiles --create sealtune.conf
   systemctl daemon-reload && systemctl enable --now {" ".join(names)}
   journalctl -f -u {names[0]}
 The accounts must be able to read manifest, local file, model and data.
 
 With containers, in place of that, and folders and keys made over to them:
 {chown}
-  docker compose -f {out}/compose.yaml up"""
+  docker compose -f {here}/compose.yaml up"""

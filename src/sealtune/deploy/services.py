@@ -9,7 +9,8 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ _DEVICES: Mapping[Kind, tuple[str, ...]] = {
     Kind.SGX: ("/dev/sgx_enclave", "/dev/sgx_provision"),
 }
 _GPU = ("char-nvidia*", "char-nvidia-uvm")
+_FILES = ("key", "node_key", "tls_key", "collateral", "image", "history")
 _MACHINE = ("/dev/kvm", "/dev/vhost-vsock")  # to boot an image
 
 
@@ -106,6 +108,8 @@ def _joined(service: Service, services: list[Service], parties: list[Local]) -> 
 
 def _services_of(local: Local, file: Path) -> list[Service]:
     manifest = open_manifest(Envelope.read(local.manifest))
+    if problems := list(_folder_problems(local, file)):
+        raise ConfigError(str(file), problems)
     account = account_of(local)
     name, command = f"sealtune-{local.name}", (local.role, "--local", str(file), "--quiet")
     both = (local.manifest, file)
@@ -121,9 +125,6 @@ def _services_of(local: Local, file: Path) -> list[Service]:
     own = _own_program(local, manifest, name, command, account, both)
     if local.role == "accelerator":
         return [own]
-    if parse(local.listen).scheme == "unix" and parse(local.listen).place.startswith("/tmp/"):
-        words = "lies in /tmp, which each service has for itself: name a folder below /run"
-        raise ConfigError(str(file), [Problem("listen", words)])
     what = "node" if local.role == "site" else "link"
     network = Service(
         name=f"{name}-{what}",
@@ -182,6 +183,47 @@ def _own_program(
         locks=not accelerates,
         dials_out=outside and not accelerates,
     )
+
+
+def _folder_problems(local: Local, file: Path) -> Iterator[Problem]:
+    """Folders that would be made over to a service, with all that is in them."""
+    for name in ("folder", "history"):
+        folder = getattr(local, name)
+        if folder is not None and _is_everybodys(folder):
+            words = f"is {folder}, which would be made over to the service: name one of its own"
+            yield Problem(name, words)
+    if local.role == "coordinator" or parse(local.listen).scheme != "unix":
+        return
+    folder = Path(os.path.normpath(parse(local.listen).place)).parent
+    within = [path for path in _named(local, file) if path.is_relative_to(folder)]
+    own = f"name one of its own, such as /run/{account_of(local)}"
+    given = f"lies in {folder}, which would be made over to the service"
+    if within:
+        yield Problem("listen", f"{given} with {within[0]} in it: {own}")
+    elif folder.is_relative_to("/tmp") and local.role != "accelerator":
+        words = "lies in /tmp, which each service has for itself: name a folder below /run"
+        yield Problem("listen", words)
+    elif _is_everybodys(folder):
+        yield Problem("listen", f"{given}: {own}")
+
+
+def _is_everybodys(folder: Path) -> bool:
+    """Whether a folder is one of the system's, or somebody's home."""
+    _, *parts = Path(os.path.normpath(folder)).parts
+    if len(parts) < 2 or parts[0] in ("dev", "proc", "sys"):
+        return True
+    named = "/".join(parts) in ("run/lock", "run/systemd", "run/user")
+    return named or (len(parts) == 2 and parts[0] in ("home", "usr", "var"))
+
+
+def _named(local: Local, file: Path) -> Iterator[Path]:
+    """Files of a party that are not its socket."""
+    yield from (file, local.manifest)
+    yield from (path for key in _FILES if (path := getattr(local, key)) is not None)
+    if local.data is not None:
+        yield from (local.data.train, local.data.test)
+    if local.model is not None and local.model.path.startswith("/"):
+        yield Path(local.model.path)
 
 
 def _devices(local: Local, manifest: Manifest) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def unit(service: Service, program: Path) -> str:
     Args:
         program: the ``sealtune`` command on that host.
     """
-    start = " ".join(_word(part) for part in (str(program), *service.arguments))
+    start = " ".join(_argument(part) for part in (str(program), *service.arguments))
     needs = f"{service.of}.service" if service.of else ""
     lines = [
         "[Unit]",
@@ -132,9 +132,14 @@ def _limits(service: Service) -> list[str]:
     return lines
 
 
+def _argument(text: str) -> str:
+    """One word of a command; systemd expands ``$`` there, too."""
+    return _word(text).replace("$", "$$")
+
+
 def _word(text: str) -> str:
-    """One word of a line; systemd expands ``%`` and ``$``, and splits at spaces."""
+    """One word of a line; systemd expands ``%``, and splits at spaces."""
     if not text.isprintable():
         raise ConfigError("deploy render", [Problem(repr(text), "cannot stand in a unit")])
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"' if set(escaped) & set(" '\"\\") else escaped
