@@ -29,6 +29,7 @@ from sealtune.job.local import Local, ModelPlace, read_local
 from sealtune.job.local_file import anchored
 from sealtune.job.manifest import open_manifest
 from sealtune.launch.parties import command
+from sealtune.launch.preflight import preflight
 from tests.enclave.flow import make_federation, make_job, sign_job
 from tests.enclave.test_processes import Machine, send_nonsense
 from tests.sample_job import write_job
@@ -201,6 +202,17 @@ def test_an_image_of_another_program_or_version_is_not_booted(
         held = parties["server"].model_copy(update={"model": ModelPlace(path=place)})
         with pytest.raises(ConfigError, match=fault):
             fitting(aggregator, held)
+
+
+def test_a_check_before_the_start_asks_the_image_and_not_this_machine(
+    aggregator: Image, parties: dict[str, Local], tmp_path: Path
+) -> None:
+    """The host of a TEE's guest makes no evidence itself."""
+    local = anchored(parties["server"], tmp_path)
+    rows = {row.what: row for row in preflight(local, lambda _: "fits")}
+    assert rows["image"].said == "fits"
+    assert not {"evidence", "admission"} & rows.keys()
+    assert {"evidence", "admission"} <= {row.what for row in preflight(local)}
 
 
 def test_the_development_key_goes_in_where_the_manifest_asks_for_simulated_evidence(

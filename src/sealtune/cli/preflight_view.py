@@ -6,6 +6,7 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,7 +22,7 @@ def show_check(local: Local, *, as_json: bool) -> None:
     """Show everything that was looked at; end with the code of the first error."""
     from sealtune.launch.preflight import preflight
 
-    rows = list(preflight(local))
+    rows = list(preflight(local, _image if local.image else None))
     if as_json:
         typer.echo(json.dumps(_content(local, rows), indent=2))
     else:
@@ -68,3 +69,15 @@ def _table(local: Local, rows: Sequence[Row]) -> None:
     wrong = sum(row.error is not None for row in rows)
     what = "nothing is in the way" if not wrong else f"{wrong} of {len(rows)} in the way"
     console.print(Text(f"{local.name}: {what}; nothing was started"))
+
+
+def _image(local: Local) -> str:
+    """Whether the image of ``local`` can be booted for it."""
+    from sealtune.images.handed import fitting
+    from sealtune.images.image import Image
+    from sealtune.images.machine import find_qemu
+
+    find_qemu()
+    image = Image.read(local.image or Path())
+    fitting(image, local)
+    return f"{image.folder} holds the {image.contents.program} of this job"

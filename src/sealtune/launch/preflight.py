@@ -59,10 +59,15 @@ class Row:
     error: SealtuneError | None = None
 
 
-def preflight(local: Local) -> Iterator[Row]:
-    """Look at everything that the party needs; each problem is told once."""
+def preflight(local: Local, image: Callable[[Local], str] | None = None) -> Iterator[Row]:
+    """Look at everything that the party needs; each problem is told once.
+
+    Args:
+        image: whether the party's image can be booted; inside, its program decides on admission
+            and makes the evidence, so that this machine is asked for neither.
+    """
     told = set()
-    for what, check in _checks(local):
+    for what, check in _checks(local, image):
         try:
             said, error = check(), None
         except SealtuneError as wrong:
@@ -72,7 +77,9 @@ def preflight(local: Local) -> Iterator[Row]:
         told.add(said)
 
 
-def _checks(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
+def _checks(
+    local: Local, image: Callable[[Local], str] | None
+) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "folder", partial(_folder, local)
     for name in ("key", "node_key", "tls_key"):
         if (path := getattr(local, name)) is not None:
@@ -88,12 +95,15 @@ def _checks(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "manifest", _raiser(error)
         return
     for role in method_of(manifest.method).attested:
-        if role == local.role:
+        if role == local.role and image is None:
             yield "evidence", partial(_evidence, local, role, manifest)
     yield "network key", partial(_network_key, local, manifest)
     if manifest.network is not None and local.role in ("site", "server"):
         yield from _network(local, manifest)
-    yield "admission", partial(_admission, local)
+    if image is None:
+        yield "admission", partial(_admission, local)
+    else:
+        yield "image", partial(image, local)
 
 
 def _raiser(error: SealtuneError) -> Callable[[], str]:
