@@ -30,6 +30,7 @@ from sealtune.job.local_file import anchored
 from sealtune.job.manifest import open_manifest
 from sealtune.launch.parties import command
 from sealtune.launch.preflight import preflight
+from sealtune.sockets import connect
 from tests.enclave.flow import make_federation, make_job, sign_job
 from tests.enclave.test_processes import Machine, send_nonsense
 from tests.sample_job import write_job
@@ -111,10 +112,10 @@ def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_from_an_older_st
         machine.wait_ready()
         send_nonsense(machine)
         for _ in range(4):  # handshakes, evaluation and a round, each over a connection of its own
-            with ServerEnclave(str(machine.socket("server"))) as server:
+            with ServerEnclave(connect(str(machine.socket("server")))) as server:
                 assert machine.exchange(server)
         older = state.read_bytes()
-        with ServerEnclave(str(machine.socket("server"))) as server:
+        with ServerEnclave(connect(str(machine.socket("server")))) as server:
             machine.exchange(server)  # sites see that round 1 is over; their answers are lost
         machine.server.popen.send_signal(signal.SIGTERM)
         assert machine.server.end() == 0
@@ -141,7 +142,7 @@ def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_from_an_older_st
 
 def finish(machine: Machine) -> None:
     """Carry messages until the job is done."""
-    with ServerEnclave(str(machine.socket("server"))) as server:
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
         while machine.exchange(server):
             pass
 
