@@ -264,6 +264,34 @@ def test_an_organisation_of_two_sites(parties: Parties) -> None:
     assert (participant.org, participant.sites) == ("clinics", ("north", "south"))
 
 
+def test_a_job_on_hardware(parties: Parties) -> None:
+    """A policy that goes with a card becomes part of the manifest; kinds are named once."""
+    protect = "[protection]\nattestation = 'tdx'\n"
+    parties.write_job("north", "south", extra=protect)
+    policy, other = Path("tdx.json"), Path("sgx.json")
+    for file, kind in ((policy, "tdx"), (other, "sgx")):
+        file.write_text(json.dumps({"kinds": {kind: {"measurements": ["ab" * 48]}}}))
+    for site in ("north", "south"):
+        parties.describe(site, "--policy", policy)
+    server = ("server", "describe", parties.job, "-o", parties.card("server"))
+    said = refused(*server, "--policy", other, code=2)
+    assert "this machine cannot show tdx evidence" in said
+    assert "accepts sgx; the job asks the server for tdx" in said
+    ok(*server)
+    ok("coordinator", "describe", parties.job, "--sites-at", "hub.test:9092", "--server-at",
+       "192.0.2.1:9093", "-o", parties.card("coordinator"))  # fmt: skip
+    assert "the server enclave shows tdx evidence: --policy must" in parties.build_refused(code=2)
+    ok(*server, "--policy", policy)
+    policy.write_text(json.dumps({"kinds": {"tdx": {"measurements": ["cd" * 48]}}}))
+    parties.describe("south", "--policy", policy)
+    appraisal = open_manifest_of(parties).appraisal
+    assert appraisal["site"]["kinds"]["tdx"]["measurements"] == ["ab" * 48, "cd" * 48]
+    assert appraisal["server"]["kinds"]["tdx"]["measurements"] == ["ab" * 48]
+    copy = parties.copy("north")
+    said = refused("job", "sign", copy, "--local", parties.local("north"), code=2)
+    assert "--policy must name its measurements" in said  # what it means to accept itself
+
+
 # ---- labels --------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ and every organisation finds out before it signs.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -157,6 +158,8 @@ def accept(role: str, **changes: Any) -> Change:
          "attestation is simulated, which is not accepted, but tdx"),
         (put("appraisal", "site", "kinds", "astrology", to=TDX), "appraisal.site.kinds.astrology"),
         (put("not_before", to="2020-01-01T00:00:00Z"), "at most 366 days"),
+        (put("settings", "train", "learning_rate", to=0.9), "north.card.json: settings"),
+        (put("settings", "job", "rounds", to=200), "north.card.json: settings"),
     ],
 )  # fmt: skip
 def test_what_a_site_finds_with_its_own_files(parties: Parties, change: Change, words: str) -> None:
@@ -210,7 +213,25 @@ def test_the_builder_puts_its_own_key_in_anothers_place(parties: Parties) -> Non
     said = refused(*verify(parties, "north", "--participant", known))
     assert "does not name the key in" in said
     assert "key of south" in refused(*verify(parties, "north", "--card", parties.card("south")))
+    copy = parties.copy("north")
+    said = refused("job", "sign", copy, "--local", parties.local("north"), "--participant", known)
+    assert "does not name the key in" in said
     assert "key given for site 'south'" in refused(*verify(parties, "south"))
+
+
+def test_what_was_not_compared_is_told(parties: Parties) -> None:
+    parties.sign(*SITES)
+    own, south = (parties.folder / site / f"{site}.card.json" for site in SITES)
+    said = ok(*verify(parties, "north"))
+    assert f"ok  {own}: as the manifest says" in said  # it lies beside the local file
+    assert "not compared: keys of south: --participant ORG=KEY.pub" in said
+    for known in (("--card", south), ("--participant", f"south={south.with_name('south.pub')}")):
+        assert "not compared" not in ok(*verify(parties, "north", *known))
+    own.rename(own.with_name("elsewhere.json"))
+    assert "not compared: settings: --job JOB.toml" in ok(*verify(parties, "north"))
+    assert "not compared: settings" not in ok(*verify(parties, "north", "--job", parties.job))
+    said = json.loads(ok(*verify(parties, "north", "--json")))
+    assert len(said["not_compared"]) == 2
 
 
 def test_data_that_changed_since_the_card(parties: Parties) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sealtune.job.card import Card, Signer
     from sealtune.job.job_file import JobFile
     from sealtune.job.local import Local
+    from sealtune.job.method import Attested
 
 _Job = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file that goes round.")]
 _Key = Annotated[
@@ -295,17 +296,28 @@ def _signer(key: Path | None, org: str | None, days: int) -> Signer:
     return Signer(name, Ed25519PrivateKey.generate() if key is None else load_private(key), days)
 
 
-def _accepted(file: Path | None, role: str, job: JobFile) -> AppraisalPolicy | None:
+def _accepted(file: Path | None, role: Attested, job: JobFile) -> AppraisalPolicy | None:
     from sealtune.attest.files import load_policies
     from sealtune.errors import ConfigError, Problem
 
+    roles = job.job.rules.attested
+    if role in roles:
+        _say_lacking(job.protection.evidence(role))
     if file is None:
         return None
-    roles = job.job.rules.attested
     if role not in roles:
         words = f"the {role} of such a job shows no evidence: leave it out"
         raise ConfigError("--policy", [Problem(str(file), words)])
     return load_policies(file, roles)[role]
+
+
+def _say_lacking(kind: str) -> None:
+    """What this machine lacks to show such evidence; an enclave may be a machine of its own."""
+    from sealtune.attest.evidence import Kind
+    from sealtune.attest.platforms import platform
+
+    for words in platform(Kind(kind)).missing():
+        typer.secho(f"this machine cannot show {kind} evidence: {words}", fg="yellow", err=True)
 
 
 def _free(path: Path | None) -> None:

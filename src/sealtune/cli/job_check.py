@@ -53,17 +53,15 @@ def verify(
 
         sealtune job verify job.manifest.json --participant south=south.pub
     """
-    from sealtune.cli.job_compare import compare
-    from sealtune.cli.signing import check_expected, check_keys
+    from sealtune.cli.job_compare import Compared, compare, say
+    from sealtune.cli.signing import check_expected
     from sealtune.job.dsse import Envelope
-    from sealtune.job.local_file import load_local
     from sealtune.job.manifest import job_id, verify_manifest
     from sealtune.party.trust import read_policies
 
     envelope = Envelope.read(file)
     manifest = verify_manifest(envelope)
     accepted = check_expected(manifest, policy)
-    check_keys(manifest, participant or [])
     orgs = [member.org for member in manifest.participants]
     checks = [
         "canonical bytes, known keys only, no contradictions",
@@ -71,18 +69,27 @@ def verify(
         f"valid until {manifest.expires}",
         *accepted,
     ]
-    if participant:
-        checks.append("the keys are the ones you gave")
-    party = None if local is None else load_local(local)
-    checks += compare(manifest, job_file, site, party, card or [])
+    compared = compare(
+        manifest,
+        job_file=job_file,
+        site=site,
+        local=local,
+        cards=card or [],
+        participants=participant or [],
+    )
+    checks += compared.checks
     if as_json:
         import json
 
-        document = {"job_id": job_id(envelope.payload), "signed_by": orgs, "checks": checks}
+        document = {
+            "job_id": job_id(envelope.payload),
+            "signed_by": orgs,
+            "checks": checks,
+            "not_compared": compared.left,
+        }
         typer.echo(json.dumps(document, indent=2))
         return
-    for check in checks:
-        typer.echo(f"ok  {check}")
+    say(Compared(checks, compared.left))
     policies = read_policies(manifest)
     weak = [role for role, policy in policies.items() if not policy.confidential]
     if weak or not policies:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sealtune.errors import ConfigError, DigestMismatchError, Problem
 
@@ -17,27 +17,78 @@ if TYPE_CHECKING:
     from sealtune.job.manifest import Manifest
 
 
+class Compared(NamedTuple):
+    """What was found equal, and what nobody has looked at, in words."""
+
+    checks: list[str]
+    left: list[str]
+
+
 def compare(
     manifest: Manifest,
-    job_file: Path | None,
-    site: str | None,
-    local: Local | None,
-    cards: Sequence[Path],
-) -> list[str]:
-    """All that the options ``--job``, ``--site``, ``--local`` and ``--card`` ask for.
-
-    Returns:
-        what was found equal, in words.
+    *,
+    job_file: Path | None = None,
+    site: str | None = None,
+    local: Path | None = None,
+    cards: Sequence[Path] = (),
+    participants: Sequence[str] = (),
+) -> Compared:
+    """All that the options ``--job``, ``--site``, ``--local``, ``--card`` and ``--participant`` ask
+    for. A party's own card is looked for beside its local file.
 
     Raises:
-        ManifestError, ConfigError: see below.
+        ManifestError, ConfigError: it is not what was signed; see below.
     """
-    checks = []
-    if local is not None:
-        checks += compare_local(manifest, local, job_file)
+    from sealtune.cli.signing import check_keys
+    from sealtune.job.local_file import load_local
+
+    check_keys(manifest, participants)
+    checks = [f"key of {word.partition('=')[0]}: the one you gave" for word in participants]
+    files, party = list(cards), None if local is None else load_local(local)
+    if party is not None and local is not None:
+        own = local.with_name(f"{party.site or party.role}.card.json")
+        if own.exists() and not any(own.samefile(file) for file in cards if file.exists()):
+            files.append(own)
+        checks += compare_local(manifest, party, job_file)
     elif job_file is not None:
         checks += compare_files(manifest, job_file, site)
-    return checks + compare_cards(manifest, cards)
+    checks += compare_cards(manifest, files)
+    return Compared(checks, _left(manifest, party, files, job_file, participants))
+
+
+def _left(
+    manifest: Manifest,
+    local: Local | None,
+    cards: Sequence[Path],
+    job_file: Path | None,
+    participants: Sequence[str],
+) -> list[str]:
+    """What a party that compares should compare as well."""
+    from sealtune.job.card import SiteCard, read_card
+
+    if local is None:
+        return []
+    left = [] if cards or job_file else ["settings: --job JOB.toml, or --card with your own"]
+    read = [card for card in map(read_card, cards) if isinstance(card, SiteCard)]
+    known = {word.partition("=")[0].partition(":")[0] for word in participants}
+    known |= {card.org for card in read}
+    if local.site in manifest.data:
+        known.add(manifest.participant(local.site).org)
+    others = [one.org for one in manifest.participants if one.org not in known]
+    if others:
+        words = "--participant ORG=KEY.pub, or their fingerprints by telephone"
+        left.append(f"keys of {', '.join(others)}: {words}")
+    return left
+
+
+def say(compared: Compared) -> None:
+    """Print it."""
+    import typer
+
+    for check in compared.checks:
+        typer.echo(f"ok  {check}")
+    for words in compared.left:
+        typer.secho(f"??  not compared: {words}", fg="yellow")
 
 
 def compare_files(manifest: Manifest, job_file: Path, site: str | None) -> list[str]:

@@ -16,6 +16,7 @@ from sealtune.cli.job_options import (
     JobFileOption,
     LocalOption,
     ManifestFile,
+    Participants,
     Site,
     say_state,
 )
@@ -31,12 +32,14 @@ def sign(
     site: Site = None,
     local: LocalOption = None,
     card: CardsOption = None,
+    participant: Participants = None,
     policy: Accept = None,
 ) -> None:
     """Sign a manifest. Read it first with `sealtune job show`: the signature covers all of it.
 
     Code digest and accepted evidence must be what you expect: this sealtune, and --policy. With
-    --local, so must your data, model, plan and keys be.
+    --local, so must your data, model, plan and keys be, and your card if it lies beside that file;
+    what else there is to compare is told.
 
     Examples:
 
@@ -46,7 +49,7 @@ def sign(
 
         sealtune job sign job.manifest.json --key north.key --job job.toml --site north
     """
-    from sealtune.cli.job_compare import compare
+    from sealtune.cli.job_compare import Compared, compare, say
     from sealtune.cli.signing import check_expected
     from sealtune.errors import ConfigError, Problem, UnknownKeyError
     from sealtune.job import dsse, proposal
@@ -81,9 +84,15 @@ def sign(
             f"the manifest does not name the key in {key} ({spaced(fingerprint(public))})",
             hint="`sealtune job show` lists the participants' keys",
         )
-    checks += compare(manifest, job_file, site, party, card or [])
-    for check in checks:
-        typer.echo(f"ok  {check}")
+    compared = compare(
+        manifest,
+        job_file=job_file,
+        site=site,
+        local=local,
+        cards=card or [],
+        participants=participant or [],
+    )
+    say(Compared([*checks, *compared.checks], compared.left))
     envelope = proposal.sign(envelope, private)
     write_atomic(file, envelope.encode())
     typer.echo(f"signed by    {own[0].org}, just now")

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from sealtune.attest.evidence import Kind
 from sealtune.attest.measure import program_digest
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.attest.strength import check_strength
+from sealtune.errors import ConfigError, Problem
 from sealtune.job.card import CardEvidence, Machine, ServerCard, Signer
 from sealtune.job.job_file import JobFile
 from sealtune.job.method import Attested, method_of
@@ -46,6 +48,7 @@ def program_facts(job: JobFile, role: Attested, policy: AppraisalPolicy | None) 
 
     Raises:
         WeakEvidenceError: the policy accepts code that nobody named.
+        ConfigError: it accepts other evidence than the job asks for.
     """
     rules = method_of(job.job.rules.name)
     program = rules.programs[role]
@@ -59,6 +62,9 @@ def program_facts(job: JobFile, role: Attested, policy: AppraisalPolicy | None) 
             policy = simulated_policy(digest, (own_signer(),))
         if policy is not None:
             check_strength(policy)
+            if Kind(kind) not in policy.kinds:
+                words = f"accepts {', '.join(policy.kinds)}; the job asks the {role} for {kind}"
+                raise ConfigError("--policy", [Problem("kinds", words)])
         content = None if policy is None else policy.model_dump(mode="json")
         evidence = CardEvidence(kind=kind, policy=content)
     return {"code": {program: digest.hex()}, "evidence": evidence}
