@@ -137,6 +137,7 @@ def test_pods_are_restricted(namespace: str) -> None:
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     for container in containers(namespace):

@@ -65,8 +65,11 @@ def main() -> int:
         return error.exit_code
     threading.Thread(target=server.serve_forever, daemon=True).start()
     _emit(event="ready", arithmetic=server.engine.arithmetic)
+    reported = 0
     while not stop.wait(_REPORT_EVERY):
-        _report(server)
+        if server.engine.calls != reported:  # it serves for days after its last job
+            reported = server.engine.calls
+            _report(server)
     server.close()
     _report(server)
     _emit(event="memory", peak_mib=peak_mib())
