@@ -69,13 +69,13 @@ class TwoHosts(Engine):
         aggregator.close(60)
         return aggregator.reports
 
-    def dial(self, own: Credentials | None) -> ssl.SSLSocket:
+    def dial(self, own: Credentials | None, patience: float = 20) -> ssl.SSLSocket:
         """Connect to the second port, with a certificate or without one."""
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
         if own is not None:
             client.load_cert_chain(own.certificate, own.key)
-        return client.wrap_socket(socket.create_connection(("127.0.0.1", self.second), 20))
+        return client.wrap_socket(socket.create_connection(("127.0.0.1", self.second), patience))
 
 
 @pytest.fixture
@@ -217,6 +217,17 @@ def test_silent_and_talkative_strangers_keep_nobody_out(hosts: TwoHosts) -> None
         hosts.link()
         hosts.node("a", backwards)
         assert answers(hosts.work([order({"a": b"abc"})])) == [("reply", "a", b"cba")]
+
+
+def test_many_silent_strangers_keep_the_link_waiting_for_none_of_them(hosts: TwoHosts) -> None:
+    """They come again as soon as they are hung up on; each would be borne for 20 s."""
+    hosts.relay()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5 * 32):
+            sock = socket.create_connection(("127.0.0.1", hosts.second), 20)
+            stack.enter_context(sock)
+        with hosts.dial(hosts.own, patience=8) as link:
+            assert frames.receive(link).kind == "next"
 
 
 @pytest.mark.parametrize("wrong", ["another certificate", "another host"])

@@ -1,7 +1,8 @@
 """The relay's second port, where the link of the server enclave comes in from another host.
 
 One link counts: a new one takes the place of what came before it, since that may be dead without
-anybody having noticed. Whoever does not show the pinned certificate gets no further than that.
+anybody having noticed. Whoever does not show the pinned certificate gets no further than that; of
+those who have not shown any yet, the oldest make room for who comes next.
 
 Trust domain: network engine (untrusted), on the coordinator's side.
 """
@@ -20,7 +21,7 @@ from sealtune.errors import FederationError
 from sealtune.federation.pinned_tls import check_peer
 
 _HANDSHAKE = 20.0  # seconds that somebody has to show the certificate
-_SHAKING = 32  # at the same time; more wait in the listener's queue
+_SHAKING = 32  # who may be about to, at the same time
 _QUIET = 60.0  # seconds between two reports of somebody who was turned away
 
 
@@ -47,7 +48,7 @@ class LinkPort:
         self._changed = threading.Condition()
         self._current: ssl.SSLSocket | None = None
         self._next: ssl.SSLSocket | None = None
-        self._free = threading.Semaphore(_SHAKING)
+        self._shaking: dict[ssl.SSLSocket, None] = {}  # in the order in which they came
         self._listener = sockets.listen(address)
         threading.Thread(target=self._accept, daemon=True, name="link port").start()
 
@@ -63,11 +64,9 @@ class LinkPort:
 
     def _accept(self) -> None:
         while True:
-            self._free.acquire()
             try:
                 sock, _ = self._listener.accept()
             except OSError:
-                self._free.release()
                 time.sleep(0.1)  # such as too many open files
                 continue
             threading.Thread(target=self._welcome, args=(sock,), daemon=True).start()
@@ -77,22 +76,39 @@ class LinkPort:
             with contextlib.ExitStack() as cleanup:
                 cleanup.callback(sock.close)
                 sock.settimeout(_HANDSHAKE)
-                link = self._context.wrap_socket(sock, server_side=True)
+                link = self._context.wrap_socket(
+                    sock, server_side=True, do_handshake_on_connect=False
+                )
                 cleanup.callback(link.close)
+                with self._among_shaking(link):
+                    link.do_handshake()
                 check_peer(link, self._certificate)
                 link.settimeout(None)
                 cleanup.pop_all()
         except (OSError, ValueError, FederationError) as error:
             self._turned_away(error)
             return
-        finally:
-            self._free.release()
         with self._changed:
             for old in (self._current, self._next):
                 if old is not None:
                     _hang_up(old)
             self._next = link
             self._changed.notify()
+
+    @contextlib.contextmanager
+    def _among_shaking(self, link: ssl.SSLSocket) -> Iterator[None]:
+        """Strangers who say nothing shall not keep the link out: the oldest of them goes."""
+        with self._changed:
+            self._shaking[link] = None
+            if len(self._shaking) > _SHAKING:
+                oldest = next(iter(self._shaking))
+                del self._shaking[oldest]
+                _hang_up(oldest)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shaking.pop(link, None)
 
     def _turned_away(self, error: Exception) -> None:
         if time.monotonic() - self._logged > _QUIET:  # strangers shall not fill the disk
