@@ -226,3 +226,19 @@ def test_the_same_party_twice(place: Path) -> None:
     done = CliRunner().invoke(app, ["deploy", "render", *files, "-o", str(place / "out")])
     assert done.exit_code == 2
     assert "stands in two files" in done.output
+
+
+def test_what_comes_next_is_printed(place: Path) -> None:
+    files = [part for name in FILES for part in ("--local", str(place / f"{name}.toml"))]
+    done = CliRunner().invoke(app, ["deploy", "render", *files, "-o", str(place / "out")])
+    assert done.exit_code == 0
+    assert "systemctl daemon-reload && systemctl enable --now sealtune-coordinator" in done.output
+    key = "~/.local/share/sealtune/simulated-tee.key"
+    for user, group, state in (
+        ("sealtune-server", "sealtune-server-net", "server"),
+        ("sealtune-north", "sealtune-north-net", "site-north"),
+    ):
+        kept = f"/var/lib/sealtune/{state}/sealtune/simulated-tee.key"
+        assert f"  install -D -m 600 -o {user} -g {group} {key} {kept}\n" in done.output
+    unit = options(place / "out" / "systemd" / "sealtune-site-north.service")
+    assert "XDG_DATA_HOME=%S/sealtune/site-north" in unit["Environment"][0]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sealtune.deploy import Service
     from sealtune.job.local import Local
 
+_KEPT = "sealtune/simulated-tee.key"  # in a folder of data
+_KEY = f"~/.local/share/{_KEPT}"
 _ANYWHERE = ("0.0.0.0", "::")
 
 deploy = typer.Typer(
@@ -110,6 +112,13 @@ def _next(out: Path, services: Sequence[Service]) -> str:
         f"  chown {owners[one.name]} {shlex.join(str(path) for path in (*one.writes, *one.keys))}"
         for one in services
     )
+    trial = "".join(
+        f"  install -D -m 600 -o {one.user} -g {one.group} {_KEY} /var/lib/{one.state}/{_KEPT}\n"
+        for one in services
+        if one.simulated
+    )
+    if trial:
+        trial = f"A trial's simulated evidence is signed with the key of its cards:\n{trial}"
     return f"""
 With systemd, as root:
   cp {here}/systemd/*.service /etc/systemd/system/
@@ -118,7 +127,7 @@ With systemd, as root:
   systemctl daemon-reload && systemctl enable --now {" ".join(names)}
   journalctl -f -u {names[0]}
 The accounts must be able to read manifest, local file, model and data.
-
+{trial}
 With containers, in place of that, and folders and keys made over to them:
 {chown}
   docker compose -f {here}/compose.yaml up"""

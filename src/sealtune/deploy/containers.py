@@ -61,7 +61,12 @@ def _container(service: Service, image: str, ids: Mapping[str, int]) -> dict[str
         "security_opt": ["no-new-privileges:true"],
         "restart": "on-failure:20",
         "stop_grace_period": "60s",
-        "environment": {"XDG_STATE_HOME": "/state", "XDG_CACHE_HOME": "/tmp/cache"},
+        "environment": {
+            "HOME": "/state",
+            "XDG_STATE_HOME": "/state",
+            "XDG_DATA_HOME": "/state",
+            "XDG_CACHE_HOME": "/tmp/cache",
+        },
         "volumes": [
             *(_bind(str(path), str(path), read_only=True) for path in dict.fromkeys(reads)),
             *(_bind(str(path), str(path)) for path in dict.fromkeys(writes)),

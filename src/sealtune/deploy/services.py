@@ -58,6 +58,7 @@ class Service:
         locks: it keeps secrets in memory that is never swapped.
         of: the service that it belongs to and ends with.
         dials_out: whether it connects to other hosts.
+        simulated: its evidence is: it signs with the key that its card was made with.
     """
 
     name: str
@@ -77,6 +78,12 @@ class Service:
     locks: bool = False
     of: str = ""
     dials_out: bool = False
+    simulated: bool = False
+
+    @property
+    def state(self) -> str:
+        """Its folder, of systemd's making, below that of all services' states."""
+        return f"sealtune/{self.name.removeprefix('sealtune-')}"
 
 
 def services_of(parties: Mapping[Path, Local]) -> list[Service]:
@@ -182,6 +189,7 @@ def _own_program(
         ports=(address.port,) if accelerates and address.scheme == "tcp" else (),
         locks=not accelerates,
         dials_out=outside and not accelerates,
+        simulated=_evidence(local, manifest) is Kind.SIMULATED,
     )
 
 
@@ -229,10 +237,16 @@ def _named(local: Local, file: Path) -> Iterator[Path]:
 def _devices(local: Local, manifest: Manifest) -> tuple[str, ...]:
     if local.image is not None:
         return _MACHINE
+    kind = _evidence(local, manifest)
+    return _DEVICES.get(kind, ()) if kind else ()
+
+
+def _evidence(local: Local, manifest: Manifest) -> Kind | None:
+    """What a party's program shows; None: nothing."""
     for role in method_of(manifest.method).attested:
         if role == local.role:
-            return _DEVICES.get(Kind(manifest.settings.protection.evidence(role)), ())
-    return ()
+            return Kind(manifest.settings.protection.evidence(role))
+    return None
 
 
 def _who(local: Local) -> str:

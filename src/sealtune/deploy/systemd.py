@@ -101,7 +101,8 @@ def folders_file(services: Sequence[Service]) -> str:
 
 
 def _places(service: Service) -> list[str]:
-    state = f"sealtune/{service.name.removeprefix('sealtune-')}"
+    state = service.state
+    homes = ("XDG_STATE_HOME=%S", "XDG_DATA_HOME=%S", "XDG_CACHE_HOME=%C", "HOME=%S")
     writes = [*service.writes, *([service.run] if service.run and not service.of else [])]
     paths = (*service.reads, *service.writes, *service.keys)
     in_home = any(str(path).startswith(_HOMES) for path in paths)
@@ -110,7 +111,7 @@ def _places(service: Service) -> list[str]:
         f"ProtectHome={'read-only' if in_home else 'yes'}",
         f"StateDirectory={state}",
         f"CacheDirectory={state}",
-        f"Environment=XDG_STATE_HOME=%S/{state} XDG_CACHE_HOME=%C/{state} HOME=%S/{state}",
+        f"Environment={' '.join(f'{home}/{state}' for home in homes)}",
     ]
 
 
