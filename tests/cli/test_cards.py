@@ -292,6 +292,54 @@ def test_a_job_on_hardware(parties: Parties) -> None:
     assert "--policy must name its measurements" in said  # what it means to accept itself
 
 
+OTHER_METHODS = {
+    "split": ("rounds = 2", 'rounds = 2\nmethod = "split"', "[split]\ncut = 1\n", ["server"]),
+    "secure": (
+        "rounds = 2",
+        'rounds = 2\ntrust = "secure-aggregation"',
+        "[aggregation]\nnorm_bound = 'none'\n",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_a_job_of_another_method(parties: Parties, method: str) -> None:
+    """Whose sites sign and show no evidence, nor does a server of secure aggregation."""
+    old, new, extra, attested = OTHER_METHODS[method]
+    names = ("north", "south", "west")
+    parties.write_job(*names, extra=extra)
+    text = parties.job.read_text().replace(old, new).replace("[tuning]", "[tuning.lora]")
+    parties.job.write_text(text)
+    parties.add("west", 7)
+    for site in names:
+        parties.describe(site)
+    card = read_card(parties.card("west"))
+    assert isinstance(card, SiteCard)
+    assert card.evidence is None
+    local = parties.hub / "again.toml"
+    ok("server", "describe", parties.job, "-o", parties.card("server"), "--local-out", local)
+    assert ("# path" in local.read_text()) == (method == "split")
+    ok("coordinator", "describe", parties.job, "--sites-at", "hub.test:9092", "--server-at",
+       "192.0.2.1:9093", "-o", parties.card("coordinator"))  # fmt: skip
+    assert list(open_manifest_of(parties).appraisal) == attested
+    parties.sign(*names)
+    said = refused("site", "describe", parties.job, "--local", parties.local("west"), "--key",
+                   parties.key("west"), "--policy", "p.json", code=2)  # fmt: skip
+    assert "the site of such a job shows no evidence" in said
+
+
+def test_a_job_of_text_alone(parties: Parties) -> None:
+    text = parties.job.read_text()
+    parties.job.write_text(text + '[model]\ntask = "causal-lm"\n')
+    for site in ("north", "south"):
+        parties.describe(site)
+    ok("server", "describe", parties.job, "-o", parties.card("server"))
+    ok("coordinator", "describe", parties.job, "--sites-at", "hub.test:9092", "--server-at",
+       "192.0.2.1:9093", "-o", parties.card("coordinator"))  # fmt: skip
+    assert open_manifest_of(parties).labels == ()
+
+
 # ---- labels --------------------------------------------------------------------------------------
 
 
