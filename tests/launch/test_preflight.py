@@ -17,8 +17,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from sealtune.attest.errors import UnknownSignerError
+from sealtune.attest.platforms.simulated import own_signer
 from sealtune.cli.main import app
 from sealtune.errors import FederationError, SealtuneError
+from sealtune.job.local import Local
 from sealtune.job.local_file import load_local
 from sealtune.job.network_keys import new_certificate, new_node_key
 from sealtune.launch import preflight as room
@@ -26,6 +29,7 @@ from sealtune.launch import reach as reaching
 from sealtune.launch.ports import free_port
 from sealtune.launch.preflight import preflight
 from sealtune.launch.reach import Asked, check_clock, reach
+from tests.job.sample import APPRAISAL, make_manifest
 from tests.launch.test_party import Hosts, Make, hosts
 
 __all__ = ["hosts"]  # the fixture
@@ -192,6 +196,29 @@ def test_clocks() -> None:
     for skew in (90.0, -90.0):
         with pytest.raises(FederationError, match="this machine's clock is 90 s"):
             check_clock(skew)
+
+
+def test_a_key_of_simulated_evidence_that_nobody_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    local = Local(
+        role="server", manifest=tmp_path / "m", folder=tmp_path / "f", listen=str(tmp_path / "s")
+    )
+
+    def found(signers: object) -> str:
+        kinds = {"simulated": APPRAISAL["kinds"]["simulated"] | {"signers": signers}}
+        policy = {**APPRAISAL, "kinds": kinds}
+        manifest = make_manifest(appraisal={"server": policy, "site": APPRAISAL})
+        return room._evidence(local, "server", manifest)
+
+    for make in (False, True):  # there is none, and there is another
+        if make:
+            own_signer()
+        with pytest.raises(UnknownSignerError, match="not a key that the manifest names"):
+            found(["ab" * 32])
+        assert (tmp_path / "data").exists() == make, "none is made by looking"
+    assert found([own_signer().hex()]) == found("any") == "this machine makes simulated evidence"
 
 
 def test_the_table_and_the_code(hosts: Make) -> None:

@@ -19,7 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from sealtune import sockets
+from sealtune.attest.errors import UnknownSignerError
+from sealtune.attest.evidence import Kind
 from sealtune.attest.platforms.base import MACHINE
+from sealtune.attest.policy import KindPolicy
 from sealtune.errors import (
     AcceleratorLostError,
     FederationError,
@@ -185,11 +188,29 @@ def _accelerator(address: str) -> str:
 
 
 def _evidence(local: Local, role: Attested, manifest: Manifest) -> str:
-    from sealtune.party.trust import check_machine
+    from sealtune.party.trust import accepted_evidence, check_machine
 
     protection = manifest.settings.protection
+    kind = Kind(protection.evidence(role))
     check_machine(protection, role, root=local.evidence_root or MACHINE)
-    return f"this machine makes {protection.evidence(role)} evidence"
+    if kind is Kind.SIMULATED:
+        _check_signer(accepted_evidence(manifest)[role].for_kind(kind), role)
+    return f"this machine makes {kind} evidence"
+
+
+def _check_signer(policy: KindPolicy, role: Attested) -> None:
+    """Whether simulated evidence made here is signed by a key that its peers accept."""
+    from sealtune.attest.platforms.simulated import default_key_path, own_signer
+
+    if policy.signers == "any":
+        return
+    path = default_key_path()
+    if not path.is_file() or own_signer().hex() not in policy.signers:
+        raise UnknownSignerError(
+            f"simulated evidence of this {role} would be signed by {path}, which is not a key that "
+            "the manifest names",
+            hint="put the key there that this party's card was made with",
+        )
 
 
 def _network_key(local: Local, manifest: Manifest) -> str:
