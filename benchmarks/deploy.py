@@ -1,6 +1,6 @@
 """A round across hosts: bytes and seconds, against Flower's plain FedAvg of the same adapter.
 
-    python benchmarks/deploy.py                    # as root; about 20 minutes
+    python benchmarks/deploy.py                    # as root; about 15 minutes
     python benchmarks/deploy.py --quick --json     # about 5 minutes
 
 Hosts are network namespaces of this machine (``sealtune.demo.hosts``): a coordinator, a server and
@@ -218,7 +218,7 @@ def main() -> None:
     options = parser.parse_args()
     if reason := missing():
         raise SystemExit(f"no hosts can be made here: {reason}")
-    repeats = 2 if options.quick else 3
+    repeats = 2
     found = {}
     plan = {link: list(QUICK if options.quick else WHOLE) for link in LINKS}
     if not options.quick:
