@@ -140,6 +140,16 @@ def accept(role: str, **changes: Any) -> Change:
     return change
 
 
+def also_accept(role: str) -> Change:
+    """The builder's own development key, beside the others'."""
+
+    def change(content: dict[str, Any]) -> None:
+        accepted = content["appraisal"][role]["kinds"]["simulated"]
+        accepted["signers"] = sorted([*accepted["signers"], "ab" * 32])
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -189,6 +199,9 @@ def test_what_a_site_finds_with_its_own_files(parties: Parties, change: Change, 
         (put("network", to=None), "node key of south"),
         (put("code", "aggregator", to="00" * 48), "server.card.json: code.aggregator"),
         (accept("site", signers=["ab" * 32]), "south.card.json: appraisal.site"),
+        (accept("site", signers="any"), "south.card.json: appraisal.site"),
+        (also_accept("site"), "appraisal.site: the development key of no card"),
+        (also_accept("server"), "appraisal.server: the development key of no card"),
     ],
 )  # fmt: skip
 def test_what_is_found_with_cards_that_came_from_their_parties(

@@ -5,13 +5,15 @@ Trust domain: a participant's own machine; manifests and cards come from outside
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sealtune.errors import ConfigError, DigestMismatchError, Problem
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from sealtune.job.card import Card, ServerCard, SiteCard
     from sealtune.job.local import Local
     from sealtune.job.manifest import Manifest
@@ -200,6 +202,7 @@ def compare_cards(manifest: Manifest, files: Sequence[Path]) -> list[str]:
     cards = {file: read_card(file) for file in files}
     differing = {file: list(_differing(manifest, card)) for file, card in cards.items()}
     found = [f"{file}: {', '.join(keys)}" for file, keys in differing.items() if keys]
+    found += _of_nobody(manifest, list(cards.values()))
     if found:
         raise DigestMismatchError(
             f"the manifest says other than the cards given; these differ: {'; '.join(found)}",
@@ -237,17 +240,35 @@ def _accepts(manifest: Manifest, card: SiteCard | ServerCard) -> bool:
     """Whether the manifest takes the simulated evidence that the card announces: its development
     key is known from nowhere else. What is accepted of hardware, ``--policy`` says.
     """
+    announced = _announced(card)
+    return announced == {"any"} or announced <= _development_keys(manifest.appraisal.get(card.role))
+
+
+def _of_nobody(manifest: Manifest, cards: Sequence[Card]) -> Iterator[str]:
+    """Roles of which the manifest takes a key that none of their cards, all given, announces."""
+    from sealtune.job.card import ServerCard, SiteCard
+
+    servers = [card for card in cards if isinstance(card, ServerCard)]
+    sites = [card for card in cards if isinstance(card, SiteCard)]
+    complete = {card.site for card in sites} >= set(manifest.settings.sites.names)
+    for role, known, all_given in (("server", servers, bool(servers)), ("site", sites, complete)):
+        taken = _development_keys(manifest.appraisal.get(role))
+        if all_given and taken - {key for card in known for key in _announced(card)}:
+            yield f"appraisal.{role}: the development key of no card"
+
+
+def _announced(card: SiteCard | ServerCard) -> Set[str]:
+    return _development_keys(card.evidence.policy if card.evidence else None)
+
+
+def _development_keys(policy: Mapping[str, JsonValue] | None) -> Set[str]:
+    """Whose simulated evidence a policy takes; "any": everybody's."""
     from sealtune.attest.evidence import Kind
     from sealtune.attest.policy import parse_policy
 
-    if card.evidence is None or card.evidence.policy is None:
-        return True
-    announced = parse_policy(card.evidence.policy, "policy").kinds.get(Kind.SIMULATED)
-    accepted = parse_policy(manifest.appraisal.get(card.role, {"kinds": {}})).kinds
-    if announced is None or announced.signers == "any":
-        return True
-    taken = accepted[Kind.SIMULATED].signers if Kind.SIMULATED in accepted else ()
-    return taken == "any" or set(announced.signers) <= set(taken)
+    kinds = parse_policy(policy, "policy").kinds if policy is not None else {}
+    signers = kinds[Kind.SIMULATED].signers if Kind.SIMULATED in kinds else ()
+    return {signers} if isinstance(signers, str) else set(signers)
 
 
 def _of_site(manifest: Manifest, card: SiteCard) -> Iterator[str]:
