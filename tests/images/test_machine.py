@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tests.enclave.flow import make_federation, make_job, sign_job
 from tests.enclave.test_processes import Machine, send_nonsense
 from tests.sample_job import write_job
 
+PY = sys.executable
 SECTIONS = {
     "job": {"seed": 3, "rounds": 2},
     "data": {"max_tokens": 24},
@@ -203,6 +205,40 @@ def test_an_image_of_another_program_or_version_is_not_booted(
         held = parties["server"].model_copy(update={"model": ModelPlace(path=place)})
         with pytest.raises(ConfigError, match=fault):
             fitting(aggregator, held)
+
+
+HEARS = "print('{}', flush=True); assert input() == 'stop'; print('\\nexit 7')"
+DEAF = "import time; print('{}', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(("machine", "signals", "code"), [(HEARS, 1, 7), (DEAF, 2, 143)])
+def test_a_signal_for_the_whole_group_asks_the_program_and_a_second_ends_the_machine(
+    machine: str, signals: int, code: int
+) -> None:
+    """What stands for QEMU would end at the signal itself, if it got it."""
+    run = f"import sys; from sealtune.images.run import _run; sys.exit(_run({[PY, '-c', machine]}))"
+    with subprocess.Popen(
+        [PY, "-c", run], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"{}\n"
+        for _ in range(signals):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(0.2)  # signals of one number that wait together are one
+        assert process.wait(30) == code
+        assert process.stdout.read() == b""
+
+
+def test_who_starts_it_is_told_why_an_image_is_not_booted(
+    aggregator: Image, parties: dict[str, Local], sockets: Path, tmp_path: Path
+) -> None:
+    """As an event, like those of the program, so that it is not started again and again."""
+    folder = tmp_path / "image"
+    shutil.copytree(aggregator.folder, folder)
+    (folder / "cmdline").write_text("init=/bin/sh")
+    code, events = booted(parties["server"].model_copy(update={"image": folder}), sockets)
+    assert code == 10
+    assert [(e["event"], e["error"]) for e in events] == [("error", "DigestMismatchError")]
 
 
 def test_a_check_before_the_start_asks_the_image_and_not_this_machine(

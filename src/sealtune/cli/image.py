@@ -119,20 +119,28 @@ def run(
 
     Example: `sealtune image run images/aggregator --local server.toml`
     """
+    from sealtune.errors import ProcessDiedError, SealtuneError
     from sealtune.images.image import Image
     from sealtune.images.run import boot
+    from sealtune.job.events import Error
     from sealtune.job.local_file import load_local
+    from sealtune.party.events import EventLines
 
-    party = load_local(local)
-    code = boot(
-        Image.read(folder),
-        party,
-        memory=memory,
-        processors=processors,
-        accel=accel.value if accel else None,
-        console=console,
-        more=shlex.split(qemu),
-    )
+    try:
+        code = boot(
+            Image.read(folder),
+            load_local(local),
+            memory=memory,
+            processors=processors,
+            accel=accel.value if accel else None,
+            console=console,
+            more=shlex.split(qemu),
+        )
+    except ProcessDiedError:
+        raise  # it may live when it is started again; what is said in an event would not
+    except SealtuneError as error:
+        EventLines(1)(Error.of(error))
+        raise
     raise typer.Exit(code)
 
 

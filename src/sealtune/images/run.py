@@ -93,30 +93,43 @@ def boot(
 
 
 def _run(command: list[str]) -> int | None:
-    """Run QEMU; returns the program's exit code, as the machine told it, or None."""
-    process = subprocess.Popen(tied(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """Run QEMU; returns the program's exit code, as the machine told it, or None.
+
+    QEMU is in a session of its own: a signal for this process and its group would end it at once.
+    """
+    process = subprocess.Popen(
+        tied(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
     assert process.stdout is not None
     code = None
-    with process, _stopping(process):
+    with process, _stopping(process) as asked:
         for line in process.stdout:
             if found := _EXIT.fullmatch(line.strip()):
                 code = int(found[1])
             elif line.strip():
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
+    if code is None and asked.is_set():
+        return 128 + signal.SIGTERM  # before the program could hear it
     return code
 
 
 @contextlib.contextmanager
-def _stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Turn the signals that ask for an end into the line that asks the program."""
+def _stopping(process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+    """Turn the signals that ask for an end into the line that asks the program.
+
+    Yields:
+        set when one has come.
+    """
+    asked = threading.Event()
     killer = threading.Timer(_GRACE, process.kill)
     killer.daemon = True
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        if killer.is_alive():  # asked twice: at once
+        if asked.is_set():  # asked twice: at once
             process.kill()
             return
+        asked.set()
         killer.start()
         with contextlib.suppress(OSError):
             assert process.stdin is not None
@@ -124,7 +137,7 @@ def _stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield asked
     except BaseException:
         process.kill()
         raise
