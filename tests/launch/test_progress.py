@@ -48,6 +48,15 @@ def split() -> Progress:
     return Progress.begin(("a", "b"), 4, server_trains=True)
 
 
+def test_a_site_that_refuses_its_server_is_told_of(progress: Progress) -> None:
+    said = {"message": "it is at round 2, this site saw 5", "hint": "go on from the newest"}
+    feed(progress, "client:a", "refused", **said)
+    (notice,) = progress.notices
+    assert notice == (
+        "a refuses the server: it is at round 2, this site saw 5 (go on from the newest)"
+    )
+
+
 def test_a_site_at_work(progress: Progress) -> None:
     site = progress.sites["a"]
     assert site.doing == "loading the model"

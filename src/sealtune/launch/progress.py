@@ -141,6 +141,8 @@ class Progress:
                     f"{name}: {event.count:,} of {event.of:,} {event.part} texts exceed "
                     "data.max_tokens and are cut"
                 )
+            case events.Refused():
+                self.notices.append(f"{name} refuses the server: {event.message} ({event.hint})")
             case training_events.Evaluated():
                 site.accuracy = event.correct / event.total if event.total else None
                 site.begin(_DOING["wait"])
