@@ -71,8 +71,13 @@ def write_job(
     write_texts(folder / "test.jsonl", rows[1], 2)
     values = job_values(model, "train.jsonl", "test.jsonl", **sections)
     path = folder / "job.toml"
-    path.write_text("".join(f"[{name}]\n{_lines(keys)}" for name, keys in values.items()))
+    path.write_text(as_toml(values))
     return path
+
+
+def as_toml(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """A job file of these sections."""
+    return "".join(f"[{name}]\n{_lines(keys)}" for name, keys in values.items())
 
 
 def _lines(keys: Mapping[str, Any]) -> str:

@@ -1,0 +1,108 @@
+"""Three organisations with rows of their own, and the jobs that they do together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealtune.demo.consortium import Consortium, Site
+from sealtune.demo.hosts import Hosts, missing
+from tests.model.tiny import LABELS, make_texts
+from tests.sample_job import as_toml, write_rows
+
+SITES = ("charity", "county", "university")
+FAR = "county"  # the one behind a slow link
+PARTS = {"train": 24, "test": 8}
+
+needs_hosts = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+def job_values(**sections: Any) -> dict[str, Any]:
+    """The job file that goes round.
+
+    A site's standing beside the others is measured under a key of the server's own, so it is only
+    reported: the losses are then the same wherever the job runs.
+    """
+    return {
+        "job": {"name": "tiny", "seed": 3, "rounds": 3},
+        "model": {"task": "classification"},
+        "data": {"max_tokens": 24},
+        "sites": {"names": list(SITES)},
+        "tuning": {"rank": 4},
+        "train": {"steps_per_round": 3, "batch_size": 4, "learning_rate": 5e-3},
+        "aggregation": {"outliers": "report"},
+        "network": {"deadline": 240.0},
+    } | sections
+
+
+def write_site_rows(folder: Path) -> dict[str, dict[str, Path]]:
+    """Rows of each site, in texts that no other site has: site -> part -> file."""
+    files: dict[str, dict[str, Path]] = {}
+    for number, site in enumerate(SITES):
+        for part, count in PARTS.items():
+            texts = make_texts(count, 2 * number + (part == "test"))
+            rows = [
+                {"text": f"{t.text} {site[:2]}{at:03}{part}", "label": LABELS[t.label or 0]}
+                for at, t in enumerate(texts)
+            ]
+            path = write_rows(folder / f"{site}-{part}.jsonl", rows)
+            files.setdefault(site, {})[part] = path
+    return files
+
+
+def one_machine_job(folder: Path, model: Path, values: dict[str, Any]) -> Path:
+    """The same job as ``sealtune run`` takes it, with the same rows."""
+    files = write_site_rows(folder)
+    data: dict[str, Any] = {
+        part: {site: str(own[part]) for site, own in files.items()} for part in PARTS
+    }
+    placed = values | {
+        "model": values["model"] | {"path": str(model)},
+        "data": values["data"] | data,
+    }
+    path = folder / "job.toml"
+    path.write_text(as_toml(placed))
+    return path
+
+
+@contextmanager
+def consortium(folder: Path, model: Path, values: dict[str, Any]) -> Iterator[Consortium]:
+    """Six hosts, one of them far away, before any of them knows of the job."""
+    given = folder / "given"
+    given.mkdir()
+    files = write_site_rows(given)
+    sites = {
+        site: Site(
+            own["train"],
+            own["test"],
+            delay_ms=25.0 if site == FAR else 0.0,
+            mbit=20.0 if site == FAR else 0.0,
+        )
+        for site, own in files.items()
+    }
+    split = values["job"].get("method") == "split"
+    masked = values["job"].get("trust") == "secure-aggregation"
+    with Hosts(folder / "hosts", hidden=[given]) as hosts:
+        yield Consortium(
+            hosts,
+            as_toml(values),
+            sites,
+            model,
+            accelerated=not (split or masked),
+            server_trains=split,
+        )
+
+
+def losses(events: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Each round's number and loss, from a server's events."""
+    return [(event["round"], event["loss"]) for event in events if event["event"] == "round"]
+
+
+def events_of(metrics: Path) -> list[dict[str, Any]]:
+    """All events of a ``metrics.jsonl``."""
+    return [json.loads(line) for line in metrics.read_text().splitlines()]
