@@ -16,11 +16,12 @@ NUMERIC := tests/offload tests/accelerator tests/baseline \
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 BASIC := ATEN_CPU_CAPABILITY=default
 
-.PHONY: demo demo-split test test-processors check lint pins docs clean help
+.PHONY: demo demo-split demo-hosts test test-processors check lint pins docs clean help
 
 help:
 	@echo "make demo    three hospitals fine-tune a real model together; writes runs/icd10/report.html"
 	@echo "make demo-split   the same hospitals without TEEs; writes runs/icd10-split/report.html"
+	@echo "make demo-hosts   the same hospitals, each on a host (network namespace) of its own; as root"
 	@echo "make test    the whole test suite"
 	@echo "make test-processors   the numeric tests with the instruction sets of other processors"
 	@echo "make check   lint, types, import rule, both kinds of tests (what CI runs)"
@@ -46,6 +47,12 @@ demo-split: $(STAMP)
 	$(BIN)/sealtune demo-model --out demo/model
 	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
 	$(BIN)/sealtune run examples/icd10-split.toml --force
+
+demo-hosts: $(STAMP)
+	@[ "$$(id -u)" = 0 ] || { echo "hosts are network namespaces, which need root: sudo make demo-hosts"; exit 1; }
+	$(BIN)/sealtune demo-model --out demo/model
+	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
+	$(BIN)/sealtune demo-hosts
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -19,6 +19,7 @@ from sealtune.cli.attest import attest
 from sealtune.cli.clean import clean
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.deploy import deploy
+from sealtune.cli.demo_hosts import demo_hosts
 from sealtune.cli.doctor import doctor
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
@@ -91,6 +92,7 @@ app.add_typer(accelerator, name="accelerator")
 app.add_typer(deploy, name="deploy")
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)
+app.command("demo-hosts")(demo_hosts)
 
 
 def main() -> None:

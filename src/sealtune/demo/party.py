@@ -82,6 +82,11 @@ class Party:
         """Wait for the line that says that everything of the party stands."""
         return self.until(lambda party: bool(party.of("ready")))
 
+    def check(self) -> None:
+        """Raise ProcessDiedError if it has ended otherwise than well."""
+        if code := self.process.poll():
+            raise self._failure(f"ended with code {code}")
+
     def end(self, timeout: float = 240.0) -> int:
         """Wait for its end; returns its exit code.
 

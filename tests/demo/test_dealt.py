@@ -1,0 +1,37 @@
+"""A demo's pooled rows as files of single sites, and what is found on their hosts."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from sealtune.demo.dealt import deal_out, job_text
+from sealtune.demo.seen import count
+from tests.sample_job import write_job
+
+
+def test_each_row_goes_to_one_site(tmp_path: Path, llama: Path) -> None:
+    job = write_job(tmp_path, llama)
+    files = deal_out(job, tmp_path / "dealt")
+    assert set(files) == {"north", "south"}
+    for part in ("train", "test"):
+        pooled = (tmp_path / f"{part}.jsonl").read_text().splitlines()
+        dealt = [line for own in files.values() for line in own[part].read_text().splitlines()]
+        assert sorted(dealt) == sorted(pooled)
+
+
+def test_the_job_file_names_no_place() -> None:
+    text = job_text(Path("examples/icd10.toml"), name="across", rounds=2, steps=5)
+    values = tomllib.loads(text)
+    assert values["job"] == {"name": "across", "seed": 1, "rounds": 2}
+    assert values["sites"] == {"names": ["charity", "county", "university"]}
+    assert values["train"]["steps_per_round"] == 5
+    assert "path" not in values["model"]
+    assert not {"train", "test", "max_train_rows"} & values["data"].keys()
+    assert "demo" not in json.dumps(values)
+
+
+def test_texts_are_counted_once_wherever_they_are() -> None:
+    places = [b"..fracture of femur..", b"fracture of femur and asthma"]
+    assert count({b"fracture of femur", b"asthma", b"eczema"}, places) == 2
