@@ -10,6 +10,8 @@ from sealtune.demo.dealt import deal_out, job_text
 from sealtune.demo.seen import count
 from tests.sample_job import write_job
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "icd10.toml"
+
 
 def test_each_row_goes_to_one_site(tmp_path: Path, llama: Path) -> None:
     job = write_job(tmp_path, llama)
@@ -22,7 +24,7 @@ def test_each_row_goes_to_one_site(tmp_path: Path, llama: Path) -> None:
 
 
 def test_the_job_file_names_no_place() -> None:
-    text = job_text(Path("examples/icd10.toml"), name="across", rounds=2, steps=5)
+    text = job_text(EXAMPLE, name="across", rounds=2, steps=5)
     values = tomllib.loads(text)
     assert values["job"] == {"name": "across", "seed": 1, "rounds": 2}
     assert values["sites"] == {"names": ["charity", "county", "university"]}

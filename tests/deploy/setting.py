@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sealtune.demo.consortium import Consortium, Site
+from sealtune.demo.consortium import ACCELERATOR, Consortium, Site
 from sealtune.demo.hosts import Hosts, missing
+from sealtune.demo.party import SEALTUNE, Party
 from tests.model.tiny import LABELS, make_texts
 from tests.sample_job import as_toml, write_rows
 
@@ -106,3 +108,31 @@ def losses(events: list[dict[str, Any]]) -> list[tuple[int, float]]:
 def events_of(metrics: Path) -> list[dict[str, Any]]:
     """All events of a ``metrics.jsonl``."""
     return [json.loads(line) for line in metrics.read_text().splitlines()]
+
+
+def start_all(
+    group: Consortium, stack: ExitStack, *, but: Collection[str] = ()
+) -> dict[str, Party]:
+    """Start each party's own command: host -> party."""
+    names = [host.name for host in group.hosts if host.name not in but]
+    return {name: stack.enter_context(group.start(name)) for name in names}
+
+
+def end_all(parties: Mapping[str, Party]) -> dict[str, int]:
+    """Wait for the end of the job: host -> exit code."""
+    codes = {name: party.end() for name, party in parties.items() if name != ACCELERATOR}
+    if ACCELERATOR in parties:  # it serves until it is told to end
+        codes[ACCELERATOR] = parties[ACCELERATOR].stop()
+    return codes
+
+
+def run_on_one_machine(folder: Path, model: Path, values: dict[str, Any]) -> Path:
+    """Run the same job with ``sealtune run``; returns the run's folder."""
+    own = folder / "alone"
+    own.mkdir()
+    job = one_machine_job(own, model, values)
+    done = subprocess.run(
+        [SEALTUNE, "run", job.name], cwd=own, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return own / "runs" / "tiny"

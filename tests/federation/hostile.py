@@ -9,10 +9,15 @@ from pathlib import Path
 
 import httpx
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import NOOP_FLWR_AID
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab as FabProto
+from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.fab import Fab
 from google.protobuf.message import Message as Proto
+
+from sealtune.federation.link_grid import link_state
 
 _PROJECT = b"""\
 [build-system]
@@ -65,6 +70,25 @@ def hostile_app(canaries: Path) -> Fab:
     with warnings.catch_warnings(action="ignore"):
         content, _ = build_fab_from_files(files)
     return Fab(hashlib.sha256(content).hexdigest(), content, {})
+
+
+def poisoned(canaries: Path) -> InMemoryLinkState:
+    """Flower's state with the hostile app, and runs of it, in it from the start."""
+    state = link_state()
+    fab = hostile_app(canaries)
+    state.store_fab(fab)
+    for kind in (TaskType.SERVER_APP, TaskType.CLIENT_APP, TaskType.AGENT_APP):
+        state.create_run(
+            "stranger/hostile",
+            "1.0.0",
+            fab.hash_str,
+            {},
+            NOOP_FEDERATION_ID,
+            None,
+            NOOP_FLWR_AID,
+            kind,
+        )
+    return state
 
 
 def start_run(fab: Fab) -> StartRunRequest:

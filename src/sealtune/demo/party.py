@@ -30,6 +30,7 @@ class Party:
         host: where it runs.
         arguments: of ``sealtune``.
         hear: told every event, from a thread of the party's own.
+        command: what to run instead, under the same name.
 
     Attributes:
         events: all events so far.
@@ -37,7 +38,11 @@ class Party:
     """
 
     def __init__(
-        self, host: Host, arguments: Sequence[str], hear: Callable[[Said], None] = lambda _: None
+        self,
+        host: Host,
+        arguments: Sequence[str],
+        hear: Callable[[Said], None] = lambda _: None,
+        command: Sequence[str] = (),
     ) -> None:
         self.host = host
         self.name = " ".join(arguments)
@@ -46,7 +51,9 @@ class Party:
         self._hear = hear
         self._new = threading.Condition()
         with self.log.open("ab") as log:
-            self.process = host.start([SEALTUNE, *arguments], stdout=subprocess.PIPE, stderr=log)
+            self.process = host.start(
+                command or [SEALTUNE, *arguments], stdout=subprocess.PIPE, stderr=log
+            )
         assert self.process.stdout is not None
         self._reader = threading.Thread(
             target=self._read, args=(self.process.stdout,), daemon=True, name=self.name
