@@ -80,11 +80,8 @@ class Consortium:
             shutil.copy(site.test, host.folder / "test.jsonl")
         for host in hosts:
             (host.folder / JOB).write_text(job)
-        held = [
-            *sites,
-            *([ACCELERATOR] if accelerated else ()),
-            *([SERVER] if server_trains else ()),
-        ]
+        held = [COORDINATOR, *sites]  # the coordinator works out the plan
+        held += [ACCELERATOR] * accelerated + [SERVER] * server_trains
         for name in held:
             shutil.copytree(model, hosts[name].folder / MODEL, copy_function=_link)
         if accelerated:  # it has no card: nobody has to trust it
@@ -107,7 +104,8 @@ class Consortium:
     def build(self, *options: str) -> None:
         """The coordinator makes the manifest of all cards, and everybody gets it."""
         cards = [f"{name}.card.json" for name in (*self.sites, SERVER, COORDINATOR)]
-        self.run(COORDINATOR, "job", "build", JOB, "--cards", *cards, "-o", MANIFEST, *options)
+        to = ["--model", MODEL, "-o", MANIFEST, *options]
+        self.run(COORDINATOR, "job", "build", JOB, "--cards", *cards, *to)
         self.publish()
 
     def sign(self) -> None:
@@ -119,7 +117,7 @@ class Consortium:
         for name in self.sites:
             self.hand_over(MANIFEST, name, COORDINATOR, f"{name}.signed.json")
         signed = [f"{name}.signed.json" for name in self.sites]
-        self.run(COORDINATOR, "job", "merge", *signed, "-o", MANIFEST, "--force")
+        self.run(COORDINATOR, "job", "merge", *signed, "-o", MANIFEST)
         self.publish()
         return self.folder(COORDINATOR) / MANIFEST
 
@@ -183,8 +181,8 @@ class Consortium:
             set_key(self.folder(name) / f"{name}.toml", "accelerator", at)
 
     def _sign(self, name: str) -> None:
-        self.run(name, "job", "verify", MANIFEST, "--local", f"{name}.toml", "--unsigned")
-        self.run(name, "job", "sign", MANIFEST, "--key", f"{name}.key")
+        own = ["--local", f"{name}.toml", "--card", f"{name}.card.json"]
+        self.run(name, "job", "sign", MANIFEST, *own)
 
 
 def set_key(file: Path, key: str, value: str) -> None:
