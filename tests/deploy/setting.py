@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import subprocess
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sealtune.cli.main import app
 from sealtune.demo.consortium import ACCELERATOR, Consortium, Site
 from sealtune.demo.hosts import Hosts, missing
 from sealtune.demo.party import SEALTUNE, Party
@@ -20,6 +25,7 @@ from tests.sample_job import as_toml, write_rows
 SITES = ("charity", "county", "university")
 FAR = "county"  # the one behind a slow link
 PARTS = {"train": 24, "test": 8}
+_ONE = threading.Lock()  # the process has one working folder
 
 needs_hosts = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -72,8 +78,40 @@ def one_machine_job(folder: Path, model: Path, values: dict[str, Any]) -> Path:
     return path
 
 
+class Quick(Consortium):
+    """Its commands can run in the test's own process, which has loaded what they need.
+
+    Attributes:
+        in_hosts: whether they run on the hosts all the same.
+    """
+
+    in_hosts = False
+
+    def run(self, name: str, *arguments: str) -> str:
+        """One command after another, in the host's folder and with its home."""
+        if self.in_hosts:
+            return super().run(name, *arguments)
+        home = self.folder(name) / ".host" / "home"
+        with _ONE, pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.folder(name)):
+            for variable in ("XDG_DATA_HOME", "XDG_STATE_HOME", "SEALTUNE_CACHE"):
+                patch.delenv(variable, raising=False)
+            patch.setenv("HOME", str(home))
+            done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, f"{name}: {arguments}\n{done.output}{done.exception}"
+        return done.output
+
+    def begin_anew(self) -> None:
+        """Another job of the same cards: a new manifest that all sign; nobody has begun."""
+        for host in self.hosts:
+            host.stop()
+            shutil.rmtree(host.folder / host.name, ignore_errors=True)
+        self.build("--force")
+        self.sign()
+        self.merge()
+
+
 @contextmanager
-def consortium(folder: Path, model: Path, values: dict[str, Any]) -> Iterator[Consortium]:
+def consortium(folder: Path, model: Path, values: dict[str, Any]) -> Iterator[Quick]:
     """Six hosts, one of them far away, before any of them knows of the job."""
     given = folder / "given"
     given.mkdir()
@@ -90,7 +128,7 @@ def consortium(folder: Path, model: Path, values: dict[str, Any]) -> Iterator[Co
     split = values["job"].get("method") == "split"
     masked = values["job"].get("trust") == "secure-aggregation"
     with Hosts(folder / "hosts", hidden=[given]) as hosts:
-        yield Consortium(
+        yield Quick(
             hosts,
             as_toml(values),
             sites,

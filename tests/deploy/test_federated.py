@@ -21,13 +21,11 @@ from tests.deploy.needles import Needles, found_in
 from tests.deploy.setting import (
     FAR,
     SITES,
-    consortium,
+    Quick,
     end_all,
     events_of,
-    job_values,
     losses,
     needs_hosts,
-    run_on_one_machine,
     start_all,
 )
 from tests.deploy.wire import streams
@@ -60,12 +58,13 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Iterator[Finished]:
-    folder = tmp_path_factory.mktemp("across")
-    alone = run_on_one_machine(folder, llama, job_values())
-    with consortium(folder, llama, job_values()) as group, ExitStack() as stack:
-        group.agree()
-        wire = folder / "coordinator.pcap"
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, described: Quick, alone: Path
+) -> Iterator[Finished]:
+    group = described
+    group.begin_anew()
+    with ExitStack() as stack:
+        wire = tmp_path_factory.mktemp("wire") / "coordinator.pcap"
         with group.hosts[COORDINATOR].capture(wire):
             parties = start_all(group, stack)
             while_cut = cut_for_a_while(group, parties)
