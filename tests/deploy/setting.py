@@ -138,9 +138,14 @@ def consortium(folder: Path, model: Path, values: dict[str, Any]) -> Iterator[Qu
         )
 
 
-def losses(events: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Each round's number and loss, from a server's events."""
-    return [(event["round"], event["loss"]) for event in events if event["event"] == "round"]
+def losses(events: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """What is computed in each round, from a server's events: none of it hangs on time or place."""
+    keys = ("train_loss", "loss", "correct", "total", "norm_ratio", "clipped")
+    return {
+        event["round"]: {key: event[key] for key in keys if key in event}
+        for event in events
+        if event["event"] == "round"
+    }
 
 
 def events_of(metrics: Path) -> list[dict[str, Any]]:

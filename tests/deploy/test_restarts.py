@@ -57,7 +57,7 @@ def test_every_party_can_be_killed_and_comes_back(described: Quick, alone: Path)
         codes = end_all(parties)
     assert set(codes.values()) == {0}, codes
     told = losses(events_of(group.folder(SERVER) / "server" / "metrics.jsonl"))
-    assert dict(told) == dict(losses(events_of(alone / "metrics.jsonl")))
+    assert told == losses(events_of(alone / "metrics.jsonl"))
     wanted = (alone / "adapter" / "adapter_model.safetensors").read_bytes()
     for site in SITES:
         own = group.folder(site) / site / "sites" / site / "adapter"
