@@ -19,8 +19,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from sealtune.launch.network import glue_of
-
 from sealtune.channel.stream import MAGIC
 from sealtune.federation import relay
 from sealtune.federation.enclave_link import Outcome
@@ -28,6 +26,7 @@ from sealtune.federation.flower_transport import FlowerTransport
 from sealtune.job.dsse import Envelope
 from sealtune.job.local_file import load_local
 from sealtune.job.manifest import open_manifest
+from sealtune.launch.network import glue_of
 
 LOCAL, RECORD, MODE, CANARIES = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 Report = Callable[[Outcome], None]
