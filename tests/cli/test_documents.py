@@ -26,7 +26,7 @@ PAGES = (
         f"docs/{name}.md"
         for name in (
             "threat-model", "attestation", "limitations", "manifest", "split", "figures",
-            "glossary", "recorded-evidence", "doctor", "images", "kubernetes", "slurm",
+            "glossary", "recorded-evidence", "doctor", "deploy", "images", "kubernetes", "slurm",
             "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
         )
     ),
