@@ -5,6 +5,7 @@ It ends with the losses of a run on one machine that nothing disturbed.
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,9 +36,12 @@ def asked(party: Party) -> int:
     return max((e["round"] for e in party.of("phase") if e["phase"] == "train"), default=-1)
 
 
-def test_every_party_can_be_killed_and_comes_back(described: Quick, alone: Path) -> None:
+def test_every_party_can_be_killed_and_comes_back(
+    described: Quick, alone: Path, tmp_path: Path
+) -> None:
     group = described
     group.begin_anew()
+    state = group.folder(SERVER) / "server" / "state"
     with ExitStack() as stack:
 
         def again(name: str) -> Party:
@@ -51,9 +55,25 @@ def test_every_party_can_be_killed_and_comes_back(described: Quick, alone: Path)
         again(COORDINATOR).until_ready()  # and are lost with the coordinator
         group.hosts[SERVER].mend()
         parties[SERVER].until(lambda server: 1 in rounds(server))
-        again(SERVER).until(lambda server: bool(server.of("resumed")))
+        shutil.copytree(state, tmp_path / "old")
+        first = again(SERVER).until(lambda server: bool(rounds(server)))
+        assert rounds(first)[0] >= 1  # from its checkpoint, not from the start
         parties[KILLED].until(lambda site: asked(site) == 2)
         again(KILLED)
+        parties[SERVER].until(lambda server: 2 in rounds(server))
+
+        # its operator tries an older state: no site follows, and no round is made of it
+        parties[SERVER].kill()
+        newest = state.rename(tmp_path / "newest")
+        shutil.copytree(tmp_path / "old", state)
+        older = again(SERVER).until(lambda server: bool(server.of("error")))
+        assert older.of("error")[0]["error"] == "RollbackError"
+        assert not rounds(older)
+        older.kill()
+        shutil.rmtree(state)
+        shutil.copytree(newest, state)
+        again(COORDINATOR).until_ready()
+        again(SERVER)
         codes = end_all(parties)
     assert set(codes.values()) == {0}, codes
     told = losses(events_of(group.folder(SERVER) / "server" / "metrics.jsonl"))
