@@ -3,8 +3,8 @@
 python hostile_coordinator.py LOCAL.toml RECORD MODE CANARIES
 
 It is in the coordinator's place, with its keys, and speaks the protocol. MODE: ``meddle`` shows
-each site the message of another, an older one, and its own twice before it counts; ``drop`` loses
-one site's answer to the first sealed message. CANARIES: where a hostile app, whose run is in
+each site the message of another, its own once more than needed, and an older one before it counts;
+``drop`` loses one site's first update. CANARIES: where a hostile app, whose run is in
 Flower's state, would leave a file on whichever host it came to run.
 """
 
@@ -38,6 +38,7 @@ class Meddler(FlowerTransport):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._earlier: dict[str, bytes] = {}
+        self._sealed = 0  # exchanges of sealed messages
         self._dropped = False
 
     def exchange(
@@ -46,17 +47,19 @@ class Meddler(FlowerTransport):
         for site, body in outgoing.items():
             record("down", site, body)
         sealed = {site: body for site, body in outgoing.items() if body.startswith(MAGIC)}
+        self._sealed += bool(sealed)
         if MODE == "meddle" and len(sealed) > 1:
             sites = list(sealed)
             turned = dict(zip(sites, [sealed[site] for site in sites[1:] + sites[:1]], strict=True))
             self._try("swapped", turned, deadline)
-            self._try("replayed", {s: b for s, b in self._earlier.items() if s in sealed}, deadline)
             self._try("doubled", sealed, deadline)
+            self._try("replayed", {s: b for s, b in self._earlier.items() if s in sealed}, deadline)
             self._earlier = sealed
 
         def told(outcome: Outcome) -> None:
             record("up", outcome.site, outcome.body or b"")
-            lost = MODE == "drop" and not self._dropped and outcome.site in sealed
+            training = self._sealed == 2  # the first one was the evaluation before it
+            lost = MODE == "drop" and training and not self._dropped
             if lost:
                 self._dropped = True
                 outcome = Outcome(outcome.site, None, "dropped", 1, outcome.seconds, 0)

@@ -2,8 +2,9 @@
 
 With a tiny model and a few rows in place of those that the page fetches, on a host of its own, so
 that its loopback addresses are nobody else's. A block's first line says where it is to be run:
-```` ```sh ```` in the folder of all machines, ```` ```sh charity ```` on that machine; ``starts``
-after it: in a terminal of its own, which is waited for; ``serves``: in one that is left open.
+```` ```sh ```` in the folder of all machines, ```` ```sh charity ```` on that machine. Behind it,
+``starts``: in a terminal of its own, until it says that it is ready; ``serves``: the same, and it
+does not end by itself; ``after``: when all that was started has ended.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def blocks(text: str) -> list[Block]:
 def test_the_page_is_understood() -> None:
     found = blocks(GUIDE.read_text())
     assert {block.where for block in found} == {"", *MACHINES, *LEFT_OUT}
-    assert {block.manner for block in found} == {"", "starts", "serves"}
+    assert {block.manner for block in found} == {"", "starts", "serves", "after"}
     assert len(found) > 15
 
 
@@ -58,24 +60,32 @@ class Newcomer:
     """Somebody at a machine."""
 
     host: Host
-    open: list[subprocess.Popen[bytes]]
+    open: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    count: int = 0
 
     def follow(self, block: Block) -> None:
         """Copy a block into a terminal."""
-        if not block.manner:
+        if block.manner == "after":
             self.wait()
-        folder = self.host.folder / block.where
         command = ["bash", "-euo", "pipefail", "-c", block.commands]
         path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-        log = self.host.folder / f"{block.where or 'all'}.log"
-        with log.open("ab") as out:
+        self.count += 1
+        log = self.host.folder / f"terminal-{self.count}.log"
+        with log.open("wb") as out:
             process = self.host.start(
-                command, env={"PATH": path}, cwd=folder, stdout=out, stderr=subprocess.STDOUT
+                command,
+                env={"PATH": path},
+                cwd=self.host.folder / block.where,
+                stdout=out,
+                stderr=subprocess.STDOUT,
             )
-        if block.manner == "serves":
-            return
-        if block.manner == "starts":
-            self.open.append(process)
+        if block.manner in ("starts", "serves"):
+            for _ in range(2400):
+                if b'{"event":"ready"' in log.read_bytes() or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            assert b'{"event":"ready"' in log.read_bytes(), log.read_text()[-3000:]
+            self.open += [process] if block.manner == "starts" else []
         else:
             assert process.wait(280) == 0, f"{block.commands}\n{log.read_text()[-3000:]}"
 
@@ -96,7 +106,7 @@ def newcomer(tmp_path: Path, llama: Path) -> Iterator[Newcomer]:
         (host.folder / "icd10").mkdir()
         for number, (part, rows) in enumerate({"train": 60 * 24, "test": 60 * 8}.items()):
             write_texts(host.folder / "icd10" / f"{part}.jsonl", rows, number)
-        yield Newcomer(host, [])
+        yield Newcomer(host)
 
 
 @needs_hosts

@@ -212,6 +212,7 @@ def test_a_server_that_measures_otherwise_gets_nothing(group: Quick) -> None:
     signed = altered(group, change)
     for host in group.hosts:
         (host.folder / MANIFEST).write_bytes(signed)
+        shutil.rmtree(host.folder / host.name, ignore_errors=True)
     with ExitStack() as stack:
         parties = start_all(group, stack)
         failed = parties[SERVER].until(lambda server: bool(server.of("error"))).of("error")[0]
