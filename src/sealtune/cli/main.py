@@ -18,8 +18,8 @@ from sealtune.cli.advise import advise
 from sealtune.cli.attest import attest
 from sealtune.cli.clean import clean
 from sealtune.cli.demo import demo_data, demo_model
-from sealtune.cli.deploy import deploy
 from sealtune.cli.demo_hosts import demo_hosts
+from sealtune.cli.deploy import deploy
 from sealtune.cli.doctor import doctor
 from sealtune.cli.errors import Commands
 from sealtune.cli.evaluate import evaluate
