@@ -122,4 +122,4 @@ def test_a_newcomer_gets_to_a_finished_job(newcomer: Newcomer) -> None:
     }
     assert len({path.read_bytes() for path in adapters}) == 1
     summary = json.loads((newcomer.host.folder / "server/server/summary.json").read_text())
-    assert summary["job"]["name"] == "icd10"
+    assert summary["name"] == "icd10"
