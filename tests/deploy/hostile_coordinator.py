@@ -19,9 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from sealtune.channel.stream import MAGIC
+from sealtune.channel import shared, stream
 from sealtune.federation import relay
 from sealtune.federation.enclave_link import Outcome
+from sealtune.federation.events import say
 from sealtune.federation.flower_transport import FlowerTransport
 from sealtune.job.dsse import Envelope
 from sealtune.job.local_file import load_local
@@ -29,6 +30,7 @@ from sealtune.job.manifest import open_manifest
 from sealtune.launch.network import glue_of
 
 LOCAL, RECORD, MODE, CANARIES = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+SEALED = (stream.MAGIC, shared.MAGIC)
 Report = Callable[[Outcome], None]
 
 
@@ -46,7 +48,7 @@ class Meddler(FlowerTransport):
     ) -> None:
         for site, body in outgoing.items():
             record("down", site, body)
-        sealed = {site: body for site, body in outgoing.items() if body.startswith(MAGIC)}
+        sealed = {site: body for site, body in outgoing.items() if body.startswith(SEALED)}
         self._sealed += bool(sealed)
         if MODE == "meddle" and len(sealed) > 1:
             sites = list(sealed)
@@ -72,7 +74,7 @@ class Meddler(FlowerTransport):
 
         def told(outcome: Outcome) -> None:
             record("up", outcome.site, outcome.body or b"")
-            relay.say("log", message=f"{what}|{outcome.site}|{outcome.reason}")
+            say("log", message=f"{what}|{outcome.site}|{outcome.reason}")
 
         if outgoing:
             super().exchange(outgoing, deadline, told)
@@ -91,7 +93,7 @@ def main() -> int:
         domain = glue_of(local, manifest, Path(folder))
         assert domain is not None
         config = Path(domain.command[-1])
-        relay.FlowerTransport = Meddler  # type: ignore[misc]
+        vars(relay)["FlowerTransport"] = Meddler
         poison()
         return relay.main(config)
 
@@ -100,7 +102,7 @@ def poison() -> None:
     """Have the hostile app and its run in Flower's state from the start."""
     from tests.federation.hostile import poisoned
 
-    relay.link_state = lambda: poisoned(CANARIES)
+    vars(relay)["link_state"] = lambda: poisoned(CANARIES)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sealtune import frames
-from sealtune.channel.stream import MAGIC
+from sealtune.channel import shared, stream
 from sealtune.demo.consortium import COORDINATOR, SERVER, Consortium
 from sealtune.demo.party import Party
 from tests.deploy import needles
@@ -117,7 +117,7 @@ def test_it_holds_handshakes_and_sealed_messages_only(meddled: Meddled) -> None:
         if body.startswith(frames.MAGIC):
             assert frames.decode(body, max_body=1 << 20).kind in HANDSHAKE
         elif body:
-            assert body.startswith(MAGIC)
+            assert body.startswith((stream.MAGIC, shared.MAGIC))
             sealed += 1
     assert sealed > 4 * len(SITES)
     forbidden = dict(needles.of_words(LABELS)) | needles.of_adapter(meddled.alone / "adapter")

@@ -120,7 +120,7 @@ def test_another_key_for_the_network_than_was_signed(group: Quick, name: str, ke
         shutil.copy(group.folder(CHARITY) / f"{CHARITY}.node.key", there)
     else:
         shutil.copy(group.folder(other) / f"{other}.tls.key", there)
-    assert "other.key is not" in refused(group, name, **{key: "other.key"})
+    assert "other.key is not" in refused(group, name, None, **{key: "other.key"})
 
 
 def test_a_card_of_another_job_is_not_built_into_this_one(group: Quick) -> None:
