@@ -85,6 +85,15 @@ def hosts() -> Iterator[TwoHosts]:
     hosts.close()
 
 
+@pytest.fixture(scope="module")
+def listening() -> Iterator[TwoHosts]:
+    """A relay for those who only knock."""
+    hosts = TwoHosts()
+    hosts.relay()
+    yield hosts
+    hosts.close()
+
+
 def backwards(frame: Frame) -> Frame:
     return Frame("reply", {}, bytes(frame.body)[::-1])
 
@@ -193,10 +202,12 @@ def relays_own(hosts: TwoHosts) -> Credentials:
 
 @pytest.mark.parametrize("shown", [nothing, strange, relays_own])
 def test_who_is_not_the_link_gets_no_word_from_the_relay(
-    hosts: TwoHosts, shown: Callable[[TwoHosts], Credentials | None]
+    listening: TwoHosts, shown: Callable[[TwoHosts], Credentials | None]
 ) -> None:
-    hosts.relay()
-    with hosts.dial(shown(hosts)) as stranger, pytest.raises(ssl.SSLError, match=r"(?i)alert|eof"):
+    with (
+        listening.dial(shown(listening)) as stranger,
+        pytest.raises(ssl.SSLError, match=r"(?i)alert|eof"),
+    ):
         stranger.recv(1)
 
 
@@ -251,12 +262,11 @@ def refusal(hosts: TwoHosts, **changes: Any) -> str:
     path = Path(hosts.link(**changes).args[-1])  # type: ignore[index]
     command = program("link", str(path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            event = json.loads(line)
-            if event["event"] == "log":
-                process.kill()
-                return str(event["message"])
-    return ""
+        try:
+            states = (json.loads(line).get("state") for line in process.stdout or ())
+            return next(str(state) for state in states if state)
+        finally:
+            process.kill()
 
 
 def test_a_peer_that_an_authority_vouches_for_is_not_the_pinned_one(hosts: TwoHosts) -> None:
