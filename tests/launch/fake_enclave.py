@@ -48,7 +48,7 @@ def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
     sites = fake["sites"]
     listener = listen(config["listen"])
     time.sleep(fake.get("start", 0))
-    state = Path(config["folder"]) / "fake-state.json"
+    state = Path(config["manifest"]).with_name("fake-state.json")
     first = json.loads(state.read_text())["round"] + 1 if state.exists() else 0
     say("ready")
     relay, _ = listener.accept()
