@@ -194,3 +194,46 @@ def test_a_killed_accelerator_ends_the_site_with_its_reason(machine: Machine) ->
             server.next()
     assert machine.server.end() == 8
     assert machine.server.of("round")[-1]["sites"]["north"]["outcome"] == "failed"
+
+
+def relay(machine: Machine) -> None:
+    """A server's process, from its start to its end."""
+    machine.server = machine.start("server")
+    assert machine.server.ready.wait(120)
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
+        while machine.exchange(server):
+            pass
+
+
+@pytest.mark.slow
+def test_sites_go_on_with_a_server_that_was_killed_and_not_with_an_older_one(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The sites' processes live through it all."""
+    machine.wait_ready()
+    sealed = tmp_path / "run" / "state" / "checkpoint.sealed"
+    with ServerEnclave(connect(str(machine.socket("server")))) as server:
+        for _ in range(4):  # handshake, first evaluation, round 1
+            machine.exchange(server)
+        old = sealed.read_bytes()
+        machine.exchange(server)  # round 2, whose answers are lost
+    machine.end(machine.server)
+    going_on = machine.parties["server"].model_copy(update={"resume": True})
+    machine.parties["server"] = going_on
+    relay(machine)
+    assert machine.server.end() == 0
+    assert [e["round"] for e in machine.server.of("final")] == [2]
+    for client in machine.clients.values():
+        assert len(client.of("attested")) == 2  # the second server proved itself, too
+        assert [e["round"] for e in client.of("phase") if e["phase"] == "train"] == [1, 2, 2]
+        assert not client.of("refused")
+    sealed.write_bytes(old)  # Attack: that of round 0
+    machine.end(machine.server)
+    with pytest.raises(FederationError, match="has seen what came after round 2"):
+        relay(machine)
+    assert machine.server.end() == 6
+    assert machine.server.of("error")[0]["error"] == "RollbackError"
+    client = machine.clients["north"]
+    assert client.popen.poll() is None
+    assert "is at round 0, and this site has seen" in client.of("refused")[0]["message"]
+    assert [e["round"] for e in client.of("phase") if e["phase"] == "train"] == [1, 2, 2]
