@@ -111,7 +111,7 @@ def test_a_host_that_talks_nonsense_cuts_the_channel_and_starts_from_an_older_st
     state = tmp_path / "run" / "state" / "checkpoint.sealed"
     machine = Machine(parties, sockets)
     try:
-        machine.wait_ready()
+        wait_ready(machine)
         send_nonsense(machine)
         for _ in range(4):  # handshakes, evaluation and a round, each over a connection of its own
             with ServerEnclave(connect(str(machine.socket("server")))) as server:
@@ -154,6 +154,12 @@ def restart(machine: Machine) -> None:
     machine.end(machine.server)
     machine.parties["server"] = machine.parties["server"].model_copy(update={"resume": True})
     machine.server = machine.start("server")
+    wait_ready(machine)
+
+
+def wait_ready(machine: Machine) -> None:
+    """Emulation on a busy machine takes its time."""
+    machine.server.ready.wait(800)
     machine.wait_ready()
 
 
