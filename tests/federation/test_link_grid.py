@@ -196,6 +196,47 @@ def test_trees_that_grow_from_reply_to_reply_fail_their_site_alone(world: World)
     assert "more than" in reply.error.reason
 
 
+def test_a_repeat_announces_nothing_new(world: World) -> None:
+    """The first answer counts: with others, a site would fill the relay's memory."""
+    world.send()
+    parts = world.reply(world.fetch())
+    world.push(parts, parts.tree)
+    before = set(world.state.object_store.store)
+    top = parts.head.metadata.message_id
+    for number in range(3):
+        more = [ObjectTree(object_id=named(f"{number} {i}")) for i in range(8)]
+        with pytest.raises(HTTPException, match="other content"):
+            world.push(parts, ObjectTree(object_id=top, children=more))
+    world.push(parts, parts.tree)
+    assert set(world.state.object_store.store) == before
+
+
+def test_what_sites_get_alike_cannot_be_spoiled_by_the_first_of_them(world: World) -> None:
+    """Pieces of equal bytes have one name. Site a knows it before b is sent the same, and makes up
+    that it consists of something."""
+    alike = bytes(12 << 20)
+    world.send(b"a" + alike)
+    message = world.fetch()
+    other = world.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"other", 0, name="b")
+    activate_node(
+        ActivateNodeRequest(public_key=b"other", heartbeat_interval=HEARTBEAT), world.state
+    )
+    sent = Message(pack(Frame("put", {}, b"b" + alike)), other, "query.sealed", ttl=60.0)
+    foreseen = names(take_apart(message).tree)
+    parts = world.reply(message)
+    made_up = [
+        ObjectTree(object_id=name, children=[ObjectTree(object_id=named(name))])
+        for name in foreseen[:6]
+    ]
+    world.push(parts, ObjectTree(object_id=parts.head.metadata.message_id, children=made_up))
+    identity = world.grid.push(sent)
+    right = take_apart(sent).tree
+    assert set(names(right)) & set(foreseen), "some pieces are the same"
+    tree = world.state.object_store.get_object_tree(identity)
+    assert tree == right
+    assert all(world.state.object_store.get(name) for name in names(tree))
+
+
 def test_a_site_that_joins_anew_finds_nothing_waiting(world: World) -> None:
     """What was on its way to the killed program would meet one that knows nothing of it."""
     before = [node.last_activated_at for node in world.grid.nodes()]

@@ -131,15 +131,19 @@ def push_messages(
         raise HTTPException(422, "one message at a time")
     if request.messages_list[0].metadata.src_node_id != request.node.node_id:
         raise HTTPException(403, "this is another node's message")
+    tree = request.message_object_trees[0]
     try:
-        names(request.message_object_trees[0])
+        named = names(tree)
     except FrameError as error:
         raise HTTPException(422, error.message) from error
-    if request.message_object_trees[0].object_id != request.messages_list[0].metadata.message_id:
+    if tree.object_id != request.messages_list[0].metadata.message_id:
         raise HTTPException(422, "a message whose content is another's")
+    store = state.object_store
+    if tree.object_id in store and not all(name in store for name in named):
+        # Announced again and again, each time with more, it would fill the memory.
+        raise HTTPException(422, "a message that was announced with other content")
     answer = fleet_handlers.push_messages(request, state)
-    tree = request.message_object_trees[0]
-    if not answer.objects_to_push and tree.object_id in state.object_store:
+    if not answer.objects_to_push and tree.object_id in store:
         # A repeat: the first answer did not arrive, and LinkGrid has taken the head.
         answer.objects_to_push.extend(state.preregister_object_tree(tree, answer.session_id))
     return answer

@@ -17,6 +17,7 @@ from typing import NoReturn
 from flwr.app import Error, Message
 from flwr.app.message.message import make_message
 from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
@@ -72,7 +73,9 @@ class LinkGrid:
         parts = take_apart(message)
         session = self._state.start_session(self.run.run_id)
         # Content first: whoever sees the message finds all of it.
-        for name in self._state.preregister_object_tree(parts.tree, session):
+        wanted = self._state.preregister_object_tree(parts.tree, session)
+        self._set_right(parts.tree)
+        for name in wanted:
             self._state.store_object(self.run.run_id, session, name, parts.contents[name])
         identity: str | None = self._state.store_message_ins(parts.head)
         if identity is None:
@@ -105,6 +108,28 @@ class LinkGrid:
                 self._delete(head)
                 replies.append(reply)
         return replies
+
+    def _set_right(self, tree: ObjectTree) -> None:
+        """Have a message's objects consist of what they do.
+
+        What several sites get alike has pieces of the same names: the first of them could have
+        announced, as part of a reply, that such a piece has parts that nobody finds.
+        """
+        store = self._state.object_store
+        todo = [tree]
+        with store.lock_store:
+            while todo:
+                node = todo.pop()
+                entry, parts = store.store[node.object_id], [c.object_id for c in node.children]
+                made_up, todo = entry.child_object_ids, [*todo, *node.children]
+                if made_up == parts:
+                    continue
+                entry.child_object_ids = parts
+                for name in parts:
+                    store.store[name].ref_count += 1
+                for name in made_up:
+                    store.store[name].ref_count -= 1
+                    store.delete(name)
 
     def _whole(self, head: Message) -> Message | None:
         """The reply with its content, when that is there."""
