@@ -112,6 +112,7 @@ def _work(group: Consortium, console: Console) -> None:
 
     inbox: Inbox = SimpleQueue()
     progress = Progress.begin(group.sites, _ROUNDS)
+    stood: set[str] = set()
     with contextlib.ExitStack() as stack:
         parties: dict[str, Party] = {}
         for name in (COORDINATOR, SERVER, ACCELERATOR, *group.sites):
@@ -124,7 +125,7 @@ def _work(group: Consortium, console: Console) -> None:
         with Display(console, progress, "icd10 across hosts") as display:
             while any(party.process.poll() is None for party in parties.values()):
                 for name, said in _taken(inbox):
-                    _apply(progress, name, said)
+                    _apply(progress, stood, name, said)
                 display.update()
                 for party in (helper, *parties.values()):
                     party.check()
@@ -138,10 +139,11 @@ def _taken(inbox: Inbox) -> Iterator[tuple[str, Said]]:
             yield inbox.get_nowait()
 
 
-def _apply(progress: Progress, name: str, said: Said) -> None:
+def _apply(progress: Progress, stood: set[str], name: str, said: Said) -> None:
     from sealtune.job.event_log import parse
 
-    if said["event"] == "ready":
+    if said["event"] == "ready" and name not in stood:  # each of its programs says so, too
+        stood.add(name)
         progress.notices.append(f"{name} is ready")
     event = parse(json.dumps(said).encode())
     if event is not None:
