@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from sealtune.channel.server import ServerHandshake
 from sealtune.errors import SealtuneError
 from sealtune.frames import Frame
 from sealtune.job import dsse, proposal
+from sealtune.job.card import CoordinatorCard, open_card, seal_card
 from sealtune.job.keys import public_hex
 from sealtune.job.local import Local, read_local
 from sealtune.job.manifest import (
@@ -46,6 +48,7 @@ from sealtune.job.manifest import (
     verify_manifest,
 )
 from sealtune.job.method import METHODS
+from sealtune.job.network_keys import new_certificate
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
 from sealtune.job.proposal import make_manifest, wrap
 from sealtune.job.spec import Job
@@ -68,6 +71,7 @@ def make_targets(folder: Path) -> list[Target]:
         *_channel(folder),
         *evidence_targets(folder),
         *_jobs(folder),
+        *_cards(folder),
         *_offload(folder),
         *split_targets(),
         *sum_targets(folder),
@@ -276,6 +280,36 @@ def _jobs(folder: Path) -> list[Target]:
             4_000,
         ),
     ]
+
+
+def _cards(_folder: Path) -> list[Target]:
+    key, (_, certificate) = (
+        Ed25519PrivateKey.generate(),
+        new_certificate("c", ["c.org"], timedelta(1)),
+    )
+    card = CoordinatorCard(
+        format=1,
+        org="north",
+        key=public_hex(key.public_key()),
+        settings="55" * 32,
+        made="2026-01-01T00:00:00Z",
+        expires="2026-01-02T00:00:00Z",
+        role="coordinator",
+        sites_at="c.org:9092",
+        server_at="c.org:9093",
+        certificate=certificate,
+    )
+    sealed = seal_card(card, key)
+    payload, signed = sealed.payload, sealed.encode()
+
+    def signed_parts(draw: random.Random) -> bytes:
+        nasty = nasty_json(draw, payload.decode()).encode()
+        return proposal.sign(dsse.Envelope(sealed.payload_type, nasty), key).encode()
+
+    def read(data: bytes) -> None:
+        open_card(dsse.Envelope.decode(data))
+
+    return [Target("card", read, either(json_or_raw(signed), signed_parts), (signed,), 5_000)]
 
 
 # ---- the accelerator, from both sides -----------------------------------------------------------
