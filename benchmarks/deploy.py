@@ -1,7 +1,7 @@
 """A round across hosts: bytes and seconds, against Flower's plain FedAvg of the same adapter.
 
     python benchmarks/deploy.py                    # as root; about 15 minutes
-    python benchmarks/deploy.py --quick --json     # about 5 minutes
+    python benchmarks/deploy.py --quick --json     # 4 to 8 minutes
 
 Hosts are network namespaces of this machine (``sealtune.demo.hosts``): a coordinator, a server and
 three sites; once with plain links, and once with the site west at 50 ms (there and back) and
