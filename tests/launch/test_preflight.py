@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
@@ -188,6 +189,17 @@ def test_what_is_no_relay(tmp_path: Path) -> None:
         pytest.raises(FederationError, match="answers with status 502"),
     ):
         Asked(link, new_node_key()[1])
+
+
+@pytest.mark.parametrize("date", ["", "now", "Mon, 99 Abc 2026", "Mon, 31 Feb 2026 00:00:00 GMT"])
+def test_a_coordinator_whose_clock_tells_no_time(date: str) -> None:
+    """It is asked the rest all the same."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(f"HTTP/1.1 411 x\r\ndate: {date}\r\n\r\n".encode())
+        asked = Asked(cast("ssl.SSLSocket", ours), new_node_key()[1])
+    assert asked.known
+    assert asked.skew is None
 
 
 def test_clocks() -> None:

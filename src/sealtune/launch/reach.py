@@ -134,8 +134,15 @@ class Asked:
                 hint="does a proxy on the way let only some paths through? See docs/deploy.md",
             )
         self.known = answer.status == _KNOWN
-        date = answer.getheader("date")
-        self.skew = parsedate_to_datetime(date).timestamp() - time.time() if date else None
+        self.skew = _ahead(answer.getheader("date", ""))
+
+
+def _ahead(date: str) -> float | None:
+    """Seconds that a clock is ahead of this one; None: what it tells is no time."""
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (OverflowError, TypeError, ValueError):
+        return None
 
 
 def check_clock(skew: float) -> str:
