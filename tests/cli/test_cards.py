@@ -355,6 +355,27 @@ def spell(path: Path, names: Mapping[str, str]) -> None:
     write_rows(path, [row | {"label": names.get(row["label"], row["label"])} for row in rows])
 
 
+def test_a_column_of_names_is_put_into_no_card(parties: Parties) -> None:
+    """The job file comes from the coordinator, who would like to read the site's patients."""
+    home = parties.folder / "north"
+    for name in ("train.jsonl", "test.jsonl"):
+        rows = [json.loads(line) for line in (home / name).read_text().splitlines()]
+        named = [row | {"patient": f"Jane Doe {number}"} for number, row in enumerate(rows)]
+        (home / name).write_text("".join(f"{json.dumps(row)}\n" for row in named))
+    parties.job.write_text(parties.job.read_text().replace("[data]", '[data]\nlabel = "patient"'))
+    out = home / "stolen.card.json"
+    said = refused("site", "describe", parties.job, "--site", "north", "--key",
+                   parties.key("north"), "--local", parties.local("north"), "-o", out,
+                   code=3)  # fmt: skip
+    assert "30 of 30 rows" in said
+    assert not out.exists()
+
+
+def test_what_is_named_is_shown(parties: Parties) -> None:
+    said = parties.describe("north")
+    assert f"named in the card: {', '.join(sorted(LABELS))}" in said
+
+
 def test_labels_are_those_of_all_sites(parties: Parties) -> None:
     before = open_manifest_of(parties).data["south"]
     relabel(parties, "north", **dict.fromkeys(LABELS, "newest"))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sealtune.attest.policy import AppraisalPolicy
     from sealtune.job.card import Card, Signer
     from sealtune.job.job_file import JobFile
@@ -48,6 +50,7 @@ _TlsKey = Annotated[
     Path | None,
     typer.Option("--tls-key", metavar="FILE", help="Its TLS key; made if it is not there."),
 ]
+_SHOWN = 12  # labels on the screen
 _Days = Annotated[int, typer.Option("--days", min=1, max=366, help="How long the card is good.")]
 _Note = Annotated[str, typer.Option("--note", help="A line for whoever builds the manifest.")]
 
@@ -125,8 +128,17 @@ def describe_site(
     cut = f"; cut to {job.data.max_tokens} tokens: {card.cut_train:,} and {card.cut_test:,}"
     typer.echo(f"rows         {rows.train_rows:,} training, {rows.test_rows:,} test{cut}")
     if card.labels:
-        typer.echo(f"labels       {len(card.labels):,}, named in the card")
+        typer.echo(f"labels       {_named(card.labels)}")
     _say(job, "site", out, signer, node_key, local_out)
+
+
+def _named(labels: Sequence[str]) -> str:
+    """What others will read on the card."""
+    from sealtune.job.printable import printable
+
+    shown = ", ".join(printable(label, 40) for label in labels[:_SHOWN])
+    more = ", …" if len(labels) > _SHOWN else ""
+    return f"{len(labels):,}, named in the card: {shown}{more}"
 
 
 def describe_server(

@@ -9,6 +9,7 @@ Trust domain: client enclave; also the launcher's checks on the data owner's mac
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,15 +84,16 @@ def discover_labels(job: Job) -> tuple[str, ...]:
     return job.data.labels or tuple(sorted(seen))
 
 
-def labels_of_site(job: Job, site: str) -> tuple[set[str], set[str]]:
-    """Labels in the training file and in the test file of one site with files of its own.
+def labels_of_site(job: Job, site: str) -> tuple[Counter[str], Counter[str]]:
+    """How many rows have each label in the training file, and in the test file, of one site with
+    files of its own.
 
     Raises:
         DataError: unreadable files, or labels that are not text.
     """
     files = (job.data.train, job.data.test)
     paths = [own[site] if isinstance(own, dict) else own for own in files]
-    train, test = (set(_labels(job, path, read_rows(path, [job.data.label]))) for path in paths)
+    train, test = (Counter(_labels(job, path, read_rows(path, [job.data.label]))) for path in paths)
     return train, test
 
 

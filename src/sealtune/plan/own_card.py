@@ -5,6 +5,8 @@ Trust domain: a participant's own machine.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.data.digest import identify
 from sealtune.data.site import SiteData, check_spelling, labels_of_site, load_site
@@ -38,7 +40,7 @@ def site_card(
         note: for people.
 
     Raises:
-        DataError: data that cannot be used, or no training row.
+        DataError: data that cannot be used, no training row, or labels that name single rows.
         ModelError, ConfigError: the model, or the label words, cannot be used.
         WeakEvidenceError: the policy accepts code that nobody named.
     """
@@ -77,8 +79,22 @@ def _labels(job: JobFile, site: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if job.model.task == "causal-lm" or job.data.labels is not None:
         return (), ()
     train, test = labels_of_site(job, site)
-    check_spelling(job.data.label, train | test)
-    return tuple(sorted(train)), tuple(sorted(test - train))
+    check_spelling(job.data.label, {*train, *test})
+    for rows in (train, test):
+        _check_labels_are_classes(job.data.label, rows)
+    return tuple(sorted(train)), tuple(sorted(test.keys() - train.keys()))
+
+
+def _check_labels_are_classes(column: str, rows: Counter[str]) -> None:
+    """A job file that came from elsewhere could name a column with patients' names in it."""
+    alone = sum(count == 1 for count in rows.values())
+    if 2 * alone > rows.total():
+        raise DataError(
+            f"{alone:,} of {rows.total():,} rows have a label in column '{column}' that no other "
+            "row has: a card names labels, and these may be names of single rows",
+            hint="is data.label the right column? Name all classes in data.labels: then cards "
+            "name none",
+        )
 
 
 def _used(data: SiteData, names: tuple[str, ...], some: tuple[str, ...]) -> tuple[str, ...]:
