@@ -335,13 +335,14 @@ def test_commands_and_parties_say_the_same(
     shutil.copytree(signed.folder / "run", signed.folder / "runs" / "tiny")
     said = []
     for command in (
-        ("site", "--check", "--local", "north.json"),
+        ("job", "verify", f"run/{signed.manifest.name}", "--local", "north.json"),
         (
             "run", "job.toml", "--force", "--manifest", f"run/{signed.manifest.name}",
             *(keys if signed.method == "split" else []),
         ),
     ):  # fmt: skip
-        Path("north.json").write_text(signed.party("north").model_dump_json())
+        local = signed.party("north", key=signed.folder / "north.key")
+        Path("north.json").write_text(local.model_dump_json())
         result = CliRunner().invoke(app, list(command), env={"COLUMNS": "700"})
         assert result.exit_code == 10, (command, result.output, result.stderr)
         said.append(next(x for x in result.stderr.splitlines() if "differ by the part of" in x))
