@@ -154,27 +154,31 @@ def _show(group: Consortium, wire: Path, console: Console) -> None:
     """The last page: what each host has, what it sent, and what it has of others' texts."""
     from rich.table import Table
 
+    from sealtune.demo.consortium import SERVER
     from sealtune.demo.seen import count, look, texts_of
     from sealtune.job.units import size
 
-    table = Table(title="What each host has", title_justify="left")
-    for column in ("host", "address", "link", "sent", "received", "private files", "others' texts"):
-        table.add_column(column, overflow="fold")
-    far = f"{2 * _DELAY_MS:.0f} ms, {_MBIT:.0f} Mbit/s"
+    title = f"What each host has ({_FAR} is behind {_MBIT:.0f} Mbit/s)"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("host", "address", "delay", "sent", "received", "private", "others' texts"):
+        table.add_column(column, no_wrap=True)
     for one in look(group):
         table.add_row(
             one.host.name,
             one.host.address,
-            far if one.host.name == _FAR else "plain",
+            f"{2 * _DELAY_MS:.0f} ms" if one.host.name == _FAR else "none",
             size(one.traffic.sent),
             size(one.traffic.received),
-            ", ".join(one.secrets) or "none",
+            one.private,
             f"{one.found} of {one.of:,}",
         )
     console.print(table)
     every = set().union(*(texts_of(group.folder(site)) for site in group.sites))
     on_wire = count(every, [wire.read_bytes()])
-    lines = [f"on the coordinator's wire  {on_wire} of {len(every):,} texts ({wire})"]
+    lines = [
+        f"on the coordinator's wire  {on_wire} of {len(every):,} texts, and TLS ({wire})",
+        f"rounds and losses          sealtune report {group.folder(SERVER) / SERVER}",
+    ]
     for site in group.sites:
         adapter = group.folder(site) / site / "sites" / site / "adapter"
         lines.append(f"adapter of {site}".ljust(27) + str(adapter))

@@ -20,16 +20,24 @@ class Seen:
 
     Attributes:
         traffic: what its device carried.
-        secrets: names of its private keys and data files.
+        keys: how many private keys lie in its folder.
+        rows: whether texts do.
         found: how many different texts of other sites lie anywhere in its folder.
         of: how many there are.
     """
 
     host: Host
     traffic: Traffic
-    secrets: tuple[str, ...]
+    keys: int
+    rows: bool
     found: int
     of: int
+
+    @property
+    def private(self) -> str:
+        """What it has that it shows to nobody."""
+        keys = [f"{self.keys} key{'s' if self.keys > 1 else ''}"] if self.keys else []
+        return ", ".join([*keys, *(["texts"] if self.rows else [])]) or "nothing"
 
 
 def look(group: Consortium) -> list[Seen]:
@@ -39,8 +47,9 @@ def look(group: Consortium) -> list[Seen]:
     for host in group.hosts:
         others = set().union(*(own for site, own in texts.items() if site != host.name))
         found = count(others, contents(host.folder))
-        names = sorted(path.name for path in host.folder.iterdir() if is_secret(path))
-        seen.append(Seen(host, host.traffic(), tuple(names), found, len(others)))
+        keys = len(list(host.folder.glob("*.key")))
+        rows = (host.folder / "train.jsonl").is_file()
+        seen.append(Seen(host, host.traffic(), keys, rows, found, len(others)))
     return seen
 
 
@@ -66,8 +75,3 @@ def count(texts: set[bytes], places: Iterable[bytes]) -> int:
     for place in places:
         left -= {text for text in left if text in place}
     return len(texts) - len(left)
-
-
-def is_secret(path: Path) -> bool:
-    """Whether a file is what its host shows to nobody."""
-    return path.name.endswith(".key") or path.name in ("train.jsonl", "test.jsonl")
