@@ -40,10 +40,11 @@ def demo_hosts(
 ) -> None:
     """Run the demo's job between six hosts, which are network namespaces on this machine.
 
-    Three hospitals (one behind a link of 50 ms and 20 Mbit/s), a coordinator, a server and an
-    accelerator, each with an address and files of its own. They make cards, build, compare and sign
-    the manifest and run the job, with the commands of docs/deploy.md. Then it is looked up what
-    each host has, and what went over the coordinator's wire.
+    Three hospitals (one behind a link of 50 ms and 20 Mbit/s, with its own accelerator), a
+    coordinator, a server and an accelerator, each with an address and files of its own. They make
+    cards, build, compare and sign the manifest and run the job, with the commands of
+    docs/deploy.md. Then it is looked up what each host has, and what went over the coordinator's
+    wire.
 
     Needs root and `ip`, and the demo's model and data: `sudo make demo-hosts` sees to both.
     """
@@ -61,7 +62,7 @@ def demo_hosts(
     folder = out.resolve()
     _clear(folder)
     sites = {
-        name: Site(files["train"], files["test"], _DELAY_MS, _MBIT)
+        name: Site(files["train"], files["test"], _DELAY_MS, _MBIT, own_accelerator=True)
         if name == _FAR
         else Site(files["train"], files["test"])
         for name, files in deal_out(_EXAMPLE, folder / "dealt").items()
@@ -121,15 +122,18 @@ def _work(group: Consortium, console: Console) -> None:
                 inbox.put((name, said))
 
             parties[name] = stack.enter_context(group.start(name, hear))
-        helper = parties.pop(ACCELERATOR)
+        helpers = [parties.pop(ACCELERATOR)]
+        for own in group.start_accelerators():
+            helpers.append(stack.enter_context(own))
         with Display(console, progress, "icd10 across hosts") as display:
             while any(party.process.poll() is None for party in parties.values()):
                 for name, said in _taken(inbox):
                     _apply(progress, stood, name, said)
                 display.update()
-                for party in (helper, *parties.values()):
+                for party in (*helpers, *parties.values()):
                     party.check()
-        helper.stop()
+        for helper in helpers:
+            helper.stop()
 
 
 def _taken(inbox: Inbox) -> Iterator[tuple[str, Said]]:

@@ -37,12 +37,17 @@ _TIMEOUT = 300.0  # seconds for one command
 
 @dataclass(frozen=True)
 class Site:
-    """What lies at a site before anything begins: its rows, and how far away it is."""
+    """What lies at a site before anything begins: its rows, and how far away it is.
+
+    Attributes:
+        own_accelerator: it has one on its own host: a masked step moves far more than a round does.
+    """
 
     train: Path
     test: Path
     delay_ms: float = 0.0
     mbit: float = 0.0
+    own_accelerator: bool = False
 
 
 class Consortium:
@@ -78,14 +83,16 @@ class Consortium:
             host = hosts.add(name, delay_ms=site.delay_ms, mbit=site.mbit)
             shutil.copy(site.train, host.folder / "train.jsonl")
             shutil.copy(site.test, host.folder / "test.jsonl")
+        self._own = {name for name, site in sites.items() if accelerated and site.own_accelerator}
         for host in hosts:
             (host.folder / JOB).write_text(job)
         held = [COORDINATOR, *sites]  # the coordinator works out the plan
         held += [ACCELERATOR] * accelerated + [SERVER] * server_trains
         for name in held:
             shutil.copytree(model, hosts[name].folder / MODEL, copy_function=_link)
-        if accelerated:  # it has no card: nobody has to trust it
-            (self.folder(ACCELERATOR) / f"{ACCELERATOR}.toml").write_text(_ACCELERATOR)
+        for name in [*([ACCELERATOR] if accelerated else ()), *self._own]:
+            # it has no card: nobody has to trust it
+            (self.folder(name) / f"{ACCELERATOR}.toml").write_text(_ACCELERATOR)
         self._server_model = ["--model", MODEL] if server_trains else []
 
     def agree(self) -> Path:
@@ -155,6 +162,11 @@ class Consortium:
         role = "site" if name in self.sites else name
         return Party(self.hosts[name], [role, "--local", f"{name}.toml"], hear)
 
+    def start_accelerators(self) -> list[Party]:
+        """Start those that sites have on their own hosts."""
+        command = [ACCELERATOR, "--local", f"{ACCELERATOR}.toml"]
+        return [Party(self.hosts[name], command) for name in sorted(self._own)]
+
     def folder(self, name: str) -> Path:
         """The folder of a host."""
         return self.hosts[name].folder
@@ -177,7 +189,8 @@ class Consortium:
         who = ["--site", name, "--key", f"{name}.key"]
         self.run(name, "site", "describe", JOB, *who, *data, *local)
         if self.accelerated:
-            at = f"tcp:{self.hosts[ACCELERATOR].address}:{ACCELERATOR_PORT}"
+            host = self.hosts[name if name in self._own else ACCELERATOR]
+            at = f"tcp:{host.address}:{ACCELERATOR_PORT}"
             set_key(self.folder(name) / f"{name}.toml", "accelerator", at)
 
     def _sign(self, name: str) -> None:
