@@ -249,6 +249,26 @@ def test_an_endless_answer_is_refused_at_its_start(world: World) -> None:
     assert "pieces" in outcomes[0].reason
 
 
+def test_more_than_the_enclave_reads_is_refused_at_its_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each site of a job of small adapters could have the relay hold gigabytes for it."""
+    monkeypatch.setattr(payload, "PIECE", 4)
+    asked: list[str] = []
+
+    def answer(frame: Frame) -> Frame:
+        asked.append(frame.kind)
+        return Frame("reply", {}, bytes(40))
+
+    world.add("a", answer)
+    outcomes: list[Outcome] = []
+    transport = FlowerTransport(world.grid, poll=0.01, node_poll=0.02)
+    transport.exchange({"a": b"ab"}, 20.0, outcomes.append, limit=12)
+    assert (outcomes[0].body, outcomes[0].reason) == (None, "an answer of 10 pieces")
+    transport.exchange({"a": b"ac"}, 20.0, outcomes.append, limit=40)
+    assert outcomes[1].body == bytes(40)
+
+
 def test_a_site_that_answers_every_piece_with_a_whole_answer_is_reported_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ class Echo(FlowerTransport):
         deadline: float,
         report: Callable[[Outcome], None],
         left: float | None = None,
+        limit: int = 0,
     ) -> None:
         for site, body in outgoing.items():
             if site.startswith("no"):

@@ -78,11 +78,14 @@ class ServerEnclave:
 
     Args:
         sock: connected to it, or to its link.
+
+    Attributes:
+        limit: bytes of one answer that the enclave reads.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._limit = frames.MAX_BODY  # bytes of one answer that the enclave reads
+        self.limit = frames.MAX_BODY
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +113,7 @@ class ServerEnclave:
         limit = answer.meta.get("limit", frames.MAX_BODY)
         if not frames.is_count(limit):
             raise FrameError("'send' names no length of answers")
-        self._limit = limit
+        self.limit = limit
         return _split(answer)
 
     def report(self, outcome: Outcome) -> None:
@@ -121,8 +124,8 @@ class ServerEnclave:
         Raises:
             ConnectionError, FederationError, FrameError: as ``next``.
         """
-        if outcome.body is not None and len(outcome.body) > self._limit:
-            reason = f"its answer has {len(outcome.body)} bytes, at most {self._limit} are read"
+        if outcome.body is not None and len(outcome.body) > self.limit:
+            reason = f"its answer has {len(outcome.body)} bytes, at most {self.limit} are read"
             outcome = replace(outcome, body=None, reason=reason)
         if outcome.body is not None:
             answer = self._ask(Frame("reply", {"site": outcome.site}, outcome.body))

@@ -64,6 +64,7 @@ class _Flight:
     site: str
     body: bytes
     begun: float
+    limit: int = MAX_MESSAGE  # bytes of an answer that somebody reads
     attempt: int = 0
     exchange: str = ""
     node: tuple[int, str] | None = None  # (id, last activation) of the SuperNode asked
@@ -118,7 +119,7 @@ class _Flight:
         if self.answer_count == 0:
             if index != 0 or count < 1:
                 raise FrameError("an answer that does not start at its start")
-            if count > pieces(MAX_MESSAGE):
+            if count > pieces(min(self.limit, MAX_MESSAGE)):
                 raise FrameError(f"an answer of {count} pieces")
             self.answer_count, self.next_piece = count, 1
         elif (index, count) != (asked, self.answer_count):
@@ -188,6 +189,7 @@ class FlowerTransport:
         deadline: float,
         report: Callable[[Outcome], None],
         left: float | None = None,
+        limit: int = MAX_MESSAGE,
     ) -> None:
         """Deliver ``outgoing`` (site -> bytes) and report every site exactly once.
 
@@ -199,13 +201,14 @@ class FlowerTransport:
         Args:
             deadline: seconds that a site may take.
             left: seconds of them that are left; default: all.
+            limit: bytes of an answer that somebody reads: more is not kept here until it is whole.
         """
         start, known = time.monotonic(), self._flights
         left = deadline if left is None else left
         self._flights = {
             site: known[site]
             if site in known and known[site].body == body
-            else _Flight(site, body, start)
+            else _Flight(site, body, start, limit)
             for site, body in outgoing.items()
         }
         self._looked = float("-inf")

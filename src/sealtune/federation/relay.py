@@ -88,7 +88,7 @@ def _carry(enclave: ServerEnclave, transport: FlowerTransport, say: Callable[...
         if not order.to:
             continue  # the enclave has worked in the meantime, and goes on
         say("exchange", sites=list(order.to), bytes=sum(map(len, order.to.values())))
-        transport.exchange(order.to, order.deadline, report, order.left)
+        transport.exchange(order.to, order.deadline, report, order.left, enclave.limit)
 
 
 def dial(address: str) -> Iterator[socket.socket]:
