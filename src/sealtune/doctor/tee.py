@@ -89,7 +89,9 @@ def _epc(machine: Machine) -> Finding:
     numbers = [int(text) for text in told if text and text.isdecimal()]
     key, total = "sgx.memory", sum(numbers)
     if not numbers:
-        return Finding(key, State.UNKNOWN, "enclave memory not told")
+        return Finding(
+            key, State.UNKNOWN, "enclave memory not told", "Linux 5.16 or later tells it"
+        )
     words = f"{total / 2**30:.3g} GiB of enclave memory"
     return found(key, total > 0, words, "give enclaves memory in the firmware", value=total)
 
