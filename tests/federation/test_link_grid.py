@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import Callable, Set
@@ -12,10 +13,11 @@ from flwr.app import Error, Message
 from flwr.app.message.message import make_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, ErrorCode
 from flwr.common.serde import message_to_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.node_pb2 import Node
 
+from sealtune.federation import fleet
 from sealtune.federation.enclave_link import Outcome
 from sealtune.federation.fleet import activate_node, confirm_message_received, push_messages
 from sealtune.federation.flower_transport import FlowerTransport
@@ -209,6 +211,22 @@ def test_a_repeat_announces_nothing_new(world: World) -> None:
             world.push(parts, ObjectTree(object_id=top, children=more))
     world.push(parts, parts.tree)
     assert set(world.state.object_store.store) == before
+
+
+def test_one_question_of_a_site_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand at once would be a thousand looks at a time, and leave none for the others."""
+    monkeypatch.setattr(fleet, "HOLD", 3600.0)
+    request = PullMessagesRequest(node=Node(node_id=world.node))
+
+    async def ask() -> None:
+        asked = [asyncio.ensure_future(fleet.pull_messages(request, world.state)) for _ in range(9)]
+        for one in asked[:-1]:
+            assert not (await asyncio.wait_for(one, 20)).messages_list
+        assert not asked[-1].done()
+        world.send()
+        assert len((await asyncio.wait_for(asked[-1], 20)).messages_list) == 1
+
+    asyncio.run(ask())
 
 
 def test_what_sites_get_alike_cannot_be_spoiled_by_the_first_of_them(world: World) -> None:

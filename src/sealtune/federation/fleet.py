@@ -14,6 +14,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.routing import APIRoute
@@ -61,6 +62,7 @@ LOOK = 0.03  # seconds between two looks for a message meanwhile
 
 PREFIX = "/v1/fleet"
 router = APIRouter(prefix=PREFIX, route_class=ProtobufRoute)
+_newest: WeakKeyDictionary[InMemoryLinkState, dict[int, object]] = WeakKeyDictionary()
 State = Annotated[InMemoryLinkState, Depends(get_linkstate)]
 
 
@@ -90,13 +92,19 @@ def send_node_heartbeat(
 async def pull_messages(
     request: Annotated[PullMessagesRequest, PROTOBUF_REQUEST_DEPENDENCY], state: State
 ) -> PullMessagesResponse:
-    """The next message, as soon as there is one; the same again for who did not get it."""
+    """The next message, as soon as there is one; the same again for who did not get it.
+
+    Of a node's questions the newest is kept: others are of connections that broke, or would have
+    the relay look on behalf of one site all the time.
+    """
     node = request.node.node_id
     joined = _joined(state, node)
+    newest = _newest.setdefault(state, {})
+    newest[node] = own = object()
     end = time.monotonic() + HOLD
     while True:
         with state.lock:
-            if _joined(state, node) != joined:
+            if _joined(state, node) != joined or newest[node] is not own:
                 return PullMessagesResponse()  # whoever asked was replaced
             for lost in _unconfirmed(state, node):
                 lost.metadata.delivered_at = ""  # the answer that it was in did not arrive
