@@ -247,6 +247,13 @@ def test_what_was_not_compared_is_told(parties: Parties) -> None:
     assert len(said["not_compared"]) == 2
 
 
+def test_the_local_file_of_one_and_the_key_of_another(parties: Parties) -> None:
+    key = parties.folder / "south" / "south.key"
+    said = refused("job", "sign", parties.manifest, "--local", parties.local("north"), "--key", key)
+    assert "'south', whose key this is, does not answer for site 'north'" in said
+    assert signatures(parties.manifest) == ()
+
+
 def test_data_that_changed_since_the_card(parties: Parties) -> None:
     """The card goes on telling what was there; its own site finds out."""
     write_texts(parties.folder / "north" / "train.jsonl", 30, 99)

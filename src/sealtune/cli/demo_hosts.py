@@ -53,9 +53,14 @@ def demo_hosts(
     from sealtune.demo.consortium import COORDINATOR, Consortium, Site
     from sealtune.demo.dealt import deal_out, job_text
     from sealtune.demo.hosts import Hosts, missing
-    from sealtune.errors import FederationError
+    from sealtune.errors import FederationError, StorageError
 
     console = Console(highlight=False)
+    if absent := [place for place in (_EXAMPLE, _DATA, _MODEL) if not place.exists()]:
+        raise StorageError(
+            f"there is no {absent[0]} here",
+            hint="`sudo make demo-hosts`, in a copy of sealtune's repository, sees to it",
+        )
     if reason := missing():
         raise FederationError(f"cannot make hosts here: {reason}")
     say = _Clock(console)

@@ -71,7 +71,7 @@ def say_state(
         sign += "" if policy is None else f" --policy {shlex.quote(str(policy))}"
         who = "each organisation: " if hosts else ""
         typer.echo(f"→ {who}sealtune job show {name}; {sign}")
-        if hosts and len(missing) > 1:
+        if hosts:
             typer.echo(f"→ signed copies become one: sealtune job merge COPIES -o {name}")
         return
     typer.echo("signed by all")

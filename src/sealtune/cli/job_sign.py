@@ -74,10 +74,11 @@ def sign(
     private = load_private(key)
     public = private.public_key()
     own = [member for member in manifest.participants if member.key == public_hex(public)]
-    if site is not None and own and site not in own[0].sites:
+    claimed = site or (party.site if party else None)
+    if claimed is not None and own and claimed not in own[0].sites:
         raise UnknownKeyError(
-            f"'{own[0].org}', whose key this is, does not answer for site '{site}'",
-            hint=f"compare with your own data: --site {own[0].sites[0]}",
+            f"'{own[0].org}', whose key this is, does not answer for site '{claimed}'",
+            hint=f"compare with your own data and sign with your own key: {own[0].sites[0]}'s",
         )
     if not own:
         raise UnknownKeyError(

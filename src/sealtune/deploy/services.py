@@ -204,7 +204,7 @@ def _folder_problems(local: Local, file: Path) -> Iterator[Problem]:
         return
     folder = Path(os.path.normpath(parse(local.listen).place)).parent
     within = [path for path in _named(local, file) if path.is_relative_to(folder)]
-    own = f"name one of its own, such as /run/{account_of(local)}"
+    own = f"name a socket in one of its own, such as /run/{account_of(local)}/program.sock"
     given = f"lies in {folder}, which would be made over to the service"
     if within:
         yield Problem("listen", f"{given} with {within[0]} in it: {own}")

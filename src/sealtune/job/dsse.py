@@ -161,7 +161,7 @@ def verify(envelope: Envelope, keys: Mapping[str, Ed25519PublicKey]) -> None:
     if missing or not keys:
         raise SignatureMissingError(
             f"not signed by {', '.join(missing) or 'anybody'}",
-            hint="every participant signs: sealtune job sign MANIFEST --key ORG.key",
+            hint="each participant signs: sealtune job sign; copies become one: sealtune job merge",
         )
 
 
