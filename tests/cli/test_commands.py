@@ -267,3 +267,13 @@ def test_names_from_files_cannot_steer_the_terminal(tmp_path: Path) -> None:
     said.append(run("validate", tmp_path / "no\x1b[31mpe.toml"))
     for result in said:
         assert not {c for c in result.output if not c.isprintable()} - {"\n"}, result.output
+
+
+def test_hosts_of_the_demo_are_asked_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("demo-hosts")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (9, [])
+    assert "there is no examples/icd10.toml here" in result.stderr
+    assert "make demo-hosts" in result.stderr

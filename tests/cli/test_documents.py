@@ -27,7 +27,7 @@ PAGES = (
         for name in (
             "threat-model", "attestation", "limitations", "manifest", "split", "figures",
             "glossary", "recorded-evidence", "doctor", "deploy", "images", "kubernetes", "slurm",
-            "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
+            "flower", "advise", "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
         )
     ),
 )  # fmt: skip
@@ -48,8 +48,9 @@ def commands(program: str) -> list[str]:
     found = set()
     for name in PAGES:
         text = page(name)
-        blocks = "".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.S))
-        lines = [line.removeprefix("$ ") for line in blocks.splitlines()]
+        blocks = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", text, flags=re.S | re.M)
+        typed = "".join(block for kind, block in blocks if kind in ("", "sh", "console"))
+        lines = [line.removeprefix("$ ") for line in typed.replace("\\\n", " ").splitlines()]
         spans = [
             " ".join(span.split())
             for span in _CODE.findall(re.sub(r"```.*?```", "", text, flags=re.S))
@@ -72,7 +73,7 @@ def test_every_named_test_exists(file: str, name: str) -> None:
 
 @pytest.mark.parametrize("line", commands("sealtune"))
 def test_every_named_command_parses(line: str) -> None:
-    words = shlex.split(re.split(r"\s[|>]\s", line)[0], comments=True)[1:]
+    words = shlex.split(re.split(r"\s(?:[|>]|&&)\s", line)[0], comments=True)[1:]
     command: click.Command = typer.main.get_command(app)
     context = click.Context(command, info_name="sealtune")
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
