@@ -362,3 +362,12 @@ def test_evidence_of_a_gpu_is_shown_with_what_it_does_not_prove(tmp_path: Path) 
         "until\n  GPUs and enclaves are bound by TDISP, it can be relayed from another one" in page
     )
     assert "sev-snp, 2 GPUs" in page
+
+
+def test_a_folder_in_which_nothing_has_run_gets_no_page(tmp_path: Path) -> None:
+    """A party's folder holds a manifest, too; its events lie in the folder below."""
+    run = write_run(tmp_path / "run", [])
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(StorageError, match="nothing has run in"):
+        write(run)
+    assert not (run / "report.html").exists()

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sealtune.errors import StorageError
 from sealtune.job.storage import write_atomic
 from sealtune.job.training_events import CutTexts
 from sealtune.report import (
@@ -27,7 +28,7 @@ from sealtune.report import (
     split_figures,
     values,
 )  # fmt: skip
-from sealtune.report.log import RunLog, read_run
+from sealtune.report.log import METRICS, RunLog, read_run
 from sealtune.report.methods import view_of
 from sealtune.report.summary import summarise
 from sealtune.report.values import Json, table, text, whole
@@ -56,9 +57,15 @@ def write(run_dir: Path) -> Path:
     """Rebuild summary and page from the run's log; return the page's path.
 
     Raises:
-        StorageError: not a run folder, or a file cannot be read or written.
+        StorageError: not a run folder, nothing has run in it, or a file cannot be read or written.
     """
     log = read_run(run_dir)
+    if not (run_dir / METRICS).is_file():
+        raise StorageError(
+            f"nothing has run in {run_dir}: it holds no {METRICS}",
+            hint="give the folder of a run, such as runs/my-job, or the `folder` that a party's "
+            "local file names",
+        )
     summary = summarise(log)
     figures = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(log, summary)
