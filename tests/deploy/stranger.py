@@ -23,7 +23,7 @@ import httpx
 from sealtune.job.dsse import Envelope
 from sealtune.job.manifest import open_manifest
 from sealtune.job.network import NetworkIdentity, host_and_port
-from sealtune.job.network_keys import certificate, node_key
+from sealtune.job.network_keys import certificate, made_node_key
 from sealtune.launch.flower import Engine
 
 # what Flower's SuperLink serves to its command line, to apps and to operators
@@ -60,7 +60,7 @@ def _ask(method: str, url: str) -> str:
 
 
 def node(folder: Path, network: NetworkIdentity) -> dict[str, Any]:
-    node_key(folder / "own.key")
+    made_node_key(folder / "own.key")
     (folder / "relay.pem").write_text(network.certificate)
     domain = Engine(folder).node(
         "own", network.sites_at, folder / "relay.pem", folder / "own.key", str(folder / "none.sock")

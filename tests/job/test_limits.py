@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import stat
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
@@ -383,11 +384,16 @@ def test_files_are_whole_before_they_are_made_lasting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power cut after fsync must not find what is still in a buffer missing."""
-    seen = []
-    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_size))
+    seen: list[int | str] = []
+
+    def sync(handle: int) -> None:
+        found = os.fstat(handle)
+        seen.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+
+    monkeypatch.setattr(os, "fsync", sync)
     storage.write_atomic(tmp_path / "file", b"contents")
     private, public = key_files.new_key("north", tmp_path)
-    assert seen == [8, private.stat().st_size, public.stat().st_size]
+    assert seen == [8, "folder", private.stat().st_size, public.stat().st_size]
 
 
 @pytest.mark.parametrize("faulty", ["job", "model", "data", "sites", "network", "tuning", "split"])
