@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tomllib
 from pathlib import Path
 
@@ -37,3 +38,13 @@ def test_the_job_file_names_no_place() -> None:
 def test_texts_are_counted_once_wherever_they_are() -> None:
     places = [b"..fracture of femur..", b"fracture of femur and asthma"]
     assert count({b"fracture of femur", b"asthma", b"eczema"}, places) == 2
+
+
+def test_texts_are_found_at_every_place_as_by_looking_for_each() -> None:
+    source = random.Random(1)
+    for _ in range(200):
+        place = bytes(source.choice(b"ab") for _ in range(source.randrange(60)))
+        texts = {
+            bytes(source.choice(b"ab") for _ in range(source.randrange(1, 14))) for _ in range(20)
+        }
+        assert count(texts, [place]) == sum(text in place for text in texts)

@@ -86,6 +86,7 @@ def demo_hosts(
         say("all signatures are joined; each host has the manifest, and starts its command")
         with hosts[COORDINATOR].capture(folder / "coordinator.pcap"):
             _work(group, console)
+        say("all parties have ended; looking through each host's files, and what was on the wire")
         _show(group, folder / "coordinator.pcap", console)
     say(f"everything is in {out}; docs/deploy.md does the same by hand")
 

@@ -10,8 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sealtune.demo.consortium import MODEL, Consortium
 from sealtune.demo.hosts import Host, Traffic
+
+_WORD = 8  # bytes
+_TELLING = 12  # bytes; what is shorter is found anywhere, by chance
+_PUBLIC = {MODEL, "backbones"}  # folders of the public model, and of its int8 form
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class Seen:
         traffic: what its device carried.
         keys: how many private keys lie in its folder.
         rows: whether texts do.
-        found: how many different texts of other sites lie anywhere in its folder.
+        found: how many different texts of other sites lie anywhere in its folder, and in none of
+            its own.
         of: how many there are.
     """
 
@@ -45,7 +52,9 @@ def look(group: Consortium) -> list[Seen]:
     texts = {site: texts_of(group.folder(site)) for site in group.sites}
     seen = []
     for host in group.hosts:
-        others = set().union(*(own for site, own in texts.items() if site != host.name))
+        own = texts.get(host.name, set())
+        others = set().union(*texts.values()) - own
+        others = {text for text in others if not any(text in one for one in own)}
         found = count(others, contents(host.folder))
         keys = len(list(host.folder.glob("*.key")))
         rows = (host.folder / "train.jsonl").is_file()
@@ -54,24 +63,40 @@ def look(group: Consortium) -> list[Seen]:
 
 
 def texts_of(folder: Path) -> set[bytes]:
-    """The texts of a site, from the files on its host."""
+    """The texts of a site that tell something, from the files on its host."""
     texts = set()
     for part in ("train", "test"):
         for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines():
             texts.add(json.loads(line)["text"].encode())
-    return texts
+    return {text for text in texts if len(text) >= _TELLING}
 
 
 def contents(folder: Path) -> Iterator[bytes]:
     """Every file of a host but the public model's."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).parts[0] != MODEL:
+        if path.is_file() and _PUBLIC.isdisjoint(path.relative_to(folder).parts):
             yield path.read_bytes()
 
 
 def count(texts: set[bytes], places: Iterable[bytes]) -> int:
-    """How many of the texts are in any of the places."""
-    left = set(texts)
+    """How many of the texts are in any of the places.
+
+    Thousands of texts are looked for in megabytes, so places are gone through by the words of eight
+    bytes with which texts begin.
+    """
+    by_start: dict[int, list[bytes]] = {}
+    for text in texts:
+        if len(text) >= _WORD:
+            by_start.setdefault(int.from_bytes(text[:_WORD], "little"), []).append(text)
+    starts = np.array(sorted(by_start), dtype=np.uint64)
+    short = {text for text in texts if len(text) < _WORD}
+    found = set[bytes]()
     for place in places:
-        left -= {text for text in left if text in place}
-    return len(texts) - len(left)
+        found |= {text for text in short if text in place}
+        for shift in range(min(_WORD, len(place))):
+            words = np.frombuffer(place, "<u8", (len(place) - shift) // _WORD, shift)
+            for at in np.flatnonzero(np.isin(words, starts)):
+                begin = shift + _WORD * int(at)
+                same = by_start[int(words[at])]
+                found |= {text for text in same if place.startswith(text, begin)}
+    return len(found)
