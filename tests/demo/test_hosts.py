@@ -187,7 +187,8 @@ print(json.dumps({
     seen = json.loads(done.stdout)
     assert {Path(path).relative_to(hosts.root).parts[0] for path in seen["found"]} == {"near"}
     assert str(host.folder / "own.txt") in seen["found"]
-    assert set(seen["temporary"]) <= {hosts.root.relative_to("/tmp").parts[0]}
+    mounted = [path for path in (hosts.root, *hosts.shared) if path.is_relative_to("/tmp")]
+    assert set(seen["temporary"]) <= {path.relative_to("/tmp").parts[0] for path in mounted}
     assert seen["public"] == "public"
     assert not seen["writable"]
     assert not seen["pooled"]

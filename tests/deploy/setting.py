@@ -127,7 +127,7 @@ def consortium(folder: Path, model: Path, values: dict[str, Any]) -> Iterator[Qu
     }
     split = values["job"].get("method") == "split"
     masked = values["job"].get("trust") == "secure-aggregation"
-    with Hosts(folder / "hosts", hidden=[given]) as hosts:
+    with Hosts(folder / "hosts", shared=[Path(__file__).parent], hidden=[given]) as hosts:
         yield Quick(
             hosts,
             as_toml(values),

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
+import sealtune
 from sealtune.errors import FederationError
 
 NETWORK = "10.83.0"  # /24; no route leads out of it
@@ -30,6 +31,7 @@ _MIN_QUEUE = 64 << 10  # bytes
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
            "OPENBLAS_NUM_THREADS")  # fmt: skip
 _STATE = (".cache", ".config", ".local/share", ".local/state")  # of our home, which no host sees
+_PROGRAMS = (sys.prefix, sys.base_prefix, sealtune.__path__[0])  # what all hosts have installed
 _Stream = IO[Any] | int | None
 
 
@@ -174,9 +176,9 @@ class Hosts:
         self, root: Path, *, shared: Sequence[Path] = (), hidden: Sequence[Path] = ()
     ) -> None:
         self.root = root.resolve()
-        self.shared = tuple(path.resolve() for path in shared)
         state = [Path.home() / place for place in _STATE]
         self.hidden = (*(path.resolve() for path in hidden), *state)
+        self.shared = tuple(path.resolve() for path in (*_covered(self.hidden), *shared))
         self._by_name: dict[str, Host] = {}
 
     def __enter__(self) -> Self:
@@ -302,3 +304,9 @@ def _ip(holder: int, *arguments: str, lines: str = "") -> str:
 
 def _batch(holder: int, *lines: str) -> None:
     _ip(holder, "-batch", "-", lines="\n".join(lines))
+
+
+def _covered(hidden: Sequence[Path]) -> list[Path]:
+    """Programs that lie where a host has files of its own, or nothing."""
+    places = (Path("/tmp"), *hidden)
+    return [path for path in map(Path, _PROGRAMS) if any(map(path.is_relative_to, places))]
