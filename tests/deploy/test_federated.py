@@ -31,7 +31,7 @@ from tests.deploy.setting import (
 from tests.deploy.wire import streams
 from tests.model.tiny import LABELS
 
-pytestmark = [needs_hosts, pytest.mark.slow]
+pytestmark = [needs_hosts, pytest.mark.slow, pytest.mark.timeout(900)]
 CUT = "university"
 AWAY = 4.0  # seconds that it is cut off beyond the moment when all others have answered
 

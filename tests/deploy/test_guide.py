@@ -115,6 +115,7 @@ def newcomer(tmp_path: Path, llama: Path) -> Iterator[Newcomer]:
 
 @needs_hosts
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_newcomer_gets_to_a_finished_job(newcomer: Newcomer) -> None:
     for block in blocks(GUIDE.read_text()):
         if block.where not in LEFT_OUT:

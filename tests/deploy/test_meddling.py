@@ -30,7 +30,7 @@ from tests.deploy.setting import (
 )
 from tests.model.tiny import LABELS
 
-pytestmark = [needs_hosts, pytest.mark.slow]
+pytestmark = [needs_hosts, pytest.mark.slow, pytest.mark.timeout(900)]
 HOSTILE = Path(__file__).with_name("hostile_coordinator.py")
 HANDSHAKE = {"challenge", "client-hello", "server-hello", "client-key"}
 

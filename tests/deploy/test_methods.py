@@ -24,7 +24,7 @@ from tests.deploy.setting import (
 from tests.deploy.wire import streams
 from tests.model.tiny import LABELS
 
-pytestmark = [needs_hosts, pytest.mark.slow]
+pytestmark = [needs_hosts, pytest.mark.slow, pytest.mark.timeout(900)]
 JOBS: dict[str, dict[str, Any]] = {
     "split": {
         "job": {"name": "tiny", "method": "split", "seed": 3, "rounds": 1},

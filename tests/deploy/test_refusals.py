@@ -31,7 +31,7 @@ from sealtune.job.manifest import canonical
 from sealtune.job.proposal import sign
 from tests.deploy.setting import SITES, Quick, needs_hosts, start_all
 
-pytestmark = [needs_hosts, pytest.mark.slow]
+pytestmark = [needs_hosts, pytest.mark.slow, pytest.mark.timeout(900)]
 STRANGER = str(Path(__file__).with_name("stranger.py"))
 CHARITY, COUNTY, UNIVERSITY = SITES
 OTHER = "ab" * 48  # a digest of code that is nowhere

@@ -23,7 +23,7 @@ from tests.deploy.setting import (
     start_all,
 )
 
-pytestmark = [needs_hosts, pytest.mark.slow]
+pytestmark = [needs_hosts, pytest.mark.slow, pytest.mark.timeout(900)]
 KILLED = SITES[0]
 
 

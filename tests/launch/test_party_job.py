@@ -129,6 +129,7 @@ def rounds(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_five_commands_do_what_run_does(office: Office) -> None:
     names = ("coordinator", "server", "accelerator", *SITES)
     started = {name: office.start(name) for name in names}
