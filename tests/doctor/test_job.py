@@ -40,10 +40,12 @@ def relay(
 
     class Handler(http.server.BaseHTTPRequestHandler):
         ahead = 0.0
+        date: str | None = None  # in place of the time
 
         def do_GET(self) -> None:
             self.send_response_only(404)
-            self.send_header("Date", formatdate(time.time() + Handler.ahead, usegmt=True))
+            now = formatdate(time.time() + Handler.ahead, usegmt=True)
+            self.send_header("Date", now if Handler.date is None else Handler.date)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -82,6 +84,17 @@ def test_the_clock_is_held_against_the_coordinators(
     assert found["coordinator"].state is State.GOOD
     assert found["coordinator.certificate"].state is State.GOOD
     assert found["coordinator.clock"].state == state
+
+
+@pytest.mark.parametrize("date", ["", "soon", "Fri, 31 Dec 99999999999999999999 23:59:59 GMT"])
+def test_a_coordinator_whose_clock_tells_no_time(
+    date: str, relay: Any, credentials: tuple[bytes, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no time is told as that, and ends nothing."""
+    monkeypatch.setattr(relay.handler, "date", date)
+    found = ask(relay, credentials[1])
+    assert found["coordinator"].state is State.GOOD
+    assert found["coordinator.clock"].state is State.UNKNOWN
 
 
 def test_another_certificate_is_no_coordinator(relay: Any) -> None:

@@ -123,7 +123,7 @@ def _offset(here: float, told: str) -> Finding:
     key = "coordinator.clock"
     try:
         off = here - (parsedate_to_datetime(told).timestamp() + 0.5)  # cut to whole seconds
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return Finding(key, State.UNKNOWN, "it does not tell its time", "compare the clocks")
     words = f"this clock and the coordinator's are {abs(off):.1f} s apart"
     remedy = "set both clocks: chrony, or timedatectl set-ntp true"
