@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import rfc8785
 from click.testing import Result
 from typer.testing import CliRunner
@@ -53,6 +54,12 @@ def refused(*words: str | Path, code: int = 10) -> str:
     result = run(*words)
     assert result.exit_code == code, result.output + result.stderr
     return " ".join(result.stderr.split())
+
+
+def use_folders(patch: pytest.MonkeyPatch, base: Path) -> None:
+    """Keys of simulated evidence and caches lie below ``base``."""
+    patch.setenv("XDG_DATA_HOME", str(base / "data-home"))
+    patch.setenv("SEALTUNE_CACHE", str(base / "cache"))
 
 
 class Parties:

@@ -17,7 +17,7 @@ from sealtune.job.local_file import load_local
 from sealtune.job.manifest import open_manifest
 from sealtune.job.network import named_hosts, read_certificate
 from sealtune.job.network_keys import is_tls_key, node_key
-from tests.cli.ceremony import Parties, ok, refused, rewrite, run
+from tests.cli.ceremony import Parties, ok, refused, rewrite, run, use_folders
 from tests.model.tiny import LABELS
 from tests.sample_job import write_rows
 
@@ -26,16 +26,14 @@ from tests.sample_job import write_rows
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parties]:
     folder = tmp_path_factory.mktemp("cards")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(folder / "data-home"))
-        patch.setenv("SEALTUNE_CACHE", str(folder / "cache"))
+        use_folders(patch, folder)
         yield Parties.make(folder / "hosts", "north", "south")
 
 
 @pytest.fixture
 def parties(made: Parties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parties:
     """A copy to spoil."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(made.folder.parent / "data-home"))
-    monkeypatch.setenv("SEALTUNE_CACHE", str(made.folder.parent / "cache"))
+    use_folders(monkeypatch, made.folder.parent)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made.folder, tmp_path / "hosts")
     return Parties(tmp_path / "hosts")

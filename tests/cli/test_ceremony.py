@@ -22,7 +22,7 @@ from sealtune.job.keys import public_hex
 from sealtune.job.manifest import job_id, open_manifest, verify_manifest
 from sealtune.job.network_keys import HOST_YEARS, new_certificate, new_node_key
 from sealtune.job.proposal import sign
-from tests.cli.ceremony import Parties, ok, refused, rewrite, signatures
+from tests.cli.ceremony import Parties, ok, refused, rewrite, signatures, use_folders
 from tests.sample_job import write_texts
 
 SITES = ("north", "south")
@@ -32,8 +32,7 @@ SITES = ("north", "south")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parties]:
     folder = tmp_path_factory.mktemp("ceremony")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(folder / "data-home"))
-        patch.setenv("SEALTUNE_CACHE", str(folder / "cache"))
+        use_folders(patch, folder)
         parties = Parties.make(folder / "hosts", *SITES)
         parties.build()
         yield parties
@@ -42,8 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parties]:
 @pytest.fixture
 def parties(made: Parties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parties:
     """A copy to spoil, with a manifest that nobody has signed."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(made.folder.parent / "data-home"))
-    monkeypatch.setenv("SEALTUNE_CACHE", str(made.folder.parent / "cache"))
+    use_folders(monkeypatch, made.folder.parent)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made.folder, tmp_path / "hosts")
     return Parties(tmp_path / "hosts")
