@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two at a time: much of a whole run is waiting.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 # Tests whose result hangs on the processor's arithmetic, run again as on a processor without AVX-512
 # and VNNI, and on any other. Not among them: files and formats, hostile peers, and runs in several
 # processes, which compute what the same code computes here. test_processors.py sets instructions itself.
@@ -55,11 +57,11 @@ demo-hosts: $(STAMP)
 	$(BIN)/sealtune demo-hosts
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-processors: $(STAMP)
-	$(AVX2) $(BIN)/python -m pytest $(NUMERIC)
-	$(BASIC) $(BIN)/python -m pytest $(NUMERIC)
+	$(AVX2) $(PYTEST) $(NUMERIC)
+	$(BASIC) $(PYTEST) $(NUMERIC)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

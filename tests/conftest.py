@@ -9,6 +9,19 @@ from pathlib import Path
 import pytest
 
 
+_TOGETHER = ("deploy", "images")  # rooms whose tests share what takes long to make
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (``-n 2 --dist loadgroup``), a file's tests stay with one."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here)
+        group = path.parts[0] if path.parts[0] in _TOGETHER else path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     if torch := sys.modules.get("torch"):  # imported already by whatever test uses it
