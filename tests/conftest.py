@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 _TOGETHER = ("deploy", "images")  # rooms whose tests share what takes long to make
 
 
