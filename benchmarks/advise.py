@@ -284,10 +284,17 @@ class Counted:
         self._inner = inner
         self.bytes = 0
 
-    def product(self, group: str, codes: Any, *, backward: bool) -> Any:
-        result = self._inner.product(group, codes, backward=backward)
-        self.bytes += 4 * (codes.numel() + result.numel())
-        return result
+    def call(self, group: str, rows: int, *, backward: bool) -> Any:
+        call = self._inner.call(group, rows, backward=backward)
+        take = call.result
+
+        def result() -> Any:
+            taken = take()
+            self.bytes += 4 * (call.codes.numel() + taken.numel())
+            return taken
+
+        call.result = result
+        return call
 
     def close(self) -> None:
         self._inner.close()

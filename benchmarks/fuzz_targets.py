@@ -385,7 +385,10 @@ def _answer(data: bytes) -> str | None:
 
 
 def _ask_product(remote: RemoteAccelerator) -> None:
-    remote.product("q", torch.zeros((3, 8), dtype=torch.int32), backward=False)
+    call = remote.call("q", 3, backward=False)
+    call.codes.zero_()
+    call.submit()
+    call.result()
 
 
 def _ask_prefix(remote: RemoteAccelerator) -> None:

@@ -24,6 +24,7 @@ from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.server import FederatedServer
 from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.model.load import quiet
+from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 from sealtune.party.driver import Driver
 from sealtune.party.site_program import SiteProgram
@@ -127,7 +128,9 @@ class _Run:
         admitted = admit_party(self._parties[site])
         plan = admitted.plan
         engine = Engine(Path(plan.backbone.path), [g.model_dump() for g in plan.groups])
-        session = OffloadSession(engine, plan, integrity_bits=40, owner=f"budget/{site}")
+        session = OffloadSession(
+            InProcess(engine, plan.groups), plan, integrity_bits=40, owner=f"budget/{site}"
+        )
         return SiteProgram(admitted, SiteTrainer(admitted, session, self._emit), self._emit)
 
 

@@ -33,6 +33,7 @@ from sealtune.job.spec import DataSpec, Job, ModelSpec
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.tasks import task_of
 from sealtune.model.training import local_round
+from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
 from sealtune.plan.masked import make_plan
@@ -101,7 +102,9 @@ def train_both(
         ).losses
 
     engine = Engine(Path(plan.backbone.path), [group.model_dump() for group in plan.groups])
-    with OffloadSession(engine, plan, integrity_bits=40, owner="benchmark") as session:
+    with OffloadSession(
+        InProcess(engine, plan.groups), plan, integrity_bits=40, owner="benchmark"
+    ) as session:
         masked = losses(session.install)
     return Pair(masked, losses(lambda tuned: use_int8_weights(tuned, plan)))
 

@@ -22,7 +22,7 @@ from sealtune.errors import AcceleratorLostError, FrameError, StorageError
 from sealtune.frames import Frame
 from sealtune.offload import wire
 from sealtune.offload.remote import RemoteAccelerator
-from tests.offload.layers import GROUPS, HIDDEN, INNER, Setup, make_setup
+from tests.offload.layers import GROUPS, HIDDEN, INNER, Setup, make_setup, product
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_products_are_those_of_the_engine(setup: Setup, address: str) -> None:
     for rows in (1, 17, 300, 2):  # growing and shrinking shared memory
         for backward in (False, True):
             sent = codes(rows, HIDDEN + 16 if backward else INNER)
-            got = remote.product("q", sent, backward=backward)
+            got = product(remote, "q", sent, backward=backward)
             assert torch.equal(got, setup.engine.product("q", sent, backward=backward))
     remote.close()
 
@@ -67,8 +67,8 @@ def test_products_are_those_of_the_engine(setup: Setup, address: str) -> None:
 def test_an_answer_is_out_of_the_accelerators_reach(setup: Setup, address: str) -> None:
     remote = RemoteAccelerator.connect(address, GROUPS)
     first_codes = codes(4, INNER)
-    first = remote.product("q", first_codes, backward=False)
-    remote.product("q", codes(4, INNER), backward=False)
+    first = product(remote, "q", first_codes, backward=False)
+    product(remote, "q", codes(4, INNER), backward=False)
     assert torch.equal(first, setup.engine.product("q", first_codes, backward=False))
     remote.close()
 
@@ -78,8 +78,8 @@ def test_an_unplanned_request_is_refused_and_the_connection_lives(address: str) 
     with pytest.raises(AcceleratorLostError, match="no plain blocks"):
         remote.prefix(torch.ones((1, 4), dtype=torch.long))
     with pytest.raises(AcceleratorLostError, match="not in the slice plan"):
-        remote.product("elsewhere", codes(1, INNER), backward=False)
-    assert remote.product("q", codes(1, INNER), backward=False).shape == (1, HIDDEN + 16)
+        product(remote, "elsewhere", codes(1, INNER), backward=False)
+    assert product(remote, "q", codes(1, INNER), backward=False).shape == (1, HIDDEN + 16)
     remote.close()
 
 
@@ -101,7 +101,7 @@ def test_an_accelerator_that_dies_is_a_clear_error(tmp_path: Path) -> None:
     threading.Thread(target=die, daemon=True).start()
     remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS)
     with pytest.raises(AcceleratorLostError, match="has gone"):
-        remote.product("q", codes(2, INNER), backward=False)
+        product(remote, "q", codes(2, INNER), backward=False)
     remote.close()
     listener.close()
 
@@ -112,7 +112,7 @@ def test_an_accelerator_that_never_answers_is_given_up(tmp_path: Path) -> None:
     listener.listen()
     remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS, timeout=0.1)
     with pytest.raises(AcceleratorLostError, match="has gone: timed out"):
-        remote.product("q", codes(2, INNER), backward=False)
+        product(remote, "q", codes(2, INNER), backward=False)
     remote.close()
     listener.close()
 
@@ -128,7 +128,7 @@ def test_an_accelerator_that_starts_later_is_waited_for(setup: Setup, tmp_path: 
     later.daemon = True
     later.start()
     remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS, patience=60)
-    assert remote.product("q", codes(2, INNER), backward=False).shape == (2, HIDDEN + 16)
+    assert product(remote, "q", codes(2, INNER), backward=False).shape == (2, HIDDEN + 16)
     remote.close()
     made[0].close()
 
@@ -145,9 +145,9 @@ def test_bytes_are_counted_and_the_socket_is_private(setup: Setup, tmp_path: Pat
     assert server.port == 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS)
-    remote.product("q", codes(3, INNER), backward=False)
+    product(remote, "q", codes(3, INNER), backward=False)
     assert (server.bytes_in, server.bytes_out) == (3 * INNER * 4, 3 * (HIDDEN + 16) * 4)
-    remote.product("o", codes(2, INNER), backward=True)
+    product(remote, "o", codes(2, INNER), backward=True)
     assert server.bytes_in == 3 * INNER * 4 + 2 * INNER * 4
     remote.close()
     server.close()
@@ -169,7 +169,7 @@ def test_no_shared_memory_stays_open(setup: Setup, tmp_path: Path) -> None:
     before = arenas()
     remote = RemoteAccelerator.connect(f"unix:{tmp_path}/a.sock", GROUPS)
     for rows in (1, 100, 1000):
-        remote.product("q", codes(rows, INNER), backward=False)
+        product(remote, "q", codes(rows, INNER), backward=False)
     assert len(arenas() - before) == 1  # the last one
     remote.close()
     with socket.socket(socket.AF_UNIX) as sock:
@@ -237,7 +237,7 @@ def test_garbage_ends_only_its_own_connection(setup: Setup) -> None:
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(garbage)
             assert has_ended(sock)
-    assert good.product("o", codes(2, HIDDEN), backward=False).shape == (2, INNER)
+    assert product(good, "o", codes(2, HIDDEN), backward=False).shape == (2, INNER)
     good.close()
     server.close()
 
@@ -277,7 +277,7 @@ def test_an_unforeseen_fault_is_told_and_not_hidden(
     spec = GROUPS[0]
     codes = torch.zeros(4, spec.in_features, dtype=torch.int32)
     with pytest.raises(AcceleratorLostError, match="AssertionError: a fault of its own"):
-        remote.product(spec.name, codes, backward=False)
+        product(remote, spec.name, codes, backward=False)
     remote.close()
     server.close()
     assert "a fault of its own" in capfd.readouterr().err

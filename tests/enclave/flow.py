@@ -25,6 +25,7 @@ from sealtune.job.training_events import CutTexts
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.server import FederatedServer
 from sealtune.methods.federated.site_trainer import SiteTrainer
+from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
@@ -105,7 +106,9 @@ class Federation:
         if plan.prefix_blocks:
             prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
         engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
-        session = OffloadSession(engine, plan, integrity_bits=40, owner=f"test/{site}")
+        session = OffloadSession(
+            InProcess(engine, plan.groups), plan, integrity_bits=40, owner=f"test/{site}"
+        )
         emit = self.emitter(f"client:{site}")
         for fields in admitted.holdings.truncated:
             emit(CutTexts(site=site, **fields))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -13,6 +14,8 @@ from torch import nn
 from sealtune.accelerator.engine import Engine
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
 from sealtune.model.quantise import quantise
+from sealtune.offload.accelerator import Accelerator
+from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 
 INNER, HIDDEN = 24, 40
@@ -48,14 +51,21 @@ class Setup:
     reference: Toy
     engine: Engine
 
-    def session(self, accelerator: object | None = None) -> OffloadSession:
-        """A session with ``accelerator``, or with the honest engine."""
-        return OffloadSession(
-            accelerator or self.engine,  # type: ignore[arg-type]
-            self.plan,
-            integrity_bits=40,
-            owner="test",
-        )
+    def session(self, multiplier: object | None = None) -> OffloadSession:
+        """A session with what multiplies in the place of the honest engine, or with it."""
+        given: Any = multiplier or self.engine
+        near = InProcess(given, self.plan.groups)
+        return OffloadSession(near, self.plan, integrity_bits=40, owner="test")
+
+
+def product(
+    accelerator: Accelerator, group: str, codes: torch.Tensor, *, backward: bool
+) -> torch.Tensor:
+    """One call, from its codes to a private copy of its result."""
+    call = accelerator.call(group, codes.shape[0], backward=backward)
+    call.codes.copy_(codes)
+    call.submit()
+    return call.result().clone()
 
 
 def make_setup(folder: Path, protect: str = "adapter+data") -> Setup:

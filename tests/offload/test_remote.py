@@ -17,6 +17,7 @@ from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
 from sealtune.offload import wire
 from sealtune.offload.remote import RemoteAccelerator
+from tests.offload.layers import product
 
 GROUP = LinearGroup(name="q", members=("q", "k"), in_features=4, out_features=(2, 3), backward=True)
 Answer = Callable[[Frame], bytes]
@@ -73,7 +74,7 @@ def test_a_product_of_the_right_length_is_taken(
 ) -> None:
     body = struct.pack(f"<{2 * width}i", *range(2 * width))
     script.answer = frame("product", {}, body)
-    found = remote(script).product("q", codes(2, cols), backward=backward)
+    found = product(remote(script), "q", codes(2, cols), backward=backward)
     assert torch.equal(found, codes(2, width))
     (request,) = script.requests
     assert request.kind == "product"
@@ -85,20 +86,20 @@ def test_a_product_of_the_right_length_is_taken(
 def test_a_product_that_is_too_short_is_refused(script: Scripted, size: int) -> None:
     script.answer = frame("product", {}, bytes(size))
     with pytest.raises(AcceleratorLostError, match="body does not hold 2 x 5 codes"):
-        remote(script).product("q", codes(2, 4), backward=False)
+        product(remote(script), "q", codes(2, 4), backward=False)
 
 
 @pytest.mark.parametrize("size", [41, 44, 80])
 def test_a_product_that_is_too_long_is_refused_unread(script: Scripted, size: int) -> None:
     script.answer = frame("product", {}, bytes(size))
     with pytest.raises(AcceleratorLostError, match=f"announces {size} bytes of body, limit 40"):
-        remote(script).product("q", codes(2, 4), backward=False)
+        product(remote(script), "q", codes(2, 4), backward=False)
 
 
 def test_with_shared_memory_no_body_is_taken(script: Scripted) -> None:
     script.answer = frame("product", {}, b"x")
     with pytest.raises(AcceleratorLostError, match="announces 1 bytes of body, limit 0"):
-        remote(script, shared=True).product("q", codes(2, 4), backward=False)
+        product(remote(script, shared=True), "q", codes(2, 4), backward=False)
 
 
 def test_shared_memory_holds_the_larger_of_both_and_grows_when_needed(script: Scripted) -> None:
@@ -112,7 +113,7 @@ def test_shared_memory_holds_the_larger_of_both_and_grows_when_needed(script: Sc
     near = remote(script, shared=True)
     sizes = []
     for rows, backward in ((204, False), (204, True), (205, True), (204, False)):
-        found = near.product("q", codes(rows, 5 if backward else 4), backward=backward)
+        found = product(near, "q", codes(rows, 5 if backward else 4), backward=backward)
         assert torch.equal(found, codes(rows, 4 if backward else 5))
         sizes.append(script.arena.size if script.arena else 0)
     assert sizes == [4096, 4096, 8192, 8192]  # 204 x 5 codes are 4,080 bytes
@@ -122,27 +123,27 @@ def test_shared_memory_holds_the_larger_of_both_and_grows_when_needed(script: Sc
 def test_a_refusal_is_told_in_its_words(script: Scripted) -> None:
     script.answer = frame("error", {"message": "no such group"})
     with pytest.raises(AcceleratorLostError) as caught:
-        remote(script).product("q", codes(2, 4), backward=False)
+        product(remote(script), "q", codes(2, 4), backward=False)
     assert caught.value.message == "the accelerator refused: no such group"
 
 
 def test_a_long_refusal_is_cut(script: Scripted) -> None:
     script.answer = frame("error", {"message": "m" * 60_000})
     with pytest.raises(AcceleratorLostError) as caught:
-        remote(script).product("q", codes(2, 4), backward=False)
+        product(remote(script), "q", codes(2, 4), backward=False)
     assert len(caught.value.message) < 600
 
 
 def test_a_group_outside_the_plan_is_not_asked_for(script: Scripted) -> None:
     with pytest.raises(AcceleratorLostError, match="group elsewhere is not in the slice plan"):
-        remote(script).product("elsewhere", codes(2, 4), backward=False)
+        product(remote(script), "elsewhere", codes(2, 4), backward=False)
     assert not script.requests
 
 
 def test_another_kind_of_answer_is_refused(script: Scripted) -> None:
     script.answer = frame("ok")
     with pytest.raises(AcceleratorLostError, match="refused: ok"):
-        remote(script).product("q", codes(2, 4), backward=False)
+        product(remote(script), "q", codes(2, 4), backward=False)
 
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
@@ -190,13 +191,13 @@ def test_an_answer_that_is_no_frame_is_refused(script: Scripted, answer: bytes) 
 
     script.answer = end
     with pytest.raises(AcceleratorLostError, match="the accelerator has gone"):
-        remote(script).product("q", codes(2, 4), backward=False)
+        product(remote(script), "q", codes(2, 4), backward=False)
 
 
 def test_closing_says_goodbye_and_closes_everything(script: Scripted) -> None:
     script.answer = frame("product")
     near = remote(script, shared=True)
-    near.product("q", codes(2, 4), backward=False)
+    product(near, "q", codes(2, 4), backward=False)
     near.close()
     near.close()  # again is no harm
     assert script.here.fileno() == -1

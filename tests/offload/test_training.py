@@ -18,6 +18,7 @@ from sealtune.job.sections import ProtectionSpec, PtuningSpec, TuningSpec
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model
 from sealtune.model.trainable import trainable_state
+from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 from sealtune.offload.unmasked import use_int8_weights
 from sealtune.plan.masked import make_plan
@@ -50,7 +51,7 @@ def session_for(job: Job, plan: SlicePlan) -> OffloadSession:
     if plan.prefix_blocks:
         prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
     engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
-    return OffloadSession(engine, plan, integrity_bits=40, owner="test")
+    return OffloadSession(InProcess(engine, plan.groups), plan, integrity_bits=40, owner="test")
 
 
 def prefixed(job: Job) -> Any:

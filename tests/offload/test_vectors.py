@@ -23,6 +23,7 @@ from sealtune.job.plan import LinearGroup
 from sealtune.offload import freivalds, ring, wire
 from sealtune.offload.codes import Budget, encode
 from sealtune.offload.frozen import FrozenGroup
+from sealtune.offload.in_process import InProcess
 from sealtune.offload.masked import GroupChannel
 from sealtune.offload.pads import PadStream
 from tests.offload.integers import multiply, wrap
@@ -193,7 +194,7 @@ def test_masked_codes_and_their_frame() -> None:
 
     channel = GroupChannel(
         frozen,
-        Recorder(),  # type: ignore[arg-type]
+        InProcess(Recorder(), (GROUP,)),  # type: ignore[arg-type]
         PadStream(PURPOSE),
         40,
         {"accelerator": 0.0},

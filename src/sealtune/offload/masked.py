@@ -80,8 +80,11 @@ class GroupChannel:
         if pad is not None:
             assert self._pads is not None
             codes += self._pads.mask(pad.index, pad.rows, pad.cols)
+        call = self._accelerator.call(self.frozen.spec.name, codes.shape[0], backward=backward)
+        call.codes.copy_(codes)
         start = perf_counter()
-        result = self._accelerator.product(self.frozen.spec.name, codes, backward=backward)
+        call.submit()
+        result = call.result().clone()
         self._seconds["accelerator"] += perf_counter() - start
         freivalds.check_product(
             codes, result, self.frozen.matrix(backward), bits=self._integrity_bits, where=where

@@ -39,6 +39,7 @@ class RemoteAccelerator:
         self._sock = sock
         self._shared_memory = shared_memory
         self._arena: wire.Arena | None = None
+        self._waits = False  # for the answer of a call
         # the first frozen layer of a block reads the block's input: D features
         self._hidden = groups[0].in_features if groups else 0
         self._columns: dict[tuple[str, bool], int] = {}
@@ -77,24 +78,39 @@ class RemoteAccelerator:
                 sleep(_RETRY)
         return cls(sock, groups, shared_memory=sock.family == socket.AF_UNIX)
 
-    def product(self, group: str, codes: Tensor, *, backward: bool) -> Tensor:
-        """See ``Accelerator.product``."""
-        rows, cols = codes.shape
-        meta = {"group": group, "backward": backward, "rows": rows}
-        columns = self._columns.get((group, backward))
-        if columns is None:
+    def call(self, group: str, rows: int, *, backward: bool) -> _Call:
+        """See ``Accelerator.call``."""
+        inner = self._columns.get((group, not backward))
+        outer = self._columns.get((group, backward))
+        if inner is None or outer is None:
             raise AcceleratorLostError(f"group {group} is not in the slice plan")
+        if self._waits:
+            raise AcceleratorLostError("the answer of the last call was never taken", hint=_HINT)
         if self._shared_memory:
-            arena = self._reserve(rows * max(cols, columns) * 4)
-            arena.codes(rows, cols).copy_(codes)
-            self._ask(Frame("product", meta), "product")
-            return arena.codes(rows, columns).clone()
-        frame = Frame("product", meta, wire.tensor_bytes(codes))
-        answer = self._ask(frame, "product", limit=rows * columns * 4)
-        try:
-            return wire.codes_from_bytes(answer.body, rows, columns)
-        except FrameError as error:
-            raise AcceleratorLostError(f"accelerator: {error}", hint=_HINT) from error
+            arena = self._reserve(rows * max(inner, outer) * 4)
+            codes, result = arena.codes(rows, inner), arena.codes(rows, outer)
+        else:
+            codes = torch.empty((rows, inner), dtype=torch.int32)
+            result = torch.empty((rows, outer), dtype=torch.int32)
+        return _Call(self, Frame("product", _meta(group, backward, rows)), codes, result)
+
+    def submit(self, call: _Call) -> None:
+        """Send a call's frame, and its codes where they are not shared."""
+        body = b"" if self._shared_memory else wire.tensor_bytes(call.codes)
+        self._send(Frame(call.frame.kind, call.frame.meta, body))
+        self._waits = True
+
+    def take(self, call: _Call) -> None:
+        """Wait for a call's answer; put it into its result where that is not shared."""
+        rows, columns = call.answer.shape
+        limit = 0 if self._shared_memory else rows * columns * 4
+        self._waits = False
+        answer = self._receive("product", limit)
+        if not self._shared_memory:
+            try:
+                call.answer = wire.codes_from_bytes(answer.body, rows, columns)
+            except FrameError as error:
+                raise AcceleratorLostError(f"accelerator: {error}", hint=_HINT) from error
 
     def prefix(self, input_ids: Tensor) -> Tensor:
         """See ``Accelerator.prefix``."""
@@ -135,14 +151,52 @@ class RemoteAccelerator:
         self, frame: Frame, expected: str, *, limit: int = 0, descriptor: int | None = None
     ) -> Frame:
         """Send ``frame`` and take an answer of kind ``expected`` with up to ``limit`` bytes."""
+        self._send(frame, descriptor)
+        return self._receive(expected, limit)
+
+    def _send(self, frame: Frame, descriptor: int | None = None) -> None:
         try:
             frames.send(self._sock, frame)
             if descriptor is not None:
                 wire.send_descriptor(self._sock, descriptor)
+        except OSError as error:
+            raise _gone(error) from error
+
+    def _receive(self, expected: str, limit: int) -> Frame:
+        try:
             answer = frames.receive(self._sock, max_body=limit)
         except (OSError, EOFError, FrameError) as error:
-            raise AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT) from error
+            raise _gone(error) from error
         if answer.kind != expected:
             message = str(answer.meta.get("message", answer.kind))[:500]
             raise AcceleratorLostError(f"the accelerator refused: {printable(message)}", hint=_HINT)
         return answer
+
+
+class _Call:
+    """See ``accelerator.Call``."""
+
+    def __init__(
+        self, remote: RemoteAccelerator, frame: Frame, codes: Tensor, answer: Tensor
+    ) -> None:
+        self._remote = remote
+        self.frame = frame
+        self.codes = codes
+        self.answer = answer
+
+    def submit(self) -> None:
+        """See ``accelerator.Call.submit``."""
+        self._remote.submit(self)
+
+    def result(self) -> Tensor:
+        """See ``accelerator.Call.result``."""
+        self._remote.take(self)
+        return self.answer
+
+
+def _meta(group: str, backward: bool, rows: int) -> dict[str, object]:
+    return {"group": group, "backward": backward, "rows": rows}
+
+
+def _gone(error: Exception) -> AcceleratorLostError:
+    return AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT)
