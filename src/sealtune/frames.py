@@ -47,6 +47,11 @@ def is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def length_prefixed(*parts: bytes) -> bytes:
+    """Concatenation that can be taken apart in one way only: each part after its u32 length."""
+    return b"".join(struct.pack("<I", len(part)) + part for part in parts)
+
+
 def encode_head(frame: Frame) -> bytes:
     """Header and meta of ``frame``; the body follows as it is."""
     meta = json.dumps({"kind": frame.kind, **frame.meta}, separators=(",", ":")).encode()

@@ -17,7 +17,7 @@ from sealtune.attest.errors import (
     UnknownSignerError,
     WrongReportDataError,
 )
-from sealtune.attest.evidence import DOMAIN, length_prefixed, report_data
+from sealtune.attest.evidence import DOMAIN, report_data
 from sealtune.attest.platforms.participant import (
     ParticipantAttester,
     ParticipantVerifier,
@@ -29,6 +29,7 @@ from sealtune.channel.hpke import KeyPair, seal_key
 from sealtune.channel.sealed import NO_CHANNEL
 from sealtune.channel.server import ServerHandshake
 from sealtune.errors import ChannelError, FrameError, KeyReleaseError, SealtuneError
+from sealtune.frames import length_prefixed
 from sealtune.job.events import Event
 from sealtune.party.site_program import SiteProgram
 from sealtune.party.trust import Trust

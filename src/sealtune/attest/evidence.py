@@ -37,6 +37,7 @@ from sealtune.attest.errors import (
     OversizeEvidenceError,
     TrailingBytesError,
 )
+from sealtune.frames import length_prefixed
 
 if TYPE_CHECKING:
     from sealtune.attest.platforms.sev_snp.state import SnpState
@@ -235,11 +236,6 @@ class Verifier(Protocol):
         Raises:
             AttestationError: one of the classes in `sealtune.attest.errors`.
         """
-
-
-def length_prefixed(*parts: bytes) -> bytes:
-    """Concatenation that can be taken apart in one way only: each part after its u32 length."""
-    return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 
 def report_data(

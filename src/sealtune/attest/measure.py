@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from sealtune.attest.evidence import length_prefixed
+from sealtune.frames import length_prefixed
 from sealtune.start import ROOT, list_file, read_program
 
 

@@ -57,13 +57,13 @@ from sealtune.attest.evidence import (
     Evidence,
     Verifier,
     gpu_nonce,
-    length_prefixed,
     report_data,
 )
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.channel.hpke import ENCAPSULATED, TAG
 from sealtune.channel.sealed import SealedSession
 from sealtune.errors import ChannelError, FrameError
+from sealtune.frames import length_prefixed
 
 VERSION = 2
 SHARE_SIZE = 32  # bytes of k_s and of k_c

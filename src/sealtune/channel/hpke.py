@@ -1,4 +1,4 @@
-"""Sealing a short secret to an attested public key: hybrid HPKE (RFC 9180, base mode).
+"""Sealing a short secret to a public key: hybrid HPKE (RFC 9180, base mode).
 
 Suite: ML-KEM-768 + X25519, HKDF-SHA256, AES-256-GCM, all from `cryptography`. A secret stays safe
 while either of the two key exchanges holds. Base mode proves nothing about the sender; who that is
@@ -8,7 +8,7 @@ follows from the attested handshake around it (`sealtune.channel.handshake`).
     box = seal_key(pair.public_bytes, secret, job_id=..., report_data=..., purpose="data-key")
     assert pair.open(box, job_id=..., report_data=..., purpose="data-key") == secret
 
-Trust domain: every enclave, and data owners who release keys.
+Trust domain: every enclave, data owners who release keys, and pad accelerators.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.errors import KeyReleaseError
+from sealtune.frames import length_prefixed
 
 MLKEM_PUBLIC = 1184  # bytes, FIPS 203
 X25519_PUBLIC = 32
 PUBLIC_SIZE = MLKEM_PUBLIC + X25519_PUBLIC
+MLKEM_SEED = 64
+PRIVATE_SIZE = MLKEM_SEED + 32
 ENCAPSULATED = 1088 + 32  # ML-KEM ciphertext and X25519 share
 TAG = 16
 MAX_SECRET = 1024  # a key, not a payload
@@ -34,10 +36,13 @@ _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AE
 
 
 class KeyPair:
-    """A fresh key pair that lives as long as one handshake. Never stored, never printed."""
+    """A key pair, never printed. Fresh in each handshake and never stored, but for that of a pad
+    accelerator, whose public half the manifest names (``pad_key``).
+    """
 
     def __init__(self, mlkem: MLKEM768PrivateKey, x25519: X25519PrivateKey) -> None:
         self._private = hpke.MLKEM768X25519PrivateKey(mlkem, x25519)
+        self._raw = mlkem.private_bytes_raw() + x25519.private_bytes_raw()
         self.public_bytes: bytes = (
             mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
         )
@@ -46,6 +51,22 @@ class KeyPair:
     def generate(cls) -> KeyPair:
         """A new pair from the operating system's randomness."""
         return cls(MLKEM768PrivateKey.generate(), X25519PrivateKey.generate())
+
+    @classmethod
+    def from_private(cls, raw: bytes) -> KeyPair:
+        """The pair of ``private``.
+
+        Raises:
+            KeyReleaseError: not so many bytes.
+        """
+        if len(raw) != PRIVATE_SIZE:
+            raise KeyReleaseError(f"private key of {len(raw)} bytes, not {PRIVATE_SIZE}")
+        mlkem = MLKEM768PrivateKey.from_seed_bytes(raw[:MLKEM_SEED])
+        return cls(mlkem, X25519PrivateKey.from_private_bytes(raw[MLKEM_SEED:]))
+
+    def private(self) -> bytes:
+        """ML-KEM seed (FIPS 203) and X25519 scalar: ``PRIVATE_SIZE`` secret bytes."""
+        return self._raw
 
     def open(self, sealed: bytes, *, job_id: bytes, report_data: bytes, purpose: str) -> bytes:
         """The secret that `seal_key` sealed to this pair with the same context.
@@ -70,10 +91,11 @@ def seal_key(
     """Seal a short secret to a public key, bound to a job, a piece of evidence and a purpose.
 
     Args:
-        public_key: `KeyPair.public_bytes` of the receiver, taken from verified evidence only.
+        public_key: `KeyPair.public_bytes` of the receiver, taken from verified evidence only, or
+            from a signed manifest.
         secret: at most `MAX_SECRET` bytes.
         job_id: SHA-384 of the job.
-        report_data: the 64 bytes of the receiver's evidence.
+        report_data: the 64 bytes of the receiver's evidence; empty where it has none.
         purpose: what the secret is for, such as "data-key"; it opens for no other.
 
     Raises:

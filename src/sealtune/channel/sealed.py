@@ -21,7 +21,6 @@ import hashlib
 import secrets
 from typing import Literal
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.channel import stream
 from sealtune.channel.stream import (
     DEFAULT_CHUNK,
@@ -32,6 +31,7 @@ from sealtune.channel.stream import (
     Header,
 )
 from sealtune.errors import SealError
+from sealtune.frames import length_prefixed
 
 # What a party that was started anew answers to a message of a channel that it does not have. It is
 # not sealed, so anybody can say it: all that it brings about is a new handshake.

@@ -24,7 +24,6 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.channel import stream
 from sealtune.channel.stream import (
     DEFAULT_CHUNK,
@@ -34,7 +33,7 @@ from sealtune.channel.stream import (
     Header,
 )
 from sealtune.errors import ChannelError
-from sealtune.frames import Frame
+from sealtune.frames import Frame, length_prefixed
 
 MAGIC = b"STSH"
 LEAST = 1 << 14  # bytes of a body that are worth it

@@ -63,12 +63,13 @@ class PadStream:
 
     Args:
         purpose: domain separation, such as job id and site.
+        secret: 32 bytes that it follows from; default: drawn here, and known to nobody else.
     """
 
-    def __init__(self, purpose: str) -> None:
+    def __init__(self, purpose: str, secret: bytes | None = None) -> None:
         info = b"sealtune pad v1 " + purpose.encode()
         hkdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
-        self._key = hkdf.derive(secrets.token_bytes(32))
+        self._key = hkdf.derive(secrets.token_bytes(32) if secret is None else secret)
         self._next = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()

@@ -22,9 +22,8 @@ from typing import Any
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.errors import FrameError
-from sealtune.frames import is_count
+from sealtune.frames import is_count, length_prefixed
 
 SIZE = 32  # bytes of a digest, a link, a mark
 MAX_ROUND = 1 << 20

@@ -16,8 +16,8 @@ from functools import cached_property
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.errors import SecureAggregationError
+from sealtune.frames import length_prefixed
 from sealtune.secure_sum.graph import degree, neighbours
 from sealtune.secure_sum.terms import Terms, threshold
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.errors import SecureAggregationError
+from sealtune.frames import length_prefixed
 from sealtune.job.method import more_than_two_thirds
 
 LEAST = 3  # sites and organisations: of a sum of two, each knows the other's part

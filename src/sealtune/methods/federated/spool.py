@@ -27,8 +27,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from sealtune.attest.evidence import length_prefixed
 from sealtune.errors import StorageError
+from sealtune.frames import length_prefixed
 from sealtune.job.storage import reason, storage_error
 from sealtune.methods.federated.adapter import Tensors
 
