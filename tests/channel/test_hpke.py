@@ -109,3 +109,15 @@ def test_sizes() -> None:
     for size in (0, ENCAPSULATED + TAG - 1, ENCAPSULATED + TAG + MAX_SECRET + 1, 1 << 20):
         with pytest.raises(KeyReleaseError, match="cannot have"):
             PAIR.open(bytes(size), **CONTEXT)
+
+
+def test_a_stored_pair_is_the_same_pair() -> None:
+    again = KeyPair.from_private(PAIR.private())
+    assert again.public_bytes == PAIR.public_bytes
+    assert again.open(seal_key(PAIR.public_bytes, b"s", **CONTEXT), **CONTEXT) == b"s"
+
+
+@pytest.mark.parametrize("size", [0, 95, 97])
+def test_no_private_key_of_another_size(size: int) -> None:
+    with pytest.raises(KeyReleaseError, match=f"private key of {size} bytes"):
+        KeyPair.from_private(bytes(size))
