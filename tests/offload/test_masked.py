@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from sealtune.errors import IntegrityError, ModelError, OffloadError, PadReuseError
 from sealtune.offload.codes import Budget
 from sealtune.offload.frozen import FrozenGroup
-from sealtune.offload.pads import Pad
+from sealtune.offload.pads import PadStream
 from sealtune.offload.session import OffloadSession
 from tests.offload.layers import GROUPS, INNER, Setup, Toy, make_setup
 
@@ -77,13 +77,13 @@ def test_every_forward_pass_has_pads_of_its_own(
 ) -> None:
     """Whatever its size, with gradients or without: no pad is taken twice, none is left over."""
     taken: list[int] = []
-    use = Pad.use
+    spend = PadStream.spend
 
-    def record(pad: Pad) -> None:
-        taken.append(pad.index)
-        use(pad)
+    def record(stream: PadStream, index: int) -> None:
+        taken.append(index)
+        spend(stream, index)
 
-    monkeypatch.setattr(Pad, "use", record)
+    monkeypatch.setattr(PadStream, "spend", record)
     session, model = installed(setup)
     for rows in (6, 6, 2, 9):
         x = torch.randn(rows, INNER, requires_grad=True)

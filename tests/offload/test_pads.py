@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from sealtune.errors import PadReuseError
-from sealtune.offload.pads import Pad, PadStream
+from sealtune.offload.pads import PadKey, PadStream
 
 
 def test_an_index_is_never_handed_out_twice_by_many_threads() -> None:
@@ -49,13 +49,16 @@ def test_a_restart_with_the_same_purpose_gives_another_stream() -> None:
     assert not torch.equal(before.mask(0, 4, 4), after.mask(0, 4, 4))
 
 
-def test_a_forked_process_may_not_draw() -> None:
+@pytest.mark.parametrize("spend", [False, True])
+def test_a_forked_process_has_no_pads(spend: bool) -> None:
+    """Neither new ones nor those that its parent made ahead."""
     stream = PadStream("job/site")
+    index = stream.reserve()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            stream.reserve()
+            stream.spend(index) if spend else stream.reserve()
             os.write(writer, b"drawn")
         except PadReuseError:
             os.write(writer, b"refused")
@@ -66,10 +69,34 @@ def test_a_forked_process_may_not_draw() -> None:
 
 
 def test_a_pad_is_used_once() -> None:
-    pad = Pad(0, 1, 1, torch.zeros((1, 1), dtype=torch.int32))
-    pad.use()
-    with pytest.raises(PadReuseError, match="twice"):
-        pad.use()
+    stream = PadStream("job/site")
+    first, second = PadKey(stream, stream.reserve()), PadKey(stream, stream.reserve())
+    second.spend()
+    first.spend()
+    for key in (first, second, PadKey(stream, 1), PadKey(stream, 2)):
+        with pytest.raises(PadReuseError, match="twice"):
+            key.spend()
+
+
+def test_of_many_threads_one_gets_to_use_a_pad() -> None:
+    stream = PadStream("job/site")
+    keys = [PadKey(stream, stream.reserve()) for _ in range(200)]
+    used: list[int] = []
+
+    def use_all() -> None:
+        for key in keys:
+            try:
+                key.spend()
+                used.append(key.index)
+            except PadReuseError:
+                pass
+
+    threads = [threading.Thread(target=use_all) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(used) == list(range(200))
 
 
 def test_bytes_are_uniform() -> None:

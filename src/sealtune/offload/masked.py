@@ -21,7 +21,7 @@ from sealtune.offload import freivalds, ring
 from sealtune.offload.accelerator import Accelerator
 from sealtune.offload.codes import decode, encode
 from sealtune.offload.frozen import FrozenGroup
-from sealtune.offload.pads import Pad, PadStream
+from sealtune.offload.pads import Pad, PadKey, PadStream
 
 
 class GroupChannel:
@@ -48,7 +48,7 @@ class GroupChannel:
         self._pads = pads
         self._integrity_bits = integrity_bits
         self._seconds = seconds
-        self._ready: dict[bool, deque[Pad]] = {False: deque(), True: deque()}
+        self._ready: dict[bool, deque[tuple[int, Pad]]] = {False: deque(), True: deque()}
 
     def prepare(self, rows: int, *, backward: bool) -> None:
         """Make the pad for one call of ``rows`` token rows ahead of time."""
@@ -57,8 +57,9 @@ class GroupChannel:
         matrix = self.frozen.matrix(backward)
         index = self._pads.reserve()
         mask = self._pads.mask(index, rows, matrix.shape[0])
-        pad = Pad(index, rows, matrix.shape[0], ring.product(mask, matrix))
-        self._ready[backward].append(pad)
+        product = ring.product(mask, matrix)
+        pad = Pad(PadKey(self._pads, index), lambda: product)
+        self._ready[backward].append((rows, pad))
 
     def discard(self) -> None:
         """Throw unused pads away; their indices stay used."""
@@ -79,7 +80,7 @@ class GroupChannel:
         pad = self._take(values.shape[0], backward, where)
         if pad is not None:
             assert self._pads is not None
-            codes += self._pads.mask(pad.index, pad.rows, pad.cols)
+            codes += self._pads.mask(pad.key.index, *codes.shape)
         call = self._accelerator.call(self.frozen.spec.name, codes.shape[0], backward=backward)
         call.codes.copy_(codes)
         start = perf_counter()
@@ -90,7 +91,7 @@ class GroupChannel:
             codes, result, self.frozen.matrix(backward), bits=self._integrity_bits, where=where
         )
         if pad is not None:
-            result -= pad.product
+            result -= pad.product()
         freivalds.check_range(result, where)
         return decode(result, step)
 
@@ -103,10 +104,10 @@ class GroupChannel:
                 hint="each forward pass has its pads, once: no recomputation (activation "
                 "checkpointing), and no second pass before the backward pass of the first",
             )
-        pad = self._ready[backward].popleft()
-        if pad.rows != rows:
-            raise OffloadError(f"the pad for {where} covers {pad.rows} rows, not {rows}")
-        pad.use()
+        made, pad = self._ready[backward].popleft()
+        if made != rows:
+            raise OffloadError(f"the pad for {where} covers {made} rows, not {rows}")
+        pad.key.spend()
         return pad
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from cryptography.hazmat.primitives import hashes
@@ -28,34 +30,63 @@ from sealtune.errors import PadReuseError
 _BLOCK = 16  # bytes of AES
 
 
-@dataclass
-class Pad:
-    """A pad and the product that takes it off again.
+@dataclass(frozen=True)
+class PadKey:
+    """Where a mask lies in a key stream; whoever has the stream can make it from this.
 
     Attributes:
-        index: its place in the key stream.
-        rows, cols: its shape.
-        product: int32 [T, N], ``pad @ weight``, computed ahead in the enclave.
+        stream: the key stream.
+        index: of ``PadStream.reserve``.
     """
 
+    stream: PadStream
     index: int
-    rows: int
-    cols: int
-    product: Tensor
-    _used: bool = field(default=False, repr=False)
 
-    def use(self) -> None:
-        """Mark as used.
+    def spend(self) -> None:
+        """Use it for a mask; see ``PadStream.spend``."""
+        self.stream.spend(self.index)
+
+
+@dataclass(frozen=True)
+class Pad:
+    """A mask for the codes of one call, and what takes it off the answer.
+
+    Attributes:
+        key: of the mask r [T, K].
+        product: int32 [T, N], ``W r``. Called once the codes are on their way, so it may take its
+            time: it makes the product or waits for whoever does.
+        blind: key of a second mask [T, N] that lies on the product, or None.
+    """
+
+    key: PadKey
+    product: Callable[[], Tensor]
+    blind: PadKey | None = None
+
+
+class PadSource(Protocol):
+    """Who makes pads: the enclave itself, or a second accelerator."""
+
+    def take(self, group: str, rows: int, *, backward: bool) -> Pad:
+        """A pad for one call, never handed out before.
+
+        Args:
+            group: name of the linear group.
+            rows: T.
+            backward: for ``g W`` instead of ``x W^T``.
 
         Raises:
-            PadReuseError: it was used before.
+            PadReuseError: the process was forked.
+            SealtuneError: making pads ahead has failed.
         """
-        if self._used:
-            raise PadReuseError(
-                f"pad {self.index} was asked for twice",
-                hint="this is a defect: stop the run and report it",
-            )
-        self._used = True
+        ...
+
+    def rest(self) -> None:
+        """Nothing is to be done until the next ``take``: time to make pads ahead."""
+        ...
+
+    def close(self) -> None:
+        """Make no more, and let go of what is held."""
+        ...
 
 
 class PadStream:
@@ -71,6 +102,7 @@ class PadStream:
         hkdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
         self._key = hkdf.derive(secrets.token_bytes(32) if secret is None else secret)
         self._next = 0
+        self._unspent: set[int] = set()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._zeros = bytes(0)
@@ -81,15 +113,34 @@ class PadStream:
         Raises:
             PadReuseError: the process was forked, so parent and child would share pads.
         """
+        self._refuse_fork()
+        with self._lock:
+            index = self._next
+            self._next += 1
+            self._unspent.add(index)
+        return index
+
+    def spend(self, index: int) -> None:
+        """Mark a pad as used, before anything is masked with it, or as thrown away.
+
+        Raises:
+            PadReuseError: it was spent before or never reserved, or the process was forked.
+        """
+        self._refuse_fork()
+        with self._lock:
+            if index not in self._unspent:
+                raise PadReuseError(
+                    f"pad {index} was asked for twice",
+                    hint="this is a defect: stop the run and report it",
+                )
+            self._unspent.remove(index)
+
+    def _refuse_fork(self) -> None:
         if os.getpid() != self._pid:
             raise PadReuseError(
                 "the enclave process was forked; its pads would be used twice",
                 hint="start each enclave as a process of its own",
             )
-        with self._lock:
-            index = self._next
-            self._next += 1
-        return index
 
     def mask(self, index: int, rows: int, cols: int) -> Tensor:
         """The pad with this index: uniform int32 [rows, cols]."""
