@@ -43,6 +43,7 @@ def _of_role(role: str, programs: Sequence[str]) -> Finding:
         for program in programs
         if list_file(program, ROOT).is_file()
         for file in read_program(program).at_start
+        if file.endswith(".py")
         for top in _imported((ROOT / file).read_bytes())
     }
     absent = tuple(sorted(name for name in needed if not _is_there(name)))

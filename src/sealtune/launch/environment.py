@@ -23,7 +23,7 @@ _PASSED = frozenset({
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     # which instructions libraries of arithmetic may use
     "ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
-    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE",
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "SEALTUNE_NATIVE",
 })  # fmt: skip
 _SET = {
     # models and data were fetched before; a party that computes reaches for no hub

@@ -2,7 +2,8 @@
 
 The key is drawn from the operating system when the enclave starts and never leaves its memory.
 So a restarted enclave cannot repeat a pad: there is no counter on disk that could be rolled back.
-Each pad owns one value of the upper 64 bits of the counter block, hence 2^64 blocks of key stream.
+Each pad owns one value of the upper 64 bits of the counter block, hence 2^64 blocks of key stream;
+how rows lie in them says ``keystream``.
 
 Pads from floating-point generators, or linear combinations of a pool of pads, are no one-time pads
 (arXiv 2602.11088 recovers inputs from a pool within minutes); neither exists here.
@@ -19,15 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
 from sealtune.errors import PadReuseError
-
-_BLOCK = 16  # bytes of AES
+from sealtune.offload.keystream import KEY_BYTES, KeyStream
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ class PadSource(Protocol):
         ...
 
 
-class PadStream:
-    """Key stream of one enclave process for one purpose.
+class PadStream(KeyStream):
+    """Key stream of one enclave process for one purpose, and which of its pads are taken.
 
     Args:
         purpose: domain separation, such as job id and site.
@@ -99,13 +97,12 @@ class PadStream:
 
     def __init__(self, purpose: str, secret: bytes | None = None) -> None:
         info = b"sealtune pad v1 " + purpose.encode()
-        hkdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
-        self._key = hkdf.derive(secrets.token_bytes(32) if secret is None else secret)
+        hkdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=info)
+        super().__init__(hkdf.derive(secrets.token_bytes(32) if secret is None else secret))
         self._next = 0
         self._unspent: set[int] = set()
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._zeros = bytes(0)
 
     def reserve(self) -> int:
         """A fresh pad index; never the same one twice.
@@ -141,14 +138,3 @@ class PadStream:
                 "the enclave process was forked; its pads would be used twice",
                 hint="start each enclave as a process of its own",
             )
-
-    def mask(self, index: int, rows: int, cols: int) -> Tensor:
-        """The pad with this index: uniform int32 [rows, cols]."""
-        size = rows * cols * 4
-        if len(self._zeros) < size:
-            self._zeros = bytes(size)
-        counter = index.to_bytes(8, "big") + bytes(8)
-        stream = Cipher(algorithms.AES256(self._key), modes.CTR(counter)).encryptor()
-        out = torch.empty(size + _BLOCK, dtype=torch.uint8)
-        stream.update_into(memoryview(self._zeros)[:size], out.numpy().data)
-        return out[:size].view(torch.int32).view(rows, cols)

@@ -1,7 +1,8 @@
 """The files that a program may load, worked out from the import statements of the sources.
 
 Imports of a module's own level are followed as loaded at start, imports inside functions as loaded
-on demand; those under ``if TYPE_CHECKING`` load nothing. Every import of sealtune's is an import
+on demand; those under ``if TYPE_CHECKING`` load nothing. With a package go the C sources in
+it, from which the library that its modules load was built. Every import of sealtune's is an import
 statement; code that imports by a computed name would not be seen here, and not be found when the
 program runs.
 
@@ -29,6 +30,8 @@ MAINS = {
     "site-enclave": "enclave/client.py",
     "split-server": "enclave/split_trainer.py",
 }
+
+_C = (".c", ".h")
 
 
 def reach(name: str, root: Path = ROOT) -> Program:
@@ -73,9 +76,20 @@ def _closure(files: Iterable[str], root: Path, *, later: bool) -> set[str]:
     while waiting:
         file = waiting.pop()
         reached.add(file)
+        if file.endswith(_C):
+            continue
         tree = ast.parse((root / file).read_bytes(), file)
-        waiting |= {*_packages_of(file), *_imports(tree, root, later)} - reached
+        found = {*_packages_of(file), *_imports(tree, root, later)}
+        if Path(file).name == "__init__.py":
+            found |= {*_c_sources(file, root)}
+        waiting |= found - reached
     return reached
+
+
+def _c_sources(package: str, root: Path) -> Iterator[str]:
+    for path in (root / package).parent.iterdir():
+        if path.name.endswith(_C):
+            yield path.relative_to(root).as_posix()
 
 
 def _packages_of(file: str) -> Iterator[str]:
