@@ -508,9 +508,9 @@ def child(piece: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
 
 def all_items(options: argparse.Namespace) -> Iterator[Item]:
     """Measure piece after piece."""
+    from offload_driver import Stage
     from sealtune.advise import costs
     from sealtune.plan.masked import make_plan
-    from step import start_accelerator
 
     estimates = Estimates(options)
     plan = make_plan(make_job({}, options), len(LABELS))
@@ -527,13 +527,11 @@ def all_items(options: argparse.Namespace) -> Iterator[Item]:
                     aggregator_memory(plan.trainable),
                 )
             elif piece["kind"] == "masked":
-                process, address = start_accelerator(plan, Path(name))
-                extra = {"plan": str(path), "address": address, "accelerator": process.pid}
-                try:
+                with Stage(Path(name)) as stage:
+                    address = stage.accelerator(plan.model_dump(mode="json"))
+                    pid = stage.processes["accelerator"].child.pid
+                    extra = {"plan": str(path), "address": address, "accelerator": pid}
                     found = child({**piece, **extra}, options)
-                finally:
-                    process.terminate()
-                    process.communicate()
                 (Path(name) / "a.sock").unlink(missing_ok=True)
                 yield from estimates.items(piece, found)
             else:

@@ -1,0 +1,194 @@
+"""Masked offload against plain PEFT: one training step, every way in processes of its own.
+
+    python benchmarks/offload.py             # 8 x 64 tokens, 12 rounds; needs demo/ (make demo)
+    python benchmarks/offload.py --quick --json             # within 4 minutes on 2 cores
+
+The same step (LoRA r=8 on q, k, v, o; causal language modelling on running text; AdamW left out, it
+is the same everywhere) is done in turns:
+
+    masked   a site's enclave and an accelerator, as `sealtune run` starts them
+    fp32     transformers and PEFT alone, float32
+    bf16     the same with base and adapter in bfloat16
+
+``online`` is a masked step whose pads were made beforehand, ``total`` has what making them in the
+enclave takes. Ratios are medians over interleaved rounds, with their quartiles in ``spread``.
+
+Keys of the JSON line: ``online_ratio`` = online / fp32, ``total_ratio`` = total / fp32,
+``bf16_online_ratio`` = online / bf16, ``grad_rel_err`` = relative error of one step's gradient
+against the same int8 weights unmasked (both float32), ``integrity_share`` = the check's share of
+the online step, ``enclave_peak_mib`` and ``enclave_peak_mib_second`` = peak memory of the enclave's
+process, release included, ``slalom_speedup`` = the products of a Slalom-style scheme over ours. A
+key that has no figure is null; ``missing`` says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from offload_driver import Figures, PartyError, Stage, middle, processor, quartiles, ratio, rounds
+
+_KEYS = (
+    "online_ratio", "total_ratio", "grad_rel_err", "integrity_share", "enclave_peak_mib",
+    "enclave_peak_mib_second", "slalom_speedup", "bf16_online_ratio",
+)  # fmt: skip
+
+
+class Benchmark:
+    """The measurement on processors alone."""
+
+    def __init__(self, options: argparse.Namespace, stage: Stage) -> None:
+        self.options, self.stage = options, stage
+        self.found: Figures = dict.fromkeys(_KEYS)
+        self.missing: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Plan and tokens, then every process."""
+        from offload_party import job_values
+        from sealtune.job.spec import Job
+        from sealtune.plan.masked import make_plan
+
+        options, folder = self.options, self.stage.folder
+        base = {"model": options.model, "tokens": str(folder / "tokens.json"), "tokenizer": True}
+        plan = make_plan(Job.model_validate(job_values(base)), None)
+        (folder / "plan.json").write_text(plan.model_dump_json())
+        (folder / "tokens.json").write_text(json.dumps(read_text(options)))
+        base["plan"] = str(folder / "plan.json")
+        address = self.stage.accelerator(plan.model_dump(mode="json"))
+        masked = {**base, "way": "masked", "accelerator": address, "integrity_bits": 40}
+        self.stage.party("masked", masked)
+        self.stage.party("fp32", {**base, "way": "plain", "precision": "fp32"})
+        self.stage.party("bf16", {**base, "way": "plain", "precision": "bf16"})
+        for name, process in self.stage.processes.items():
+            ready = process.read(240)
+            if name == "masked":
+                self.found |= {key: ready[key] for key in ("threads", "instructions")}
+
+    def steps(self) -> None:
+        """Interleaved rounds and the ratios."""
+        ways = {name: lambda name=name: self._step(name) for name in ("masked", "fp32", "bf16")}
+        seconds = rounds(ways, self.options.rounds, self.options.until - 60)
+        online = [s["wall"] - s["pads"] for s in seconds["masked"]]
+        total = [s["wall"] for s in seconds["masked"]]
+        fp32, bf16 = ([s["wall"] for s in seconds[name]] for name in ("fp32", "bf16"))
+        spread: Figures = {}
+        for key, above, below in (
+            ("online_ratio", online, fp32),
+            ("total_ratio", total, fp32),
+            ("bf16_online_ratio", online, bf16),
+        ):
+            self.found[key], spread[key] = ratio(above, below)
+        pieces = {
+            key: middle([s[key] for s in seconds["masked"]])
+            for key in seconds["masked"][0]
+            if key not in ("wall", "cpu", "cpu_accelerator", "loss")
+        }
+        walls = {"online": online, "total": total, "fp32": fp32, "bf16": bf16}
+        rest = middle(online) - sum(value for key, value in pieces.items() if key != "pads")
+        self.found["spread"] = spread
+        self.found["seconds"] = {key: middle(value) for key, value in walls.items()}
+        self.found["seconds_spread"] = {key: quartiles(value) for key, value in walls.items()}
+        self.found["pieces"] = {**pieces, "rest_of_enclave": round(rest, 4)}
+        self.found["cpu_seconds"] = {
+            name: middle([s["cpu"] for s in values]) for name, values in seconds.items()
+        } | {"accelerator": middle([s["cpu_accelerator"] for s in seconds["masked"]])}
+        self.found["rounds"] = len(online)
+
+    def _step(self, name: str) -> Figures:
+        before = self.stage.cpu_seconds("accelerator")
+        found = self.stage.processes[name].ask("step")
+        return found | {"cpu_accelerator": self.stage.cpu_seconds("accelerator") - before}
+
+    def gradient(self) -> None:
+        """The masked step's gradient against the unmasked one's."""
+        import numpy as np
+
+        masked, plain = (self.stage.processes[name] for name in ("masked", "fp32"))
+        plain.ask("use_int8")
+        paths = [self.stage.folder / f"{name}.npy" for name in ("masked", "fp32")]
+        first, second = (
+            masked.ask("gradient", path=str(paths[0])),
+            plain.ask("gradient", path=str(paths[1])),
+        )
+        if first["names"] != second["names"]:
+            raise PartyError("the two models train different tensors")
+        found, expected = (np.load(path, allow_pickle=False) for path in paths)
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        self.found["grad_rel_err"] = float(f"{error:.3g}")
+        self.found["loss_rel_err"] = abs(first["loss"] - second["loss"]) / second["loss"]
+
+    def memory(self) -> None:
+        """Peaks of the enclave: after its steps, and after its release."""
+        masked = self.stage.processes["masked"]
+        self.found["enclave_mib"] = masked.ask("memory")
+        released = masked.ask("release")
+        self.found["enclave_peak_mib"] = released["peak"]
+        self.found["release"] = released["check"]
+
+    def attempt(self, keys: str, part: str) -> None:
+        """Run a part; if it fails, its keys say so and the rest goes on."""
+        begun = time.monotonic()
+        try:
+            getattr(self, part)()
+        except Exception as error:
+            for key in keys.split():
+                self.missing[key] = f"{type(error).__name__}: {error}"[:300]
+        self.found.setdefault("took", {})[part] = round(time.monotonic() - begun, 1)
+
+
+def read_text(options: argparse.Namespace) -> list[list[int]]:
+    """[B, T] of running text: random tokens drive the model where no text does."""
+    from sealtune.job.spec import ModelSpec
+    from sealtune.model.load import load_tokenizer
+
+    count = options.batch * options.length
+    tokenizer = load_tokenizer(ModelSpec(path=options.model, task="causal-lm"))
+    lines = Path(options.text).read_text(encoding="utf-8").splitlines()[:count]
+    text = "\n".join(json.loads(line)["text"] for line in lines)
+    ids = tokenizer(text)["input_ids"][:count]
+    return [ids[i : i + options.length] for i in range(0, count, options.length)]
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    """All figures on processors alone."""
+    with tempfile.TemporaryDirectory() as name, Stage(Path(name)) as stage:
+        benchmark = Benchmark(options, stage)
+        benchmark.prepare()
+        benchmark.attempt("online_ratio total_ratio bf16_online_ratio", "steps")
+        benchmark.attempt("enclave_peak_mib", "memory")
+        benchmark.attempt("grad_rel_err", "gradient")
+    for key in _KEYS:
+        if benchmark.found[key] is None:
+            benchmark.missing.setdefault(key, "this version has no such piece")
+    shape = {"batch": options.batch, "length": options.length, "model": Path(options.model).name}
+    return benchmark.found | {"missing": benchmark.missing} | shape | processor()
+
+
+def main() -> None:
+    """Parse options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo/model", help="folder of the backbone")
+    parser.add_argument("--text", default="demo/data/icd10/train.jsonl", help="jsonl with 'text'")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--quick", action="store_true", help="7 rounds: within 4 minutes")
+    parser.add_argument("--json", action="store_true", help="last line is one JSON object")
+    options = parser.parse_args()
+    options.until = time.monotonic() + 3600
+    if options.quick:
+        options.rounds, options.until = 7, time.monotonic() + 230
+    result: dict[str, Any] = measure(options)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        print(f"{key:24} {value}")
+
+
+if __name__ == "__main__":
+    main()

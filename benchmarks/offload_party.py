@@ -1,0 +1,254 @@
+"""One process of ``benchmarks/offload.py``: a way to do a training step, asleep between questions.
+
+    python benchmarks/offload_party.py SETTINGS.json
+
+Each line of standard input is a question, a JSON object with ``ask``; each gets one line back.
+Settings: ``way`` (see ``WAYS``), ``model`` (folder), ``tokens`` (JSON file of [B, T] ids), and what
+the way needs. A way imports nothing before it must, as the program that it stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+if "sealtune" not in sys.modules:  # a bare machine has the sources alone
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
+
+Settings = Mapping[str, Any]
+LORA = {"rank": 8, "alpha": 16, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+
+
+def job_values(settings: Settings) -> dict[str, Any]:
+    """The job whose step is measured, as its file would say it."""
+    return {
+        "job": {"name": "offload", "seed": 1},
+        "model": {"path": settings["model"], "task": "causal-lm"},
+        "data": {"train": "-", "test": "-", "max_tokens": 4096},
+        "sites": {"names": ["one"], "partition": "label"},
+        "tuning": {"lora": LORA},
+        **settings.get("sections", {}),
+    }
+
+
+class Stepper:
+    """A model and how to compute its loss.
+
+    Attributes:
+        spent: seconds by piece since the start, as the way counts them.
+    """
+
+    def __init__(self, model: Any, loss: Callable[[], Any], settings: Settings) -> None:
+        import torch
+
+        self.model, self._loss = model, loss
+        self.spent: dict[str, float] = {}
+        self._cuda = str(settings.get("device", "cpu")).startswith("cuda")
+        self._torch = torch
+        generator = torch.Generator().manual_seed(5)
+        for _, parameter in sorted(self.trained().items()):  # B away from zero: all are alive
+            value = torch.randn(parameter.shape, generator=generator) * 0.02
+            parameter.data.copy_(value)
+
+    def trained(self) -> dict[str, Any]:
+        """Trainable parameters by name."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def step(self) -> float:
+        """Forward, loss, backward; AdamW is left out, it is the same everywhere."""
+        self.model.zero_grad(set_to_none=True)
+        loss = self._loss()
+        loss.backward()
+        value = float(loss.detach())
+        if self._cuda:
+            self._torch.cuda.synchronize()
+        return value
+
+    def timed(self) -> dict[str, float]:
+        """One step's seconds, by the clock and of the processor, and by piece."""
+        before = dict(self.spent)
+        cpu, start = time.process_time(), time.perf_counter()
+        loss = self.step()
+        wall = time.perf_counter() - start
+        pieces = {key: value - before[key] for key, value in self.spent.items()}
+        return {"wall": wall, "cpu": time.process_time() - cpu, "loss": loss, **pieces}
+
+    def gradient(self, path: str) -> dict[str, Any]:
+        """Write all gradients of one step, one after another, as float64."""
+        import numpy as np
+
+        loss = self.step()
+        grads = [
+            p.grad.detach().double().cpu().flatten() for _, p in sorted(self.trained().items())
+        ]
+        np.save(path, self._torch.cat(grads).numpy(), allow_pickle=False)
+        return {"loss": loss, "names": sorted(self.trained())}
+
+
+def read_tokens(settings: Settings) -> Any:
+    """int64 [B, T]."""
+    import torch
+
+    return torch.tensor(json.loads(Path(settings["tokens"]).read_text()))
+
+
+def plain(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
+    """transformers and PEFT alone, as anybody uses them: ``precision``, ``device``."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if settings["precision"] == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(
+        settings["model"], dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    )
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=LORA["rank"], lora_alpha=LORA["alpha"], lora_dropout=0.0,
+        target_modules=LORA["targets"],
+    )  # fmt: skip
+    device = settings.get("device", "cpu")
+    model = get_peft_model(model, config).to(dtype).to(device)
+    ids = read_tokens(settings).to(device)
+    stepper = Stepper(
+        model, lambda: model(input_ids=ids, labels=ids, use_cache=False).loss, settings
+    )
+
+    def use_int8() -> dict[str, Any]:
+        from sealtune.job.plan import SlicePlan
+        from sealtune.offload.unmasked import use_int8_weights
+
+        plan = SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
+        use_int8_weights(model, plan)
+        return {}
+
+    return stepper, {"use_int8": use_int8}
+
+
+def product_step(model: Any, settings: Settings) -> Stepper:
+    """A model of the product's with the product's own loss."""
+    import torch
+
+    from sealtune.model.tasks import make_task
+    from sealtune.model.texts import Batch
+
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    if settings.get("tokenizer"):
+        from sealtune.job.spec import ModelSpec
+        from sealtune.model.load import load_tokenizer
+
+        tokenizer = load_tokenizer(ModelSpec(path=settings["model"], task="causal-lm"))
+    task = make_task("causal-lm", tokenizer, max_tokens=4096, template="{text}", labels=())
+    ids = read_tokens(settings)
+    batch = Batch(ids, torch.full((ids.shape[0],), ids.shape[1]), None)
+    return Stepper(model, lambda: task.loss(model, batch), settings)
+
+
+def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
+    """A site's enclave with its accelerator: ``plan``, ``accelerator``, ``integrity_bits``."""
+    import sealtune.enclave.client  # noqa: F401  what the program loads, for an honest peak
+    from sealtune.job.plan import SlicePlan
+    from sealtune.job.spec import Job
+    from sealtune.memory import peak_mib
+    from sealtune.model.load import load_model
+    from sealtune.offload.session import OffloadSession
+    from sealtune.tuning.apply import apply_tuning
+
+    job = Job.model_validate(job_values(settings))
+    plan = SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
+    session = OffloadSession.connect(
+        settings["accelerator"], plan, integrity_bits=settings["integrity_bits"],
+        owner="offload/one", patience=120.0,
+    )  # fmt: skip
+    started = peak_mib()
+    model = apply_tuning(load_model(job.model, None), job.tuning, job.model.task, job.job.seed)
+    session.install(model)
+    loaded = peak_mib()
+    stepper = product_step(model, settings)
+    stepper.spent = session.seconds
+
+    def memory() -> dict[str, float]:
+        return {"session": started, "loaded": loaded, "peak": peak_mib()}
+
+    return stepper, {"memory": memory, "release": lambda: release(job, model, stepper, settings)}
+
+
+def release(job: Any, model: Any, stepper: Stepper, settings: Settings) -> dict[str, Any]:
+    """What an enclave does last: write the adapter, and compare the written with the live one."""
+    import torch
+
+    from sealtune.memory import peak_mib
+    from sealtune.model.files import model_digest
+    from sealtune.model.texts import Batch
+    from sealtune.tuning.adapter import Fingerprint
+    from sealtune.tuning.folder import check_export, save_adapter
+
+    fingerprint = Fingerprint(
+        tuning=("lora",), base_model=job.model.path, base_model_digest=model_digest(job.model),
+        job_id="0" * 96, task=job.model.task, labels=(), template=job.data.template,
+        max_tokens=job.data.max_tokens, seed=1, rounds=1, versions={},
+    )  # fmt: skip
+    folder = Path(settings["folder"]) / f"adapter-{os.getpid()}"
+    save_adapter(folder, model, fingerprint)
+    ids = read_tokens(settings)
+    batch = Batch(ids, torch.full((ids.shape[0],), ids.shape[1]), None)
+    try:
+        found = check_export(folder, model.eval(), batch)
+        text = f"difference {found.difference:.4f}"
+    except Exception as error:  # random values of the adapter; only its memory counts here
+        text = f"{type(error).__name__}: {error}"[:200]
+    model.train()
+    return {"check": text, "peak": peak_mib()}
+
+
+WAYS: dict[str, Callable[[Settings], tuple[Stepper, Mapping[str, Any]]]] = {
+    "plain": plain,
+    "masked": masked,
+}
+
+
+def answer(question: Mapping[str, Any], stepper: Stepper, own: Mapping[str, Any]) -> Any:
+    """Do what a line asks."""
+    match question["ask"]:
+        case "step":
+            return stepper.timed()
+        case "gradient":
+            return stepper.gradient(question["path"])
+        case name:
+            return own[name]()
+
+
+def main() -> None:
+    """Load, say so, answer until the questions end."""
+    start = time.perf_counter()
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def say(value: Any) -> None:
+        print(json.dumps(value), file=out, flush=True)
+
+    stepper, own = WAYS[settings["way"]](settings)
+    import torch
+
+    say(
+        {
+            "ready": round(time.perf_counter() - start, 2),
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
+    )
+    for line in sys.stdin:
+        try:
+            say(answer(json.loads(line), stepper, own))
+        except Exception as error:
+            say({"error": f"{type(error).__name__}: {error}"[:1000]})
+
+
+if __name__ == "__main__":
+    main()
