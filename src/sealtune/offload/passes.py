@@ -1,29 +1,40 @@
 """The enclave's two passes around a masked product: encode and mask, unmask and decode.
 
-Each is one pass over memory in C where the library is there (``sealtune.native``), and some passes
-of PyTorch where it is not; both give the same bits. The 2-norm of a row is summed in double in 16
-interleaved lanes that are folded in halves: one order of additions for every processor.
-
-Memory that the other side can change is written once, with what it may see, and read once.
+Each is one pass over memory in C where the library is there (``sealtune.native``), and a few of
+PyTorch where it is not (``slow_passes``); both give the same bits. Memory that the other side can
+change is written once, with what it may see, and read once.
 
 Trust domain: client enclave.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ctypes import c_char_p, c_double, c_int, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sealtune.errors import IntegrityError, OffloadError
-from sealtune.offload import prime_check
-from sealtune.offload.codes import RESULT_LIMIT, Budget
+from sealtune.native import library
+from sealtune.offload import slow_passes
+from sealtune.offload.codes import Budget
 from sealtune.offload.pads import PadKey
 
-_SMALLEST_NORM = 1e-20  # rows smaller than this are coded as zeros
-_LANES = 16
 _LIAR = "stop using this accelerator: it computes wrongly or it lies; nothing was sent on"
+_MAX_VECTORS = 8  # of a check, in C
+_KEY = (c_char_p, c_uint64, c_void_p)  # a key and an index, or words
+_ENCODE = (
+    *(c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_double, *_KEY),
+    *(c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int),
+)
+_DECODE = (
+    *(c_void_p, c_void_p, c_int64, c_int64, *_KEY, c_void_p, c_void_p, c_void_p),
+    *(c_void_p, c_int64, c_void_p, c_void_p, c_int),
+)
+_NO_AES = -1
+_OUT_OF_RANGE, _WRONG = 1, 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ def encode_mask(
     """Round rows of ``x * scale`` to ring codes, add the pad, write them to ``out``.
 
     Args:
-        x: float32 or bfloat16 [T, K], rows at any distance.
+        x: float32 or bfloat16 [T, K].
         budget: of the matrix that the codes will be multiplied with.
         pad: its key stream is added; ``None`` sends codes without masks (``insecure-none``).
         check: uint32 [C, K], ``CheckVectors.right``; None: no check.
@@ -62,22 +73,29 @@ def encode_mask(
         OffloadError: a row holds NaN or infinity; nothing of that row was written.
     """
     rows, cols = x.shape
-    _expect(x, "x", (torch.float32, torch.bfloat16), (rows, cols))
-    _expect(out, "out", (torch.int32,), (rows, cols))
-    _expect_vectors(check, scale, cols)
-    values = x.to(torch.float32)
-    if scale is not None:
-        values = values * scale
-    norm = _norms(values)
-    finite = torch.isfinite(norm)
-    if not bool(finite.all()):
+    _expect("x", x, (rows, cols), torch.float32, torch.bfloat16)
+    _expect("out", out, (rows, cols), torch.int32)
+    _expect_vectors(check, scale, None, cols)
+    vectors = 0 if check is None else len(check)
+    native = library.function("sealtune_encode_mask", *_ENCODE)
+    if native is None or vectors > _MAX_VECTORS:
+        made = slow_passes.encode_mask(x, budget.code_norm, pad, check, out, scale)
+        if made is None:
+            raise _not_finite()
+        return Encoded(*made)
+    x = x.detach() if x.stride(1) == 1 or cols == 1 else x.detach().contiguous()
+    step = torch.empty(rows, dtype=torch.float32)
+    sums = torch.empty((rows, vectors), dtype=torch.int64)
+    half = int(x.dtype == torch.bfloat16)
+
+    def run(*key: object) -> int:
+        return native(
+            *(x.data_ptr(), half, rows, cols, x.stride(0), _at(scale), budget.code_norm, *key),
+            *(_at(check), vectors, _at(out), _at(step), _at(sums), torch.get_num_threads()),
+        )
+
+    if _with_key(run, pad, rows, cols):
         raise _not_finite()
-    factor, step = _factors(norm, budget.code_norm)
-    codes = (values * factor[:, None]).round_().to(torch.int32)
-    sums = _sums(codes, check)
-    if pad is not None:
-        codes += pad.stream.mask(pad.index, rows, cols)
-    out.copy_(codes)
     return Encoded(step, sums)
 
 
@@ -101,7 +119,7 @@ def unmask_decode(
         blind: its key stream lies on ``product`` and is taken off it.
         encoded: what ``encode_mask`` returned for this call.
         scale: float32 [N], in place of ones.
-        check: uint32 [C, N], ``CheckVectors.left``.
+        check: uint32 [C, N], ``CheckVectors.left``; None as in ``encode_mask``.
         where: layer and direction, for the message.
         out: float32 [T, N]; default: new.
         bias: float32 [N].
@@ -110,73 +128,79 @@ def unmask_decode(
         IntegrityError: an entry is outside (-2^30, 2^30), or a check sum is wrong.
     """
     rows, cols = y.shape
-    _expect(y, "y", (torch.int32,), (rows, cols))
-    if product is not None:
-        _expect(product, "product", (torch.int32,), (rows, cols))
-    _expect_vectors(check, scale, cols)
-    _expect_vectors(None, bias, cols)
-    _expect(encoded.step, "step", (torch.float32,), (rows,))
-    _expect(encoded.sums, "sums", (torch.int64,), (rows, 0 if check is None else check.shape[0]))
+    vectors = 0 if check is None else len(check)
     if out is None:
         out = torch.empty((rows, cols), dtype=torch.float32)
-    _expect(out, "out", (torch.float32,), (rows, cols))
-    codes = y.clone() if product is None else y - product
-    if blind is not None:
-        codes += blind.stream.mask(blind.index, rows, cols)
-    if bool((codes.to(torch.int64).abs_() >= RESULT_LIMIT).any()):
-        raise _out_of_range(where)
-    if not torch.equal(_sums(codes, check), encoded.sums):
-        raise _wrong(where)
-    torch.mul(codes.to(torch.float32), encoded.step[:, None], out=out)
-    if scale is not None:
-        out *= scale
-    if bias is not None:
-        out += bias
+    _expect("y", y, (rows, cols), torch.int32)
+    if product is not None:
+        _expect("product", product, (rows, cols), torch.int32)
+    elif blind is not None:
+        raise OffloadError(f"a blind without a product in {where}", hint="a defect: report it")
+    _expect("out", out, (rows, cols), torch.float32)
+    _expect("step", encoded.step, (rows,), torch.float32)
+    _expect("sums", encoded.sums, (rows, vectors), torch.int64)
+    _expect_vectors(check, scale, bias, cols)
+    native = library.function("sealtune_unmask_decode", *_DECODE)
+    if native is None or vectors > _MAX_VECTORS:
+        codes = slow_passes.unmask(y, product, blind)
+        _judge(not slow_passes.in_range(codes), False, where)
+        _judge(False, not slow_passes.sums_are(codes, check, encoded.sums), where)
+        slow_passes.decode(codes, encoded.step, scale, bias, out)
+        return out
+    y, product = y.contiguous(), None if product is None else product.contiguous()
+
+    def run(*key: object) -> int:
+        return native(
+            *(_at(y), _at(product), rows, cols, *key, _at(encoded.step), _at(scale), _at(bias)),
+            *(_at(check), vectors, _at(encoded.sums), _at(out), torch.get_num_threads()),
+        )
+
+    failed = _with_key(run, blind, rows, cols)
+    _judge(bool(failed & _OUT_OF_RANGE), bool(failed & _WRONG), where)
     return out
 
 
-def _expect(
-    tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...], shape: tuple[int, ...]
-) -> None:
-    if tensor.dtype not in dtypes or tuple(tensor.shape) != shape or tensor.device.type != "cpu":
+def _with_key(run: Callable[..., int], pad: PadKey | None, rows: int, cols: int) -> int:
+    """Call ``run`` with a key, or with the words that it makes where the processor has no AES."""
+    if pad is None:
+        return run(None, 0, None)
+    failed = run(pad.stream.key, pad.index, None)
+    if failed != _NO_AES:
+        return failed
+    words = pad.stream.words(pad.index, rows, cols)
+    return run(None, 0, words.data_ptr())
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+    """Refuse what the pointers of C must not be made of; inputs are made contiguous later."""
+    right = tensor.shape == shape and tensor.dtype in dtypes and tensor.device.type == "cpu"
+    if not right or not (tensor.is_contiguous() or name in ("x", "y", "product")):
         raise OffloadError(
-            f"{name} of a masked product is {tensor.dtype} {tuple(tensor.shape)} on "
-            f"{tensor.device}, not {' or '.join(map(str, dtypes))} {shape} on the processor",
+            f"{name} of a masked product is {tensor.dtype} {tuple(tensor.shape)}, strides "
+            f"{tensor.stride()}, on {tensor.device}, not {dtypes} {shape} on the processor",
             hint="this is a defect: report it",
         )
 
 
-def _expect_vectors(check: Tensor | None, per_column: Tensor | None, cols: int) -> None:
+def _expect_vectors(
+    check: Tensor | None, scale: Tensor | None, bias: Tensor | None, cols: int
+) -> None:
     if check is not None:
-        _expect(check, "check", (torch.uint32,), (check.shape[0], cols))
-    if per_column is not None:
-        _expect(per_column, "scale or bias", (torch.float32,), (cols,))
+        _expect("check", check, (len(check), cols), torch.uint32)
+    for name, values in (("scale", scale), ("bias", bias)):
+        if values is not None:
+            _expect(name, values, (cols,), torch.float32)
 
 
-def _norms(values: Tensor) -> Tensor:
-    """2-norms of rows: float64 [T]."""
-    rows, cols = values.shape
-    padded = torch.nn.functional.pad(values.to(torch.float64), (0, -cols % _LANES))
-    lanes = torch.zeros((rows, _LANES), dtype=torch.float64)
-    for part in torch.split(padded.square_(), _LANES, dim=1):
-        lanes += part
-    while lanes.shape[1] > 1:
-        left, right = lanes.chunk(2, dim=1)
-        lanes = left + right
-    return lanes[:, 0].sqrt()
-
-
-def _factors(norm: Tensor, code_norm: float) -> tuple[Tensor, Tensor]:
-    """What values are multiplied with before they are rounded, and steps: float32 [T] each."""
-    small = norm < _SMALLEST_NORM
-    factor = (code_norm / norm).masked_fill_(small, 0.0)
-    return factor.to(torch.float32), (norm / code_norm).masked_fill_(small, 0.0).to(torch.float32)
-
-
-def _sums(codes: Tensor, check: Tensor | None) -> Tensor:
-    if check is None:
-        return torch.zeros((len(codes), 0), dtype=torch.int64)
-    return prime_check.sums(codes, check)
+def _judge(out_of_range: bool, wrong: bool, where: str) -> None:
+    if out_of_range:
+        raise IntegrityError(f"the accelerator's result for {where} is out of range", hint=_LIAR)
+    if wrong:
+        raise IntegrityError(f"the accelerator's product for {where} is wrong", hint=_LIAR)
 
 
 def _not_finite() -> OffloadError:
@@ -184,11 +208,3 @@ def _not_finite() -> OffloadError:
         "NaN or infinity reached a masked layer",
         hint="lower train.learning_rate, or check the data",
     )
-
-
-def _out_of_range(where: str) -> IntegrityError:
-    return IntegrityError(f"the accelerator's result for {where} is out of range", hint=_LIAR)
-
-
-def _wrong(where: str) -> IntegrityError:
-    return IntegrityError(f"the accelerator's product for {where} is wrong", hint=_LIAR)

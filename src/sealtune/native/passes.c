@@ -1,0 +1,268 @@
+// Both enclave sides of a masked product; sealtune.offload.passes is the same in Python and says
+// what each does. A row is worked through in chunks that stay in the first-level cache.
+//
+// Every function is plain C. The compiler makes it anew for each instruction set, which changes
+// how many values it takes at once and nothing about the result: no sum is taken in another order.
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "keystream.h"
+
+#define BODY static inline __attribute__((always_inline))
+enum { LANES = 16, CHUNK = 512 };  // of a norm's sum; values, a multiple of LANES and of a block
+enum { MAX_VECTORS = 8 };          // of a check: a miss rate of 2^-248
+static const int64_t PRIME = 2147483647;  // 2^31 - 1
+static const int64_t RESULT_LIMIT = 1 << 30;
+static const double SMALLEST_NORM = 1e-20;
+
+struct encode {
+    const void *x;  // float, or the upper halves of floats
+    int is_half;
+    int64_t cols, stride;  // of rows, in values
+    const float *scale;
+    double code_norm;
+    const struct keystream *stream;  // or, where it is NULL,
+    const uint32_t *words;           // its words, or no mask
+    const uint32_t *check;
+    int64_t vectors;
+    uint32_t *out;
+    float *step;
+    int64_t *sums;
+};
+
+struct decode {
+    const uint32_t *y, *product;
+    int64_t cols;
+    const struct keystream *stream;
+    const uint32_t *words;
+    const float *step, *scale, *bias;
+    const uint32_t *check;
+    int64_t vectors;
+    const int64_t *sums;
+    float *out;
+};
+
+// count values of a row from column at on, scaled; zeros up to a multiple of LANES.
+BODY void load_values(const struct encode *job, int64_t row, int64_t at, int count, float *values) {
+    if (job->is_half) {
+        const uint16_t *x = (const uint16_t *)job->x + row * job->stride + at;
+        for (int i = 0; i < count; i++) {
+            const uint32_t bits = (uint32_t)x[i] << 16;
+            memcpy(&values[i], &bits, sizeof bits);
+        }
+    } else {
+        memcpy(values, (const float *)job->x + row * job->stride + at, sizeof *values * (size_t)count);
+    }
+    if (job->scale)
+        for (int i = 0; i < count; i++) values[i] *= job->scale[at + i];
+    for (int i = count; i % LANES; i++) values[i] = 0;
+}
+
+BODY int chunk_of(int64_t cols, int64_t at) {
+    return cols - at < CHUNK ? (int)(cols - at) : CHUNK;
+}
+
+BODY double row_norm(const struct encode *job, int64_t row) {
+    double lanes[LANES] = {0};
+    for (int64_t at = 0; at < job->cols; at += CHUNK) {
+        float values[CHUNK];
+        const int count = chunk_of(job->cols, at);
+        load_values(job, row, at, count, values);
+        for (int i = 0; i < count; i += LANES)
+            for (int j = 0; j < LANES; j++) {
+                const double value = (double)values[i + j];
+                lanes[j] += value * value;
+            }
+    }
+    for (int half = LANES / 2; half; half /= 2)
+        for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];
+    return sqrt(lanes[0]);
+}
+
+// Sum of values[i] * vector[i] mod PRIME, from 0 on. Exact for values in (-2^30, 2^30), others are
+// refused: four products stay below 2^63.
+BODY int64_t check_sum(const int32_t *values, const uint32_t *vector, int count) {
+    enum { SUMMED = 4, STEP = LANES * SUMMED };
+    int64_t lanes[LANES] = {0};
+    int64_t total = 0;
+    int i = 0;
+    for (; i + STEP <= count; i += STEP)
+        for (int j = 0; j < LANES; j++) {
+            uint64_t sum = 0;
+            for (int k = j; k < STEP; k += LANES)
+                sum += (uint64_t)((int64_t)values[i + k] * (int32_t)vector[i + k]);
+            lanes[j] += ((int64_t)sum & PRIME) + ((int64_t)sum >> 31);
+        }
+    for (; i < count; i++) total += (int64_t)values[i] * (int32_t)vector[i] % PRIME;
+    for (int j = 0; j < LANES; j++) total += lanes[j];
+    total %= PRIME;
+    return total < 0 ? total + PRIME : total;
+}
+
+// The words of a row's key stream from column at on; NULL where there is none.
+BODY const uint32_t *row_words(const struct keystream *stream, const uint32_t *words, int64_t cols,
+                               int64_t row, int64_t at, int count, uint32_t *space) {
+    const uint64_t blocks = (uint64_t)((cols + BLOCK_WORDS - 1) / BLOCK_WORDS);
+    const uint64_t first = (uint64_t)row * blocks + (uint64_t)at / BLOCK_WORDS;
+    if (!stream) return words ? words + first * BLOCK_WORDS : NULL;
+    keystream_fill(stream, first, (size_t)(count + BLOCK_WORDS - 1) / BLOCK_WORDS, space);
+    return space;
+}
+
+// The answer without its mask: y - (product - words), each read once.
+BODY void unmask(const uint32_t *y, const uint32_t *product, const uint32_t *words, int32_t *codes,
+                 int count) {
+    if (product && words)
+        for (int i = 0; i < count; i++) codes[i] = (int32_t)(y[i] - product[i] + words[i]);
+    else if (product)
+        for (int i = 0; i < count; i++) codes[i] = (int32_t)(y[i] - product[i]);
+    else
+        memcpy(codes, y, sizeof *codes * (size_t)count);
+    // the other side may change y: from here on the compiler may not take it for what it was
+    __asm__ volatile("" ::: "memory");
+}
+
+// 1 where the row is not finite; then nothing of it is written.
+BODY int encode_row(const struct encode *job, int64_t row) {
+    const double norm = row_norm(job, row);
+    if (!isfinite(norm)) return 1;
+    const int small = norm < SMALLEST_NORM;
+    const float factor = small ? 0 : (float)(job->code_norm / norm);
+    int64_t *sums = job->sums + row * job->vectors;
+    job->step[row] = small ? 0 : (float)(norm / job->code_norm);
+    for (int64_t k = 0; k < job->vectors; k++) sums[k] = 0;
+    for (int64_t at = 0; at < job->cols; at += CHUNK) {
+        float values[CHUNK];
+        int32_t codes[CHUNK];
+        uint32_t space[CHUNK];
+        const int count = chunk_of(job->cols, at);
+        uint32_t *out = job->out + row * job->cols + at;
+        load_values(job, row, at, count, values);
+        for (int i = 0; i < count; i++) codes[i] = (int32_t)rintf(values[i] * factor);
+        for (int64_t k = 0; k < job->vectors; k++) {
+            const int64_t sum = check_sum(codes, job->check + k * job->cols + at, count);
+            sums[k] = (sums[k] + sum) % PRIME;
+        }
+        const uint32_t *words =
+            row_words(job->stream, job->words, job->cols, row, at, count, space);
+        if (words)
+            for (int i = 0; i < count; i++) out[i] = (uint32_t)codes[i] + words[i];
+        else
+            memcpy(out, codes, sizeof *out * (size_t)count);
+    }
+    return 0;
+}
+
+// 1 where an entry is out of range, 2 where a check sum is wrong.
+BODY int decode_row(const struct decode *job, int64_t row) {
+    const float step = job->step[row];
+    int64_t sums[MAX_VECTORS] = {0};
+    uint32_t furthest = 0;
+    for (int64_t at = 0; at < job->cols; at += CHUNK) {
+        int32_t codes[CHUNK];
+        uint32_t space[CHUNK];
+        const int count = chunk_of(job->cols, at);
+        const int64_t place = row * job->cols + at;
+        const uint32_t *words =
+            row_words(job->stream, job->words, job->cols, row, at, count, space);
+        unmask(job->y + place, job->product ? job->product + place : NULL, words, codes, count);
+        for (int i = 0; i < count; i++) {
+            const uint32_t distance = (uint32_t)codes[i] + (RESULT_LIMIT - 1);  // honest: to 2^31 - 2
+            furthest = distance > furthest ? distance : furthest;
+        }
+        for (int64_t k = 0; k < job->vectors; k++)
+            sums[k] = (sums[k] + check_sum(codes, job->check + k * job->cols + at, count)) % PRIME;
+        float *out = job->out + place;
+        for (int i = 0; i < count; i++) out[i] = (float)codes[i] * step;
+        if (job->scale)
+            for (int i = 0; i < count; i++) out[i] *= job->scale[at + i];
+        if (job->bias)
+            for (int i = 0; i < count; i++) out[i] += job->bias[at + i];
+    }
+    if (furthest > 2 * (RESULT_LIMIT - 1)) return 1;
+    return memcmp(sums, job->sums + row * job->vectors, sizeof *sums * (size_t)job->vectors) ? 2 : 0;
+}
+
+// The same functions for each instruction set.
+typedef int encode_function(const struct encode *job, int64_t row);
+typedef int decode_function(const struct decode *job, int64_t row);
+#define ROWS(set, attribute)                                                   \
+    attribute static int encode_row_##set(const struct encode *job, int64_t row) { \
+        return encode_row(job, row);                                           \
+    }                                                                          \
+    attribute static int decode_row_##set(const struct decode *job, int64_t row) { \
+        return decode_row(job, row);                                           \
+    }
+
+ROWS(plain, )
+#if defined(__x86_64__)
+ROWS(avx2, __attribute__((target("avx2"))))
+ROWS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))))
+#endif
+
+static void choose(encode_function **encode, decode_function **decode) {
+    *encode = encode_row_plain, *decode = decode_row_plain;
+#if defined(__x86_64__)
+    const uint32_t features = sealtune_features();
+    if (features & HAS_AVX2) *encode = encode_row_avx2, *decode = decode_row_avx2;
+    if (features & HAS_AVX512) *encode = encode_row_avx512, *decode = decode_row_avx512;
+#endif
+}
+
+// 0; 1: a row is not finite; -1: there are no instructions for the key stream.
+EXPORT int sealtune_encode_mask(const void *x, int is_half, int64_t rows, int64_t cols,
+                                int64_t stride, const float *scale, double code_norm,
+                                const uint8_t *key, uint64_t index, const uint32_t *words,
+                                const uint32_t *check, int64_t vectors, uint32_t *out, float *step,
+                                int64_t *sums, int threads) {
+    struct keystream stream;
+    encode_function *encode;
+    decode_function *decode;
+    int failed = 0;
+    if (vectors > MAX_VECTORS || (key && keystream_init(&stream, key, index))) return -1;
+    const struct encode job = {x,     is_half, cols,    stride, scale, code_norm, key ? &stream : NULL,
+                               words, check,   vectors, out,    step,  sums};
+    choose(&encode, &decode);
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
+    for (int64_t row = 0; row < rows; row++) failed |= encode(&job, row);
+    return failed;
+}
+
+// 0; 1: an entry is out of range; 2: a check sum is wrong; 3: both; -1 as above.
+EXPORT int sealtune_unmask_decode(const uint32_t *y, const uint32_t *product, int64_t rows,
+                                  int64_t cols, const uint8_t *key, uint64_t index,
+                                  const uint32_t *words, const float *step, const float *scale,
+                                  const float *bias, const uint32_t *check, int64_t vectors,
+                                  const int64_t *sums, float *out, int threads) {
+    struct keystream stream;
+    encode_function *encode;
+    decode_function *decode;
+    int failed = 0;
+    if (vectors > MAX_VECTORS || (key && keystream_init(&stream, key, index))) return -1;
+    const struct decode job = {y,    product, cols, key ? &stream : NULL, words, step, scale,
+                               bias, check,   vectors, sums, out};
+    choose(&encode, &decode);
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
+    for (int64_t row = 0; row < rows; row++) failed |= decode(&job, row);
+    return failed;
+}
+
+// The key stream of a matrix, without what is left of each row's last block; -1 as above.
+EXPORT int sealtune_mask(const uint8_t *key, uint64_t index, int64_t rows, int64_t cols,
+                         uint32_t *out, int threads) {
+    const int64_t blocks = (cols + BLOCK_WORDS - 1) / BLOCK_WORDS, whole = cols / BLOCK_WORDS;
+    struct keystream stream;
+    if (keystream_init(&stream, key, index)) return -1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        uint32_t last[BLOCK_WORDS];
+        const uint64_t first = (uint64_t)(row * blocks);
+        uint32_t *to = out + row * cols;
+        keystream_fill(&stream, first, (size_t)whole, to);
+        if (whole == blocks) continue;
+        keystream_fill(&stream, first + (uint64_t)whole, 1, last);
+        memcpy(to + whole * BLOCK_WORDS, last, sizeof *last * (size_t)(cols % BLOCK_WORDS));
+    }
+    return 0;
+}
