@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import pytest
@@ -11,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sealtune.errors import IntegrityError, OffloadError
+from sealtune.errors import OffloadError
 from sealtune.native import library
 from sealtune.offload import passes
 from sealtune.offload.codes import RESULT_LIMIT, Budget
 from sealtune.offload.keystream import KeyStream
-from sealtune.offload.pads import PadKey, PadStream
+from sealtune.offload.pads import PadKey
 from sealtune.offload.prime_check import PRIME
 
 SETS = [name for name in library.available() if name != library.OFF]
