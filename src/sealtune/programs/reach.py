@@ -25,6 +25,7 @@ MAINS = {
     "node": "federation/node.py",
     "owner-site": "owner/site.py",
     "owner-trainer": "owner/trainer.py",
+    "pad-accelerator": "pad_accelerator/__main__.py",
     "relay": "federation/relay.py",
     "secagg-server": "methods/secure_aggregation/__main__.py",
     "site-enclave": "enclave/client.py",
