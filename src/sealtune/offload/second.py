@@ -1,8 +1,8 @@
 """Pads whose products a pad accelerator makes: the enclave multiplies nothing and holds no weights.
 
-The order of a step's calls is learned from the one before and asked for ahead, with one step more
-while this one runs; a reader thread fetches the next few answers. What was asked for in vain (a
-step of other rows, the end of a round) is skipped: its indices stay used.
+What comes next follows from what came before (``call_order``) and is asked for ahead; the pad
+accelerator holds it, and a thread of the enclave fetches the next few. What was asked for in vain
+(a step of other rows, the end of a round) is skipped: its indices stay used.
 
 Trust domain: site enclave. The pad accelerator is believed to keep the seed from the accelerator,
 and nothing else: its answers are checked with the accelerator's.
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
-from typing import NamedTuple, Self
+from typing import Self
 
 from torch import Tensor
 
@@ -27,44 +27,26 @@ from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
 from sealtune.job.printable import printable
 from sealtune.offload import wire
+from sealtune.offload.call_order import Call, CallOrder
 from sealtune.offload.pad_wire import HALF, Streams, seal_seed, streams_of
+from sealtune.offload.pads import Pad, PadKey
 
 AHEAD = 1 << 24  # bytes of answers that lie ready in the enclave; one more is under way
+MOST_ASKED = 512  # requests ahead of their use: a step or two
 _HELLO = 1 << 12  # more than a public key has
 _RETRY = 0.1  # seconds
 _HINT = "see the pad accelerator's log; start the run again with --resume"
-
-
-class Call(NamedTuple):
-    """One product of a step."""
-
-    group: str
-    backward: bool
-
-
-@dataclass(frozen=True)
-class SecondPad:
-    """A pad, and the product that takes it off again, itself under a key stream.
-
-    Attributes:
-        index: of both key streams.
-        product: int32 [T, N], ``W r + q``.
-    """
-
-    index: int
-    product: Tensor
 
 
 @dataclass(frozen=True)
 class _Asked:
     index: int
     call: Call
-    rows: int
     columns: int  # of the answer
 
     @property
     def size(self) -> int:
-        return self.rows * self.columns * 4
+        return self.call.rows * self.columns * 4
 
 
 class SecondSource:
@@ -80,16 +62,14 @@ class SecondSource:
         self, sock: socket.socket, groups: Sequence[LinearGroup], streams: Streams
     ) -> None:
         self.streams = streams
-        self._columns: Mapping[Call, int] = {
-            Call(group.name, backward): group.in_features if backward else sum(group.out_features)
+        self._columns: Mapping[tuple[str, bool], int] = {
+            (group.name, backward): group.in_features if backward else sum(group.out_features)
             for group in groups
             for backward in (False, True)
         }
         self._answers = _Answers(sock)
         self._asked: deque[_Asked] = deque()  # not taken yet
-        self._calls: list[Call] = []  # of the pass that runs
-        self._pass = (0, False)  # its rows, and whether it has a backward part
-        self._orders: dict[bool, tuple[Call, ...]] = {}
+        self._order = CallOrder()
 
     @classmethod
     def connect(
@@ -131,59 +111,53 @@ class SecondSource:
             raise
         return cls(sock, groups, streams_of(seed))
 
-    def begin(self, rows: int, *, backward: bool) -> None:
-        """A pass begins: ask for its pads; if it is as the last one was, for those of one more.
-
-        Args:
-            rows: token rows of each call.
-            backward: whether a backward pass follows.
+    def take(self, group: str, rows: int, *, backward: bool) -> Pad:
+        """See ``PadSource.take``.
 
         Raises:
-            AcceleratorLostError: it has gone.
-        """
-        if self._calls:
-            self._orders[self._pass[1]] = tuple(self._calls)
-        again = self._pass == (rows, backward)
-        self._calls, self._pass = [], (rows, backward)
-        waiting = [(one.call, one.rows) for one in self._asked]
-        wanted = [(call, rows) for call in self._orders.get(backward, ())] * (2 if again else 1)
-        if waiting != wanted[: len(waiting)]:
-            self._skip()
-            waiting = []
-        for call, count in wanted[len(waiting) :]:
-            self._ask(call, count)
-
-    def take(self, group: str, rows: int, *, backward: bool) -> SecondPad:
-        """The pad of the next call; nobody gets it again.
-
-        Raises:
-            AcceleratorLostError: it has gone, or its answer is not the one that was asked for.
+            AcceleratorLostError: the pad accelerator has gone.
             OffloadError: no such group.
         """
-        call = Call(group, backward)
-        self._calls.append(call)
-        if not self._asked or (self._asked[0].call, self._asked[0].rows) != (call, rows):
+        call = Call(group, backward, rows)
+        self._order.add(call)
+        if not self._asked or self._asked[0].call != call:
             self._skip()
-            self._ask(call, rows)
+            self._ask(call)
         one = self._asked.popleft()
-        return SecondPad(one.index, self._answers.take(one))
+        while len(self._asked) < MOST_ASKED and (following := self._order.ahead(len(self._asked))):
+            self._ask(following)
+        mask, blind = (PadKey(stream, one.index) for stream in self.streams)
+        return Pad(mask, lambda: self._answers.take(one), blind)
+
+    def rest(self) -> None:
+        """See ``PadSource.rest``: whoever makes the pads does not rest."""
 
     def close(self) -> None:
         """Say goodbye and close."""
         self._answers.close()
 
-    def _ask(self, call: Call, rows: int) -> None:
-        columns = self._columns.get(call)
+    def _ask(self, call: Call) -> None:
+        columns = self._columns.get(call[:2])
         if columns is None:
             raise OffloadError(f"group {call.group} is not in the slice plan")
-        one = _Asked(self.streams.mask.reserve(), call, rows, columns)
+        one = _Asked(self._reserve(), call, columns)
         self._answers.ask(one)
         self._asked.append(one)
 
+    def _reserve(self) -> int:
+        """An index that is fresh in both key streams; they are reserved together."""
+        index, same = (stream.reserve() for stream in self.streams)
+        assert index == same
+        return index
+
     def _skip(self) -> None:
-        if self._asked:
-            self._asked.clear()
-            self._answers.skip()
+        if not self._asked:
+            return
+        for one in self._asked:
+            for stream in self.streams:
+                stream.spend(one.index)
+        self._asked.clear()
+        self._answers.skip()
 
 
 class _Answers:
@@ -195,6 +169,8 @@ class _Answers:
         self._ready: deque[tuple[_Asked, Tensor]] = deque()
         self._held = 0
         self._skips = 0  # that are not answered yet
+        self._last = -1  # index that was asked for last
+        self._lost = -1  # last index that was skipped
         self._failure: OffloadError | None = None
         self._open = True
         self._changed = threading.Condition()
@@ -203,32 +179,37 @@ class _Answers:
     def ask(self, one: _Asked) -> None:
         with self._changed:
             self._expected.append(one)
+            self._last = one.index
             self._changed.notify_all()
-        call = one.call
-        meta = {"index": one.index, "group": call.group, "backward": call.backward}
-        self._send(Frame("pad", {**meta, "rows": one.rows}))
+        self._send(Frame("pad", {"index": one.index, **one.call._asdict()}))
 
     def skip(self) -> None:
         with self._changed:
             self._expected.append(None)
             self._skips += 1
+            self._lost = self._last
             self._ready.clear()
             self._held = 0
             self._changed.notify_all()
         self._send(Frame("skip"))
 
     def take(self, one: _Asked) -> Tensor:
-        """Wait for the answer to ``one``, the oldest request that was not skipped."""
+        """Wait for the answer to ``one``; older ones that nobody took are let go."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._failure)
-            if not self._ready:
-                assert self._failure is not None
-                raise self._failure
-            found, product = self._ready.popleft()
-            assert found is one
-            self._held -= one.size
-            self._changed.notify_all()
-            return product
+            while one.index > self._lost:
+                self._changed.wait_for(lambda: self._ready or self._failure)
+                if not self._ready:
+                    assert self._failure is not None
+                    raise self._failure
+                found, product = self._ready.popleft()
+                self._held -= found.size
+                self._changed.notify_all()
+                if found is one:
+                    return product
+            raise OffloadError(
+                f"the product of pad {one.index} was given up before it was asked for",
+                hint="this is a defect: stop the run and report it",
+            )
 
     def close(self) -> None:
         with self._changed:
@@ -286,7 +267,7 @@ class _Answers:
                 )
             self._expected.popleft()
             if not self._skips:
-                product = wire.codes_from_bytes(answer.body, one.rows, one.columns)
+                product = wire.codes_from_bytes(answer.body, one.call.rows, one.columns)
                 self._ready.append((one, product))
                 self._held += one.size
             self._changed.notify_all()
