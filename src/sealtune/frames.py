@@ -24,6 +24,7 @@ MAGIC = b"STF1"
 HEADER = struct.Struct("<4sIQI")
 MAX_META = 1 << 20  # bytes; job and plan fit with room to spare
 _PIECE = 1 << 24
+_TOGETHER = 1 << 16  # bytes of a body that go out with the head
 MAX_BODY = 1 << 32  # bytes; callers pass their own, smaller limit where they know one
 
 
@@ -52,12 +53,13 @@ def length_prefixed(*parts: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 
-def encode_head(frame: Frame) -> bytes:
-    """Header and meta of ``frame``; the body follows as it is."""
+def encode_head(frame: Frame, size: int | None = None) -> bytes:
+    """Header and meta of ``frame``; the body follows as it is, or ``size`` bytes in its place."""
     meta = json.dumps({"kind": frame.kind, **frame.meta}, separators=(",", ":")).encode()
     if len(meta) > MAX_META:
         raise FrameError(f"frame meta is {len(meta)} bytes, more than the {MAX_META} allowed")
-    return HEADER.pack(MAGIC, len(meta), memoryview(frame.body).nbytes, 0) + meta
+    body = memoryview(frame.body).nbytes if size is None else size
+    return HEADER.pack(MAGIC, len(meta), body, 0) + meta
 
 
 def encode(frame: Frame) -> bytes:
@@ -106,9 +108,16 @@ def decode(data: bytes | memoryview, *, max_body: int = MAX_BODY) -> Frame:
 
 def send(sock: socket.socket, frame: Frame) -> None:
     """Write ``frame`` to a stream socket."""
-    sock.sendall(encode_head(frame))
-    if memoryview(frame.body).nbytes:
-        sock.sendall(frame.body)
+    send_after(sock, encode_head(frame), frame.body)
+
+
+def send_after(sock: socket.socket, head: bytes, body: bytes | bytearray | memoryview) -> None:
+    """Write a head, and behind it a body or the begin of one."""
+    if memoryview(body).nbytes <= _TOGETHER:
+        sock.sendall(head + body)
+    else:
+        sock.sendall(head)
+        sock.sendall(body)
 
 
 def receive(sock: socket.socket, *, max_body: int = MAX_BODY) -> Frame:
@@ -118,13 +127,40 @@ def receive(sock: socket.socket, *, max_body: int = MAX_BODY) -> Frame:
         FrameError: malformed or oversize frame, or the connection ended inside one.
         EOFError: the peer closed the connection between two frames.
     """
+    head, size = receive_head(sock, max_body=max_body)
+    return Frame(head.kind, head.meta, _read(sock, size))
+
+
+def receive_head(sock: socket.socket, *, max_body: int = MAX_BODY) -> tuple[Frame, int]:
+    """Read a frame's header and meta; the body of that many bytes is still to be read.
+
+    Raises:
+        FrameError: as ``receive``.
+        EOFError: as ``receive``.
+    """
     first = sock.recv(HEADER.size)
     if not first:
         raise EOFError("connection closed")
     header = first + _read(sock, HEADER.size - len(first))
     meta_len, body_len = parse_header(header, max_body=max_body)
     kind, meta = parse_meta(_read(sock, meta_len))
-    return Frame(kind, meta, _read(sock, body_len))
+    return Frame(kind, meta), body_len
+
+
+def read_into(sock: socket.socket, buffer: memoryview) -> None:
+    """Fill ``buffer``, contiguous bytes, with what comes next.
+
+    Raises:
+        FrameError: the connection ended first.
+    """
+    done = 0
+    while done < buffer.nbytes:
+        got = sock.recv_into(buffer[done:])
+        if got == 0:
+            raise FrameError(
+                f"connection closed inside a frame, {buffer.nbytes - done} bytes short"
+            )
+        done += got
 
 
 def _read(sock: socket.socket, count: int) -> bytes:

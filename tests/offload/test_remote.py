@@ -16,6 +16,7 @@ from sealtune.errors import AcceleratorLostError
 from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
 from sealtune.offload import wire
+from sealtune.offload.arena import Arena
 from sealtune.offload.remote import RemoteAccelerator
 from tests.offload.layers import product
 
@@ -30,7 +31,7 @@ class Scripted:
         self.here, self._there = socket.socketpair()
         self.here.settimeout(30)
         self.requests: list[Frame] = []
-        self.arena: wire.Arena | None = None
+        self.arena: Arena | None = None
         self.answer: Answer = lambda request: frames.encode(Frame("ok"))
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -41,8 +42,10 @@ class Scripted:
                 self.requests.append(request)
                 if request.kind == "arena":
                     size = request.meta["bytes"]
-                    self.arena = wire.Arena.attach(wire.receive_descriptor(self._there), size)
-                    self._there.sendall(frames.encode(Frame("ok")))
+                    self.arena = Arena.attach(wire.receive_descriptor(self._there), size)
+                    seen = bytes(self.arena.probe(0))
+                    self.arena.probe(1)[:] = seen[::-1]
+                    self._there.sendall(frames.encode(Frame("ok", {"seen": seen.hex()})))
                 else:
                     self._there.sendall(self.answer(request))
         except (EOFError, OSError):
@@ -102,21 +105,22 @@ def test_with_shared_memory_no_body_is_taken(script: Scripted) -> None:
         product(remote(script, shared=True), "q", codes(2, 4), backward=False)
 
 
-def test_shared_memory_holds_the_larger_of_both_and_grows_when_needed(script: Scripted) -> None:
+def test_shared_memory_holds_both_sides_and_grows_when_needed(script: Scripted) -> None:
     def answer(request: Frame) -> bytes:
         assert script.arena is not None
-        width = 4 if request.meta["backward"] else 5
-        script.arena.codes(request.meta["rows"], width).copy_(codes(request.meta["rows"], width))
+        inner, outer = (5, 4) if request.meta["backward"] else (4, 5)
+        rows = request.meta["rows"]
+        script.arena.codes(rows, inner, outer)[1].copy_(codes(rows, outer))
         return frames.encode(Frame("product"))
 
     script.answer = answer
     near = remote(script, shared=True)
     sizes = []
-    for rows, backward in ((204, False), (204, True), (205, True), (204, False)):
+    for rows, backward in ((204, False), (204, True), (205, True), (256, False), (204, True)):
         found = product(near, "q", codes(rows, 5 if backward else 4), backward=backward)
         assert torch.equal(found, codes(rows, 4 if backward else 5))
         sizes.append(script.arena.size if script.arena else 0)
-    assert sizes == [4096, 4096, 8192, 8192]  # 204 x 5 codes are 4,080 bytes
+    assert sizes == [8192, 8192, 12288, 12288, 12288]  # 204 x 5 codes are 4,080 bytes
     assert [request.kind for request in script.requests].count("arena") == 2
 
 

@@ -10,16 +10,18 @@ import socket
 import threading
 import traceback
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sealtune import frames, sockets
 from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.exchange import Shared, Stream
 from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.offload import wire
+from sealtune.offload.arena import Arena
 
 # What a request can be wrong in: fields (1e999 rows), names, token ids beyond the vocabulary.
 _FAULTS = (SealtuneError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
@@ -28,12 +30,16 @@ _FAULTS = (SealtuneError, ArithmeticError, LookupError, RuntimeError, TypeError,
 class Server:
     """Listens at an address and answers with an engine's products.
 
+    Args:
+        untrusted_shm: folder that enclaves see, too, and name files for shared memory in.
+
     Attributes:
         bytes_in, bytes_out: codes and token ids received, results sent.
     """
 
-    def __init__(self, engine: Engine, address: str) -> None:
+    def __init__(self, engine: Engine, address: str, *, untrusted_shm: Path | None = None) -> None:
         self.engine = engine
+        self.untrusted_shm = untrusted_shm
         self.bytes_in = 0
         self.bytes_out = 0
         self._lock = threading.Lock()
@@ -81,65 +87,94 @@ class _Connection:
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self._server = server
         self._sock = sock
-        self._arena: wire.Arena | None = None
+        self._lane = server.engine.lane()
+        self._arena: Arena | None = None
+        self._pinned = False
 
     def run(self) -> None:
+        """Answer until it ends."""
         while True:
-            request = frames.receive(self._sock, max_body=wire.MAX_BODY)
+            request, size = frames.receive_head(self._sock, max_body=wire.MAX_BODY)
             if request.kind == "bye":
                 return
+            body = Stream(self._sock, size)
             try:
-                answer = self._answer(request)
+                self._answer(request, body)
             except Exception as error:  # whatever it is, the enclave hears of it
                 if not isinstance(error, _FAULTS):
                     traceback.print_exc()
-                answer = Frame("error", {"message": f"{type(error).__name__}: {error}"[:500]})
-            frames.send(self._sock, answer)
+                if body.answered:
+                    raise EOFError("an answer broke off") from error
+                body.skip()
+                said = f"{type(error).__name__}: {error}"[:500]
+                frames.send(self._sock, Frame("error", {"message": said}))
 
-    def _answer(self, request: Frame) -> Frame:
+    def _answer(self, request: Frame, body: Stream) -> None:
         meta = request.meta
         if request.kind == "arena":
-            return self._attach(int(meta["bytes"]))
-        if request.kind == "product":
-            return self._product(meta, request.body)
-        if request.kind == "prefix":
-            return self._prefix(int(meta["batch"]), int(meta["length"]), request.body)
-        raise AcceleratorLostError(f"unknown request {request.kind[:50]!r}")
+            body.skip()
+            self._attach(int(meta["bytes"]), meta.get("name"))
+        elif request.kind == "product":
+            self._product(meta, body)
+        elif request.kind == "prefix":
+            self._prefix(int(meta["batch"]), int(meta["length"]), body)
+        else:
+            raise AcceleratorLostError(f"unknown request {request.kind[:50]!r}")
 
-    def _attach(self, size: int) -> Frame:
+    def _attach(self, size: int, name: object) -> None:
+        arena = self._shared(size, name)
+        self.close()
+        self._arena = arena
+        self._pinned = self._lane.pin(arena.bytes)
+        seen = bytes(arena.probe(0))
+        arena.probe(1)[:] = seen[::-1]
+        frames.send(self._sock, Frame("ok", {"seen": seen.hex()}))
+
+    def _shared(self, size: int, name: object) -> Arena:
+        if name is not None:
+            if self._server.untrusted_shm is None:
+                raise AcceleratorLostError("untrusted_shm is not in the accelerator's local file")
+            return Arena.attach_in(self._server.untrusted_shm, str(name), size)
         with ExitStack() as cleanup:
             descriptor = wire.receive_descriptor(self._sock)
             cleanup.callback(os.close, descriptor)
-            arena = wire.Arena.attach(descriptor, size)
+            arena = Arena.attach(descriptor, size)
             cleanup.pop_all()
-        self.close()
-        self._arena = arena
-        return Frame("ok")
+        return arena
 
-    def _product(self, meta: Any, body: bytes | bytearray | memoryview) -> Frame:
+    def _product(self, meta: Any, body: Stream) -> None:
         group, backward, rows = str(meta["group"]), bool(meta["backward"]), int(meta["rows"])
-        inner, outer = self._server.engine.columns(group, backward=backward)
-        codes: Tensor
-        if self._arena is not None:
-            codes = self._arena.codes(rows, inner)
-        else:
-            codes = wire.codes_from_bytes(body, rows, inner)
-        result = self._server.engine.product(group, codes, backward=backward)
+        engine = self._server.engine
+        inner, outer = engine.columns(group, backward=backward)
+        if rows * max(inner, outer) * 4 > wire.MAX_BODY:
+            raise FrameError(f"{rows} rows are too many for one product")
+        wire.check_body(body.left, rows if self._arena is None else 0, inner)
         self._server.count(rows * inner * 4, rows * outer * 4)
-        if self._arena is not None:
-            self._arena.codes(rows, outer).copy_(result)
-            return Frame("product")
-        return Frame("product", {}, wire.tensor_bytes(result))
+        if self._arena is None:
+            body.answers(Frame("product"), rows * outer * 4)
+            engine.multiply(self._lane, group, rows, body, backward=backward)
+            if not body.answered:  # no rows, so nothing was drained
+                body.drain(torch.empty((0, outer), dtype=torch.int32))
+        else:
+            self._arena.check()
+            near = Shared(*self._arena.codes(rows, inner, outer), pinned=self._pinned)
+            engine.multiply(self._lane, group, rows, near, backward=backward)
+            frames.send(self._sock, Frame("product"))
 
-    def _prefix(self, batch: int, length: int, body: bytes | bytearray | memoryview) -> Frame:
-        if batch < 1 or length < 1 or memoryview(body).nbytes != batch * length * 8:
+    def _prefix(self, batch: int, length: int, body: Stream) -> None:
+        if batch < 1 or length < 1 or body.left != batch * length * 8:
             raise FrameError("token ids do not have the announced shape")
-        ids = torch.frombuffer(bytearray(body), dtype=torch.int64).view(batch, length)
+        ids = torch.empty((batch, length), dtype=torch.int64)
+        body.fill(ids)
         hidden = self._server.engine.prefix(ids)
         self._server.count(ids.numel() * 8, hidden.numel() * 4)
-        return Frame("prefix", {"dim": hidden.shape[2]}, wire.tensor_bytes(hidden))
+        body.answers(Frame("prefix", {"dim": hidden.shape[2]}), hidden.numel() * 4)
+        body.drain(hidden)
 
     def close(self) -> None:
+        """Let go of shared memory."""
         if self._arena is not None:
+            if self._pinned:
+                self._lane.unpin(self._arena.bytes)
             self._arena.close()
             self._arena = None

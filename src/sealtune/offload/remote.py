@@ -1,12 +1,15 @@
 """The accelerator behind a socket, as the enclave calls it.
 
-Trust domain: client enclave. Every answer is checked for shape before use.
+Trust domain: client enclave. Every answer is checked for its size before it is read; what it says
+is for ``GroupChannel`` to judge.
 """
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Self
 
@@ -14,13 +17,15 @@ import torch
 from torch import Tensor
 
 from sealtune import frames, sockets
-from sealtune.errors import AcceleratorLostError, FrameError
+from sealtune.errors import AcceleratorLostError, FrameError, OffloadError
 from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
 from sealtune.job.printable import printable
-from sealtune.offload import wire
+from sealtune.offload import arena, wire
+from sealtune.offload.arena import Arena
 
 _RETRY = 0.1  # seconds
+_GROWTH = 1.5  # longer batches come one by one, and each new arena costs its page faults anew
 _HINT = "see the accelerator's log; start the run again with --resume"
 
 
@@ -30,22 +35,28 @@ class RemoteAccelerator:
     Args:
         sock: connected stream socket.
         groups: of the slice plan; they say how wide each answer must be.
-        shared_memory: both sides are on one host, so an arena can be passed.
+        shared_memory: the socket can pass memory on: both sides are on one host.
+        untrusted_shm: folder that the accelerator sees, too: memory is shared there instead.
     """
 
     def __init__(
-        self, sock: socket.socket, groups: Sequence[LinearGroup], *, shared_memory: bool
+        self,
+        sock: socket.socket,
+        groups: Sequence[LinearGroup],
+        *,
+        shared_memory: bool,
+        untrusted_shm: Path | None = None,
     ) -> None:
         self._sock = sock
-        self._shared_memory = shared_memory
-        self._arena: wire.Arena | None = None
-        self._waits = False  # for the answer of a call
+        self._folder = untrusted_shm
+        self._shares = shared_memory or untrusted_shm is not None
+        self._arena: Arena | None = None
+        self._sent, self._received = wire.Buffer(), wire.Buffer()
+        self._begun: _Call | None = None
+        self._submitted: _Call | None = None
         # the first frozen layer of a block reads the block's input: D features
         self._hidden = groups[0].in_features if groups else 0
-        self._columns: dict[tuple[str, bool], int] = {}
-        for group in groups:
-            self._columns[group.name, False] = sum(group.out_features)
-            self._columns[group.name, True] = group.in_features
+        self._columns = {g.name: (g.in_features, sum(g.out_features)) for g in groups}
 
     @classmethod
     def connect(
@@ -55,12 +66,14 @@ class RemoteAccelerator:
         *,
         timeout: float = 600,
         patience: float = 0,
+        untrusted_shm: Path | None = None,
     ) -> Self:
         """Connect to an address (see ``sockets``).
 
         Args:
             timeout: seconds without any answer after which the accelerator counts as lost.
             patience: seconds that it may still need before it listens.
+            untrusted_shm: see above.
 
         Raises:
             AcceleratorLostError: nothing answers.
@@ -76,55 +89,70 @@ class RemoteAccelerator:
                         f"no accelerator answers at {address}: {error}", hint="is it running?"
                     ) from error
                 sleep(_RETRY)
-        return cls(sock, groups, shared_memory=sock.family == socket.AF_UNIX)
+        near = sock.family == socket.AF_UNIX
+        return cls(sock, groups, shared_memory=near, untrusted_shm=untrusted_shm)
 
     def call(self, group: str, rows: int, *, backward: bool) -> _Call:
         """See ``Accelerator.call``."""
-        inner = self._columns.get((group, not backward))
-        outer = self._columns.get((group, backward))
-        if inner is None or outer is None:
+        if group not in self._columns:
             raise AcceleratorLostError(f"group {group} is not in the slice plan")
-        if self._waits:
-            raise AcceleratorLostError("the answer of the last call was never taken", hint=_HINT)
-        if self._shared_memory:
-            arena = self._reserve(rows * max(inner, outer) * 4)
-            codes, result = arena.codes(rows, inner), arena.codes(rows, outer)
+        if self._submitted is not None:
+            raise AcceleratorLostError("the result of the last product was not waited for")
+        inner, outer = self._columns[group]
+        if backward:
+            inner, outer = outer, inner
+        request = Frame("product", {"group": group, "backward": backward, "rows": rows})
+        if self._shares:
+            codes, result = self._reserve(rows).codes(rows, inner, outer)
         else:
-            codes = torch.empty((rows, inner), dtype=torch.int32)
-            result = torch.empty((rows, outer), dtype=torch.int32)
-        return _Call(self, Frame("product", _meta(group, backward, rows)), codes, result)
+            codes, result = self._sent.rows(rows, inner), self._received.rows(rows, outer)
+        self._begun = _Call(self, request, codes, result)
+        return self._begun
 
     def submit(self, call: _Call) -> None:
         """Send a call's frame, and its codes where they are not shared."""
-        body = b"" if self._shared_memory else wire.tensor_bytes(call.codes)
-        self._send(Frame(call.frame.kind, call.frame.meta, body))
-        self._waits = True
+        if self._begun is not call:
+            raise AcceleratorLostError("a product was submitted twice, or after the next one began")
+        self._begun, self._submitted = None, call
+        if self._arena is None:
+            body = wire.tensor_bytes(call.codes)
+            self._send(Frame(call.request.kind, call.request.meta, body))
+        else:
+            self._check(self._arena)
+            self._send(call.request)
 
     def take(self, call: _Call) -> None:
-        """Wait for a call's answer; put it into its result where that is not shared."""
+        """Wait for a call's answer, and read it in where it is not shared."""
+        if self._submitted is not call:
+            raise AcceleratorLostError("a result was waited for that was not asked for")
+        self._submitted = None
         rows, columns = call.answer.shape
-        limit = 0 if self._shared_memory else rows * columns * 4
-        self._waits = False
-        answer = self._receive("product", limit)
-        if not self._shared_memory:
-            try:
-                call.answer = wire.codes_from_bytes(answer.body, rows, columns)
-            except FrameError as error:
-                raise AcceleratorLostError(f"accelerator: {error}", hint=_HINT) from error
+        size = self._head("product", 0 if self._arena is not None else rows * columns * 4)[1]
+        try:
+            if self._arena is not None:
+                self._arena.check()
+            else:
+                wire.check_body(size, rows, columns)
+                frames.read_into(self._sock, wire.tensor_bytes(call.answer))
+        except (OSError, FrameError) as error:
+            raise self._gone(error) from error
 
     def prefix(self, input_ids: Tensor) -> Tensor:
         """See ``Accelerator.prefix``."""
         batch, length = input_ids.shape
         body = wire.tensor_bytes(input_ids.to(torch.int64))
-        size = batch * length * self._hidden * 4
-        frame = Frame("prefix", {"batch": batch, "length": length}, body)
-        answer = self._ask(frame, "prefix", limit=size)
-        if answer.meta.get("dim") != self._hidden or len(answer.body) != size:
-            raise AcceleratorLostError("accelerator: prefix of the wrong size", hint=_HINT)
-        hidden = torch.frombuffer(bytearray(answer.body), dtype=torch.float32)
+        self._send(Frame("prefix", {"batch": batch, "length": length}, body))
+        answer, size = self._head("prefix", batch * length * self._hidden * 4)
+        hidden = torch.empty((batch, length, self._hidden), dtype=torch.float32)
+        if answer.meta.get("dim") != self._hidden or size != hidden.numel() * 4:
+            raise self._gone("prefix of the wrong size")
+        try:
+            frames.read_into(self._sock, wire.tensor_bytes(hidden))
+        except (OSError, FrameError) as error:
+            raise self._gone(error) from error
         if not bool(torch.isfinite(hidden).all()):
-            raise AcceleratorLostError("accelerator: prefix that is not finite", hint=_HINT)
-        return hidden.view(batch, length, self._hidden)
+            raise self._gone("prefix that is not finite")
+        return hidden
 
     def close(self) -> None:
         """Say goodbye and close."""
@@ -138,21 +166,57 @@ class RemoteAccelerator:
                 self._arena.close()
                 self._arena = None
 
-    def _reserve(self, size: int) -> wire.Arena:
-        if self._arena is None or self._arena.size < size:
-            if self._arena is not None:
-                self._arena.close()
-            self._arena = wire.Arena.create(size)
-            frame = Frame("arena", {"bytes": self._arena.size})
-            self._ask(frame, "ok", descriptor=self._arena.descriptor)
+    def _reserve(self, rows: int) -> Arena:
+        """Shared memory for ``rows`` rows of any group: it grows rarely."""
+        size = max((arena.needed(rows, *columns) for columns in self._columns.values()), default=0)
+        if self._arena is not None and self._arena.size >= size:
+            return self._arena
+        if self._arena is not None:
+            size = max(size, min(int(self._arena.size * _GROWTH), arena.MAX_ARENA))
+            self._arena.close()
+            self._arena = None
+        if size > arena.MAX_ARENA:
+            raise OffloadError(
+                f"a product of {rows} token rows needs {size} bytes of shared memory, more than "
+                f"the {arena.MAX_ARENA} that one may have",
+                hint="use a smaller batch",
+            )
+        self._arena = self._share(size)
         return self._arena
 
-    def _ask(
-        self, frame: Frame, expected: str, *, limit: int = 0, descriptor: int | None = None
-    ) -> Frame:
-        """Send ``frame`` and take an answer of kind ``expected`` with up to ``limit`` bytes."""
-        self._send(frame, descriptor)
-        return self._receive(expected, limit)
+    def _share(self, size: int) -> Arena:
+        """New memory that the accelerator has and shows its writes in."""
+        try:
+            made = Arena.create_in(self._folder, size) if self._folder else Arena.create(size)
+        except OSError as error:
+            raise OffloadError(
+                f"no shared memory of {size} bytes in {self._folder or 'this system'}: {error}",
+                hint="make room there, or leave untrusted_shm out",
+            ) from error
+        try:
+            probe = secrets.token_bytes(arena.PROBE)
+            made.probe(0)[:] = probe
+            meta: dict[str, object] = {"bytes": made.size}
+            if self._folder:
+                meta["name"] = made.name
+            self._send(Frame("arena", meta), None if self._folder else made.descriptor)
+            answer, _ = self._head("ok", 0)
+            self._check(made)
+            if answer.meta.get("seen") != probe.hex() or bytes(made.probe(1)) != probe[::-1]:
+                raise self._gone("it sees other shared memory than this enclave")
+        except BaseException:
+            made.close()
+            raise
+        finally:
+            if self._folder:
+                made.unlink(self._folder)
+        return made
+
+    def _check(self, memory: Arena) -> None:
+        try:
+            memory.check()
+        except FrameError as error:
+            raise self._gone(error) from error
 
     def _send(self, frame: Frame, descriptor: int | None = None) -> None:
         try:
@@ -160,27 +224,36 @@ class RemoteAccelerator:
             if descriptor is not None:
                 wire.send_descriptor(self._sock, descriptor)
         except OSError as error:
-            raise _gone(error) from error
+            raise self._gone(error) from error
 
-    def _receive(self, expected: str, limit: int) -> Frame:
+    def _head(self, expected: str, limit: int) -> tuple[Frame, int]:
+        """An answer of kind ``expected``, and how much body of up to ``limit`` bytes follows."""
         try:
-            answer = frames.receive(self._sock, max_body=limit)
+            answer, size = frames.receive_head(self._sock, max_body=limit)
         except (OSError, EOFError, FrameError) as error:
-            raise _gone(error) from error
-        if answer.kind != expected:
-            message = str(answer.meta.get("message", answer.kind))[:500]
-            raise AcceleratorLostError(f"the accelerator refused: {printable(message)}", hint=_HINT)
-        return answer
+            raise self._gone(error) from error
+        if answer.kind == expected:
+            return answer, size
+        if size:
+            self._sock.close()  # what follows would be taken for the next answer
+        message = printable(str(answer.meta.get("message", answer.kind))[:500])
+        raise AcceleratorLostError(f"the accelerator refused: {message}", hint=_HINT)
+
+    def _gone(self, said: Exception | str) -> AcceleratorLostError:
+        """The end of this connection: what still comes would answer something else."""
+        self._sock.close()
+        what = "answers wrongly" if isinstance(said, str) else "has gone"
+        return AcceleratorLostError(f"the accelerator {what}: {said}", hint=_HINT)
 
 
 class _Call:
     """See ``accelerator.Call``."""
 
     def __init__(
-        self, remote: RemoteAccelerator, frame: Frame, codes: Tensor, answer: Tensor
+        self, remote: RemoteAccelerator, request: Frame, codes: Tensor, answer: Tensor
     ) -> None:
         self._remote = remote
-        self.frame = frame
+        self.request = request
         self.codes = codes
         self.answer = answer
 
@@ -192,11 +265,3 @@ class _Call:
         """See ``accelerator.Call.result``."""
         self._remote.take(self)
         return self.answer
-
-
-def _meta(group: str, backward: bool, rows: int) -> dict[str, object]:
-    return {"group": group, "backward": backward, "rows": rows}
-
-
-def _gone(error: Exception) -> AcceleratorLostError:
-    return AcceleratorLostError(f"the accelerator has gone: {error}", hint=_HINT)

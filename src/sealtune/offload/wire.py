@@ -1,22 +1,22 @@
-"""How enclave and accelerator talk: frames over a socket, bulk data in shared memory if near.
+"""How enclave and accelerator talk: frames over a socket, bulk data in shared memory if there is.
 
 Requests, each answered by one frame (``error`` with a ``message`` where it failed):
 
-    arena    {"bytes": n} + a file descriptor   use this shared memory from now on; -> ok
+    arena    {"bytes": n} + a file descriptor   use this shared memory from now on, or the file of
+             {"bytes": n, "name": ...}          that name in the shared folder; -> ok {"seen"}
     product  {"group", "backward", "rows"}      codes in the arena or body; -> product, likewise
     prefix   {"batch", "length"}                int64 token ids in the body; -> prefix {"dim"}, body
     bye      {}                                 -> the connection ends
 
-Over TCP there is no arena and codes travel in the frames' bodies; everything else is the same.
+A fresh arena holds a random probe of the enclave's. The accelerator says what it ``seen`` there, in
+hex, and writes its bytes in reverse behind it: so both know that they see each other's writes.
+Without an arena codes and products travel in the frames' bodies; everything else is the same.
 
 Trust domain: both sides of the boundary; carries only what the accelerator may see.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import socket
 
 import torch
@@ -25,64 +25,6 @@ from torch import Tensor
 from sealtune.errors import FrameError
 
 MAX_BODY = 1 << 31  # bytes of one product or prefix
-MAX_ARENA = 1 << 31
-_ALIGN = 1 << 12
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-class Arena:
-    """Anonymous shared memory: requests are written at its start, answers too.
-
-    Whatever is read from it is copied first: the other side could change it meanwhile.
-    """
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        self.descriptor = descriptor
-        self.size = size
-        self._map = mmap.mmap(descriptor, size)
-        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-
-    @classmethod
-    def create(cls, size: int) -> Arena:
-        """New anonymous memory of at least ``size`` bytes, gone when both sides let go."""
-        size = -(-size // _ALIGN) * _ALIGN
-        descriptor = os.memfd_create("sealtune-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(descriptor, size)
-        # or the other side could cut it short, and the next access would kill this process
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        return cls(descriptor, size)
-
-    @classmethod
-    def attach(cls, descriptor: int, size: int) -> Arena:
-        """Map memory that the other side created.
-
-        Raises:
-            FrameError: it is smaller or larger than announced, absurdly large, or can shrink.
-        """
-        if not 0 < size <= MAX_ARENA or os.fstat(descriptor).st_size != size:
-            raise FrameError("shared memory does not have the announced size")
-        try:
-            sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
-        except OSError:
-            sealed = 0  # an ordinary file
-        if not sealed & fcntl.F_SEAL_SHRINK:
-            raise FrameError("shared memory could be cut short by the other side")
-        return cls(descriptor, size)
-
-    def codes(self, rows: int, cols: int) -> Tensor:
-        """View of the first ``rows * cols`` int32 values.
-
-        Raises:
-            FrameError: the arena is too small.
-        """
-        count = rows * cols * 4
-        if rows < 0 or cols < 0 or count > self.size:
-            raise FrameError(f"{rows} x {cols} codes do not fit into the shared memory")
-        return self._bytes[:count].view(torch.int32).view(rows, cols)
-
-    def close(self) -> None:
-        """Let go of the descriptor; the mapping goes with the last tensor that views it."""
-        os.close(self.descriptor)
 
 
 def send_descriptor(sock: socket.socket, descriptor: int) -> None:
@@ -102,17 +44,41 @@ def receive_descriptor(sock: socket.socket) -> int:
     return descriptors[0]
 
 
+def check_body(size: int, rows: int, cols: int) -> None:
+    """Refuse a body that is not ``rows`` x ``cols`` int32 codes, before it is read.
+
+    Raises:
+        FrameError: the length does not match.
+    """
+    if rows < 0 or cols < 0 or size != rows * cols * 4:
+        raise FrameError(f"body does not hold {rows} x {cols} codes")
+
+
 def codes_from_bytes(body: bytes | bytearray | memoryview, rows: int, cols: int) -> Tensor:
     """Little-endian int32 codes from a frame's body, as a private copy.
 
     Raises:
         FrameError: the length does not match.
     """
-    if rows < 0 or cols < 0 or memoryview(body).nbytes != rows * cols * 4:
-        raise FrameError(f"body does not hold {rows} x {cols} codes")
+    check_body(memoryview(body).nbytes, rows, cols)
     if rows * cols == 0:
         return torch.empty((rows, cols), dtype=torch.int32)
     return torch.frombuffer(bytearray(body), dtype=torch.int32).view(rows, cols)
+
+
+class Buffer:
+    """Private memory for codes that is kept from call to call."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.int32)
+
+    def rows(self, rows: int, cols: int) -> Tensor:
+        """int32 [rows, cols] at its start; what was there before is gone."""
+        count = rows * cols
+        if self._memory.numel() < count:
+            self._memory = torch.empty(0, dtype=torch.int32)  # the old one goes before the new
+            self._memory = torch.empty(count, dtype=torch.int32)
+        return self._memory[:count].view(rows, cols)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
