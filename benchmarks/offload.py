@@ -2,6 +2,7 @@
 
     python benchmarks/offload.py             # 8 x 64 tokens, 12 rounds; needs demo/ (make demo)
     python benchmarks/offload.py --quick --json             # within 4 minutes on 2 cores
+    python benchmarks/offload.py --gpu --json               # one GPU, see offload_gpu.py
 
 The same step (LoRA r=8 on q, k, v, o; causal language modelling on running text; AdamW left out, it
 is the same everywhere) is done in turns:
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from offload_driver import Figures, PartyError, Stage, middle, processor, quartiles, ratio, rounds
+from offload_gpu import measure_gpu
 
 _KEYS = (
     "online_ratio", "total_ratio", "grad_rel_err", "integrity_share", "enclave_peak_mib",
@@ -178,11 +180,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--quick", action="store_true", help="7 rounds: within 4 minutes")
     parser.add_argument("--json", action="store_true", help="last line is one JSON object")
+    parser.add_argument("--gpu", action="store_true", help="one GPU, nothing prepared: 5 minutes")
+    parser.add_argument("--tiny", action="store_true", help="--gpu on a CPU, with tiny models")
     options = parser.parse_args()
     options.until = time.monotonic() + 3600
     if options.quick:
         options.rounds, options.until = 7, time.monotonic() + 230
-    result: dict[str, Any] = measure(options)
+    result: dict[str, Any] = measure_gpu(options) if options.gpu else measure(options)
     if options.json:
         print(json.dumps(result))
         return

@@ -21,6 +21,9 @@ from sealtune.launch.environment import program, variables
 from sealtune.launch.threads import cores, thread_settings
 
 PARTY = Path(__file__).with_name("offload_party.py")
+MAKER = Path(__file__).with_name("offload_model.py")
+# where a machine's packages and its GPU's driver lie, if not where programs look by themselves
+_PLACES = ("LD_LIBRARY_PATH", "PYTHONPATH")
 Figures = dict[str, Any]
 
 
@@ -103,11 +106,19 @@ class Stage:
 
     Args:
         folder: temporary.
+
+    Attributes:
+        accelerators: names of processes that are no way to do a step.
+        processes: those that run.
+        missing: name of a process that failed to start -> why.
     """
+
+    accelerators = frozenset({"accelerator"})
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: dict[str, Process] = {}
+        self.missing: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -123,9 +134,23 @@ class Stage:
         """
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps({"folder": str(self.folder), **settings}))
-        environment = variables(thread_settings("client", 1, cores()))
-        command = [sys.executable, "-B", str(PARTY), str(path)]
-        return self._start(name, command, environment)
+        environment = _environment(thread_settings("client", 1, cores()))
+        return self._start(name, [sys.executable, "-B", str(PARTY), str(path)], environment)
+
+    def maker(self, name: str, settings: Mapping[str, Any]) -> Process:
+        """Start what makes a model of random weights."""
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(settings))
+        return self._start(name, [sys.executable, "-B", str(MAKER), str(path)], _environment({}))
+
+    def expect_ready(self, process: Process, until: float) -> Figures | None:
+        """Wait for a process to load; one that fails is let go and stands in ``missing``."""
+        try:
+            return process.read(max(1.0, until - time.monotonic()))
+        except PartyError as error:
+            self.missing[process.name] = str(error)[:500]
+            self.processes.pop(process.name).close()
+            return None
 
     def accelerator(self, plan: Mapping[str, Any], device: str | None = None) -> str:
         """Start the accelerator's own program; returns its address."""
@@ -138,8 +163,8 @@ class Stage:
             "prefix_blocks": 0,
         }
         path.write_text(json.dumps(config))
-        environment = variables(thread_settings("accelerator", 1, cores()))
-        self._start("accelerator", program("accelerator", str(path)), environment)
+        environment = _environment(thread_settings("accelerator", 1, cores()))
+        self._start("accelerator", _isolated(program("accelerator", str(path))), environment)
         return address
 
     def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
@@ -150,6 +175,18 @@ class Stage:
     def cpu_seconds(self, *names: str) -> float:
         """Processor time of some processes so far."""
         return sum(self.processes[name].cpu_seconds() for name in names)
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    places = {name: os.environ[name] for name in _PLACES if name in os.environ}
+    return variables(extra) | places
+
+
+def _isolated(command: list[str]) -> list[str]:
+    """``command``, or one that finds packages in PYTHONPATH, which ``-I`` leaves out."""
+    if "PYTHONPATH" not in os.environ:
+        return command
+    return ["-P" if word == "-I" else word for word in command]
 
 
 def rounds(

@@ -99,7 +99,7 @@ def read_tokens(settings: Settings) -> Any:
 
 
 def plain(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
-    """transformers and PEFT alone, as anybody uses them: ``precision``, ``device``."""
+    """transformers and PEFT alone: ``precision``, ``device``, ``adapter`` (another type)."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -113,7 +113,10 @@ def plain(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
         target_modules=LORA["targets"],
     )  # fmt: skip
     device = settings.get("device", "cpu")
-    model = get_peft_model(model, config).to(dtype).to(device)
+    model = get_peft_model(model, config)  # gives an adapter float32
+    if settings.get("adapter") != "fp32":
+        model.to(dtype)
+    model.to(device)
     ids = read_tokens(settings).to(device)
     stepper = Stepper(
         model, lambda: model(input_ids=ids, labels=ids, use_cache=False).loss, settings
