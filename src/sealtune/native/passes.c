@@ -6,13 +6,18 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "cpu.h"
 #include "keystream.h"
 
 #define BODY static inline __attribute__((always_inline))
 enum { LANES = 16, CHUNK = 512 };  // of a norm's sum; values, a multiple of LANES and of a block
 enum { MAX_VECTORS = 8 };          // of a check: a miss rate of 2^-248
-static const int64_t PRIME = 2147483647;  // 2^31 - 1
+static const uint64_t PRIME = 2147483647;  // 2^31 - 1
+static const uint64_t SIGN = 1ull << 63;
 static const int64_t RESULT_LIMIT = 1 << 30;
 static const double SMALLEST_NORM = 1e-20;
 
@@ -80,25 +85,93 @@ BODY double row_norm(const struct encode *job, int64_t row) {
     return sqrt(lanes[0]);
 }
 
-// Sum of values[i] * vector[i] mod PRIME, from 0 on. Exact for values in (-2^30, 2^30), others are
-// refused: four products stay below 2^63.
-BODY int64_t check_sum(const int32_t *values, const uint32_t *vector, int count) {
-    enum { SUMMED = 4, STEP = LANES * SUMMED };
-    int64_t lanes[LANES] = {0};
-    int64_t total = 0;
+// Sum of values[i] * vector[i] mod PRIME, from 0 on. Exact for values in (-2^30, 2^30); others are
+// refused. Four products are summed before they are reduced: less than 2^63 in absolute value.
+// Adding 2^63 = 2 (mod PRIME) to each such sum makes it unsigned, for processors without an
+// arithmetic shift of 64 bits.
+typedef int64_t check_function(const int32_t *values, const uint32_t *vector, int count);
+enum { SUMMED = 4 };
+
+BODY uint64_t reduce(uint64_t sum) { return (sum & PRIME) + (sum >> 31); }  // same mod PRIME, < 2^34
+
+// What lanes hold after so many reductions, and the last values, which fill no whole step.
+BODY int64_t check_sum_end(const uint64_t *lanes, int width, int reductions, const int32_t *values,
+                           const uint32_t *vector, int count) {
+    int64_t total = -2 * (int64_t)width * reductions;
+    for (int j = 0; j < width; j++) total += (int64_t)lanes[j];
+    for (int i = 0; i < count; i++) total += (int64_t)values[i] * (int32_t)vector[i] % (int64_t)PRIME;
+    total %= (int64_t)PRIME;
+    return total < 0 ? total + (int64_t)PRIME : total;
+}
+
+BODY int64_t check_sum_plain(const int32_t *values, const uint32_t *vector, int count) {
+    enum { STEP = SUMMED * LANES };
+    uint64_t lanes[LANES] = {0};
     int i = 0;
     for (; i + STEP <= count; i += STEP)
         for (int j = 0; j < LANES; j++) {
-            uint64_t sum = 0;
-            for (int k = j; k < STEP; k += LANES)
-                sum += (uint64_t)((int64_t)values[i + k] * (int32_t)vector[i + k]);
-            lanes[j] += ((int64_t)sum & PRIME) + ((int64_t)sum >> 31);
+            uint64_t sum = SIGN;
+            for (int k = i + j; k < i + STEP; k += LANES)
+                sum += (uint64_t)((int64_t)values[k] * (int32_t)vector[k]);
+            lanes[j] += reduce(sum);
         }
-    for (; i < count; i++) total += (int64_t)values[i] * (int32_t)vector[i] % PRIME;
-    for (int j = 0; j < LANES; j++) total += lanes[j];
-    total %= PRIME;
-    return total < 0 ? total + PRIME : total;
+    return check_sum_end(lanes, LANES, i / STEP, values + i, vector + i, count - i);
 }
+
+#if defined(__x86_64__)
+#define AVX2 __attribute__((target("avx2")))
+#define AVX512 \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+
+// The products take every second value, those between come down by a shift.
+AVX2 static inline int64_t check_sum_avx2(const int32_t *values, const uint32_t *vector, int count) {
+    enum { WIDTH = 4, STEP = SUMMED * 2 * WIDTH };
+    const __m256i prime = _mm256_set1_epi64x(PRIME), sign = _mm256_set1_epi64x((long long)SIGN);
+    __m256i lanes = _mm256_setzero_si256();
+    uint64_t stored[WIDTH];
+    int i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        __m256i even = sign, odd = sign;
+        for (int k = i; k < i + STEP; k += 2 * WIDTH) {
+            const __m256i v = _mm256_loadu_si256((const __m256i *)(values + k));
+            const __m256i w = _mm256_loadu_si256((const __m256i *)(vector + k));
+            const __m256i next_v = _mm256_srli_epi64(v, 32), next_w = _mm256_srli_epi64(w, 32);
+            even = _mm256_add_epi64(even, _mm256_mul_epi32(v, w));
+            odd = _mm256_add_epi64(odd, _mm256_mul_epi32(next_v, next_w));
+        }
+        lanes = _mm256_add_epi64(lanes, _mm256_and_si256(even, prime));
+        lanes = _mm256_add_epi64(lanes, _mm256_srli_epi64(even, 31));
+        lanes = _mm256_add_epi64(lanes, _mm256_and_si256(odd, prime));
+        lanes = _mm256_add_epi64(lanes, _mm256_srli_epi64(odd, 31));
+    }
+    _mm256_storeu_si256((__m256i *)stored, lanes);
+    return check_sum_end(stored, WIDTH, 2 * (i / STEP), values + i, vector + i, count - i);
+}
+
+AVX512 static inline int64_t check_sum_avx512(const int32_t *values, const uint32_t *vector,
+                                              int count) {
+    enum { WIDTH = 8, STEP = SUMMED * 2 * WIDTH };
+    const __m512i prime = _mm512_set1_epi64(PRIME), sign = _mm512_set1_epi64((long long)SIGN);
+    __m512i lanes = _mm512_setzero_si512();
+    uint64_t stored[WIDTH];
+    int i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        __m512i even = sign, odd = sign;
+        for (int k = i; k < i + STEP; k += 2 * WIDTH) {
+            const __m512i v = _mm512_loadu_si512(values + k), w = _mm512_loadu_si512(vector + k);
+            const __m512i next_v = _mm512_srli_epi64(v, 32), next_w = _mm512_srli_epi64(w, 32);
+            even = _mm512_add_epi64(even, _mm512_mul_epi32(v, w));
+            odd = _mm512_add_epi64(odd, _mm512_mul_epi32(next_v, next_w));
+        }
+        lanes = _mm512_add_epi64(lanes, _mm512_and_si512(even, prime));
+        lanes = _mm512_add_epi64(lanes, _mm512_srli_epi64(even, 31));
+        lanes = _mm512_add_epi64(lanes, _mm512_and_si512(odd, prime));
+        lanes = _mm512_add_epi64(lanes, _mm512_srli_epi64(odd, 31));
+    }
+    _mm512_storeu_si512(stored, lanes);
+    return check_sum_end(stored, WIDTH, 2 * (i / STEP), values + i, vector + i, count - i);
+}
+#endif
 
 // The words of a row's key stream from column at on; NULL where there is none.
 BODY const uint32_t *row_words(const struct keystream *stream, const uint32_t *words, int64_t cols,
@@ -124,7 +197,7 @@ BODY void unmask(const uint32_t *y, const uint32_t *product, const uint32_t *wor
 }
 
 // 1 where the row is not finite; then nothing of it is written.
-BODY int encode_row(const struct encode *job, int64_t row) {
+BODY int encode_row(const struct encode *job, int64_t row, check_function *check_sum) {
     const double norm = row_norm(job, row);
     if (!isfinite(norm)) return 1;
     const int small = norm < SMALLEST_NORM;
@@ -142,7 +215,7 @@ BODY int encode_row(const struct encode *job, int64_t row) {
         for (int i = 0; i < count; i++) codes[i] = (int32_t)rintf(values[i] * factor);
         for (int64_t k = 0; k < job->vectors; k++) {
             const int64_t sum = check_sum(codes, job->check + k * job->cols + at, count);
-            sums[k] = (sums[k] + sum) % PRIME;
+            sums[k] = (sums[k] + sum) % (int64_t)PRIME;
         }
         const uint32_t *words =
             row_words(job->stream, job->words, job->cols, row, at, count, space);
@@ -155,7 +228,7 @@ BODY int encode_row(const struct encode *job, int64_t row) {
 }
 
 // 1 where an entry is out of range, 2 where a check sum is wrong.
-BODY int decode_row(const struct decode *job, int64_t row) {
+BODY int decode_row(const struct decode *job, int64_t row, check_function *check_sum) {
     const float step = job->step[row];
     int64_t sums[MAX_VECTORS] = {0};
     uint32_t furthest = 0;
@@ -171,8 +244,10 @@ BODY int decode_row(const struct decode *job, int64_t row) {
             const uint32_t distance = (uint32_t)codes[i] + (RESULT_LIMIT - 1);  // honest: to 2^31 - 2
             furthest = distance > furthest ? distance : furthest;
         }
-        for (int64_t k = 0; k < job->vectors; k++)
-            sums[k] = (sums[k] + check_sum(codes, job->check + k * job->cols + at, count)) % PRIME;
+        for (int64_t k = 0; k < job->vectors; k++) {
+            const int64_t sum = check_sum(codes, job->check + k * job->cols + at, count);
+            sums[k] = (sums[k] + sum) % (int64_t)PRIME;
+        }
         float *out = job->out + place;
         for (int i = 0; i < count; i++) out[i] = (float)codes[i] * step;
         if (job->scale)
@@ -189,16 +264,16 @@ typedef int encode_function(const struct encode *job, int64_t row);
 typedef int decode_function(const struct decode *job, int64_t row);
 #define ROWS(set, attribute)                                                   \
     attribute static int encode_row_##set(const struct encode *job, int64_t row) { \
-        return encode_row(job, row);                                           \
+        return encode_row(job, row, check_sum_##set);                                           \
     }                                                                          \
     attribute static int decode_row_##set(const struct decode *job, int64_t row) { \
-        return decode_row(job, row);                                           \
+        return decode_row(job, row, check_sum_##set);                                           \
     }
 
 ROWS(plain, )
 #if defined(__x86_64__)
-ROWS(avx2, __attribute__((target("avx2"))))
-ROWS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))))
+ROWS(avx2, AVX2)
+ROWS(avx512, AVX512)
 #endif
 
 static void choose(encode_function **encode, decode_function **decode) {
