@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIBRARY := src/sealtune/native/libsealtune.so
 # Two at a time: much of a whole run is waiting.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 # Tests whose result hangs on the processor's arithmetic, run again as on a processor without AVX-512
@@ -39,27 +40,31 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	touch $(STAMP)
 
-demo: $(STAMP)
+# editable installs run setup.py, which builds it; this is for sources that have changed since
+$(LIBRARY): $(STAMP) $(wildcard src/sealtune/native/*.[ch])
+	-$(BIN)/python -m sealtune.native.build
+
+demo: $(LIBRARY)
 	$(BIN)/sealtune demo-model --out demo/model
 	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
 	$(BIN)/sealtune run examples/icd10.toml --force
 	$(BIN)/sealtune run examples/icd10.toml --baseline local
 
-demo-split: $(STAMP)
+demo-split: $(LIBRARY)
 	$(BIN)/sealtune demo-model --out demo/model
 	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
 	$(BIN)/sealtune run examples/icd10-split.toml --force
 
-demo-hosts: $(STAMP)
+demo-hosts: $(LIBRARY)
 	@[ "$$(id -u)" = 0 ] || { echo "hosts are network namespaces, which need root: sudo make demo-hosts"; exit 1; }
 	$(BIN)/sealtune demo-model --out demo/model
 	$(BIN)/sealtune demo-data icd10 --out demo/data/icd10
 	$(BIN)/sealtune demo-hosts
 
-test: $(STAMP)
+test: $(LIBRARY)
 	$(PYTEST)
 
-test-processors: $(STAMP)
+test-processors: $(LIBRARY)
 	$(AVX2) $(PYTEST) $(NUMERIC)
 	$(BASIC) $(PYTEST) $(NUMERIC)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
@@ -29,12 +30,23 @@ class BuildWithLibrary(build_py):
             self.warn(f"the C library was not built, its slow reference will work: {said}")
 
 
-class Platform(Distribution):
-    """Wheels are of one kind of processor."""
+class WheelForPlatform(bdist_wheel):
+    """Wheels are for one kind of processor, and for every Python: the library knows none."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Python, ABI, platform."""
+        return "py3", "none", super().get_tag()[2]
+
+
+class WithMachineCode(Distribution):
+    """Goes where machine code goes."""
 
     def has_ext_modules(self) -> bool:
-        """Whether there is machine code."""
+        """There is machine code."""
         return True
 
 
-setup(cmdclass={"build_py": BuildWithLibrary}, distclass=Platform)
+setup(
+    cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelForPlatform},
+    distclass=WithMachineCode,
+)

@@ -57,6 +57,15 @@ def test_a_site_that_refuses_its_server_is_told_of(progress: Progress) -> None:
     )
 
 
+def test_a_site_whose_passes_are_slow_says_why_and_one_whose_are_not_says_nothing(
+    progress: Progress,
+) -> None:
+    feed(progress, "client:a", "products", arithmetic="int8", native="avx512", slow=None)
+    assert not progress.notices
+    feed(progress, "client:b", "products", arithmetic="int8", native="off", slow="it was not built")
+    assert progress.notices == ["b: masked products take many times as long: it was not built"]
+
+
 def test_a_site_at_work(progress: Progress) -> None:
     site = progress.sites["a"]
     assert site.doing == "loading the model"

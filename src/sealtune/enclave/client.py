@@ -14,6 +14,7 @@ from pathlib import Path
 from sealtune.job.local import read_local
 from sealtune.job.training_events import CutTexts, Products
 from sealtune.methods.federated.site_trainer import SiteTrainer
+from sealtune.native import library
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import admit
 from sealtune.party.events import EventLines, run_program
@@ -36,7 +37,8 @@ def work(events: EventLines) -> None:
         owner=f"{admitted.job_id}/{admitted.site}",
         patience=_PATIENCE,
     ) as session:
-        events(Products(arithmetic=session.arithmetic))
+        native, slow = library.instructions(), library.why_off()
+        events(Products(arithmetic=session.arithmetic, native=native, slow=slow))
         program = SiteProgram(admitted, SiteTrainer(admitted, session, events), events)
         serve_forever(admitted.local.listen, program, events, spare=admitted.is_spare)
 

@@ -11,9 +11,17 @@ from sealtune.job.events import Busy, Count, Event, Number
 
 
 class Products(Event, event="products"):
-    """How the accelerator multiplies."""
+    """How masked products are computed in a site's enclave.
+
+    Attributes:
+        arithmetic: of ``W r``, see ``sealtune.offload.kernels``.
+        native: instructions that the passes over memory use; ``off``: their slow reference works.
+        slow: why it does.
+    """
 
     arithmetic: str
+    native: str = ""
+    slow: str | None = None
 
 
 class CutTexts(Event, event="warning"):

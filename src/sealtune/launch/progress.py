@@ -136,6 +136,8 @@ class Progress:
                 site.doing, site.of = _DOING["upload"], event.of
             case training_events.Phase() | training_events.Step():
                 self._work(site, event)
+            case training_events.Products(slow=str(why)):
+                self.notices.append(f"{name}: masked products take many times as long: {why}")
             case training_events.CutTexts():
                 self.notices.append(
                     f"{name}: {event.count:,} of {event.of:,} {event.part} texts exceed "

@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "cpu.h"
@@ -171,6 +173,28 @@ AVX512 static inline int64_t check_sum_avx512(const int32_t *values, const uint3
     _mm512_storeu_si512(stored, lanes);
     return check_sum_end(stored, WIDTH, 2 * (i / STEP), values + i, vector + i, count - i);
 }
+#elif defined(__aarch64__)
+BODY int64_t check_sum_neon(const int32_t *values, const uint32_t *vector, int count) {
+    enum { WIDTH = 2, STEP = SUMMED * 2 * WIDTH };
+    const uint64x2_t prime = vdupq_n_u64(PRIME);
+    uint64x2_t lanes = vdupq_n_u64(0);
+    uint64_t stored[WIDTH];
+    int i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        int64x2_t low = vreinterpretq_s64_u64(vdupq_n_u64(SIGN)), high = low;
+        for (int k = i; k < i + STEP; k += 2 * WIDTH) {
+            const int32x4_t v = vld1q_s32(values + k);
+            const int32x4_t w = vreinterpretq_s32_u32(vld1q_u32(vector + k));
+            low = vmlal_s32(low, vget_low_s32(v), vget_low_s32(w));
+            high = vmlal_high_s32(high, v, w);
+        }
+        const uint64x2_t one = vreinterpretq_u64_s64(low), other = vreinterpretq_u64_s64(high);
+        lanes = vsraq_n_u64(vaddq_u64(lanes, vandq_u64(one, prime)), one, 31);
+        lanes = vsraq_n_u64(vaddq_u64(lanes, vandq_u64(other, prime)), other, 31);
+    }
+    vst1q_u64(stored, lanes);
+    return check_sum_end(stored, WIDTH, 2 * (i / STEP), values + i, vector + i, count - i);
+}
 #endif
 
 // The words of a row's key stream from column at on; NULL where there is none.
@@ -274,14 +298,20 @@ ROWS(plain, )
 #if defined(__x86_64__)
 ROWS(avx2, AVX2)
 ROWS(avx512, AVX512)
+#elif defined(__aarch64__)
+ROWS(neon, )
 #endif
 
 static void choose(encode_function **encode, decode_function **decode) {
+    const uint32_t features = sealtune_features();
     *encode = encode_row_plain, *decode = decode_row_plain;
 #if defined(__x86_64__)
-    const uint32_t features = sealtune_features();
     if (features & HAS_AVX2) *encode = encode_row_avx2, *decode = decode_row_avx2;
     if (features & HAS_AVX512) *encode = encode_row_avx512, *decode = decode_row_avx512;
+#elif defined(__aarch64__)
+    if (features & HAS_NEON) *encode = encode_row_neon, *decode = decode_row_neon;
+#else
+    (void)features;
 #endif
 }
 
