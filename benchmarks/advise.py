@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -110,6 +110,38 @@ class Stopwatch:
 
     def _now(self) -> tuple[float, float]:
         return time.process_time() + self._others(), time.perf_counter()
+
+
+def less(whole: list[float], part: list[float]) -> list[float]:
+    """What of each step but the first is left without a part."""
+    return [a - b for a, b in list(zip(whole, part, strict=False))[1:]]
+
+
+class TimedPads:
+    """Stands between a session and its pads, and measures what making them takes in each step."""
+
+    def __init__(self, session: Any) -> None:
+        self.cpu, self.wall = [0.0], [0.0]
+        self._take = session._link.pads.take
+        session._link.pads.take = self.take
+
+    def take(self, group: str, rows: int, *, backward: bool) -> Any:
+        """A pad that says how long its product took."""
+        pad = self._take(group, rows, backward=backward)
+
+        def product() -> Any:
+            cpu, wall = time.process_time(), time.perf_counter()
+            made = pad.product()
+            self.cpu[-1] += time.process_time() - cpu
+            self.wall[-1] += time.perf_counter() - wall
+            return made
+
+        return replace(pad, product=product)
+
+    def lap(self) -> None:
+        """The next step begins."""
+        self.cpu.append(0.0)
+        self.wall.append(0.0)
 
 
 def make_job(piece: dict[str, Any], options: argparse.Namespace) -> Any:
@@ -329,21 +361,17 @@ def _masked(
         model = load_model(job.model, len(labels) or None)
         model = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
         session.install(model)
-        online, pads = Stopwatch(others), Stopwatch()
-        begin = session.begin_step
+        pads = TimedPads(session)
+        whole = Stopwatch(others)
 
-        def timed(tokens: int, *, backward: bool) -> None:
-            pads.start()
-            begin(tokens, backward=backward)
+        def step(*_ignored: Any, **__: Any) -> None:
+            whole.lap()
             pads.lap()
-            counted.bytes = 0
-            online.start()
+            nonlocal moved
+            moved, counted.bytes = counted.bytes, 0
 
-        session.begin_step = timed  # type: ignore[method-assign]
-        local_round(
-            model, task, texts, job.train, seed=1, round=1, site="one", on_step=online.lap,
-        )  # fmt: skip
-        moved = counted.bytes
+        moved = 0
+        local_round(model, task, texts, job.train, seed=1, round=1, site="one", on_step=step)
         with tempfile.TemporaryDirectory() as name:
             fingerprint = Fingerprint(
                 tuning=("lora",), base_model=job.model.path, base_model_digest="0" * 64,
@@ -360,8 +388,8 @@ def _masked(
     return {
         "memory": peak_mib(),
         "bytes": moved,
-        "online_cpu": median(online.cpu[1:]),
-        "online_wall": median(online.wall[1:]),
+        "online_cpu": median(less(whole.cpu, pads.cpu)),
+        "online_wall": median(less(whole.wall, pads.wall)),
         "pads_cpu": median(pads.cpu[1:STEPS]),
         "pads_wall": median(pads.wall[1:STEPS]),
     }

@@ -51,11 +51,11 @@ class Setup:
     reference: Toy
     engine: Engine
 
-    def session(self, multiplier: object | None = None) -> OffloadSession:
+    def session(self, multiplier: object | None = None, **options: Any) -> OffloadSession:
         """A session with what multiplies in the place of the honest engine, or with it."""
         given: Any = multiplier or self.engine
         near = InProcess(given, self.plan.groups)
-        return OffloadSession(near, self.plan, integrity_bits=40, owner="test")
+        return OffloadSession(near, self.plan, integrity_bits=40, owner="test", **options)
 
 
 def product(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import math
 import secrets
 import struct
@@ -17,14 +18,14 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from sealtune import frames
-from sealtune.errors import IntegrityError
 from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
-from sealtune.offload import freivalds, ring, wire
+from sealtune.offload import prime_check, ring, wire
 from sealtune.offload.codes import Budget, encode
+from sealtune.offload.enclave_pads import EnclavePads
 from sealtune.offload.frozen import FrozenGroup
 from sealtune.offload.in_process import InProcess
-from sealtune.offload.masked import GroupChannel
+from sealtune.offload.masked import GroupChannel, Link
 from sealtune.offload.pads import PadStream
 from tests.offload.integers import multiply, wrap
 
@@ -146,11 +147,12 @@ def hkdf(entropy: bytes, info: bytes) -> bytes:
     return hmac.new(extracted, info + b"\x01", hashlib.sha256).digest()
 
 
-def key_stream(key: bytes, index: int, size: int) -> bytes:
-    """AES-256 of (index, 0), (index, 1), ... as 64-bit big-endian pairs."""
+def key_stream(key: bytes, index: int, rows: int, cols: int) -> bytes:
+    """AES-256 of (index, 0), (index, 1), ... as 64-bit big-endian pairs; a row begins a block."""
     encrypt = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()
-    blocks = -(-size // 16)
-    return b"".join(encrypt.update(struct.pack(">QQ", index, i)) for i in range(blocks))[:size]
+    row = -(-4 * cols // 16)  # blocks
+    blocks = [encrypt.update(struct.pack(">QQ", index, i)) for i in range(rows * row)]
+    return b"".join(b"".join(blocks[t * row :][:row])[: 4 * cols] for t in range(rows))
 
 
 @pytest.mark.usefixtures("fixed")
@@ -160,9 +162,10 @@ def test_pads() -> None:
     stream = PadStream(PURPOSE)
     for index, expected in STREAM.items():
         assert stream.reserve() == index
-        assert key_stream(key, index, 48).hex() == expected
-        assert bytes(wire.tensor_bytes(stream.mask(index, 3, 4))).hex() == expected
-        assert bytes(wire.tensor_bytes(stream.mask(index, 2, 5))).hex() == expected[:80]
+        assert key_stream(key, index, 3, 4).hex() == expected
+        for rows, cols in ((3, 4), (1, 12), (2, 5), (7, 3)):
+            found = bytes(wire.tensor_bytes(stream.mask(index, rows, cols)))
+            assert found == key_stream(key, index, rows, cols)
 
 
 # --- what crosses --------------------------------------------------------------------------------
@@ -182,7 +185,8 @@ WIRE = (
 @pytest.mark.usefixtures("fixed")
 def test_masked_codes_and_their_frame() -> None:
     weight = torch.tensor([[127, 0, 0, 0], [0, 3, 4, 0], [0, 0, 5, 12]], dtype=torch.int8)
-    frozen = FrozenGroup(GROUP, weight, torch.tensor([1.0, 0.5, 2.0]))
+    scale = torch.tensor([1.0, 0.5, 2.0])
+    frozen = FrozenGroup.read(GROUP, scale, iter([weight]), integrity_bits=40, keep=True)
     seen = []
 
     class Recorder:
@@ -192,17 +196,14 @@ def test_masked_codes_and_their_frame() -> None:
             right = weight if backward else weight.t()
             return torch.tensor(multiply(codes, right), dtype=torch.int32)
 
-    channel = GroupChannel(
-        frozen,
-        InProcess(Recorder(), (GROUP,)),  # type: ignore[arg-type]
-        PadStream(PURPOSE),
-        40,
-        {"accelerator": 0.0},
+    seconds = dict.fromkeys(("accelerator", "pads", "passes"), 0.0)
+    pads = EnclavePads(PadStream(PURPOSE), {GROUP.name: frozen}, 0, seconds)
+    near = InProcess(Recorder(), (GROUP,))  # type: ignore[arg-type]
+    result = GroupChannel(frozen, Link(near, pads, seconds)).multiply(
+        torch.tensor(X), backward=False
     )
-    channel.prepare(2, backward=False)
-    result = channel.multiply(torch.tensor(X), backward=False)
 
-    pad = key_stream(hkdf(ENTROPY, b"sealtune pad v1 " + PURPOSE.encode()), 0, 32)
+    pad = key_stream(hkdf(ENTROPY, b"sealtune pad v1 " + PURPOSE.encode()), 0, 2, 4)
     masked = [
         wrap(code + mask)
         for code, mask in zip(CODES[0] + CODES[1], struct.unpack("<8i", pad), strict=True)
@@ -211,85 +212,33 @@ def test_masked_codes_and_their_frame() -> None:
     head = b"STF1" + struct.pack("<IQI", len(meta), 32, 0) + meta
     assert seen == [head + struct.pack("<8i", *masked)]
     assert seen[0].hex() == WIRE
-    expected = torch.tensor(X) @ weight.t().float()
+    expected = torch.tensor(X) @ weight.t().float() * scale
     assert torch.allclose(result, expected, rtol=1e-6, atol=1e-4)
 
 
 # --- the check -----------------------------------------------------------------------------------
 
-
-def signed(raw: bytes, rows: int) -> list[tuple[int, ...]]:
-    """Coefficient rows of int8, as the check reads random bytes."""
-    return [struct.unpack(f"{rows}b", raw[i : i + rows]) for i in range(0, len(raw), rows)]
-
-
-@pytest.mark.parametrize(("bits", "checks"), [(1, 1), (2, 1), (3, 2), (40, 20), (41, 21)])
-def test_checks_of_a_bound(bits: int, checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def record(count: int) -> bytes:
-        asked.append(count)
-        return bytes(count)
-
-    monkeypatch.setattr(secrets, "token_bytes", record)
-    x, weight = torch.tensor(LEFT, dtype=torch.int32), torch.tensor(WEIGHT, dtype=torch.int8)
-    freivalds.check_product(x, ring.product(x, weight), weight, bits=bits, where="here")
-    assert asked == [2 * checks]
+SECRETS = bytes(range(1, 41))  # two vectors for the layer's three outputs, then for its four inputs
+LEFT_VECTORS = [[67305985, 134678021, 202050057], [269422093, 336794129, 404166165]]
+RIGHT_VECTORS = [
+    [2105409154, 404034063, 1548962369, 277117037],
+    [2004351106, 1010382387, 1220523694, 555026686],
+]
 
 
-ERRORS = (1, 5, 2**24, 2**25, 2**30, 2**31)
-# coefficients of two rows -> errors in the first row that one check with them cannot see
-UNSEEN = {
-    (1, 0): (),
-    (2, 0): (2**31,),
-    (-128, 127): (2**25, 2**30, 2**31),
-    (0, -1): ERRORS,
-}
-
-
-@pytest.mark.parametrize(("coefficients", "unseen"), UNSEEN.items())
-def test_one_check(
-    coefficients: tuple[int, int], unseen: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = struct.pack("2b", *coefficients)
-    monkeypatch.setattr(secrets, "token_bytes", lambda count: raw)
-    x, weight = torch.tensor(LEFT, dtype=torch.int32), torch.tensor(WEIGHT, dtype=torch.int8)
-    sums = ring.combine(torch.tensor(signed(raw, 2), dtype=torch.int8), x)
-    assert sums.tolist() == multiply(torch.tensor([coefficients]), x)
-    for error in ERRORS:
-        lie = [
-            [v + error * (i == 0 and n == 1) for n, v in enumerate(row)]
-            for i, row in enumerate(PRODUCT)
-        ]
-        y = torch.tensor([[wrap(v) for v in row] for row in lie], dtype=torch.int32)
-        assert (coefficients[0] * error % 2**32 == 0) is (error in unseen)
-        if error in unseen:
-            freivalds.check_product(x, y, weight, bits=2, where="here")
-        else:
-            with pytest.raises(IntegrityError, match="product for here is wrong"):
-                freivalds.check_product(x, y, weight, bits=2, where="here")
-
-
-@pytest.mark.parametrize(
-    ("value", "honest"),
-    [
-        (2**30 - 1, True),
-        (-(2**30) + 1, True),
-        (0, True),
-        (2**30, False),
-        (-(2**30), False),
-        (2**31 - 1, False),
-        (-(2**31), False),
-    ],
-)
-def test_the_edges_of_an_honest_result(value: int, honest: bool) -> None:
-    result = torch.tensor([[0, 0], [0, value]], dtype=torch.int32)
-    if honest:
-        freivalds.check_range(result, "here")
-    else:
-        with pytest.raises(IntegrityError, match="result for here is out of range"):
-            freivalds.check_range(result, "here")
-
-
-def test_nothing_is_within_range() -> None:
-    freivalds.check_range(torch.empty((0, 3), dtype=torch.int32), "here")
+def test_check_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = io.BytesIO(SECRETS + bytes(16))
+    monkeypatch.setattr(secrets, "token_bytes", secret.read)
+    maker = prime_check.VectorMaker(3, 4, 40)
+    weight = torch.tensor([[127, 0, 0, 0], [0, 3, 4, 0], [0, 0, 5, 12]])
+    maker.add(0, weight.double())
+    check = maker.vectors(backward=False)
+    assert check.left.tolist() == LEFT_VECTORS
+    drawn = [list(struct.unpack("<3I", SECRETS[i : i + 12])) for i in (0, 12)]
+    assert drawn == LEFT_VECTORS
+    p = 2**31 - 1
+    expected = [
+        [sum(s * w for s, w in zip(v, column, strict=True)) % p for column in weight.t().tolist()]
+        for v in LEFT_VECTORS
+    ]
+    assert check.right.tolist() == RIGHT_VECTORS == expected

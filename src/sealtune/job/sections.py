@@ -223,7 +223,7 @@ class ProtectionSpec(Section):
     protect: Literal["adapter+data", "adapter", "insecure-none"] = "adapter+data"
     """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
     integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
-    """A wrong product of the accelerator is missed with probability at most 2^-bits per step."""
+    """That any wrong product of the accelerator is missed has probability at most 2^-bits."""
     attestation: EvidenceKind | dict[Attested, EvidenceKind] = "simulated"
     """Evidence of the enclaves; `simulated` protects nothing, and results say so.
 

@@ -2,7 +2,7 @@
 
 Each row of ``x`` is scaled so that ``|round(f x)|_2 * max_n |W_n|_2 < 2^30``. By Cauchy-Schwarz
 every entry of ``W round(f x)`` then lies in (-2^30, 2^30), half of what int32 holds. The spare bit
-is not waste: a result outside that range proves a lie (see ``freivalds``).
+is not waste: a result outside that range proves a lie (see ``prime_check``).
 
 Trust domain: client enclave.
 """

@@ -9,147 +9,155 @@ Trust domain: client enclave.
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sealtune.errors import OffloadError, PadReuseError
-from sealtune.offload import freivalds, ring
+from sealtune.errors import IntegrityError, OffloadError
+from sealtune.offload import passes
 from sealtune.offload.accelerator import Accelerator
-from sealtune.offload.codes import decode, encode
 from sealtune.offload.frozen import FrozenGroup
-from sealtune.offload.pads import Pad, PadKey, PadStream
+from sealtune.offload.pads import PadSource
+
+_READ = (torch.float32, torch.bfloat16)  # what passes read as it is
+
+
+@dataclass
+class Link:
+    """What all groups of a session share.
+
+    Attributes:
+        accelerator: who multiplies.
+        pads: who makes masks; ``None`` sends codes without them (``insecure-none``).
+        seconds: running totals, added to here: ``accelerator`` (waiting for it), ``pads`` (making
+            their products, or waiting for them) and ``passes`` (over codes).
+        lie: the first wrong answer. No answer is taken after it: see ``prime_check``.
+    """
+
+    accelerator: Accelerator
+    pads: PadSource | None
+    seconds: dict[str, float]
+    lie: IntegrityError | None = None
 
 
 class GroupChannel:
-    """One group of linear layers: its pads, its calls, its checks.
+    """One group of linear layers: its calls and its checks.
 
     Args:
-        frozen: weights of the group, verified.
-        accelerator: who multiplies.
-        pads: key stream; ``None`` sends codes without masks (``insecure-none``).
-        integrity_bits: bound of the Freivalds check, 2^-bits.
-        seconds: running totals, shared by the session; key ``accelerator`` is added to here.
+        frozen: what the enclave knows of the group's weights.
+        link: to the accelerator.
+
+    Attributes:
+        bias: float32 [N], added to forward products, or None.
     """
 
-    def __init__(
-        self,
-        frozen: FrozenGroup,
-        accelerator: Accelerator,
-        pads: PadStream | None,
-        integrity_bits: int,
-        seconds: dict[str, float],
-    ) -> None:
+    def __init__(self, frozen: FrozenGroup, link: Link) -> None:
         self.frozen = frozen
-        self._accelerator = accelerator
-        self._pads = pads
-        self._integrity_bits = integrity_bits
-        self._seconds = seconds
-        self._ready: dict[bool, deque[tuple[int, Pad]]] = {False: deque(), True: deque()}
-
-    def prepare(self, rows: int, *, backward: bool) -> None:
-        """Make the pad for one call of ``rows`` token rows ahead of time."""
-        if self._pads is None:
-            return
-        matrix = self.frozen.matrix(backward)
-        index = self._pads.reserve()
-        mask = self._pads.mask(index, rows, matrix.shape[0])
-        product = ring.product(mask, matrix)
-        pad = Pad(PadKey(self._pads, index), lambda: product)
-        self._ready[backward].append((rows, pad))
-
-    def discard(self) -> None:
-        """Throw unused pads away; their indices stay used."""
-        for queue in self._ready.values():
-            queue.clear()
+        self.bias: Tensor | None = None
+        self._link = link
 
     def multiply(self, values: Tensor, *, backward: bool) -> Tensor:
-        """``values @ W^T`` (forward) or ``values @ W`` (backward) of the int8 matrix, decoded.
+        """``values @ W^T + bias`` (forward) or ``values @ W`` (backward), W with its scales.
 
         Args:
-            values: float32 [T, K] (forward) or [T, N] (backward).
+            values: float [T, K] (forward) or [T, N] (backward), rows at any distance.
 
         Returns:
-            float32 [T, N] or [T, K], without the channel scales.
-        """
-        where = f"{self.frozen.spec.name} {'backward' if backward else 'forward'}"
-        codes, step = encode(values, self.frozen.budgets[backward])
-        pad = self._take(values.shape[0], backward, where)
-        if pad is not None:
-            assert self._pads is not None
-            codes += self._pads.mask(pad.key.index, *codes.shape)
-        call = self._accelerator.call(self.frozen.spec.name, codes.shape[0], backward=backward)
-        call.codes.copy_(codes)
-        start = perf_counter()
-        call.submit()
-        result = call.result().clone()
-        self._seconds["accelerator"] += perf_counter() - start
-        freivalds.check_product(
-            codes, result, self.frozen.matrix(backward), bits=self._integrity_bits, where=where
-        )
-        if pad is not None:
-            result -= pad.product()
-        freivalds.check_range(result, where)
-        return decode(result, step)
+            float32 [T, N] or [T, K].
 
-    def _take(self, rows: int, backward: bool, where: str) -> Pad | None:
-        if self._pads is None:
-            return None
-        if not self._ready[backward]:
-            raise PadReuseError(
-                f"no pad is left for {where}; refusing to reuse one",
-                hint="each forward pass has its pads, once: no recomputation (activation "
-                "checkpointing), and no second pass before the backward pass of the first",
+        Raises:
+            IntegrityError: the accelerator lied, in this call or in an earlier one.
+            AcceleratorLostError: it has gone.
+            OffloadError: NaN or infinity; no pads.
+        """
+        link, frozen, name = self._link, self.frozen, self.frozen.spec.name
+        if link.lie is not None:
+            raise link.lie
+        check, rows = frozen.checks[backward], values.shape[0]
+        pad = None if link.pads is None else link.pads.take(name, rows, backward=backward)
+        call = link.accelerator.call(name, rows, backward=backward)
+        if pad is not None:
+            pad.key.spend()
+        start = perf_counter()
+        encoded = passes.encode_mask(
+            values if values.dtype in _READ else values.to(torch.float32),
+            frozen.budgets[backward],
+            None if pad is None else pad.key,
+            check.right,
+            call.codes,
+            scale=frozen.scale if backward else None,
+        )
+        sent = perf_counter()
+        call.submit()
+        submitted = perf_counter()
+        product = None if pad is None else pad.product()  # while the accelerator is at work
+        made = perf_counter()
+        answer = call.result()
+        answered = perf_counter()
+        try:
+            result = passes.unmask_decode(
+                answer,
+                product,
+                None if pad is None else pad.blind,
+                encoded,
+                None if backward else frozen.scale,
+                check.left,
+                f"{name} {'backward' if backward else 'forward'}",
+                bias=None if backward else self.bias,
             )
-        made, pad = self._ready[backward].popleft()
-        if made != rows:
-            raise OffloadError(f"the pad for {where} covers {made} rows, not {rows}")
-        pad.key.spend()
-        return pad
+        except IntegrityError as error:
+            link.lie = error
+            raise
+        link.seconds["pads"] += made - submitted
+        link.seconds["accelerator"] += (submitted - sent) + (answered - made)
+        link.seconds["passes"] += (sent - start) + (perf_counter() - answered)
+        return result
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """Autograd node of one group call: x [T, K] -> y [T, N] with channel scales applied."""
+    """Autograd node of one group call: x [T, K] -> one y [T, N] for each member, with scales."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, channel: GroupChannel) -> Tensor:
+    def forward(ctx: Any, x: Tensor, channel: GroupChannel) -> tuple[Tensor, ...]:
         ctx.channel = channel
-        return channel.multiply(x, backward=False).mul_(channel.frozen.scale)
+        y = channel.multiply(x, backward=False)
+        return torch.split(y, list(channel.frozen.spec.out_features), dim=1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         channel: GroupChannel = ctx.channel
-        return channel.multiply(grads[0] * channel.frozen.scale, backward=True), None
+        joined = grads[0] if len(grads) == 1 else torch.cat(grads, dim=1)
+        return channel.multiply(joined, backward=True), None
 
 
 class SharedInput:
     """Hands each member of a group its part of one shared product.
 
     The first member called with an input triggers the call; the others must come with the same
-    tensor, as the slice plan saw them do.
+    tensor, as the slice plan saw them do. A member that has had its part begins a product anew: so
+    a recomputation (activation checkpointing) may end wherever it likes.
     """
 
     def __init__(self, channel: GroupChannel) -> None:
         self.channel = channel
-        self._input: Tensor | None = None
+        self._input: tuple[Tensor, int] | None = None
         self._parts: dict[int, Tensor] = {}
 
     def output(self, x: Tensor, member: int) -> Tensor:
         """Part of member number ``member``: float32 [..., N_member]."""
         spec = self.channel.frozen.spec
-        if not self._parts:
-            self._input = x
-            flat = x.reshape(-1, spec.in_features).to(torch.float32)
-            y = cast(Tensor, _MaskedProduct.apply(flat, self.channel))  # type: ignore[no-untyped-call]
-            shape = (*x.shape[:-1], -1)
-            self._parts = {
-                i: part.view(shape)
-                for i, part in enumerate(torch.split(y, list(spec.out_features), dim=1))
-            }
-        if self._input is not x or member not in self._parts:
+        if member not in self._parts:
+            flat = x.reshape(-1, spec.in_features)
+            parts = cast(
+                tuple[Tensor, ...],
+                _MaskedProduct.apply(flat, self.channel),  # type: ignore[no-untyped-call]
+            )
+            self._input = x, _version(x)
+            self._parts = {i: part.view(*x.shape[:-1], -1) for i, part in enumerate(parts)}
+        elif self._input is None or self._input[0] is not x or self._input[1] != _version(x):
             self.reset()
             raise OffloadError(
                 f"{spec.members[member]} was called in another way than the slice plan saw",
@@ -166,30 +174,29 @@ class SharedInput:
         self._parts = {}
 
 
+def _version(x: Tensor) -> int:
+    """How often it was changed in place."""
+    return 0 if x.is_inference() else x._version
+
+
 class MaskedLinear(nn.Module):
-    """Drop-in for a frozen linear layer; holds no weight, only its bias.
+    """Drop-in for a frozen linear layer; holds neither weight nor bias.
 
     Args:
         shared: the group that computes the product.
         member: which part of it this layer is.
-        bias: float32 [N] or None.
     """
 
-    def __init__(self, shared: SharedInput, member: int, bias: Tensor | None) -> None:
+    def __init__(self, shared: SharedInput, member: int) -> None:
         super().__init__()
         self._shared = shared
         self._member = member
         self.in_features = shared.channel.frozen.spec.in_features
         self.out_features = shared.channel.frozen.spec.out_features[member]
-        self.register_buffer("bias", bias, persistent=False)
-        self.bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
         """float [..., K] -> [..., N]."""
-        y = self._shared.output(x, self._member)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype)
+        return self._shared.output(x, self._member).to(x.dtype)
 
 
 class PlainPrefix(nn.Module):

@@ -78,6 +78,15 @@ class PadSource(Protocol):
         """
         ...
 
+    def begin(self, rows: int, *, backward: bool) -> None:
+        """A forward pass of the model begins.
+
+        Args:
+            rows: T of each call until the next pass.
+            backward: whether a backward pass follows.
+        """
+        ...
+
     def rest(self) -> None:
         """Nothing is to be done until the next ``take``: time to make pads ahead."""
         ...
@@ -110,7 +119,7 @@ class PadStream(KeyStream):
         Raises:
             PadReuseError: the process was forked, so parent and child would share pads.
         """
-        self._refuse_fork()
+        self.refuse_fork()
         with self._lock:
             index = self._next
             self._next += 1
@@ -123,7 +132,7 @@ class PadStream(KeyStream):
         Raises:
             PadReuseError: it was spent before or never reserved, or the process was forked.
         """
-        self._refuse_fork()
+        self.refuse_fork()
         with self._lock:
             if index not in self._unspent:
                 raise PadReuseError(
@@ -132,7 +141,12 @@ class PadStream(KeyStream):
                 )
             self._unspent.remove(index)
 
-    def _refuse_fork(self) -> None:
+    def refuse_fork(self) -> None:
+        """Stop a child process.
+
+        Raises:
+            PadReuseError: the process was forked.
+        """
         if os.getpid() != self._pid:
             raise PadReuseError(
                 "the enclave process was forked; its pads would be used twice",

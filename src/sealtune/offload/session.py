@@ -5,7 +5,6 @@ Trust domain: client enclave.
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any, Self
 
 import torch
@@ -16,15 +15,17 @@ from sealtune.errors import ModelError, OffloadError
 from sealtune.job.plan import SlicePlan, plain_name
 from sealtune.offload import kernels
 from sealtune.offload.accelerator import Accelerator
+from sealtune.offload.enclave_pads import EnclavePads
 from sealtune.offload.frozen import load_frozen
 from sealtune.offload.masked import (
     GroupChannel,
+    Link,
     MaskedLinear,
     PassThrough,
     PlainPrefix,
     SharedInput,
 )
-from sealtune.offload.pads import PadStream
+from sealtune.offload.pads import PadSource, PadStream
 from sealtune.offload.remote import RemoteAccelerator
 
 
@@ -34,10 +35,13 @@ class OffloadSession:
     Args:
         accelerator: who multiplies; untrusted.
         plan: what is offloaded.
-        integrity_bits: a wrong product is missed with probability at most 2^-bits.
+        integrity_bits: any wrong product of a run is missed with probability at most 2^-bits.
         owner: job and site, to separate pad key streams.
+        pads: who makes pads; default: the enclave, which keeps the int8 weights for them.
+        pad_budget: MiB of pads that the enclave makes ahead while it rests.
 
     Attributes:
+        seconds: spent so far: ``accelerator`` (waiting for it), ``pads`` and ``passes`` over codes.
         arithmetic: how this processor multiplies exactly, see ``kernels``.
 
     Raises:
@@ -48,21 +52,31 @@ class OffloadSession:
 
         with OffloadSession.connect("unix:/run/a.sock", plan, integrity_bits=40, owner="x") as s:
             s.install(peft_model)
-            peft_model(**batch).loss.backward()  # its pads are made when the forward pass begins
+            peft_model(**batch).loss.backward()
     """
 
     def __init__(
-        self, accelerator: Accelerator, plan: SlicePlan, *, integrity_bits: int, owner: str
+        self,
+        accelerator: Accelerator,
+        plan: SlicePlan,
+        *,
+        integrity_bits: int,
+        owner: str,
+        pads: PadSource | None = None,
+        pad_budget: int = 0,
     ) -> None:
         self.arithmetic = kernels.arithmetic(torch.device("cpu"))
         self.plan = plan
-        self.seconds: dict[str, float] = {"pads": 0.0, "accelerator": 0.0}
-        self._accelerator = accelerator
-        masked = plan.protect != "insecure-none"
-        pads = PadStream(owner) if masked else None
+        self.seconds = dict.fromkeys(("accelerator", "pads", "passes"), 0.0)
+        own_pads = pads is None and plan.protect != "insecure-none"
+        frozen = load_frozen(
+            plan.backbone, plan.groups, integrity_bits=integrity_bits, keep_weights=own_pads
+        )
+        if own_pads:
+            pads = EnclavePads(PadStream(owner), frozen, pad_budget << 20, self.seconds)
+        self._link = Link(accelerator, pads, self.seconds)
         self._shared = {
-            name: SharedInput(GroupChannel(group, accelerator, pads, integrity_bits, self.seconds))
-            for name, group in load_frozen(plan.backbone, plan.groups).items()
+            name: SharedInput(GroupChannel(group, self._link)) for name, group in frozen.items()
         }
 
     @classmethod
@@ -73,6 +87,8 @@ class OffloadSession:
         *,
         integrity_bits: int,
         owner: str,
+        pads: PadSource | None = None,
+        pad_budget: int = 0,
         patience: float = 0.0,
     ) -> Self:
         """Open a session with the accelerator process at ``unix:/path`` or ``tcp:host:port``.
@@ -92,14 +108,20 @@ class OffloadSession:
                 "protect = 'adapter+data'",
             )
         accelerator = RemoteAccelerator.connect(address, plan.groups, patience=patience)
-        return cls(accelerator, plan, integrity_bits=integrity_bits, owner=owner)
+        return cls(
+            accelerator,
+            plan,
+            integrity_bits=integrity_bits,
+            owner=owner,
+            pads=pads,
+            pad_budget=pad_budget,
+        )
 
     def install(self, model: nn.Module) -> None:
         """Swap the planned frozen layers of ``model`` (plain or PEFT) for masked ones, in place.
 
-        Each forward pass of ``model`` begins a step of its own, with pads for exactly its rows, and
-        for a backward pass if gradients are enabled. A second pass before the backward pass of the
-        first, or a recomputation, finds no pads and is refused.
+        Every call of a layer has a pad of its own, so passes may follow each other in any order,
+        and may be computed again for the backward pass.
 
         Raises:
             ModelError: the model lacks a module that the plan names, or something hangs at one
@@ -107,60 +129,63 @@ class OffloadSession:
         """
         by_name = {plain_name(name): name for name, _ in model.named_modules()}
         for shared in self._shared.values():
-            for index, member in enumerate(shared.channel.frozen.spec.members):
-                path = _existing(by_name, member)
-                layer = model.get_submodule(path)
-                if layer._forward_hooks or any(True for _ in layer.children()):
-                    raise ModelError(
-                        f"something hangs at {path} that a masked layer would do without",
-                        hint="to be masked, a tuned layer must be wrapped, as LoRA does",
-                    )
-                bias = getattr(layer, "bias", None)
-                frozen_bias = None if bias is None else bias.detach().to(torch.float32).clone()
-                model.set_submodule(path, MaskedLinear(shared, index, frozen_bias))
+            _replace(model, by_name, shared)
         plain = [m for m in self.plan.modules if m.placement == "plain"]
         for module in plain if self.plan.prefix_blocks else ():
             path = _existing(by_name, module.name)
             if module.role == "embedding":
-                model.set_submodule(path, PlainPrefix(self._accelerator, self.seconds))
+                model.set_submodule(path, PlainPrefix(self._link.accelerator, self.seconds))
             elif module.role == "block":
                 model.set_submodule(path, PassThrough())
         model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
 
     def _begin_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.begin_step(_rows(args, kwargs), backward=torch.is_grad_enabled())
-
-    def begin_step(self, tokens: int, *, backward: bool) -> None:
-        """Make the pads of one step, and throw away what the last one left.
-
-        A forward pass does it by itself; for products without one see ``multiply``.
-
-        Args:
-            tokens: B * T of the batch, padding included.
-            backward: whether a backward pass follows.
-        """
-        start = perf_counter()
         for shared in self._shared.values():
             shared.reset()
-            shared.channel.discard()
-            shared.channel.prepare(tokens, backward=False)
-            if backward and shared.channel.frozen.spec.backward:
-                shared.channel.prepare(tokens, backward=True)
-        self.seconds["pads"] += perf_counter() - start
+        if self._link.pads is not None:
+            self._link.pads.begin(_rows(args, kwargs), backward=torch.is_grad_enabled())
 
     def multiply(self, group: str, values: Tensor, *, backward: bool = False) -> Tensor:
         """One product by itself, for tests and benchmarks (see ``GroupChannel.multiply``)."""
         return self._shared[group].channel.multiply(values, backward=backward)
 
+    def rest(self) -> None:
+        """Nothing is to be done until the next pass: time to make pads ahead."""
+        if self._link.pads is not None:
+            self._link.pads.rest()
+
     def close(self) -> None:
-        """End the connection."""
-        self._accelerator.close()
+        """End the connection, and whoever makes pads."""
+        if self._link.pads is not None:
+            self._link.pads.close()
+        self._link.accelerator.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _replace(model: nn.Module, by_name: dict[str, str], shared: SharedInput) -> None:
+    """Put masked layers in the place of a group's members; their bias goes into the product."""
+    channel, spec = shared.channel, shared.channel.frozen.spec
+    biases = []
+    for member, name in enumerate(spec.members):
+        path = _existing(by_name, name)
+        layer = model.get_submodule(path)
+        if layer._forward_hooks or any(True for _ in layer.children()):
+            raise ModelError(
+                f"something hangs at {path} that a masked layer would do without",
+                hint="to be masked, a tuned layer must be wrapped, as LoRA does",
+            )
+        biases.append(getattr(layer, "bias", None))
+        model.set_submodule(path, MaskedLinear(shared, member))
+    if any(bias is not None for bias in biases):
+        parts = zip(biases, spec.out_features, strict=True)
+        channel.bias = torch.cat(
+            [torch.zeros(n) if b is None else b.detach().to(torch.float32) for b, n in parts]
+        )
 
 
 def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
