@@ -242,7 +242,8 @@ class CardError(ManifestError):
 
 
 class WeakEvidenceError(ManifestError):
-    """The manifest accepts any code at all, or what needs no hardware beside what does."""
+    """The manifest accepts any code at all, what needs no hardware beside what does, or an
+    attested GPU without evidence of it."""
 
 
 class UnsupportedTermsError(ManifestError):

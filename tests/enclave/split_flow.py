@@ -27,6 +27,7 @@ KEYS = {
     site: Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
     for number, site in enumerate(("north", "south"), 1)
 }
+TRAIN = TrainSpec(steps_per_round=3, batch_size=8, learning_rate=5e-3)
 
 
 def make_split_job(folder: Path, base: Path, **sections: Any) -> Job:
@@ -35,7 +36,7 @@ def make_split_job(folder: Path, base: Path, **sections: Any) -> Job:
         "job": JobSpec(name="tiny", method="split", seed=3, rounds=2),
         "split": SplitSpec(cut=1, activations="fp32"),
         "tuning": TuningSpec(lora=LoraSpec(rank=4), spf=SpfSpec(qkv=0.5, dense=0.5)),
-        "train": TrainSpec(steps_per_round=3, batch_size=8, learning_rate=5e-3),
+        "train": TRAIN,
     }
     return make_job(folder, base, **values | sections)
 

@@ -17,10 +17,10 @@ from sealtune.job.proposal import sign, wrap
 from sealtune.job.sections import JobSpec, NetworkSpec, SitesSpec
 from sealtune.job.spec import Job
 from sealtune.launch.parties import admit_party
+from sealtune.methods.federated.in_place import InPlace
 from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.methods.secure_aggregation.server import SumServer
 from sealtune.owner.masked_site import MaskedSite
-from sealtune.owner.own_machine import OwnMachine
 from sealtune.owner.trainer import own_key
 from sealtune.party.driver import Driver
 from sealtune.party.site_program import SiteProgram
@@ -61,7 +61,7 @@ class SumFederation(Federation):
         """A fresh process of a data owner."""
         local = self.parties[site]
         admitted, emit = admit_party(local), self.emitter(f"client:{site}")
-        trainer = SiteTrainer(admitted, OwnMachine(), emit)
+        trainer = SiteTrainer(admitted, InPlace(), emit)
         self.models[site] = trainer._model
         worker = MaskedSite(admitted, own_key(local), trainer)
         self.workers = {**getattr(self, "workers", {}), site: worker}

@@ -28,7 +28,7 @@ from sealtune.party.driver import Driver
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import SITES
-from tests.enclave.split_flow import SplitFederation, make_split, make_split_job
+from tests.enclave.split_flow import TRAIN, SplitFederation, make_split, make_split_job
 from tests.float64 import as_near_as, in_float64
 
 SMALL = 16_000  # bytes of a chunk, so that a tiny site has several
@@ -247,24 +247,31 @@ def test_both_sites_get_the_same_adapter(llama: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("tuned", ["dora", "prefix"])
 def test_bf16_weights_under_what_is_tuned(llama: Path, tmp_path: Path, tuned: str) -> None:
     losses = []
-    for number, compute in enumerate(("fp32", "bf16")):
-        split = SplitSpec.model_validate({"cut": 1, "activations": "fp32", "compute": compute})
-        job = make_split_job(tmp_path, llama, split=split, tuning=TUNED[tuned])
+    for number, precision in enumerate(("fp32", "bf16")):
+        train = TRAIN.model_copy(update={"precision": precision})
+        job = make_split_job(tmp_path, llama, train=train, tuning=TUNED[tuned])
         run = whole_run(job, tmp_path / str(number))
         losses.append([event["loss"] for event in run.of("step")])
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
     assert losses[1] != losses[0]
 
 
-@pytest.mark.parametrize("options", [{"compute": "bf16"}, {"checkpointing": True}])
-def test_options_of_the_server(llama: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_checkpointing_changes_nothing(llama: Path, tmp_path: Path) -> None:
     plain = whole_run(make_split_job(tmp_path, llama), tmp_path / "plain")
-    split = SplitSpec.model_validate({"cut": 1, "activations": "fp32", **options})
+    split = SplitSpec(cut=1, activations="fp32", checkpointing=True)
     other = whole_run(make_split_job(tmp_path, llama, split=split), tmp_path / "other")
     mine, theirs = ([e["loss"] for e in f.of("step")] for f in (plain, other))
-    near = 2e-5 if "checkpointing" in options else 0.1
-    assert theirs == pytest.approx(mine, abs=near)
-    assert (theirs == mine) is ("checkpointing" in options)
+    assert theirs == mine
+
+
+@pytest.mark.parametrize("precision", ["bf16", "autocast"])
+def test_precisions_of_the_server(llama: Path, tmp_path: Path, precision: str) -> None:
+    plain = whole_run(make_split_job(tmp_path, llama), tmp_path / "plain")
+    train = TRAIN.model_copy(update={"precision": precision})
+    other = whole_run(make_split_job(tmp_path, llama, train=train), tmp_path / "other")
+    mine, theirs = ([e["loss"] for e in f.of("step")] for f in (plain, other))
+    assert theirs == pytest.approx(mine, abs=0.1)
+    assert theirs != mine
 
 
 def test_without_a_checkpoint_folder_resume_starts(llama: Path, tmp_path: Path) -> None:

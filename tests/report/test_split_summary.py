@@ -29,7 +29,7 @@ def summary(tmp_path: Path) -> Json:
 def test_what_the_job_was(summary: Json) -> None:
     assert (summary["method"], summary["protect"]) == ("split", "split")
     split = summary["split"]
-    said = [split[k] for k in ("cut", "blocks", "activations", "compute", "release")]
+    said = [split[k] for k in ("cut", "blocks", "activations", "precision", "release")]
     assert said == [4, 6, "bf16", "fp32", "participants"]
     assert split["heads"] == sample.HEADS
     assert (split["query_heads"], split["key_value_heads"]) == (4, 2)

@@ -135,7 +135,7 @@ class _Ways:
             way="federated-lora",
             protect=level,
             cut=None,
-            own=self.job.job.rules.accelerated and self.job.protection.protect == level,
+            own=self.job.accelerated and self.job.protection.protect == level,
             memory_mib=_memory(
                 client=client,
                 server=costs.aggregator_memory(shape.trainable()),
@@ -169,7 +169,7 @@ class _Ways:
     def split(self, cut: int) -> Option:
         shape, server = self.shape, self.equipment.server
         split = self.job.split or SplitSpec(cut=cut)
-        width, again = (2 if split.compute == "bf16" else 4), split.checkpointing
+        width, again = (2 if self.job.train.precision == "bf16" else 4), split.checkpointing
         parts = {site: (part, self.counts.test[site]) for site, part in self.counts.train.items()}
         bottoms, uploads, messages = [], [], 0
         for train, test in parts.values():

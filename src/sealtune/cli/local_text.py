@@ -29,7 +29,7 @@ def site_text(job: JobFile, site: str, out: Path, *, key: Path, node_key: Path) 
         "key": (_at(key, out), "the organisation's private key"),
         "node_key": (_at(node_key, out), "by which the coordinator knows this site"),
     }
-    if not job.job.rules.accelerated:
+    if not job.accelerated:
         del lines["accelerator"]
     data = {
         part: (_at(files[site], out), "")

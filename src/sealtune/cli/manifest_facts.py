@@ -14,10 +14,11 @@ from sealtune.attest import AppraisalPolicy
 from sealtune.cli.evidence_facts import NO_TEE, evidence, weak_evidence
 from sealtune.cli.training_view import count, rounds, tuned
 from sealtune.errors import ManifestError
+from sealtune.job.compute_rules import GPU, is_gpu_stand_in
 from sealtune.job.key_files import spaced
 from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
-from sealtune.job.method import method_of
+from sealtune.job.method import Compute, method_of
 from sealtune.job.network import NetworkIdentity, key_fingerprint, node_fingerprint
 from sealtune.job.printable import printable
 from sealtune.party.trust import accepted_evidence
@@ -97,8 +98,10 @@ def _weak(manifest: Manifest, policies: Mapping[str, AppraisalPolicy]) -> list[s
         weak.insert(0, f"{error.message[:1].upper()}{printable(error.message[1:], 500)}.")
     if not method_of(manifest.method).attested:
         weak.append(NO_TEE[:1].upper() + NO_TEE[1:])
-    if method_of(manifest.method).accelerated and settings.protection.protect == UNMASKED:
+    if settings.accelerated and settings.protection.protect == UNMASKED:
         weak.append("Codes cross to accelerators without masks: they see what text follows from.")
+    if is_gpu_stand_in(settings):
+        weak.append("The GPUs that enclaves compute on prove nothing: the evidence is simulated.")
     if settings.privacy.insecure_difference_releases:
         weak.append(f"{_DIFFERENCE[:1].upper()}{_DIFFERENCE[1:]}.")
     if len(manifest.participants) == 1:
@@ -106,6 +109,11 @@ def _weak(manifest: Manifest, policies: Mapping[str, AppraisalPolicy]) -> list[s
     return weak
 
 
+_COMPUTES: Mapping[Compute, str] = {
+    "masked": "on accelerators that nobody trusts, under masks",
+    "enclave": "on the enclave's own processor",
+    GPU: "on the enclave's own GPU, in confidential mode and attested with it",
+}
 _DIFFERENCE = "this result less an earlier one may show an organisation's part, by consent"
 
 
@@ -234,6 +242,7 @@ def _plan(manifest: Manifest) -> list[Line]:
     plan = manifest.plan
     counts = Counter(module.placement for module in plan.modules)
     rows = [
+        *_computes(manifest),
         Line("protection", printable(plan.protect), "bad" if plan.protect == UNMASKED else ""),
         Line("plan", f"SHA-256 {manifest.plan_digest}"),
     ]
@@ -250,6 +259,16 @@ def _plan(manifest: Manifest) -> list[Line]:
     if plan.cut is not None:
         rows += _split(manifest, plan.cut)
     return rows
+
+
+def _computes(manifest: Manifest) -> list[Line]:
+    """Where the frozen layers of what is tuned are computed."""
+    settings = manifest.settings
+    if settings.compute is None:
+        return []
+    if is_gpu_stand_in(settings):
+        return [Line("compute", "on a GPU that PROVES NOTHING: simulated evidence", "bad")]
+    return [Line("compute", _COMPUTES[settings.compute])]
 
 
 def _split(manifest: Manifest, cut: int) -> list[Line]:
@@ -279,4 +298,5 @@ def _picture(manifest: Manifest, policies: Mapping[str, AppraisalPolicy]) -> Fac
         blocks=plan.blocks,
         release=manifest.release,
         task=manifest.settings.model.task,
+        compute=manifest.settings.compute,
     )

@@ -8,16 +8,17 @@ Trust domain: client enclave. The node is untrusted.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from sealtune.job.local import read_local
 from sealtune.job.training_events import CutTexts, Products
-from sealtune.methods.federated.site_trainer import SiteTrainer
-from sealtune.native import library
-from sealtune.offload.session import OffloadSession
-from sealtune.party.admit import admit
-from sealtune.party.events import EventLines, run_program
+from sealtune.methods.federated.in_place import InPlace
+from sealtune.methods.federated.site_trainer import Session, SiteTrainer
+from sealtune.party.admit import Admitted, admit
+from sealtune.party.events import Emit, EventLines, run_program
 from sealtune.party.node_link import serve_forever
 from sealtune.party.site_program import SiteProgram
 from sealtune.plan.roles import SITE_ENCLAVE
@@ -30,6 +31,20 @@ def work(events: EventLines) -> None:
     admitted = admit(read_local(Path(sys.argv[1])), SITE_ENCLAVE)
     for fields in admitted.holdings.truncated:
         events(CutTexts(site=admitted.site, **fields))
+    with _session(admitted, events) as session:
+        program = SiteProgram(admitted, SiteTrainer(admitted, session, events), events)
+        serve_forever(admitted.local.listen, program, events, spare=admitted.is_spare)
+
+
+@contextlib.contextmanager
+def _session(admitted: Admitted, emit: Emit) -> Iterator[Session]:
+    """What multiplies: an accelerator, or this enclave itself."""
+    if not admitted.settings.accelerated:
+        yield InPlace()
+        return
+    from sealtune.native import library
+    from sealtune.offload.session import OffloadSession
+
     with OffloadSession.connect(
         admitted.local.accelerator,
         admitted.plan,
@@ -38,9 +53,8 @@ def work(events: EventLines) -> None:
         patience=_PATIENCE,
     ) as session:
         native, slow = library.instructions(), library.why_off()
-        events(Products(arithmetic=session.arithmetic, native=native, slow=slow))
-        program = SiteProgram(admitted, SiteTrainer(admitted, session, events), events)
-        serve_forever(admitted.local.listen, program, events, spare=admitted.is_spare)
+        emit(Products(arithmetic=session.arithmetic, native=native, slow=slow))
+        yield session
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.aggregation_rules import aggregation_problems
+from sealtune.job.compute_rules import compute_disagreements
 from sealtune.job.describe import describe, sections
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.job_file import JobFile, file_problems
@@ -176,6 +177,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
         problems += method_disagreements(method, tuning, protection, split)
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
     problems += unread(method, protection)
+    problems += compute_disagreements(method, protection)
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
     problems += aggregation_problems(method, aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)

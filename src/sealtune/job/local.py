@@ -43,7 +43,7 @@ _ONLY: Mapping[str, tuple[Side, ...]] = {
     "image": ("server", "site"),
     "tls_key": ("coordinator", "server"),
     "listen_server": ("coordinator",),
-    "device": ("accelerator",),
+    "device": ("accelerator", "server", "site"),
     "model": ("server", "site", "accelerator"),
 }
 
@@ -103,7 +103,9 @@ class Local(_Strict):
         description="folder where the site remembers its jobs; left out: the user's state folder",
     )
     device: Literal["cpu", "cuda"] | None = Field(
-        default=None, description="where the accelerator computes; left out: on CUDA, if it can"
+        default=None,
+        description="where it computes; left out: an accelerator on CUDA, if it can, an enclave "
+        "where the job says, a data owner's own machine on the processor",
     )
     collateral: Path | None = Field(
         default=None, description="Intel's collateral for this machine, to go with its evidence"

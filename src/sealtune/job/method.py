@@ -17,6 +17,7 @@ from typing import Literal
 from sealtune.errors import Problem
 
 Attested = Literal["server", "site"]  # roles that may show evidence
+Compute = Literal["masked", "enclave", "attested-gpu"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Method:
         programs: ``server`` and ``site`` -> the program that runs there (``sealtune.programs``).
         attested: which of them run in a TEE and show evidence; a site that does not signs with its
             organisation's key.
-        accelerated: whether each site's enclave has an accelerator.
+        computes: where an enclave's frozen layers may be computed, ``protection.compute``; first
+            where they are if the job does not say. None: the model is at data owners alone.
         server_trains: whether the server trains, on the samples of all sites; otherwise each site
             does, and the server aggregates.
         sums_only: whether the server learns sums of updates and no single one.
@@ -42,7 +44,7 @@ class Method:
     name: str
     programs: Mapping[str, str]
     attested: tuple[Attested, ...]
-    accelerated: bool
+    computes: tuple[Compute, ...]
     server_trains: bool
     sums_only: bool
     releases: tuple[str, ...]
@@ -60,6 +62,11 @@ class Method:
     def least_sites(self, sites: int) -> int:
         """Sites that an aggregate comes from at least, of so many."""
         return max(self.least_organisations, more_than_two_thirds(sites)) if self.sums_only else 1
+
+    @property
+    def trains(self) -> Attested:
+        """The role that holds what is tuned, and computes with it."""
+        return "server" if self.server_trains else "site"
 
     @property
     def sites_sign(self) -> bool:
@@ -81,6 +88,8 @@ _ONLY_SPLIT = {
     ),
 }
 _NEEDS_SPLIT = "there is no large server enclave"
+NO_ACCELERATOR = "no accelerator takes part"
+ACCELERATED = ("protect", "integrity_bits")  # keys of [protection] that are of its accelerator
 _NOISELESS = "the server trains without noise"
 _FOR_ADVICE = {"equipment": "`sealtune advise` alone reads it"}
 
@@ -91,7 +100,7 @@ METHODS = {
             name="federated-lora",
             programs={"server": "aggregator", "site": "site-enclave"},
             attested=("server", "site"),
-            accelerated=True,
+            computes=("masked", "enclave", "attested-gpu"),
             server_trains=False,
             sums_only=False,
             releases=("participants",),  # a site's enclave holds the adapter all along
@@ -104,7 +113,7 @@ METHODS = {
             name="federated-lora-secagg",
             programs={"server": "secagg-server", "site": "owner-trainer"},
             attested=(),
-            accelerated=False,
+            computes=(),
             server_trains=False,
             sums_only=True,
             releases=("participants",),  # every site has the adapter all along
@@ -122,7 +131,7 @@ METHODS = {
             name="split",
             programs={"server": "split-server", "site": "owner-site"},
             attested=("server",),
-            accelerated=False,
+            computes=("enclave", "attested-gpu"),
             server_trains=True,
             sums_only=False,
             releases=("participants", "never"),
@@ -134,8 +143,7 @@ METHODS = {
             },
             refused={},
             unused={
-                "protection.protect": "no accelerator takes part",
-                "protection.integrity_bits": "no accelerator takes part",
+                **{f"protection.{key}": NO_ACCELERATOR for key in ACCELERATED},
                 "job.trust": "the frozen blocks above the cut run in the server's enclave",
                 "aggregation": "the server trains, so no updates come together",
                 "privacy.unit": _NOISELESS,

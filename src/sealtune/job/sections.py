@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sealtune.errors import Problem
-from sealtune.job.method import METHODS, Attested, Method, method_name
+from sealtune.job.method import METHODS, Attested, Compute, Method, method_name
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -34,6 +34,7 @@ ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
 Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 EvidenceKind = Literal["simulated", "sgx", "tdx", "sev-snp"]
+Precision = Literal["fp32", "bf16", "autocast"]
 
 
 class Section(BaseModel):
@@ -220,6 +221,11 @@ class TuningSpec(Section):
 class ProtectionSpec(Section):
     """``[protection]``: what the accelerator may see, and what shows that an enclave is one."""
 
+    compute: Compute | None = None
+    """Where the frozen layers of what is tuned are computed. `masked`: on an accelerator that is
+    not trusted, as int8 under masks. `enclave`: on the enclave's processor, without accelerator.
+    `attested-gpu`: on its GPU, which computes confidentially and proves it with the enclave.
+    Left out: `masked` in a federated job, `enclave` in a split one."""
     protect: Literal["adapter+data", "adapter", "insecure-none"] = "adapter+data"
     """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
     integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
@@ -250,6 +256,9 @@ class TrainSpec(Section):
     """Of AdamW."""
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
     """Rows evaluated at once."""
+    precision: Precision = "fp32"
+    """Of whoever trains. `bf16`: frozen weights and activations are bfloat16. `autocast`: products
+    alone are. What is tuned, its gradients and AdamW are float32; masked products are exact."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
@@ -271,8 +280,6 @@ class SplitSpec(Section):
     """Blocks that run at the sites, or their share of all blocks."""
     activations: Literal["bf16", "int8", "fp32"] = "bf16"
     """How cut activations travel and are kept: 2, 1 or 4 bytes a value."""
-    compute: Literal["fp32", "bf16"] = "fp32"
-    """Type of the frozen weights in the server enclave; what is tuned is float32."""
     checkpointing: bool = Field(default=False, strict=True)
     """Compute activations anew in the backward pass: less memory, more time."""
 

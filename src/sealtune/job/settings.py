@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.aggregation_rules import aggregation_problems
+from sealtune.job.compute_rules import compute_disagreements, compute_of
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
+from sealtune.job.method import Compute
 from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
@@ -85,6 +87,16 @@ class Settings(Section):
         return self.network.min_sites or self.asked
 
     @property
+    def compute(self) -> Compute | None:
+        """Where frozen layers are computed, given or not; None: at data owners alone."""
+        return compute_of(self.job, self.protection)
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether each site's enclave has an accelerator."""
+        return self.compute == "masked"
+
+    @property
     def split_settings(self) -> SplitSpec:
         """``[split]``, for code that runs in no job without it.
 
@@ -107,6 +119,7 @@ class Settings(Section):
             *disagreements(self.model, self.data, self.sites, self.network),
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
             *unread(self.job, self.protection),
+            *compute_disagreements(self.job, self.protection),
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.job, self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.compute_rules import Device
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import DataPlace, Local, ModelPlace
 from sealtune.job.manifest import open_manifest
@@ -36,6 +37,7 @@ def line_up(
     history: Path | None = None,
     resume: bool = False,
     images: Mapping[str, Path] | None = None,
+    device: Device | None = None,
 ) -> list[Local]:
     """The parties of a run on one machine, in the order in which they start.
 
@@ -48,6 +50,7 @@ def line_up(
         history: folder where sites remember their jobs; default: that of the user.
         resume: go on from the sealed checkpoint.
         images: ``server`` or site -> folder of an image that runs it.
+        device: of whoever trains; default: the job's.
     """
     home = run_dir.resolve()
     booted = {name: folder.resolve() for name, folder in (images or {}).items()}
@@ -55,7 +58,7 @@ def line_up(
     model = ModelPlace(path=job.model.path, revision=job.model.revision)
     method = job.job.rules
     parties = []
-    if method.accelerated:
+    if job.accelerated:
         listen = "unix:accelerator.sock"
         parties.append(Local(role="accelerator", listen=listen, model=model, **common))
     held = model if method.server_trains else None
@@ -66,6 +69,7 @@ def line_up(
             resume=resume,
             image=booted.get("server"),
             model=held,
+            device=device if method.server_trains else None,
             **common,
         )
     )
@@ -75,12 +79,13 @@ def line_up(
                 role="site",
                 site=site,
                 listen=f"c{number}.sock",  # names may be long, and a socket's path may not
-                accelerator="unix:accelerator.sock" if method.accelerated else "",
+                accelerator="unix:accelerator.sock" if job.accelerated else "",
                 key=keys[site].resolve() if site in keys else None,
                 history=history and history.resolve(),
                 image=booted.get(site),
                 model=model,
                 data=data_of(job, site),
+                device=None if method.server_trains else device,
                 **common,
             )
         )

@@ -190,12 +190,12 @@ def _accelerator(address: str) -> str:
 def _evidence(local: Local, role: Attested, manifest: Manifest) -> str:
     from sealtune.party.trust import accepted_evidence, check_machine
 
-    protection = manifest.settings.protection
-    kind = Kind(protection.evidence(role))
-    check_machine(protection, role, root=local.evidence_root or MACHINE)
+    protection, policy = manifest.settings.protection, accepted_evidence(manifest)[role]
+    kind, gpu = Kind(protection.evidence(role)), policy.gpu_required
+    check_machine(protection, role, root=local.evidence_root or MACHINE, gpu=gpu)
     if kind is Kind.SIMULATED:
-        _check_signer(accepted_evidence(manifest)[role].for_kind(kind), role)
-    return f"this machine makes {kind} evidence"
+        _check_signer(policy.for_kind(kind), role)
+    return f"this machine makes {kind} evidence{', with its GPUs' if gpu else ''}"
 
 
 def _check_signer(policy: KindPolicy, role: Attested) -> None:

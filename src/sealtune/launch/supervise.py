@@ -72,7 +72,7 @@ def run(
         job.rounds,
         server_trains=method.server_trains,
         server_name="server enclave" if method.attested else "server, no TEE",
-        accelerator="loading" if method.accelerated else "",
+        accelerator="loading" if manifest.settings.accelerated else "",
     )
     shown = console or Console()
     with (

@@ -77,7 +77,7 @@ class ExampleGradients:
             raise ModelError(
                 f"layers have seen batches of {sorted(sizes)} examples, not of one size"
             )
-        squares = torch.zeros(sizes.pop(), dtype=torch.float64)
+        squares = torch.zeros(sizes.pop(), dtype=torch.float64, device=pairs[0][0].device)
         for seen, (x, g) in zip(self._seen, pairs, strict=True):
             for each in _examples(seen.module, x, g):
                 squares += each.flatten(1).to(torch.float64).square().sum(1)
@@ -146,7 +146,8 @@ def _pair(seen: _Seen) -> tuple[Tensor, Tensor]:
             f"a tuned layer was passed through {len(seen.inputs)} times forward and "
             f"{len(seen.outputs)} times backward, not once: single gradients are not known"
         )
-    x, g = seen.inputs[0], seen.outputs[0]
+    # under autocast, what comes back is shorter than the weights
+    x, g = (one.to(seen.module.weight.dtype) for one in (seen.inputs[0], seen.outputs[0]))
     return (x, g) if x.dim() == 3 else (x.reshape(len(x), -1, x.shape[-1]), g.reshape(
         len(g), -1, g.shape[-1]))  # fmt: skip
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.job.printable import first_line
@@ -92,12 +92,19 @@ def load_config(spec: ModelSpec) -> Any:
     return config
 
 
-def load_model(spec: ModelSpec, num_labels: int | None, *, meta: bool = False) -> Any:
-    """Load the backbone in float32, in evaluation mode, every parameter frozen.
+def load_model(
+    spec: ModelSpec,
+    num_labels: int | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    meta: bool = False,
+) -> Any:
+    """Load the backbone, in evaluation mode, every parameter frozen.
 
     Args:
         spec: where the model is, and its task.
         num_labels: number of classes; used for the classification head only.
+        dtype: type of the weights; a fresh head is float32.
         meta: give shapes without weights (``meta`` device).
 
     Returns:
@@ -111,11 +118,12 @@ def load_model(spec: ModelSpec, num_labels: int | None, *, meta: bool = False) -
     factory, config = factory_and_config(spec, num_labels)
     if meta:
         with quiet(), torch.device("meta"):
-            model = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = factory.from_config(config, dtype=dtype, trust_remote_code=False)
     else:
-        model = _from_files(factory, config, spec)
+        model = _from_files(factory, config, spec, dtype)
     if spec.task == "classification":
         require_head(model)
+        keep_head_in_float32(model)
     model.requires_grad_(False)
     return model.eval()
 
@@ -155,6 +163,17 @@ def require_head(model: Any) -> None:
         )
 
 
+def keep_head_in_float32(model: Any) -> None:
+    """The classification head is tuned, so it is float32 whatever the frozen weights are."""
+    head = getattr(model, HEAD).float()
+    head.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = next(head.parameters())  # a test may have made all of it float64
+    return (args[0].to(weight.dtype), *args[1:])
+
+
 def load_tokenizer(spec: ModelSpec) -> Any:
     """The model's tokenizer, padding on the right, with a padding token.
 
@@ -180,7 +199,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
+def _from_files(factory: Any, config: Any, spec: ModelSpec, dtype: torch.dtype) -> Any:
     files = model_files(spec)
     folder, view = files.folder, files.view()
     with _reading(
@@ -190,7 +209,7 @@ def _from_files(factory: Any, config: Any, spec: ModelSpec) -> Any:
         model, info = factory.from_pretrained(
             view,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
-from sealtune.model.load import HEAD, factory_and_config, quiet, require_head
+from sealtune.model.load import HEAD, factory_and_config, keep_head_in_float32, quiet, require_head
 from sealtune.model.structure import find_blocks
 from sealtune.model.weights import Weights, renaming
 
@@ -87,7 +87,7 @@ def load_part(
     model = _without_weights(factory, config, dtype)
     if spec.task == "classification":
         require_head(model)
-        getattr(model, HEAD).register_forward_pre_hook(_in_float32)
+        keep_head_in_float32(model)
     _, blocks = find_blocks(model)
     for number, block in enumerate(blocks):
         if (number < cut) != (part == "bottom"):
@@ -134,11 +134,6 @@ def refuse_uncuttable(config: Any) -> None:
                 f"a {config.model_type} model cannot be cut: its later blocks {what} ({key})",
                 hint='use another decoder, or job.method = "federated-lora"',
             )
-
-
-def _in_float32(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The head is tuned, so it is float32 whatever the frozen weights are."""
-    return (args[0].float(), *args[1:])
 
 
 def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:

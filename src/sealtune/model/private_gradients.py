@@ -92,8 +92,8 @@ class PrivateGradients:
                 tokens += batch.tokens
         deviation = self._noise.multiplier * self._noise.clip
         for parameter, total in sums.items():
-            noisy = self._stream.add_noise(total.numpy(), deviation) / self._rows
-            parameter.grad = torch.from_numpy(noisy).to(parameter.dtype)
+            noisy = self._stream.add_noise(total.cpu().numpy(), deviation) / self._rows
+            parameter.grad = torch.from_numpy(noisy).to(parameter)
         if drawn:
             self._loss = loss / len(drawn)
         return self._loss, tokens

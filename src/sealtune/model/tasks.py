@@ -201,7 +201,8 @@ class LabelWords(_Classes):
         return int(after[len(before)])
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        return _last_logits(model, batch)[:, self.words].float()  # [B, V] -> [B, C]
+        logits = _last_logits(model, batch)  # [B, V]
+        return logits[:, self.words.to(logits.device)].float()  # [B, C]
 
 
 class CausalLM(Task):
@@ -276,7 +277,7 @@ def _last_logits(model: nn.Module, batch: Batch) -> Tensor:
     scale); only the hidden state of each text's last token reaches the output matrix.
     """
     head = base_model(model).get_output_embeddings()
-    rows = torch.arange(len(batch.lengths))
+    rows = torch.arange(len(batch.lengths), device=batch.lengths.device)
 
     def last_only(_head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (inputs[0][rows, batch.lengths - 1].unsqueeze(1),)  # [B, T, D] -> [B, 1, D]

@@ -13,8 +13,8 @@ Trust domain: client enclave; data owner.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -64,10 +64,16 @@ class Batch:
         """B * T, padding included: the number of rows of every masked product."""
         return self.input_ids.numel()
 
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **moved)
+
     @property
     def attention_mask(self) -> Tensor:
         """int64 [B, T]: 1 for text, 0 for padding. From lengths, since texts may hold pad ids."""
-        positions = torch.arange(self.input_ids.shape[1])
+        positions = torch.arange(self.input_ids.shape[1], device=self.lengths.device)
         return (positions < self.lengths[:, None]).to(torch.int64)
 
     def inputs(self) -> dict[str, Tensor]:

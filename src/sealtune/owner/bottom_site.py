@@ -17,6 +17,7 @@ from sealtune.job.training_events import Phase, Repeated, Uploaded, Worked
 from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
+from sealtune.model.compute import Compute
 from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
 from sealtune.model.fit import check_length
 from sealtune.model.load import load_config
@@ -44,7 +45,8 @@ class CutMaker:
         self._config = load_config(admitted.job.model)
         self._virtual_tokens = admitted.job.tuning.virtual_tokens
         part = load_part(admitted.job.model, len(admitted.labels) or None, admitted.cut, "bottom")
-        self._bottom = Bottom(part, admitted.cut)
+        self._compute = Compute.open(admitted.device, "fp32")
+        self._bottom = Bottom(self._compute.place(part), admitted.cut)
 
     def chunk(self, part: PartName, texts: Texts, span: range) -> Chunk:
         """The cut activations of the texts in ``span``, in their order, with their labels.
@@ -75,8 +77,8 @@ class CutMaker:
         """The packed cut activations of rows of token ids."""
         packed = [b""] * len(rows)
         for chosen in sorted_batches(list(map(len, rows)), self._size):
-            batch = pad([rows[i] for i in chosen], self._pad_id)
-            hidden = self._bottom(batch.input_ids, batch.attention_mask)  # [B, T, D]
+            batch = pad([rows[i] for i in chosen], self._pad_id).to(self._compute.device)
+            hidden = self._bottom(batch.input_ids, batch.attention_mask).cpu()  # [B, T, D]
             for place, i in enumerate(chosen):
                 packed[i] = pack(hidden[place, : len(rows[i])], self.layout.form)
         return packed

@@ -18,9 +18,9 @@ from sealtune.errors import ConfigError, Problem
 from sealtune.job.key_files import load_private
 from sealtune.job.local import Local, read_local
 from sealtune.job.training_events import CutTexts
+from sealtune.methods.federated.in_place import InPlace
 from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.owner.masked_site import MaskedSite
-from sealtune.owner.own_machine import OwnMachine
 from sealtune.party.admit import admit
 from sealtune.party.events import EventLines, run_program
 from sealtune.party.node_link import serve_forever
@@ -42,7 +42,7 @@ def work(events: EventLines) -> None:
     key = own_key(local)
     for fields in admitted.holdings.truncated:
         events(CutTexts(site=admitted.site, **fields))
-    trainer = SiteTrainer(admitted, OwnMachine(), events)
+    trainer = SiteTrainer(admitted, InPlace(), events)
     site = MaskedSite(admitted, key, trainer)
     program = SiteProgram(admitted, site, events)
     serve_forever(local.listen, program, events, spare=admitted.is_spare)

@@ -23,6 +23,7 @@ from sealtune.errors import (
     ModelError,
     Problem,
 )
+from sealtune.job.compute_rules import Device, device_of
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local, Side
 from sealtune.job.manifest import Manifest, job_id, verify_manifest
@@ -98,6 +99,7 @@ class Admitted:
         resumes: whether this server goes on from what it sealed before.
         continuity: what a site has seen of the server enclave; None where it believes no server.
         files: what a site keeps on its own machine.
+        device: where it computes with the model that it holds.
     """
 
     local: Local
@@ -111,6 +113,7 @@ class Admitted:
     resumes: bool = False
     continuity: Continuity | None = field(default=None, repr=False)
     files: OwnFiles | None = field(default=None, repr=False)
+    device: Device = "cpu"
 
     @property
     def settings(self) -> Settings:
@@ -273,6 +276,7 @@ def admit(local: Local, role: Role) -> Admitted:
         resumes=resumes,
         continuity=continuity,
         files=files,
+        device=device_of(manifest.settings, local),
     )
 
 
@@ -305,8 +309,22 @@ def _check_party(manifest: Manifest, local: Local, role: Role) -> None:
         for key, name in (("site", local.site), ("serve", local.serve))
         if name is not None and name not in sites
     ]
+    problems += _accelerator_problems(manifest, local)
     if problems:
         raise ConfigError(f"local file of the {local.name}", problems)
+    device_of(manifest.settings, local)
+
+
+def _accelerator_problems(manifest: Manifest, local: Local) -> list[Problem]:
+    """Whether there is an accelerator exactly where the job has any."""
+    wanted, compute = manifest.settings.accelerated, manifest.settings.compute
+    if local.role == "accelerator" and not wanted:
+        return [Problem("role", f'is "accelerator", which no job with compute = "{compute}" has')]
+    if local.role == "site" and wanted and not local.accelerator:
+        return [Problem("accelerator", "is missing: the site-enclave needs it")]
+    if local.role == "site" and local.accelerator and not wanted:
+        return [Problem("accelerator", "is given, and the job has none; leave it out")]
+    return []
 
 
 def check_code(manifest: Manifest, *programs: str) -> None:

@@ -26,6 +26,7 @@ from sealtune.attest.platforms.base import MACHINE, Platform
 from sealtune.attest.policy import parse_policy
 from sealtune.attest.strength import check_strength
 from sealtune.errors import MalformedManifestError, UnknownKeyError, WeakEvidenceError
+from sealtune.job.compute_rules import GPU, is_gpu_stand_in
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Attested, method_of
 from sealtune.job.sections import ProtectionSpec
@@ -66,7 +67,8 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
     Raises:
         MalformedManifestError: a policy is none, or not of the kind that the job's settings name.
         WeakEvidenceError: one accepts code that nobody named, a kind that nobody of the job shows,
-            or what can be forged beside the hardware of another role.
+            what can be forged beside the hardware of another role, or no evidence of the GPU that
+            the job's settings make a part of an enclave.
     """
     policies = read_policies(manifest)
     for role in method_of(manifest.method).attested:
@@ -86,6 +88,7 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
                 "is what protection.attestation names",
                 hint="accept one kind of each role",
             )
+    _demand_gpu(manifest, policies)
     forgeable = [role for role, policy in policies.items() if not policy.confidential]
     if forgeable and len(forgeable) < len(policies):
         raise WeakEvidenceError(
@@ -94,6 +97,19 @@ def accepted_evidence(manifest: Manifest) -> dict[str, AppraisalPolicy]:
             hint="name hardware for every role, or none of it, for a trial",
         )
     return policies
+
+
+def _demand_gpu(manifest: Manifest, policies: Mapping[str, AppraisalPolicy]) -> None:
+    """A GPU that is a part of an enclave proves itself with it, but in a simulated run."""
+    settings, role = manifest.settings, manifest.settings.job.rules.trains
+    if settings.compute != GPU or is_gpu_stand_in(settings):
+        return
+    if not policies[role].gpu_required:
+        raise WeakEvidenceError(
+            f'the {role} computes on a GPU (compute = "{GPU}"), of which the job accepts no '
+            "evidence: whoever has the GPU would see all that the enclave hides",
+            hint='its policy needs "gpu_required": true and a kind "nvidia-gpu"',
+        )
 
 
 def check_machine(

@@ -1,4 +1,4 @@
-"""The slice plan of any job: each method's own, by its name.
+"""The slice plan of any job: cut in two, masked, or whole at each site.
 
 Trust domain: none of its own; it handles public structure only.
 """
@@ -12,7 +12,7 @@ from sealtune.job.spec import Job
 
 
 class Planner(Protocol):
-    """A module that plans a method's jobs: see the functions below."""
+    """A module that plans jobs of one kind: see the functions below."""
 
     def make_plan(
         self, job: Job, num_labels: int | None, /, *, backbone: bool = True
@@ -21,25 +21,19 @@ class Planner(Protocol):
     def first_block(self, job: Job, blocks: int, /) -> int: ...
 
 
-def _masked() -> Planner:
-    from sealtune.plan import masked
+def _planner(job: Job) -> Planner:
+    # loaded where a job asks for it, and only there
+    if job.job.rules.server_trains:
+        from sealtune.plan import split
 
-    return masked
+        return split
+    if job.accelerated:
+        from sealtune.plan import masked
 
+        return masked
+    from sealtune.plan import whole
 
-def _split() -> Planner:
-    from sealtune.plan import split
-
-    return split
-
-
-def _owned() -> Planner:
-    from sealtune.plan import owned
-
-    return owned
-
-
-PLANNERS = {"federated-lora": _masked, "federated-lora-secagg": _owned, "split": _split}
+    return whole
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
@@ -47,12 +41,12 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
 
     Args:
         num_labels: number of classes, for the classification head; None for other tasks.
-        backbone: also make the int8 backbone file, where the method needs one.
+        backbone: also make the int8 backbone file, where the job needs one.
 
     Raises:
         ModelError, ConfigError: the model or the tuning cannot be planned.
     """
-    return PLANNERS[job.job.rules.name]().make_plan(job, num_labels, backbone=backbone)
+    return _planner(job).make_plan(job, num_labels, backbone=backbone)
 
 
 def first_block(job: Job, blocks: int) -> int:
@@ -61,4 +55,4 @@ def first_block(job: Job, blocks: int) -> int:
     Raises:
         ConfigError: there is none.
     """
-    return PLANNERS[job.job.rules.name]().first_block(job, blocks)
+    return _planner(job).first_block(job, blocks)

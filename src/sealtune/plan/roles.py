@@ -11,9 +11,7 @@ from sealtune.party.admit import AGGREGATOR, SUMMING_SERVER, Role
 from sealtune.plan.holdings import hold_data, hold_model, hold_task
 
 COORDINATOR = Role("coordinator", "", ("listen_server", "tls_key"))
-SITE_ENCLAVE = Role(
-    "site", "site-enclave", ("model", "data", "accelerator"), hold_data, contributes=True
-)
+SITE_ENCLAVE = Role("site", "site-enclave", ("model", "data"), hold_data, contributes=True)
 ACCELERATOR = Role("accelerator", "", ("model",), hold_model)
 SPLIT_SERVER = Role("server", "split-server", ("model",), hold_model)
 OWNER_SITE = Role("site", "owner-site", ("model", "data", "key"), hold_data, contributes=True)

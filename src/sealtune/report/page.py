@@ -156,4 +156,5 @@ def facts_of(log: RunLog, summary: Json) -> parties.Facts:
         blocks=split.get("blocks"),
         release=split.get("release"),
         task=summary["task"],
+        compute=summary["compute"],
     )

@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     blocks: int | None = None  # all of them
     release: str | None = None  # who gets the adapter (split job)
     task: str | None = None
+    compute: str | None = None  # where frozen layers are computed
 
 
 class Party(NamedTuple):
@@ -74,11 +75,15 @@ def owner(facts: Facts, place: str, sees: str, never: str, proof: str = "") -> P
     return Party("owner", title, (names or "hospital, bank, agency, …") + proof, sees, never)
 
 
-def enclave(facts: Facts, title: str, by: str, sees: str, never: str) -> Party:
-    """An enclave that ``by`` attests; a simulated one is drawn as what it is."""
+def enclave(
+    facts: Facts, title: str, by: str, sees: str, never: str, *, gpu: bool = False
+) -> Party:
+    """An enclave that ``by`` attests, with a GPU or without; a simulated one is drawn as it is."""
     if facts.simulated:
-        return Party("simulated", title, "SIMULATED: an ordinary process", sees, never)
-    return Party("enclave", title, f"trusted once attested by {by}", sees, never)
+        trust = f"SIMULATED: an ordinary process{', whose GPU proves nothing' if gpu else ''}"
+        return Party("simulated", title, trust, sees, never)
+    trust = f"trusted once attested by {by}{', with the GPU that it computes on' if gpu else ''}"
+    return Party("enclave", title, trust, sees, never)
 
 
 def operator(sees: str, never: str) -> Party:

@@ -37,7 +37,7 @@ def figures(log: RunLog) -> Json:
         "cut": whole(log.plan.get("cut")),
         "blocks": whole(log.plan.get("blocks")),
         "activations": form,
-        "compute": text(log.setting("split", "compute")),
+        "precision": text(log.setting("train", "precision")),
         "release": text(log.signed.get("release")),
         "hidden_size": width,
         "sites": sites,

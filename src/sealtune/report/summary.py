@@ -76,6 +76,7 @@ def _identity(log: RunLog, view: View) -> Json:
         "model_digest": text(log.signed.get("model_digest")),
         "seed": seed if seed is not None else log.start.seed,
         "protect": view.level(log),
+        "compute": view.compute(log),
         "confidential": evidence.confidential(log, view),
         "evidence": evidence.kinds(log, view),
     }

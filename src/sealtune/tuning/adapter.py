@@ -145,5 +145,7 @@ def require_same_state(live: nn.Module, reloaded: nn.Module, tuning: Sequence[st
         {n: t for tuner in tuners for n, t in tuner.state(model).items()}
         for model in (live, reloaded)
     )
-    if own.keys() != written.keys() or not all(torch.equal(own[n], written[n]) for n in own):
+    if own.keys() != written.keys() or not all(
+        torch.equal(own[n].cpu(), written[n].cpu()) for n in own
+    ):
         raise AdapterMismatchError("the written adapter differs from the live one")

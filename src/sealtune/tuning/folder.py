@@ -20,7 +20,8 @@ from torch import nn
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import reason, storage_error
-from sealtune.model.compare import ExportCheck, compare_logits
+from sealtune.model.compare import ROUNDED_LEAST, ExportCheck, compare_logits
+from sealtune.model.compute import Compute
 from sealtune.model.files import model_digest
 from sealtune.model.fit import fit_texts
 from sealtune.model.load import load_model, load_tokenizer
@@ -132,25 +133,36 @@ def read_fingerprint(folder: Path) -> Fingerprint:
     return _read_folder(folder)[0]
 
 
-def check_export(folder: Path, live: nn.Module, batch: Batch) -> ExportCheck:
+def check_export(
+    folder: Path,
+    live: nn.Module,
+    batch: Batch,
+    *,
+    compute: Compute | None = None,
+    least: float = ROUNDED_LEAST,
+) -> ExportCheck:
     """Reload the written adapter on the original weights and compare it with the live model.
 
-    The live model computes with int8 weights, so small differences are right; an adapter that was
-    written wrongly shows as a gross one.
+    A live model with int8 weights or in bfloat16 is a little off; an adapter that was written
+    wrongly is grossly so.
 
     Args:
         folder: what was written.
         live: the model that was written, in evaluation mode.
         batch: a few texts.
+        compute: where the live model is; default: on the processor.
+        least: see ``compare_logits``.
 
     Raises:
         AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.
     """
-    loaded = _load(folder)
+    loaded, compute = _load(folder), compute or Compute()
     require_same_state(live, loaded.model, loaded.fingerprint.tuning)
+    written = Compute(compute.device)
     with torch.no_grad():
-        expected, got = (loaded.task.logits(model, batch) for model in (live, loaded.model))
-    return compare_logits(expected, got)
+        expected = compute.task(loaded.task).logits(live, batch)
+        got = written.task(loaded.task).logits(written.place(loaded.model), batch)
+    return compare_logits(expected, got, least=least)
 
 
 def _load(folder: Path, base: str | None = None, revision: str | None = None) -> LoadedAdapter:

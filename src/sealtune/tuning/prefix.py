@@ -115,7 +115,8 @@ class Prefix(PrefixEncoder):  # type: ignore[misc]
         mask = bound.arguments.get("attention_mask")
         if mask is None:  # a single token, which sees all
             cache = bound.arguments["past_key_values"]
-            mask = torch.ones(1, 1, 1, cache.get_seq_length() + 1, dtype=torch.bool)
+            seen = cache.get_seq_length() + 1
+            mask = torch.ones(1, 1, 1, seen, dtype=torch.bool, device=self.numbers.device)
         hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         before = torch.full_like(mask[..., : self.tokens], hidden)
         bound.arguments["attention_mask"] = torch.cat([before, mask[..., self.tokens :]], dim=-1)

@@ -24,6 +24,8 @@ from sealtune.frames import Frame, is_count
 from sealtune.job.events import Busy
 from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, Step, Worked
 from sealtune.methods.federated.personal import PersonalParts
+from sealtune.model.compare import ROUNDED_LEAST, SAME_LEAST
+from sealtune.model.compute import Compute
 from sealtune.model.load import load_model
 from sealtune.model.trainable import (
     copy_tensors,
@@ -64,19 +66,24 @@ class SiteTrainer:
         admitted: the job, checked.
         session: what multiplies.
         emit: gets progress events.
+        compute: where and how; default: as the job and this machine's own file say.
     """
 
-    def __init__(self, admitted: Admitted, session: Session, emit: Emit) -> None:
+    def __init__(
+        self, admitted: Admitted, session: Session, emit: Emit, compute: Compute | None = None
+    ) -> None:
         job = admitted.job
         self._admitted = admitted
         self._job = job
         self._site = admitted.site
         self._session = session
         self._emit = emit
-        self._data, self._task = admitted.holdings.texts, admitted.holdings.task
-        base = load_model(job.model, len(admitted.labels) or None)
+        self._compute = compute or Compute.open(admitted.device, job.train.precision)
+        self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
+        base = load_model(job.model, len(admitted.labels) or None, dtype=self._compute.dtype)
         tuning = job.tuning.of_site(self._site)
-        self._model = apply_tuning(base, tuning, job.model.task, job.job.seed)
+        tuned = apply_tuning(base, tuning, job.model.task, job.job.seed)
+        self._model = self._compute.place(tuned)
         self._personal = PersonalParts(admitted, trainable_state(self._model))
         session.install(self._model)
         self._ledger, self._private = self._privacy()
@@ -206,7 +213,14 @@ class SiteTrainer:
         save_adapter(folder, self._model, fingerprint_of(self._admitted, personal_steps))
         texts = self._data.test or self._data.train
         batch = texts.batch(range(min(_CHECKED, len(texts))))
-        check = check_export(folder, self._model.eval(), batch)
+        same = not self._job.accelerated and self._job.train.precision == "fp32"
+        check = check_export(
+            folder,
+            self._model.eval(),
+            batch,
+            compute=self._compute,
+            least=SAME_LEAST if same else ROUNDED_LEAST,
+        )
         self._emit(Exported(difference=round(check.difference, 5), agreement=check.agreement))
 
     def _seconds(self, wall: float, before: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from sealtune.errors import StorageError
 from sealtune.job.training_events import Exported, Heads, Phase, Step
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.compare import SAME_LEAST, compare_logits
+from sealtune.model.compute import Compute
 from sealtune.model.cut import CutEntry
 from sealtune.model.load import load_tokenizer
 from sealtune.model.partial import load_part
@@ -78,14 +79,23 @@ class TopTrainer:
         admitted: the job, checked.
         store: the sites' samples (``SampleStore``).
         emit: gets progress events.
+        compute: where and how; default: as the job and this machine's own file say.
     """
 
-    def __init__(self, admitted: Admitted, store: SampleSource, emit: Emit) -> None:
+    def __init__(
+        self,
+        admitted: Admitted,
+        store: SampleSource,
+        emit: Emit,
+        compute: Compute | None = None,
+    ) -> None:
         self._admitted = admitted
         self._job = admitted.job
         self._store = store
         self._emit = emit
-        self._task = task_of(admitted.job, admitted.labels, load_tokenizer(admitted.job.model))
+        self._compute = compute or Compute.open(admitted.device, admitted.job.train.precision)
+        task = task_of(admitted.job, admitted.labels, load_tokenizer(admitted.job.model))
+        self._task = self._compute.task(task)
 
     def begin(self, sites: Sequence[str], saved: TopState | None = None) -> None:
         """Load and tune the top for the samples of ``sites``.
@@ -160,13 +170,14 @@ class TopTrainer:
 
     def save(self) -> TopState:
         """What ``begin`` goes on from."""
-        tensors = {f"model/{n}": t.contiguous() for n, t in trainable_state(self._model).items()}
+        tensors = {f"model/{n}": t for n, t in trainable_state(self._model).items()}
         for name, parameter in trainable_parameters(self._model).items():
             moments = self._optimizer.state.get(parameter, {})
             for key in _MOMENTS:
                 if key in moments:
-                    tensors[f"{key}/{name}"] = torch.as_tensor(moments[key]).contiguous()
-        return TopState(dict(tuning_choices(self._model, self._job.tuning)), save(tensors))
+                    tensors[f"{key}/{name}"] = torch.as_tensor(moments[key])
+        here = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        return TopState(dict(tuning_choices(self._model, self._job.tuning)), save(here))
 
     def export(self) -> dict[str, bytes]:
         """The adapter's files, read back and compared with the live top.
@@ -239,15 +250,20 @@ class TopTrainer:
             len(self._admitted.labels) or None,
             cut,
             "top",
-            dtype=torch.bfloat16 if self._job.split_settings.compute == "bf16" else torch.float32,
+            dtype=self._compute.dtype,
         )
-        return model, CutEntry(model, cut)
+        return self._compute.place(model), CutEntry(model, cut)
 
     def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         for name, parameter in trainable_parameters(self._model).items():
             moments = {key: tensors.get(f"{key}/{name}") for key in _MOMENTS}
             if all(value is not None for value in moments.values()):
-                self._optimizer.state[parameter] = moments
+                # AdamW counts steps on the processor
+                self._optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device)
+                    for key, value in moments.items()
+                    if value is not None
+                }
 
 
 def _load_tensors(data: bytes) -> dict[str, Tensor]:

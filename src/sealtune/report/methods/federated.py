@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sealtune.job.compute_rules import GPU
 from sealtune.job.events import NOT_ASKED
 from sealtune.job.method import METHODS
 from sealtune.report.log import RunLog, entry
@@ -46,19 +47,22 @@ class Federated(View):
         """Each site's enclave beside an accelerator; the server's averages."""
         sees = "its own text; the released model, if the release rule allows"
         never = "other sites’ text or updates; the adapter while the job runs"
+        others, gpu = "other sites’ updates", facts.compute == GPU
         own = "own text, adapter, activations, gradients"
         joint = "each site’s update, the joint adapter, scores"
         return Picture(
             site=(
                 owner(facts, "site", sees, never),
-                enclave(facts, "Client enclave", "the server", own, "other sites’ updates"),
+                enclave(
+                    facts, "Client enclave", "the server", own, "other sites’ updates", gpu=gpu
+                ),
             ),
             server=(
                 operator("job manifest; metrics it lets out", "text, updates, adapter"),
                 enclave(facts, "Server enclave", "every site", joint, "raw text"),
             ),
             path=Link("sealed frames", "sealed frames"),
-            device=_accelerator(facts),
+            device=_accelerator(facts) if facts.compute in (None, "masked") else None,
             handshake="each attests the other; keys pass sealed, enclave to enclave",
             hidden="matrix shapes, message sizes, sequence lengths, timing",
         )
@@ -81,7 +85,8 @@ class Federated(View):
 
     def is_exposed(self, log: RunLog) -> bool:
         """Without masks the accelerator sees everything."""
-        return log.setting("protection", "protect") == UNMASKED
+        level: object = log.setting("protection", "protect")
+        return self.compute(log) == "masked" and level == UNMASKED
 
 
 def _outliers(s: Json) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sealtune.job.compute_rules import GPU
 from sealtune.job.method import METHODS
 from sealtune.report import split_figures
 from sealtune.report.log import RunLog
@@ -68,6 +69,7 @@ class Split(View):
                     "every site",
                     f"cut activations and {sent}; the {later}, adapter, gradients, scores",
                     "what the sites do not send" if causal else unsent,
+                    gpu=facts.compute == GPU,
                 ),
             ),
             path=Link(

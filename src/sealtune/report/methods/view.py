@@ -49,8 +49,14 @@ class View(ABC):
         """``summary.json``'s ``split``; ``None`` where there is nothing of the kind."""
         return None
 
+    def compute(self, log: RunLog) -> str | None:
+        """Where frozen layers were computed (``protection.compute``)."""
+        return text(log.setting("protection", "compute")) or next(iter(self.method.computes), None)
+
     def level(self, log: RunLog) -> str | None:
         """The protection level under which the run is known."""
+        if "masked" in self.method.computes and (where := self.compute(log)) != "masked":
+            return where  # no accelerator, from which something would be kept
         return text(log.setting("protection", "protect")) or log.start.protect
 
     def is_exposed(self, log: RunLog) -> bool:

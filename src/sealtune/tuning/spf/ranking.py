@@ -150,7 +150,7 @@ def _activation(
             if mask is not None and mask.shape == size.shape[:2]:
                 size = size * mask[..., None]  # a padding position says nothing of a text
             flat = size.reshape(-1, size.shape[-1])
-            mean = flat.sum(dim=0, dtype=torch.float64)[part.index].sum(dim=1)
+            mean = flat.sum(dim=0, dtype=torch.float64).cpu()[part.index].sum(dim=1)
             magnitude[block] = magnitude.get(block, torch.zeros_like(mean)) + mean
 
         return hook

@@ -1,6 +1,6 @@
 """In the place of an accelerator: everything is computed here, nothing is masked.
 
-Trust domain: data owner.
+Trust domain: client enclave; data owner (secure aggregation).
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 
-class OwnMachine:
-    """A machine that its owner trusts.
+class InPlace:
+    """The model's own layers, with the weights as they are published.
 
     Attributes:
         seconds: of an accelerator and of pads; there are none.
