@@ -23,8 +23,10 @@ from sealtune.job.sections import NetworkSpec, SitesSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import Job
 from sealtune.job.training_events import CutTexts
 from sealtune.launch.parties import MANIFEST, admit_party, line_up
+from sealtune.methods.federated.in_place import InPlace
 from sealtune.methods.federated.server import FederatedServer
 from sealtune.methods.federated.site_trainer import SiteTrainer
+from sealtune.model.compute import Compute
 from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
@@ -97,24 +99,26 @@ class Federation:
         """Events of one kind, of one process or all."""
         return [e for e in self.events if e["event"] == kind and role in (None, e["role"])]
 
-    def start_site(self, site: str) -> None:
-        """A fresh site enclave with an accelerator of its own."""
+    def start_site(self, site: str, compute: Compute | None = None) -> None:
+        """A fresh site enclave, with an accelerator of its own where the job has any."""
         admitted = admit_party(self.parties[site])
+        session = self._session(admitted, site) if admitted.settings.accelerated else InPlace()
+        emit = self.emitter(f"client:{site}")
+        for fields in admitted.holdings.truncated:
+            emit(CutTexts(site=site, **fields))
+        worker = SiteTrainer(admitted, session, emit, compute)
+        self.sites[site] = SiteProgram(admitted, worker, emit)
+        self.models[site] = worker._model
+
+    def _session(self, admitted: Admitted, site: str) -> OffloadSession:
         plan, job = admitted.plan, admitted.job
         backbone = Path(plan.backbone.path)
         prefix = None
         if plan.prefix_blocks:
             prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
         engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
-        session = OffloadSession(
-            InProcess(engine, plan.groups), plan, integrity_bits=40, owner=f"test/{site}"
-        )
-        emit = self.emitter(f"client:{site}")
-        for fields in admitted.holdings.truncated:
-            emit(CutTexts(site=site, **fields))
-        worker = SiteTrainer(admitted, session, emit)
-        self.sites[site] = SiteProgram(admitted, worker, emit)
-        self.models[site] = worker._model
+        accelerator = InProcess(engine, plan.groups)
+        return OffloadSession(accelerator, plan, integrity_bits=40, owner=f"test/{site}")
 
     def aggregator(self, *, resume: bool = False) -> Driver:
         """A fresh server enclave."""

@@ -1,0 +1,91 @@
+"""Jobs without an accelerator: the frozen layers are computed in the enclave, or on its GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sealtune.errors import ConfigError
+from sealtune.job.local import Local
+from sealtune.job.method import Compute as Where
+from sealtune.job.sections import ProtectionSpec, TrainSpec
+from sealtune.launch.parties import admit_party, line_up
+from sealtune.model.trainable import trainable_state
+from tests.enclave.flow import SITES, make_job, sign_job
+from tests.enclave.test_federation import Workbench, plain_federated, whole_run
+
+HERE: tuple[Where, ...] = ("enclave", "attested-gpu")
+
+
+def protection(where: str) -> ProtectionSpec:
+    return ProtectionSpec.model_validate({"compute": where})
+
+
+def test_the_result_is_that_of_plain_fedavg(llama: Path, tmp_path: Path) -> None:
+    """Weights are the published ones, so it is plain PEFT's bit for bit, not up to int8."""
+    job = make_job(tmp_path, llama, protection=protection("enclave"))
+    federation = whole_run(job, tmp_path / "run")
+    expected = plain_federated(Workbench(job), job)
+    for site in SITES:
+        got = trainable_state(federation.models[site])
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[n], expected[n]) for n in got)
+    seconds = federation.of("worked", "client:north")[0]["seconds"]
+    assert (seconds["accelerator"], seconds["pads"]) == (0, 0)
+    assert federation.of("exported", "client:north")[0]["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("where", HERE)
+def test_there_is_no_accelerator_party(llama: Path, tmp_path: Path, where: str) -> None:
+    job = make_job(tmp_path, llama, protection=protection(where))
+    parties = sign_job(job, tmp_path / "run")
+    assert sorted(parties) == ["north", "server", "south"]
+    assert not any(party.accelerator for party in parties.values())
+    asked = dict(role="accelerator", listen="unix:a.sock", model=parties["north"].model)
+    north = parties["north"]
+    stray = Local.model_validate({**asked, "manifest": north.manifest, "folder": north.folder})
+    with pytest.raises(ConfigError, match=f'no job with compute = "{where}" has'):
+        admit_party(stray)
+    with pytest.raises(ConfigError, match="accelerator: is given, and the job has none"):
+        admit_party(north.model_copy(update={"accelerator": "unix:a.sock"}))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "autocast"])
+@pytest.mark.parametrize("where", ["masked", "enclave"])
+def test_precisions_run_through(llama: Path, tmp_path: Path, where: str, precision: str) -> None:
+    losses = []
+    for number, chosen in enumerate(("fp32", precision)):
+        train = TrainSpec.model_validate(
+            {"steps_per_round": 3, "batch_size": 4, "learning_rate": 5e-3, "precision": chosen}
+        )
+        job = make_job(tmp_path, llama, protection=protection(where), train=train)
+        run = whole_run(job, tmp_path / str(number))
+        losses.append([event["loss"] for event in run.of("step", "client:north")])
+        state = trainable_state(run.models["north"])
+        assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    assert losses[1] == pytest.approx(losses[0], abs=0.1)
+    assert losses[1] != losses[0]
+
+
+def test_the_processor_stands_in_for_a_gpu_by_name_alone(llama: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, llama, protection=protection("attested-gpu"))
+    parties = sign_job(job, tmp_path / "run")
+    assert admit_party(parties["north"]).device == "cuda"
+    assert admit_party(parties["server"]).device == "cpu"  # it trains nothing
+    named = parties["north"].model_copy(update={"device": "cpu"})
+    assert admit_party(named).device == "cpu"
+    lined_up = line_up(job, tmp_path / "run", keys={}, device="cpu")
+    assert {one.role: one.device for one in lined_up} == {"server": None, "site": "cpu"}
+
+
+@pytest.mark.parametrize("where", ["masked", "enclave"])
+def test_an_operator_cannot_name_a_gpu_that_nobody_signed(
+    llama: Path, tmp_path: Path, where: str
+) -> None:
+    """The host's own file says "cuda": what the enclave hides would go to a GPU that it has."""
+    parties = sign_job(make_job(tmp_path, llama, protection=protection(where)), tmp_path / "run")
+    for name in ("north", "server"):
+        with pytest.raises(ConfigError, match='device: is "cuda"'):
+            admit_party(parties[name].model_copy(update={"device": "cuda"}))
