@@ -24,14 +24,14 @@ def protection(where: str) -> ProtectionSpec:
 
 
 def test_the_result_is_that_of_plain_fedavg(llama: Path, tmp_path: Path) -> None:
-    """Weights are the published ones, so it is plain PEFT's bit for bit, not up to int8."""
+    """Weights are the published ones: it differs by the rounding of the mean, not by int8."""
     job = make_job(tmp_path, llama, protection=protection("enclave"))
     federation = whole_run(job, tmp_path / "run")
     expected = plain_federated(Workbench(job), job)
     for site in SITES:
         got = trainable_state(federation.models[site])
         assert got.keys() == expected.keys()
-        assert all(torch.equal(got[n], expected[n]) for n in got)
+        assert all(torch.allclose(got[n], expected[n], rtol=0, atol=1e-6) for n in got)
     seconds = federation.of("worked", "client:north")[0]["seconds"]
     assert (seconds["accelerator"], seconds["pads"]) == (0, 0)
     assert federation.of("exported", "client:north")[0]["agreement"] == 1.0
@@ -43,9 +43,14 @@ def test_there_is_no_accelerator_party(llama: Path, tmp_path: Path, where: str) 
     parties = sign_job(job, tmp_path / "run")
     assert sorted(parties) == ["north", "server", "south"]
     assert not any(party.accelerator for party in parties.values())
-    asked = dict(role="accelerator", listen="unix:a.sock", model=parties["north"].model)
     north = parties["north"]
-    stray = Local.model_validate({**asked, "manifest": north.manifest, "folder": north.folder})
+    stray = Local(
+        role="accelerator",
+        listen="unix:a.sock",
+        model=north.model,
+        manifest=north.manifest,
+        folder=north.folder,
+    )
     with pytest.raises(ConfigError, match=f'no job with compute = "{where}" has'):
         admit_party(stray)
     with pytest.raises(ConfigError, match="accelerator: is given, and the job has none"):

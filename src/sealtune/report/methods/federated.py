@@ -47,7 +47,7 @@ class Federated(View):
         """Each site's enclave beside an accelerator; the server's averages."""
         sees = "its own text; the released model, if the release rule allows"
         never = "other sites’ text or updates; the adapter while the job runs"
-        others, gpu = "other sites’ updates", facts.compute == GPU
+        gpu = facts.compute == GPU
         own = "own text, adapter, activations, gradients"
         joint = "each site’s update, the joint adapter, scores"
         return Picture(
