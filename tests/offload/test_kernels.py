@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealtune.errors import OffloadError
+from sealtune.native import library
 from sealtune.offload import kernels, ring
 from tests.offload.integers import multiply, random_codes
 
@@ -22,9 +23,11 @@ NOT_SUPPORTED = "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMa
 
 @pytest.fixture(autouse=True)
 def _proven_anew() -> Iterator[None]:
-    kernels.arithmetic.cache_clear()
-    yield
-    kernels.arithmetic.cache_clear()
+    """As without the library, where a test does not say otherwise."""
+    kernels._proven.cache_clear()
+    with library.using(library.OFF):
+        yield
+    kernels._proven.cache_clear()
 
 
 def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -36,6 +39,18 @@ def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     pairs[:, : odd.shape[1]] += odd
     sums = pairs.clamp(-(2**15), 2**15 - 1).sum(1) - 128 * b.sum(0)
     return sums.to(torch.int32)
+
+
+def saturating_bytes(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Ring product by unsigned bytes of codes, each pair of products saturating in 16 bits."""
+    digits = codes.contiguous().view(torch.uint8).view(*codes.shape, 4).to(torch.int64)
+    total = torch.zeros((codes.shape[0], weight.shape[1]), dtype=torch.int64)
+    for digit in range(4):
+        pairs = digits[:, 0::2, None, digit] * weight.to(torch.int64)[None, 0::2]
+        odd = digits[:, 1::2, None, digit] * weight.to(torch.int64)[None, 1::2]
+        pairs[:, : odd.shape[1]] += odd
+        total += pairs.clamp(-(2**15), 2**15 - 1).sum(1) << (8 * digit)
+    return total.to(torch.int32)
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,6 +142,57 @@ def test_products_that_saturate_are_found_out(monkeypatch: pytest.MonkeyPatch) -
     assert ring.product(codes, weight).tolist() == multiply(codes, weight)
     sums = ring.combine(torch.full((3, 5), 127, dtype=torch.int8), codes)
     assert sums.t().tolist() == multiply(codes.t(), torch.full((5, 3), 127, dtype=torch.int8))
+
+
+needs_the_library = pytest.mark.skipif(
+    library.available() == (library.OFF,), reason="the library was not built"
+)
+
+
+def proven_with_the_library() -> str:
+    with library.using(library.available()[-1]):
+        return kernels.arithmetic(CPU)
+
+
+@needs_the_library
+def test_the_library_comes_first_where_it_is_exact() -> None:
+    assert proven_with_the_library() == "native"
+
+
+@needs_the_library
+@pytest.mark.parametrize("flaw", ["saturates", "one layout", "long sums saturate", "refuses"])
+def test_a_library_that_is_wrong_somewhere_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, flaw: str
+) -> None:
+    true = kernels.native_matmul
+
+    def flawed(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if flaw == "refuses":
+            raise NotImplementedError
+        if flaw == "saturates":
+            return saturating_bytes(codes, weight)
+        found = true(codes, weight)
+        if flaw == "one layout" and weight.stride(0) == 1:
+            found[-1, -1] += 1
+        if flaw == "long sums saturate" and codes.shape[1] > 2**16:
+            found.fill_(2**31 - 1)
+        return found
+
+    monkeypatch.setattr(kernels, "native_matmul", flawed)
+    assert proven_with_the_library() in ("int8", "float64")
+
+
+@needs_the_library
+def test_a_library_without_instructions_may_be_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = kernels.native_matmul
+
+    def slow(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return true(codes, weight)
+
+    monkeypatch.setattr(kernels, "native_matmul", slow)
+    with library.using("plain"):
+        assert kernels.arithmetic(CPU) != "native"
 
 
 @pytest.mark.parametrize("flaw", ["rows", "columns", "backward", "one sign"])

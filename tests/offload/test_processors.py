@@ -1,4 +1,5 @@
-"""Method 1 on processors of other kinds: oneDNN is told, in child processes, to be an older one.
+"""Method 1 on processors of other kinds: in child processes, the library and oneDNN are told to be
+on an older one.
 
 oneDNN reads the setting once in a process, so each one needs a process of its own.
 """
@@ -15,11 +16,16 @@ from typing import Any
 
 import pytest
 
+from sealtune.native import library
+
+OFF = {"SEALTUNE_NATIVE": "off"}
 SETTINGS = {
     "as it is": {},
-    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
-    "AVX-512 without VNNI": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-    "SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
+    **{f"library with {name}": {"SEALTUNE_NATIVE": name} for name in library.available()[1:-1]},
+    "no library": OFF,
+    "no library, AVX2": OFF | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "no library, AVX-512 without VNNI": OFF | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "no library, SSE4.1": OFF | {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
 }
 
 
@@ -50,8 +56,16 @@ def test_every_product_is_exact(name: str) -> None:
 def test_int8_is_used_only_where_its_products_do_not_saturate(name: str) -> None:
     found = report(name)
     if found["saturates"]:
-        assert found["arithmetic"] == "float64"
+        assert found["arithmetic"] != "int8"
     assert found["arithmetic"] == found["engine"] == found["session"]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_library_is_used_unless_it_is_off_or_has_no_instructions(name: str) -> None:
+    chosen = SETTINGS[name].get("SEALTUNE_NATIVE", library.available()[-1])
+    native = report(name)["arithmetic"] == "native"
+    assert native or chosen in ("off", "plain")
+    assert not (native and chosen == "off")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

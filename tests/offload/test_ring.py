@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealtune.errors import RingBudgetError
-from sealtune.offload import ring
+from sealtune.offload import kernels, ring
 from tests.offload.integers import multiply, random_codes, wrap
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -54,18 +53,44 @@ def test_product_is_exact_for_the_worst_case_of_real_layers() -> None:
     assert torch.equal(ring.product(codes, weight), torch.full((3, 5), expected, dtype=torch.int32))
 
 
-def test_too_long_an_inner_dimension_is_refused() -> None:
-    with pytest.raises(RingBudgetError, match="inner dimension"):
-        ring.product(
-            torch.zeros((1, ring.MAX_INNER + 1), dtype=torch.int32),
-            torch.zeros((ring.MAX_INNER + 1, 1), dtype=torch.int8),
-        )
-
-
-def test_the_longest_inner_dimension_is_exact() -> None:
+@pytest.mark.parametrize("way", ["native", "int8", "float64"])
+@pytest.mark.parametrize("inner", [ring.MAX_INNER, ring.MAX_INNER + 1, 2 * ring.MAX_INNER + 5])
+def test_an_inner_dimension_of_any_length_is_exact(
+    monkeypatch: pytest.MonkeyPatch, way: str, inner: int
+) -> None:
     assert ring.MAX_INNER == 131_071  # one more, and 128 * 128 * K would be 2^31
-    codes = torch.full((1, ring.MAX_INNER), 0x7F7F7F80, dtype=torch.int32)  # digits of -128
-    weight = torch.full((ring.MAX_INNER, 1), -128, dtype=torch.int8)
-    expected = wrap(ring.MAX_INNER * 0x7F7F7F80 * -128)
+    device = torch.device("cpu")
+    if not is_exact(way):
+        pytest.skip(f"{way} is not exact here")
+    monkeypatch.setattr(kernels, "arithmetic", lambda _device: way)
+    assert kernels.arithmetic(device) == way
+    codes = torch.full((1, inner), 0x7F7F7F80, dtype=torch.int32)  # digits of -128
+    weight = torch.full((inner, 1), -128, dtype=torch.int8)
+    expected = wrap(inner * 0x7F7F7F80 * -128)
     assert ring.product(codes, weight).tolist() == [[expected]]
-    assert ring.combine(weight.t(), codes.t().contiguous()).tolist() == [[expected]]
+
+
+def is_exact(way: str) -> bool:
+    """Whether this processor, with the settings of this run, multiplies so."""
+    matmul, left = {
+        "native": (kernels.native_matmul, torch.int32),
+        "int8": (kernels._int8_kernel, torch.int8),
+        "float64": (kernels.float64_matmul, torch.int32),
+    }[way]
+    return kernels._is_exact(matmul, torch.device("cpu"), left)
+
+
+@pytest.mark.parametrize("way", ["native", "int8", "float64"])
+def test_a_result_goes_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    if not is_exact(way):
+        pytest.skip(f"{way} is not exact here")
+    monkeypatch.setattr(kernels, "arithmetic", lambda _device: way)
+    rng = np.random.default_rng(5)
+    codes = random_codes(rng, 7, 30)
+    weight = torch.from_numpy(rng.integers(-128, 128, (30, 50), dtype=np.int8))
+    room = torch.zeros((7, 60), dtype=torch.int32)
+    found = ring.product(codes, weight, room[:, 4:54])
+    assert found.data_ptr() == room[:, 4:].data_ptr()
+    assert found.tolist() == multiply(codes, weight)
+    assert not room[:, :4].any()
+    assert not room[:, 54:].any()

@@ -69,8 +69,9 @@ def processor(machine: Machine) -> list[Finding]:
 def _int8(machine: Machine, has: frozenset[str]) -> Finding:
     key = "processor.int8"
     how = machine.arithmetic()
-    if how == "int8":
-        return Finding(key, State.GOOD, "int8 products are exact: tried", value=how)
+    if how in ("native", "int8"):
+        words = "int8 products are exact: tried"
+        return Finding(key, State.GOOD, words + " by the library" * (how == "native"), value=how)
     if how == "float64":
         words = "int8 products are not exact or slow here: float64 is used, which is exact"
         remedy = "masked offload is faster with AVX-512 VNNI, AVX-VNNI, AMX or a GPU"

@@ -1,15 +1,16 @@
 """Exact integer matrix products on whatever processor this is.
 
-Two ways, both exact where they are used:
+Three ways, all exact where they are used:
 
-``int8``     int8 products with int32 sums. Exact only where the instruction set is made for them
-             (AVX-VNNI, AVX-512 VNNI, AMX, CUDA): elsewhere oneDNN adds pairs of u8 x s8 products
-             in 16 bits, and they saturate without a word.
+``native``   ``native/ring.c``: its instructions wrap, so it knows no bound. Where the library is.
+``int8``     int8 products with int32 sums, by PyTorch. Exact only where the instruction set is made
+             for them (AVX-VNNI, AVX-512 VNNI, AMX, CUDA): elsewhere oneDNN adds pairs of u8 x s8
+             products in 16 bits, and they saturate without a word.
 ``float64``  an integer below 2^31 times one of at most 2^7 is below 2^38; 2^15 of them add up to
              at most 2^53. Every partial sum is a float64, whatever the order: exact on any
              processor that follows IEEE 754.
 
-Which one a device gets is proven, not looked up: ``arithmetic`` multiplies the extremes. Both give
+Which one a device gets is proven, not looked up: ``arithmetic`` multiplies the extremes. All give
 the same integers, so parties may differ in it.
 
 Trust domain: none of its own, as ``ring``.
@@ -17,6 +18,7 @@ Trust domain: none of its own, as ``ring``.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -27,35 +29,122 @@ import torch
 from torch import Tensor
 
 from sealtune.errors import OffloadError
+from sealtune.native import library
 
-Arithmetic = Literal["int8", "float64"]
+Arithmetic = Literal["native", "int8", "float64"]
 Matmul = Callable[[Tensor, Tensor], Tensor]
 
-_SHAPES = ((1, 64, 96), (20, 577, 33), (160, 512, 256))  # rows, inner, columns of the proof
+# rows, inner, columns of the proof; the last is so long that sums of extremes leave 32 bits
+_SHAPES = ((1, 64, 96), (20, 577, 33), (160, 512, 256), (1, 70_000, 16))
+_CODES = (-(2**31), 2**31 - 1, -1, -0x7F7F7F80)  # the last two: each digit 255, or -128
+_BASIC = "plain"  # instructions that any processor has
 _FLOAT64_INNER = 2**15  # products that float64 can sum up: 2^31 * 2^7 * 2^15 = 2^53
 _BLOCK = 2**22  # entries of the right-hand side that are float64 at one time: 32 MiB
 _CUBLAS_ROWS = 32  # more than 16
 _CUBLAS_STEP = 16  # inner dimension and columns are multiples of it: 16-byte rows
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+_PRODUCT = (
+    *(_POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
+    *(_SIZE, _SIZE, _SIZE, ctypes.c_int),
+)
+
+
+def arithmetic(device: torch.device) -> Arithmetic:
+    """The way in which ``device`` multiplies exactly.
+
+    The first that is exact and has instructions for it; else the first, unless a later one is more
+    than twice as fast.
+
+    Raises:
+        OffloadError: none is exact.
+    """
+    return _proven(device, library.instructions())
 
 
 @functools.cache
-def arithmetic(device: torch.device) -> Arithmetic:
-    """The way in which ``device`` multiplies exactly; the faster one where both do.
-
-    Raises:
-        OffloadError: neither is exact.
-    """
-    int8 = _is_exact(_int8_kernel, device, torch.int8)
-    float64 = _is_exact(float64_matmul, device, torch.int32)
-    if not int8 and not float64:
+def _proven(device: torch.device, instructions: str) -> Arithmetic:
+    ways: dict[Arithmetic, tuple[Matmul, torch.dtype]] = {
+        "native": (native_matmul, torch.int32),
+        "int8": (_int8_kernel, torch.int8),
+        "float64": (float64_matmul, torch.int32),
+    }
+    exact: list[Arithmetic] = []
+    for name, way in ways.items():
+        if not _is_exact(way[0], device, way[1]):
+            continue
+        if device.type != "cpu" or (name == "native" and instructions != _BASIC):
+            return name  # made for it
+        exact.append(name)
+    if not exact:
         raise OffloadError(
             f"{device} does not multiply integers exactly, neither as int8 nor as float64",
             hint="run on another processor; updating PyTorch may help",
         )
-    # an int8 product without any instruction of its own can be a hundred times slower
-    if int8 and (not float64 or device.type != "cpu" or _slowness_of_int8(device) < 2):
-        return "int8"
-    return "float64"
+    # without instructions of its own a product can take a hundred times longer
+    seconds = {name: _seconds(*ways[name]) for name in exact}
+    best = exact[0]
+    for name in exact[1:]:
+        if 2 * seconds[name] < seconds[best]:
+            best = name
+    return best
+
+
+def native_matmul(codes: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """``codes @ weight`` mod 2^32 by the library.
+
+    Args:
+        codes: int32 [T, K] on the processor.
+        weight: int8 [K, N], any layout.
+        out: int32 [T, N], rows of neighbours; default: new. May be memory that others see.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        NotImplementedError: there is no library, or the operands are not on the processor.
+        ValueError: shapes or dtypes do not fit.
+    """
+    multiply = library.function("sealtune_ring_product", *_PRODUCT)
+    if multiply is None or codes.device.type != "cpu" or weight.device.type != "cpu":
+        raise NotImplementedError("the library has no product for this device")
+    if codes.dtype != torch.int32 or weight.dtype != torch.int8:
+        raise ValueError(f"{codes.dtype} times {weight.dtype}, not int32 times int8")
+    (rows, inner), (depth, cols) = codes.shape, weight.shape
+    if depth != inner:
+        raise ValueError(f"{inner} columns cannot be multiplied with {depth} rows")
+    if out is None:
+        out = torch.empty((rows, cols), dtype=torch.int32)
+    _expect_rows(out, rows, cols)
+    if codes.stride(1) != 1:
+        codes = codes.contiguous()
+    weight, steps = _with_a_unit_stride(weight)
+    multiply(
+        *(codes.data_ptr(), codes.stride(0), weight.data_ptr(), *steps, out.data_ptr()),
+        *(out.stride(0), rows, inner, cols, torch.get_num_threads()),
+    )
+    return out
+
+
+def _expect_rows(out: Tensor, rows: int, cols: int) -> None:
+    """Rows that do not overlap, of neighbours; strides of a single row or column mean nothing."""
+    beside = out.stride(1) == 1 or cols <= 1
+    apart = out.stride(0) >= cols or rows <= 1
+    fits = out.dtype == torch.int32 and out.shape == (rows, cols) and out.device.type == "cpu"
+    if not (fits and beside and apart):
+        raise ValueError(f"the result of a product is no matrix of {rows} x {cols} int32 rows")
+
+
+def _with_a_unit_stride(weight: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The matrix, and its strides, one of them 1."""
+    inner, cols = weight.shape
+    down, across = weight.stride()
+    if inner == 1:  # a stride along a single entry means nothing
+        return weight, (1, across)
+    if cols == 1:
+        return weight, (down, 1)
+    if 1 not in (down, across):
+        weight, down, across = weight.contiguous(), cols, 1
+    return weight, (down, across)
 
 
 def int8_matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -143,10 +232,10 @@ def _is_exact(matmul: Matmul, device: torch.device, left: torch.dtype) -> bool:
 
 
 def _hardest(device: torch.device, left: torch.dtype) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Both extremes on either side, both layouts of the weight; and the product, mod 2^32."""
-    values, weights = torch.iinfo(left), torch.iinfo(torch.int8)
-    extremes = product((values.min, values.max), (weights.min, weights.max))
-    for (rows, inner, cols), (a, b) in product(_SHAPES, extremes):
+    """Extremes on either side, both layouts of the weight; and the product, mod 2^32."""
+    weights = (-128, 127)
+    values = _CODES if left == torch.int32 else weights
+    for (rows, inner, cols), a, b in product(_SHAPES, values, weights):
         codes = torch.full((rows, inner), a, dtype=left, device=device)
         weight = torch.full((inner, cols), b, dtype=torch.int8, device=device)
         expected = (inner * a * b + 2**31) % 2**32 - 2**31
@@ -154,18 +243,14 @@ def _hardest(device: torch.device, left: torch.dtype) -> Iterator[tuple[Tensor, 
         yield codes, weight.t().contiguous().t(), expected
 
 
-def _slowness_of_int8(device: torch.device) -> float:
-    """How many times longer a ring product takes with int8 (four digit planes) than in float64."""
-    rows, inner, cols = 64, 512, 512
-    weight = torch.ones((inner, cols), dtype=torch.int8, device=device)
-
-    def seconds(matmul: Matmul, rows: int) -> float:
-        left = torch.ones((rows, inner), dtype=torch.int8, device=device)
-        times = []
-        for _ in range(3):
-            start = perf_counter()
-            matmul(left, weight)
-            times.append(perf_counter() - start)
-        return min(times)
-
-    return seconds(_int8_kernel, 4 * rows) / max(seconds(float64_matmul, rows), 1e-9)
+def _seconds(matmul: Matmul, left: torch.dtype) -> float:
+    """Of a ring product, which is four digit planes where ``left`` is int8."""
+    rows, inner, cols = 64 * (4 if left == torch.int8 else 1), 512, 512
+    codes = torch.ones((rows, inner), dtype=left)
+    weight = torch.ones((inner, cols), dtype=torch.int8)
+    times = []
+    for _ in range(3):
+        start = perf_counter()
+        matmul(codes, weight)
+        times.append(perf_counter() - start)
+    return min(times)

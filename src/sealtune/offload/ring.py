@@ -1,9 +1,10 @@
 """Exact arithmetic in the ring of integers mod 2^32, carried by int8 matrix products.
 
-A ring element is an int32 (two's complement). It is written as four signed base-256 digits
-``m = d0 + 2^8 d1 + 2^16 d2 + 2^24 d3 (mod 2^32)``, ``d`` in [-128, 127], so that a product with an
-int8 weight matrix becomes one int8 GEMM over the four stacked digit planes, exact in int32 as long
-as ``K * 128 * 128 < 2^31`` (K < 131,072). Where the processor has no exact int8 product, the codes
+A ring element is an int32 (two's complement). The library takes it as it is (``native/ring.c``).
+PyTorch's int8 products take it as four signed base-256 digits
+``m = d0 + 2^8 d1 + 2^16 d2 + 2^24 d3 (mod 2^32)``, ``d`` in [-128, 127]: a product with an int8
+weight matrix becomes one int8 GEMM over the four stacked digit planes, exact in int32 as long as
+``K * 128 * 128 < 2^31`` (K < 131,072); longer ones are cut. Where neither is exact, the codes
 themselves are multiplied in float64 (see ``kernels``).
 
 Trust domain: none of its own; the enclave (pads, checks) and the accelerator (products) both use
@@ -15,7 +16,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sealtune.errors import RingBudgetError
 from sealtune.offload import kernels
 
 DIGITS = 4
@@ -40,12 +40,8 @@ def split_digits(codes: Tensor) -> Tensor:
         int8 [4 * T, K]: plane 0 (lowest digit) first.
     """
     rows, cols = codes.shape
-    balanced = balance(codes)
-    planes = torch.empty((DIGITS, rows, cols), dtype=torch.int8, device=codes.device)
-    for digit in range(DIGITS):
-        # the conversion to int8 keeps the lowest byte, which is the digit
-        planes[digit].copy_(balanced if digit == 0 else balanced >> (8 * digit))
-    return planes.view(DIGITS * rows, cols)
+    digits = balance(codes.contiguous()).view(torch.int8).view(rows, cols, DIGITS)
+    return digits.movedim(2, 0).reshape(DIGITS * rows, cols)
 
 
 def recombine(planes: Tensor) -> Tensor:
@@ -57,38 +53,44 @@ def recombine(planes: Tensor) -> Tensor:
     Returns:
         int32 [...].
     """
-    total = planes[3] << 8
-    for digit in (2, 1):
-        total += planes[digit]
-        total <<= 8
-    total += planes[0]
-    return total
+    total = torch.add(planes[2], planes[3], alpha=256)
+    torch.add(planes[1], total, alpha=256, out=total)
+    return torch.add(planes[0], total, alpha=256, out=total)
 
 
-def product(codes: Tensor, weight: Tensor) -> Tensor:
+def product(codes: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """``codes @ weight`` mod 2^32, exactly.
 
     Args:
         codes: int32 [T, K], any values.
-        weight: int8 [K, N]; a transposed view is fine.
+        weight: int8 [K, N], any layout: a transposed view is fine.
+        out: int32 [T, N], rows of neighbours; default: new.
 
     Returns:
-        int32 [T, N].
+        int32 [T, N], ``out`` if it was given.
 
     Raises:
-        RingBudgetError: K is so large that an int32 accumulator could wrap.
+        ValueError: the inner dimensions differ.
         OffloadError: this device multiplies integers inexactly.
     """
-    rows, inner = codes.shape
-    if inner > MAX_INNER:
-        raise RingBudgetError(
-            f"inner dimension {inner} is more than {MAX_INNER}, so int8 products are not exact",
-            hint="split the layer, or keep it in the enclave",
-        )
-    if kernels.arithmetic(codes.device) == "float64":
-        return kernels.float64_matmul(codes, weight)
+    if codes.shape[1] != weight.shape[0]:
+        raise ValueError(f"{codes.shape[1]} columns cannot be multiplied with {len(weight)} rows")
+    arithmetic = kernels.arithmetic(codes.device)
+    if arithmetic == "native":
+        return kernels.native_matmul(codes, weight, out)
+    if arithmetic == "float64":
+        result = kernels.float64_matmul(codes, weight)
+    else:
+        result = _by_digits(codes[:, :MAX_INNER], weight[:MAX_INNER])
+        for start in range(MAX_INNER, codes.shape[1], MAX_INNER):
+            end = start + MAX_INNER
+            result += _by_digits(codes[:, start:end], weight[start:end])
+    return result if out is None else out.copy_(result)
+
+
+def _by_digits(codes: Tensor, weight: Tensor) -> Tensor:
     planes = kernels.int8_matmul(split_digits(codes), weight)
-    return recombine(planes.view(DIGITS, rows, weight.shape[1]))
+    return recombine(planes.view(DIGITS, len(codes), weight.shape[1]))
 
 
 def combine(combination: Tensor, codes: Tensor) -> Tensor:
@@ -101,7 +103,10 @@ def combine(combination: Tensor, codes: Tensor) -> Tensor:
     Returns:
         int32 [C, K].
     """
-    if kernels.arithmetic(codes.device) == "float64":
+    arithmetic = kernels.arithmetic(codes.device)
+    if arithmetic == "native":
+        return kernels.native_matmul(codes.t(), combination.t()).t()
+    if arithmetic == "float64":
         return kernels.float64_matmul(combination, codes)
     rows, cols = codes.shape
     digits = balance(codes).reshape(-1).view(torch.int8)  # digits of one code side by side
