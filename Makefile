@@ -16,7 +16,7 @@ NUMERIC := tests/offload tests/accelerator tests/baseline \
     test_tasks.py test_training.py) \
   tests/enclave/test_federation.py tests/enclave/test_split.py \
   --ignore=tests/offload/test_processors.py --ignore=tests/offload/test_wire.py
-AVX2 := SEALTUNE_NATIVE=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+AVX2 = SEALTUNE_NATIVE=$(shell [ -f $(LIBRARY) ] && echo avx2 || echo off) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 BASIC := SEALTUNE_NATIVE=off ATEN_CPU_CAPABILITY=default
 
 .PHONY: demo demo-split demo-hosts test test-processors check lint pins docs clean help
