@@ -60,24 +60,38 @@ def build(
         ),
     ] = None,
     packages: Cache = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            "--library",
+            metavar="FILE",
+            help="The C library for it [default: the one of this installation, if there is one].",
+        ),
+    ] = None,
 ) -> None:
     """Build an image: Debian's kernel, and one program with its packages in an initial file system.
 
     Packages come from apt and pip, each by the hash in the lock. Whoever builds the same program
-    of the same version from the same lock gets the same digest.
+    of the same version from the same lock, with the same C library where it uses one, gets the same
+    digest.
 
     Example: `sealtune image build --program aggregator -o images/aggregator`
     """
     from sealtune.images.build import build as make
     from sealtune.images.lock import SHIPPED, read_lock
+    from sealtune.images.parts import LIBRARY
     from sealtune.images.programs import PROGRAMS
 
-    built = make(read_lock(lock or SHIPPED), PROGRAMS[program.value], out, cache=packages)
-    contents = built.contents
+    listed = PROGRAMS[program.value]
+    contents = make(
+        read_lock(lock or SHIPPED), listed, out, cache=packages, library=library
+    ).contents
     for one in contents.absent:
         typer.echo(f"left out: {one}, of which the lock has no package", err=True)
     typer.echo(f"image    {out}  (Linux {contents.kernel}, {len(contents.files)} files)")
     typer.echo(f"program  {contents.program}  {contents.code}")
+    for sha256 in (file.sha256 for file in contents.files if file.path == LIBRARY):
+        typer.echo(f"library  {sha256}")
     typer.echo(f"digest   {contents.digest}")
 
 

@@ -1,7 +1,8 @@
 """Build an image: Debian's kernel for virtual machines, and one program in an initial file system.
 
 Everything lies in memory once it is booted, so there is no disk to verify, and what the launch
-measurement covers is all that runs. Nothing in it hangs on the machine that builds it.
+measurement covers is all that runs. Nothing in it hangs on the machine that builds it, but for the
+C library, if the program uses one: its bytes depend on the compiler's version.
 
 Trust domain: operator (untrusted). What was built is believed by its measurement.
 """
@@ -21,6 +22,7 @@ from sealtune.images.lock import Lock, Package
 from sealtune.images.parts import (
     deb_files,
     libraries,
+    library_file,
     program_files,
     python_files,
     wheel_files,
@@ -36,7 +38,13 @@ _FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "folder", "history")
 
 
 def build(
-    lock: Lock, program: str, folder: Path, *, cache: Path | None = None, root: Path = ROOT
+    lock: Lock,
+    program: str,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    root: Path = ROOT,
+    library: Path | None = None,
 ) -> Image:
     """Build the image of a program into ``folder``; what was built there before is replaced.
 
@@ -45,6 +53,7 @@ def build(
         program: its list's name, such as ``aggregator``.
         cache: folder of kept packages; default: in the user's cache.
         root: the package's folder.
+        library: C library for a program that uses one; default: this installation's, if any.
 
     Raises:
         DigestMismatchError: a package is not the one that the lock names.
@@ -70,6 +79,7 @@ def build(
     for package in wheels:
         entries |= wheel_files(fetch(package, cache), package, listed)
     entries |= program_files(program, root)
+    entries |= library_file(program, library)
     entries |= libraries(entries, available)
     entries |= {f"{init.MODULES[1:]}/{name}": entry for name, entry in kernel.modules.items()}
     entries |= _settings(program, kernel)

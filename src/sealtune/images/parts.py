@@ -16,6 +16,7 @@ from sealtune.errors import StorageError
 from sealtune.images.archive import Entry
 from sealtune.images.elf import needed
 from sealtune.images.lock import PYTHON, Package
+from sealtune.native import sources
 from sealtune.start import ROOT, list_file, read_program
 
 INTERPRETER = f"usr/bin/python{PYTHON}"
@@ -23,6 +24,8 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 _LIBRARY = f"usr/lib/python{PYTHON}"
 _PACKAGES = f"usr/local/lib/python{PYTHON}/dist-packages"
 OWN = "opt/sealtune"
+LIBRARY = f"{OWN}/native/{sources.LIBRARY}"
+_USES_LIBRARY = "native/library.py"
 # of Python's library: no program uses it, or it needs libraries that are not in the image
 _LEFT_OUT = frozenset({
     "curses", "dbm", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3", "test",
@@ -134,6 +137,30 @@ def program_files(name: str, root: Path = ROOT) -> Iterator[tuple[str, Entry]]:
     paths = [list_file(name, root), *(root / f for f in program.at_start + program.on_demand)]
     for path in paths:
         yield f"{OWN}/{path.relative_to(root).as_posix()}", Entry(path.read_bytes(), "sealtune")
+
+
+def library_file(name: str, library: Path | None) -> Iterator[tuple[str, Entry]]:
+    """The C library, if the program uses one.
+
+    Args:
+        library: default: this installation's, if it has one.
+
+    Raises:
+        StorageError: it cannot be read, or was built from other sources than the program's.
+    """
+    own = sources.FOLDER / sources.LIBRARY
+    if _USES_LIBRARY not in read_program(name).at_start or not (library or own.is_file()):
+        return
+    try:
+        data = (library or own).read_bytes()
+    except OSError as error:
+        raise StorageError(f"the C library {library or own} cannot be read: {error}") from error
+    if sources.digest().encode() not in data:
+        raise StorageError(
+            f"{library or own} was built from other sources than this program's",
+            hint="`python -m sealtune.native.build` builds it anew",
+        )
+    yield LIBRARY, Entry(data, "sealtune")
 
 
 def libraries(
