@@ -50,8 +50,12 @@ struct decode {
     float *out;
 };
 
-// count values of a row from column at on, scaled; zeros up to a multiple of LANES.
-BODY void load_values(const struct encode *job, int64_t row, int64_t at, int count, float *values) {
+// count values of a row from column at on, scaled, in place or in space; zeros up to a multiple of
+// LANES.
+BODY const float *load_values(const struct encode *job, int64_t row, int64_t at, int count,
+                              float *values) {
+    if (!job->is_half && !job->scale && count % LANES == 0)
+        return (const float *)job->x + row * job->stride + at;
     if (job->is_half) {
         const uint16_t *x = (const uint16_t *)job->x + row * job->stride + at;
         for (int i = 0; i < count; i++) {
@@ -64,6 +68,7 @@ BODY void load_values(const struct encode *job, int64_t row, int64_t at, int cou
     if (job->scale)
         for (int i = 0; i < count; i++) values[i] *= job->scale[at + i];
     for (int i = count; i % LANES; i++) values[i] = 0;
+    return values;
 }
 
 BODY int chunk_of(int64_t cols, int64_t at) {
@@ -73,9 +78,9 @@ BODY int chunk_of(int64_t cols, int64_t at) {
 BODY double row_norm(const struct encode *job, int64_t row) {
     double lanes[LANES] = {0};
     for (int64_t at = 0; at < job->cols; at += CHUNK) {
-        float values[CHUNK];
+        float space[CHUNK];
         const int count = chunk_of(job->cols, at);
-        load_values(job, row, at, count, values);
+        const float *values = load_values(job, row, at, count, space);
         for (int i = 0; i < count; i += LANES)
             for (int j = 0; j < LANES; j++) {
                 const double value = (double)values[i + j];
@@ -230,19 +235,19 @@ BODY int encode_row(const struct encode *job, int64_t row, check_function *check
     job->step[row] = small ? 0 : (float)(norm / job->code_norm);
     for (int64_t k = 0; k < job->vectors; k++) sums[k] = 0;
     for (int64_t at = 0; at < job->cols; at += CHUNK) {
-        float values[CHUNK];
+        float values_space[CHUNK];
         int32_t codes[CHUNK];
-        uint32_t space[CHUNK];
+        uint32_t words_space[CHUNK];
         const int count = chunk_of(job->cols, at);
         uint32_t *out = job->out + row * job->cols + at;
-        load_values(job, row, at, count, values);
+        const float *values = load_values(job, row, at, count, values_space);
         for (int i = 0; i < count; i++) codes[i] = (int32_t)rintf(values[i] * factor);
         for (int64_t k = 0; k < job->vectors; k++) {
             const int64_t sum = check_sum(codes, job->check + k * job->cols + at, count);
             sums[k] = (sums[k] + sum) % (int64_t)PRIME;
         }
         const uint32_t *words =
-            row_words(job->stream, job->words, job->cols, row, at, count, space);
+            row_words(job->stream, job->words, job->cols, row, at, count, words_space);
         if (words)
             for (int i = 0; i < count; i++) out[i] = (uint32_t)codes[i] + words[i];
         else
