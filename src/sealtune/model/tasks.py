@@ -26,6 +26,7 @@ from torch.nn import functional
 from sealtune.errors import DataError, ModelError, UnsupportedModelError
 from sealtune.job.spec import Job
 from sealtune.job.template import parse_template
+from sealtune.model.head_loss import head_rows
 from sealtune.model.texts import Batch, Example, Texts
 from sealtune.model.tokens import text_ids
 
@@ -217,6 +218,9 @@ class CausalLM(Task):
         return [*ids, end] if end is not None and room else ids
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        rows = head_rows(base_model(model), model, batch)
+        if rows is not None:
+            return rows.loss()
         logits, targets = self._pairs(model, batch)
         return functional.cross_entropy(logits, targets)
 
@@ -225,6 +229,10 @@ class CausalLM(Task):
         return _last_logits(model, batch).argmax(dim=1)
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
+        rows = head_rows(base_model(model), model, batch)
+        if rows is not None:
+            correct, loss_sum = rows.answers()
+            return Outcome(correct=correct, total=len(rows.targets), loss_sum=loss_sum)
         logits, targets = self._pairs(model, batch)
         return Outcome(
             correct=int((logits.argmax(dim=1) == targets).sum()),
@@ -234,12 +242,9 @@ class CausalLM(Task):
 
     def _pairs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits float32 [M, V] and the tokens int64 [M] that they should predict."""
+        inside, targets = batch.predicted
         result = model(**batch.inputs())
-        # by length, not by pad id: the end token often has the same id
-        inside = batch.attention_mask[:, 1:].bool()  # [B, T-1]: tokens that one before predicts
-        if not inside.any():
-            raise DataError("texts of a single token leave nothing to predict")
-        return result.logits[:, :-1][inside].float(), batch.input_ids[:, 1:][inside]
+        return result.logits[:, :-1][inside].float(), targets
 
 
 def make_task(

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sealtune.errors import DataError
+
 BUCKET = 8  # tokens
 
 
@@ -75,6 +77,19 @@ class Batch:
         """int64 [B, T]: 1 for text, 0 for padding. From lengths, since texts may hold pad ids."""
         positions = torch.arange(self.input_ids.shape[1], device=self.lengths.device)
         return (positions < self.lengths[:, None]).to(torch.int64)
+
+    @property
+    def predicted(self) -> tuple[Tensor, Tensor]:
+        """Which positions have a next token, bool [B, T - 1], and these tokens, int64 [M].
+
+        Raises:
+            DataError: there is none.
+        """
+        # by length, not by pad id: the end token often has the same id
+        inside = self.attention_mask[:, 1:].bool()
+        if not inside.any():
+            raise DataError("texts of a single token leave nothing to predict")
+        return inside, self.input_ids[:, 1:][inside]
 
     def inputs(self) -> dict[str, Tensor]:
         """The arguments of the model's forward pass."""

@@ -247,10 +247,10 @@ def _only_the_adapter_moves(model: nn.Module) -> Iterator[_Compared]:
     Training that "succeeds" and leaves a useless adapter is the failure that users notice last.
     """
     before = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
-    frozen = {
-        name: (p, p._version, p.data_ptr())
-        for name, p in model.named_parameters()
-        if not p.requires_grad
+    frozen = {  # embedding and head may be buffers
+        name: (tensor, tensor._version, tensor.data_ptr())
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if not tensor.requires_grad
     }
     compared = _Compared(before)
     yield compared

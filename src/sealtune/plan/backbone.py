@@ -23,7 +23,7 @@ from sealtune.job.plan import Backbone
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import replacing, storage_error
 from sealtune.model.files import model_digest
-from sealtune.model.load import load_model
+from sealtune.model.partial import read_layers
 from sealtune.model.quantise import quantise
 from sealtune.offload.wire import tensor_bytes
 
@@ -41,22 +41,19 @@ def prepare_backbone(spec: ModelSpec, linear: Sequence[str]) -> Backbone:
     if not path.is_file():
         _write(spec, linear, path)
     with safe_open(path, framework="pt") as file:
-        return Backbone(
-            path=str(path),
-            tensors={name: _digest(file.get_tensor(name)) for name in file.keys()},  # noqa: SIM118
-        )
+        stored = sorted(file.keys())
+    return Backbone(path=str(path), tensors={name: _digest(path, name) for name in stored})
 
 
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+def _digest(path: Path, name: str) -> str:
+    """Of one tensor; the file is opened for it alone, so that no more stays in memory."""
+    with safe_open(path, framework="pt") as file:
+        return hashlib.sha256(tensor_bytes(file.get_tensor(name))).hexdigest()
 
 
 def _write(spec: ModelSpec, linear: Sequence[str], path: Path) -> None:
-    model = load_model(spec.model_copy(update={"task": "causal-lm"}), None)
     tensors: dict[str, Tensor] = {}
-    for name in linear:
-        module = model.get_submodule(name)
-        weight = module.get_parameter("weight")
+    for name, module, weight in read_layers(spec, linear):
         codes, scale = quantise(weight.t() if isinstance(module, Conv1D) else weight)
         tensors[f"{name}.weight"], tensors[f"{name}.scale"] = codes.contiguous(), scale
     with replacing(path) as part:

@@ -26,7 +26,7 @@ from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, S
 from sealtune.methods.federated.personal import PersonalParts
 from sealtune.model.compare import ROUNDED_LEAST, SAME_LEAST
 from sealtune.model.compute import Compute
-from sealtune.model.load import load_model
+from sealtune.model.partial import load_rest
 from sealtune.model.trainable import (
     copy_tensors,
     read_tensors,
@@ -80,7 +80,8 @@ class SiteTrainer:
         self._emit = emit
         self._compute = compute or Compute.open(admitted.device, job.train.precision)
         self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
-        base = load_model(job.model, len(admitted.labels) or None, dtype=self._compute.dtype)
+        classes, dtype = len(admitted.labels) or None, self._compute.dtype
+        base = load_rest(job.model, classes, admitted.plan, dtype=dtype)
         tuning = job.tuning.of_site(self._site)
         tuned = apply_tuning(base, tuning, job.model.task, job.job.seed)
         self._model = self._compute.place(tuned)
