@@ -95,7 +95,14 @@ def make_tokenizer(
     wrapped.save_pretrained(folder)
 
 
-def make_llama(folder: Path, *, seed: int = 0, blocks: int = 2) -> Path:
+def make_llama(
+    folder: Path,
+    *,
+    seed: int = 0,
+    blocks: int = 2,
+    tied: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
     """A Llama with hidden size 64 and its tokenizer."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -106,13 +113,13 @@ def make_llama(folder: Path, *, seed: int = 0, blocks: int = 2) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         pad_token_id=0,
         eos_token_id=0,
         bos_token_id=1,
         initializer_range=0.2,
     )
-    return _save(LlamaForCausalLM(config), folder)
+    return _save(LlamaForCausalLM(config).to(dtype), folder)
 
 
 def make_gpt2(folder: Path) -> Path:
