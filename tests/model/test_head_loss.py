@@ -22,6 +22,7 @@ from sealtune.model.tasks import CausalLM
 from tests.float64 import in_float64
 from tests.model.families import FAMILIES, make_family
 from tests.model.test_load import spec
+from tests.model.test_rest import NOTHING
 from tests.model.test_tasks import task_of
 from tests.model.tiny import batch_of, make_texts
 
@@ -77,7 +78,7 @@ def test_every_family_has_its_own_loss(tmp_path: Path, name: str) -> None:
     batch = batch_of(task, make_texts(5, 3))
     where = spec(folder, "causal-lm")
     with in_float64():
-        found = load_rest(where, None, ()).double()
+        found = load_rest(where, None, NOTHING).double()
         exact = load_model(where, None).double()
         assert (head_rows(found, found, batch) is None) is (name in PROCESSED)
         tuned = [name for name, _ in found.named_parameters()]  # all but head and embedding
@@ -106,7 +107,7 @@ def test_a_family_that_nobody_knows_is_found_out(llama: Path) -> None:
     """Whatever it does to its logits, the loss is its own; dropout is as if no pass had failed."""
     task = task_of(llama, "causal-lm", labels=())
     batch = batch_of(task, make_texts(5, 3))
-    model = load_rest(spec(llama, "causal-lm"), None, ())
+    model = load_rest(spec(llama, "causal-lm"), None, NOTHING)
     forward = model.forward
 
     def capped(**inputs: Any) -> Any:

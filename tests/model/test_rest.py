@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sealtune.errors import ModelError
+from sealtune.job.plan import Backbone, SlicePlan
 from sealtune.job.sections import TuningSpec
 from sealtune.model.load import load_model
 from sealtune.model.partial import Elsewhere, load_rest
@@ -26,17 +27,22 @@ from tests.model.tiny import make_llama, make_texts
 IDS = torch.arange(3, 21).view(2, 9)
 
 
-def members(folder: Path, task: str = "causal-lm") -> list[str]:
-    """Layers that a masked job of this model computes elsewhere."""
+NOTHING = SlicePlan(
+    architecture="any", protect="adapter+data", blocks=0, prefix_blocks=0, modules=(), groups=(),
+    trainable={}, backbone=Backbone(path="", tensors={}),
+)  # fmt: skip
+
+
+def plan_of(folder: Path, task: str = "causal-lm") -> SlicePlan:
+    """Of a masked job of this model."""
     job = sample_job.make_job(folder, model={"task": task})
-    plan = make_plan(job, 3 if task == "classification" else None, backbone=False)
-    return [member for group in plan.groups for member in group.members]
+    return make_plan(job, 3 if task == "classification" else None, backbone=False)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_loaded_computes_as_the_whole_model(tmp_path: Path, name: str) -> None:
     where = spec(make_family(name, tmp_path / "model"), "causal-lm")
-    whole, rest = load_model(where, None), load_rest(where, None, ())
+    whole, rest = load_model(where, None), load_rest(where, None, NOTHING)
     tied = whole.get_output_embeddings().weight is whole.get_input_embeddings().weight
     now = [m.weight.data_ptr() for m in (rest.get_input_embeddings(), rest.get_output_embeddings())]
     assert (len(set(now)) == 1) is tied
@@ -49,7 +55,8 @@ def test_what_is_loaded_computes_as_the_whole_model(tmp_path: Path, name: str) -
 def test_nothing_of_the_masked_layers_is_ever_read(
     llama: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
-    elsewhere = members(llama, task)
+    plan = plan_of(llama, task)
+    elsewhere = [member for group in plan.groups for member in group.members]
     asked: list[str] = []
     read = Weights.read
 
@@ -58,7 +65,7 @@ def test_nothing_of_the_masked_layers_is_ever_read(
         return read(self, names, shape)
 
     monkeypatch.setattr(Weights, "read", record)
-    model = load_rest(spec(llama, task), 3 if task == "classification" else None, elsewhere)
+    model = load_rest(spec(llama, task), 3 if task == "classification" else None, plan)
     assert asked
     assert not {f"{name}.weight" for name in elsewhere} & set(asked)
     for name in elsewhere:
@@ -70,7 +77,8 @@ def test_nothing_of_the_masked_layers_is_ever_read(
 def test_a_layer_that_nothing_took_the_place_of_stops_the_training(llama: Path) -> None:
     task = task_of(llama, "causal-lm", labels=())
     job = sample_job.make_job(llama, model={"task": "causal-lm"})
-    base = load_rest(job.model, None, members(llama)[-1:])
+    plan = plan_of(llama)
+    base = load_rest(job.model, None, plan.model_copy(update={"groups": plan.groups[-1:]}))
     model = apply_tuning(base, TuningSpec(rank=2), "causal-lm", 1)
     with pytest.raises(ModelError, match="loss is nan"):
         local_round(
@@ -81,7 +89,7 @@ def test_a_layer_that_nothing_took_the_place_of_stops_the_training(llama: Path) 
 @pytest.mark.parametrize("tied", [True, False])
 def test_matrices_stay_as_the_file_has_them(tmp_path: Path, tied: bool) -> None:
     folder = make_llama(tmp_path / "model", dtype=torch.bfloat16, tied=tied)
-    rest = load_rest(spec(folder, "causal-lm"), None, ())
+    rest = load_rest(spec(folder, "causal-lm"), None, NOTHING)
     table, head = rest.get_input_embeddings(), rest.get_output_embeddings()
     assert table.weight.dtype == head.weight.dtype == torch.bfloat16
     assert rest.dtype == torch.float32  # what PEFT makes its tensors of
@@ -93,7 +101,9 @@ def test_matrices_stay_as_the_file_has_them(tmp_path: Path, tied: bool) -> None:
 
 
 def test_leading_blocks_that_run_elsewhere_are_missing_whole(llama: Path) -> None:
-    rest = load_rest(spec(llama, "causal-lm"), None, (), prefix=1)
+    rest = load_rest(
+        spec(llama, "causal-lm"), None, NOTHING.model_copy(update={"prefix_blocks": 1})
+    )
     _, blocks = find_blocks(rest)
     assert [isinstance(block, Elsewhere) for block in blocks] == [True, False]
     assert not rest.get_input_embeddings()(IDS).any()
