@@ -107,7 +107,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
 
 def _time(summary: Mapping[str, Any], method: Method) -> str:
     """How long it took, and what took it."""
-    one_method_only = ("accelerator", "pads", "server")
+    one_method_only = ("passes", "accelerator", "pads", "server")
     parts = []
     for name in ("enclave", *one_method_only, "network", "waiting", "other"):
         share = summary["shares"][name]

@@ -121,6 +121,7 @@ class Busy(_Model):
     enclave: Number = None
     accelerator: Number = None
     pads: Number = None
+    passes: Number = None
 
 
 class SiteRound(_Model):

@@ -89,9 +89,6 @@ class EnclavePads:
         key = PadKey(self._stream, self._stream.reserve())
         return Pad(key, lambda: self._make(key, way, rows))
 
-    def begin(self, rows: int, *, backward: bool) -> None:
-        """See ``PadSource.begin``; the calls tell it all."""
-
     def rest(self) -> None:
         """See ``PadSource.rest``."""
         with self._wake:

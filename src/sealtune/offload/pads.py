@@ -78,15 +78,6 @@ class PadSource(Protocol):
         """
         ...
 
-    def begin(self, rows: int, *, backward: bool) -> None:
-        """A forward pass of the model begins.
-
-        Args:
-            rows: T of each call until the next pass.
-            backward: whether a backward pass follows.
-        """
-        ...
-
     def rest(self) -> None:
         """Nothing is to be done until the next ``take``: time to make pads ahead."""
         ...

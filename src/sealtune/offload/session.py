@@ -5,7 +5,7 @@ Trust domain: client enclave.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -137,13 +137,12 @@ class OffloadSession:
                 model.set_submodule(path, PlainPrefix(self._link.accelerator, self.seconds))
             elif module.role == "block":
                 model.set_submodule(path, PassThrough())
-        model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
+        model.register_forward_pre_hook(self._forget)
 
-    def _begin_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _forget(self, *_: object) -> None:
+        """A pass begins: whatever an interrupted one left is not of this one."""
         for shared in self._shared.values():
             shared.reset()
-        if self._link.pads is not None:
-            self._link.pads.begin(_rows(args, kwargs), backward=torch.is_grad_enabled())
 
     def multiply(self, group: str, values: Tensor, *, backward: bool = False) -> Tensor:
         """One product by itself, for tests and benchmarks (see ``GroupChannel.multiply``)."""
@@ -186,15 +185,6 @@ def _replace(model: nn.Module, by_name: dict[str, str], shared: SharedInput) -> 
         channel.bias = torch.cat(
             [torch.zeros(n) if b is None else b.detach().to(torch.float32) for b, n in parts]
         )
-
-
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Token rows of a forward pass: B * T of ids [B, T], or of embeddings [B, T, D]."""
-    given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-    source = next((value for value in given if isinstance(value, Tensor)), None)
-    if source is None:
-        raise OffloadError("a masked model was called without input_ids or inputs_embeds")
-    return source.numel() // (source.shape[-1] if source.is_floating_point() else 1)
 
 
 def _existing(by_name: dict[str, str], name: str) -> str:

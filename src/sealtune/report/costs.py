@@ -1,17 +1,16 @@
 """What the run cost: bytes on each link, seconds by where they went, memory by process.
 
 How the wall time is split. A round lasts ``wall`` seconds, seen from the server. Site ``s`` reports
-its own ``enclave``, ``accelerator`` and ``pads`` seconds; their sum is ``busy(s)``. The server of a
+its own seconds by these parts (``BUSY``); their sum is ``busy(s)``. The server of a
 split job reports its own ``server`` seconds: training and testing, while no site computes. That of
 a federated job reports none, so they are 0. Then
 
     network = wall - server - max over sites of busy   sealing, Flower, aggregation: nobody computed
     waiting = max over sites of busy - busy(s)         site s was done, another was not
 
-so that the six parts of every site add up to ``wall``. The figures for the run are the mean over
+so that the parts of every site add up to ``wall``. The figures for the run are the mean over
 sites, summed over rounds; ``other`` is the rest of the wall time: starting processes, loading the
-model, the handshake, the export. Pads made in idle time can overlap other parts: then the parts add
-up to more than ``total``, and shares are shares of the parts' sum.
+model, the handshake, the export. Pads that were made while a site waited are not counted.
 
 Trust domain: server operator.
 """
@@ -26,7 +25,7 @@ from sealtune.report.log import RunLog, entry
 from sealtune.report.methods import View
 from sealtune.report.values import Json, add, mean, ratio
 
-BUSY = ("enclave", "accelerator", "pads")
+BUSY = ("enclave", "passes", "accelerator", "pads")
 PARTS = (*BUSY, "server", "network", "waiting")
 
 

@@ -148,7 +148,9 @@ class RunLog:
             said |= found.model_dump(include={"correct", "total", "loss"})
         made = {e.chunk: e.seconds or 0.0 for e in self.of(Uploaded, f"client:{site}")}
         if made and stage == "evaluate":  # a split job's site computes before the first round only
-            said["seconds"] = Busy(enclave=sum(made.values()), accelerator=0.0, pads=0.0)
+            said["seconds"] = Busy(
+                enclave=sum(made.values()), accelerator=0.0, pads=0.0, passes=0.0
+            )
         return SiteRound.model_validate(said)
 
     def started(self) -> float | None:

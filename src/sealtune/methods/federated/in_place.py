@@ -12,11 +12,14 @@ class InPlace:
     """The model's own layers, with the weights as they are published.
 
     Attributes:
-        seconds: of an accelerator and of pads; there are none.
+        seconds: of an accelerator, pads and passes; there are none.
     """
 
     def __init__(self) -> None:
-        self.seconds = {"accelerator": 0.0, "pads": 0.0}
+        self.seconds = dict.fromkeys(("accelerator", "pads", "passes"), 0.0)
 
     def install(self, model: nn.Module) -> None:
         """Leave every layer as it is."""
+
+    def rest(self) -> None:
+        """There is nothing to make ahead."""

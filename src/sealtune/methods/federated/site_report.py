@@ -14,7 +14,7 @@ from sealtune.frames import is_count
 from sealtune.job.manifest import DataIdentity
 
 StageKind = Literal["evaluate", "train", "release"]  # what all sites are asked to do
-_SECONDS = ("enclave", "accelerator", "pads")
+_SECONDS = ("enclave", "accelerator", "pads", "passes")
 _LARGEST = 1e12  # beyond any loss or number of seconds
 
 

@@ -50,13 +50,16 @@ class Session(Protocol):
     """Where the frozen layers' products are computed.
 
     Attributes:
-        seconds: spent so far, on the ``accelerator`` and on ``pads``.
+        seconds: spent so far on the ``accelerator``, on ``pads`` and on ``passes`` over codes.
     """
 
     seconds: dict[str, float]
 
     def install(self, model: nn.Module, /) -> None:
         """Put what computes them in the layers' place."""
+
+    def rest(self) -> None:
+        """Nothing is to be computed until the server asks again."""
 
 
 class SiteTrainer:
@@ -121,6 +124,7 @@ class SiteTrainer:
         stated = {key: fields[key] for key in ("train_loss",) if key in fields}
         self._emit(Worked(round=round_, stage=question.kind, seconds=Busy(**spent), **stated))
         self._emit(Phase(round=round_, phase="wait", of=0))
+        self._session.rest()
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
     def _shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

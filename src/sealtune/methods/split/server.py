@@ -223,7 +223,7 @@ class SplitServer:
             "correct": found.correct,
             "total": found.total,
             "loss": found.loss,
-            "seconds": {"enclave": round(spent, 3), "accelerator": 0.0, "pads": 0.0},
+            "seconds": {"enclave": round(spent, 3), "accelerator": 0.0, "pads": 0.0, "passes": 0.0},
         }
         line.succeed()
         return line

@@ -36,6 +36,7 @@ class Federated(View):
     client = "client enclave"
     time_parts: ClassVar = {
         "enclave": "in the enclave",
+        "passes": "masking and checking",
         "accelerator": "accelerator, with transfer",
         "pads": "making pads",
         "network": "network and server",
