@@ -136,7 +136,7 @@ def test_events_tell_the_whole_story(llama: Path, tmp_path: Path) -> None:
         for entry in event["sites"].values():
             assert entry["outcome"] == "ok"
             assert entry["bytes_up"] > 0
-            assert set(entry["seconds"]) == {"enclave", "accelerator", "pads"}
+            assert set(entry["seconds"]) == {"enclave", "accelerator", "pads", "passes"}
     assert sum(entry["examples"] for entry in rounds[1]["sites"].values()) == 60
     assert all(0 < entry["train_loss"] < 10 for entry in rounds[1]["sites"].values())
     assert sum(entry["total"] for entry in rounds[0]["sites"].values()) == 24

@@ -71,6 +71,7 @@ BOUNDS: list[tuple[type[sections.Section], str, list[Any], list[Any]]] = [
     (sections.SpfSpec, "dense", [0.0, 1.0], [-ABOVE_0, 1.1]),
     (sections.SpfSpec, "layers", [[0]], [[], [-1]]),
     (sections.ProtectionSpec, "integrity_bits", [1, 128], [0, 129]),
+    (sections.ProtectionSpec, "pad_budget", [0, 2**20], [-1, 2**20 + 1]),
     (sections.TrainSpec, "steps_per_round", [1, "epoch"], [0, "epochs"]),
     (sections.TrainSpec, "batch_size", [1], [0]),
     (sections.TrainSpec, "learning_rate", [ABOVE_0, 1.0], [0.0, 1.1]),

@@ -80,7 +80,12 @@ def server(config: dict[str, Any], fake: dict[str, Any]) -> None:
                 "total": 100,
                 "bytes_up": len(frame.body),
                 "bytes_down": len(bodies[site]),
-                "seconds": {"enclave": fake.get("work", 0), "accelerator": 0.0, "pads": 0.0},
+                "seconds": {
+                    "enclave": fake.get("work", 0),
+                    "accelerator": 0.0,
+                    "pads": 0.0,
+                    "passes": 0.0,
+                },
             }
             frames.send(relay, Frame("ok"))
         say("round", round=number, sites=outcomes, seconds=time.monotonic() - began)

@@ -239,7 +239,7 @@ def test_bars_are_as_long_as_their_figures(page: str) -> None:
     share = 100 * memory["server"] / memory["client:hospital-north"]
     assert widths["server enclave"] == pytest.approx(share, abs=0.01)
     parts = [width for name, width in widths.items() if name.startswith("mean of sites, ")]
-    assert len(parts) == 6
+    assert len(parts) == 7
     assert sum(parts) == pytest.approx(100, abs=0.1)
     assert max(widths.values()) <= 100
 

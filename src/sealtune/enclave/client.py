@@ -50,6 +50,7 @@ def _session(admitted: Admitted, emit: Emit) -> Iterator[Session]:
         admitted.plan,
         integrity_bits=admitted.job.protection.integrity_bits,
         owner=f"{admitted.job_id}/{admitted.site}",
+        pad_budget=admitted.job.protection.pad_budget,
         patience=_PATIENCE,
     ) as session:
         native, slow = library.instructions(), library.why_off()

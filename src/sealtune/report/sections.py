@@ -31,7 +31,7 @@ SETTINGS = {
     "sites": ("partition", "alpha"),
     "split": ("cut", "activations", "checkpointing"),
     "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf", "ptuning"),
-    "protection": ("compute", "protect", "integrity_bits", "attestation"),
+    "protection": ("compute", "protect", "integrity_bits", "pad_budget", "attestation"),
     "train": (
         "steps_per_round",
         "batch_size",
