@@ -380,7 +380,7 @@ def test_failed_site_has_no_times(tmp_path: Path) -> None:
         "seconds": {"enclave": 0.0, "accelerator": 0.0, "pads": 0.0},
     }  # fmt: skip
     found = build_summary(write_run(tmp_path / "run", happened))
-    assert found["per_site"]["hospital-north"]["seconds"]["enclave"] == 3 * 30 + 2 * 8
+    assert found["per_site"]["hospital-north"]["seconds"]["accelerator"] == 3 * 24 + 2 * 6
     assert found["per_site"]["hospital-north"]["seconds"]["waiting"] == 0
     # in round 1 the slowest is now hospital-south with 86 s
     assert found["seconds"]["network"] == pytest.approx(10 + 3 * 6 + 2 * 4)
