@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +17,7 @@ from sealtune.offload import passes
 from sealtune.offload.codes import RESULT_LIMIT, Budget
 from sealtune.offload.keystream import KeyStream
 from sealtune.offload.pads import PadKey
-from sealtune.offload.prime_check import PRIME
+from sealtune.offload.prime_check import PRIME, sums
 
 SETS = [name for name in library.available() if name != library.OFF]
 COLUMNS = (1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 127, 511, 512, 513, 576, 1025)
@@ -69,6 +70,10 @@ def draw(seed: int, rows: int, cols: int) -> Call:
     )
 
 
+def sums_of(codes: Tensor, check: Tensor | None) -> Tensor:
+    return torch.zeros((len(codes), 0), dtype=torch.int64) if check is None else sums(codes, check)
+
+
 def encode(call: Call, name: str) -> list[Tensor] | str:
     """Codes, steps and sums; or what was refused."""
     out = torch.full(call.x.shape, 7, dtype=torch.int32)
@@ -119,9 +124,7 @@ def test_decoding_gives_the_bits_of_the_reference(
             blind = call.pad
             product = product + blind.stream.mask(blind.index, *size)
     rows = size[0]
-    from sealtune.offload import slow_passes
-
-    encoded = passes.Encoded(torch.rand(rows, generator=made), slow_passes._sums(true, call.check))
+    encoded = passes.Encoded(torch.rand(rows, generator=made), sums_of(true, call.check))
 
     def decode(name: str) -> Tensor:
         with library.using(name):
@@ -130,3 +133,45 @@ def test_decoding_gives_the_bits_of_the_reference(
             )
 
     assert torch.equal(decode(name), decode(library.OFF))
+
+
+@both
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cols", [1, 65, 600])
+def test_nothing_of_a_row_that_is_not_finite_is_written(
+    name: str, value: float, dtype: torch.dtype, cols: int
+) -> None:
+    x = torch.ones((3, cols), dtype=dtype)
+    x[1, -1] = value
+    out = torch.full((3, cols), 7, dtype=torch.int32)
+    pad = PadKey(KeyStream(bytes(32)), 1)  # type: ignore[arg-type]
+    with library.using(name), pytest.raises(OffloadError, match="NaN or infinity"):
+        passes.encode_mask(x, Budget(300.0, 4), pad, None, out)
+    assert (out[1] == 7).all()
+
+
+@both
+def test_what_pointers_must_not_be_made_of_is_refused(name: str) -> None:
+    x, codes = torch.ones((4, 8)), torch.zeros((4, 8), dtype=torch.int32)
+    check = torch.zeros((2, 8), dtype=torch.uint32)
+    wrong: list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]] = [
+        (x.to(torch.float64), None, codes, None),
+        (x, None, codes[:3], None),
+        (x, None, torch.zeros((4, 16), dtype=torch.int32)[:, ::2], None),
+        (x, None, codes.to(torch.int64), None),
+        (x, check[:, :7], codes, None),
+        (x, check.to(torch.int64), codes, None),
+        (x, None, codes, torch.ones(7)),
+        (x, None, codes, torch.ones(16)[::2]),
+    ]
+    with library.using(name):
+        for values, vectors, out, scale in wrong:
+            with pytest.raises(OffloadError, match="of a masked product is"):
+                passes.encode_mask(values, Budget(300.0, 4), None, vectors, out, scale=scale)
+        encoded = passes.Encoded(torch.ones(4), torch.zeros((4, 0), dtype=torch.int64))
+        for step, sums in ((encoded.step[:3], encoded.sums), (encoded.step, torch.zeros((4, 2)))):
+            with pytest.raises(OffloadError, match="of a masked product is"):
+                passes.unmask_decode(
+                    codes, None, None, passes.Encoded(step, sums), None, None, "here"
+                )
