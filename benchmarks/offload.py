@@ -7,14 +7,18 @@
 The same step (LoRA r=8 on q, k, v, o; causal language modelling on running text; AdamW left out, it
 is the same everywhere) is done in turns:
 
-    masked   a site's enclave and an accelerator, as `sealtune run` starts them
-    fp32     transformers and PEFT alone, float32
-    bf16     the same with base and adapter in bfloat16
+    online        a site's enclave and an accelerator, as `sealtune run` starts them, with all pads
+                  made while it rested (``pads`` is what that took)
+    total         the same with every pad made within the step, while the accelerator works
+    enclave_bf16  the site's enclave computes everything, in bfloat16
+    fp32          transformers and PEFT alone, float32
+    bf16          the same with base and adapter in bfloat16
 
-``online`` is a masked step whose pads were made beforehand, ``total`` has what making them in the
-enclave takes. Ratios are medians over interleaved rounds, with their quartiles in ``spread``.
+All have the environment that `sealtune run` gives an enclave. Ratios are medians over interleaved
+rounds, with their quartiles in ``spread``.
 
 Keys of the JSON line: ``online_ratio`` = online / fp32, ``total_ratio`` = total / fp32,
+``online_cpu_ratio``, ``total_cpu_ratio`` = the same of processor time, the accelerator's included;
 ``bf16_online_ratio`` = online / bf16, ``grad_rel_err`` = relative error of one step's gradient
 against the same int8 weights unmasked (both float32), ``integrity_share`` = the check's share of
 the online step, ``enclave_peak_mib`` and ``enclave_peak_mib_second`` = peak memory of the enclave's
@@ -34,6 +38,8 @@ from typing import Any
 from offload_driver import Figures, PartyError, Stage, middle, processor, quartiles, ratio, rounds
 from offload_gpu import measure_gpu
 
+_NO_PIECES = {"wall", "cpu", "cpu_accelerator", "loss", "pads_ahead"}
+_AHEAD = 2048  # MiB of pads: a whole step's
 _KEYS = (
     "online_ratio", "total_ratio", "grad_rel_err", "integrity_share", "enclave_peak_mib",
     "enclave_peak_mib_second", "slalom_speedup", "bf16_online_ratio",
@@ -61,8 +67,10 @@ class Benchmark:
         (folder / "tokens.json").write_text(json.dumps(read_text(options)))
         base["plan"] = str(folder / "plan.json")
         address = self.stage.accelerator(plan.model_dump(mode="json"))
-        masked = {**base, "way": "masked", "accelerator": address, "integrity_bits": 40}
+        masked = {**base, "way": "masked", "accelerator": address}
         self.stage.party("masked", masked)
+        self.stage.party("ahead", {**masked, "pad_budget": _AHEAD})
+        self.stage.party("enclave_bf16", {**base, "way": "placed", "precision": "bf16"})
         self.stage.party("fp32", {**base, "way": "plain", "precision": "fp32"})
         self.stage.party("bf16", {**base, "way": "plain", "precision": "bf16"})
         for name, process in self.stage.processes.items():
@@ -72,37 +80,44 @@ class Benchmark:
 
     def steps(self) -> None:
         """Interleaved rounds and the ratios."""
-        ways = {name: lambda name=name: self._step(name) for name in ("masked", "fp32", "bf16")}
+        names = ("masked", "ahead", "enclave_bf16", "fp32", "bf16")
+        ways = {name: lambda name=name: self._step(name) for name in names}
         seconds = rounds(ways, self.options.rounds, self.options.until - 60)
-        online = [s["wall"] - s["pads"] for s in seconds["masked"]]
-        total = [s["wall"] for s in seconds["masked"]]
-        fp32, bf16 = ([s["wall"] for s in seconds[name]] for name in ("fp32", "bf16"))
+        walls = {name: [s["wall"] for s in values] for name, values in seconds.items()}
+        walls["online"], walls["total"] = walls.pop("ahead"), walls.pop("masked")
+        walls["pads"] = [s["pads_ahead"] for s in seconds["ahead"]]
         spread: Figures = {}
         for key, above, below in (
-            ("online_ratio", online, fp32),
-            ("total_ratio", total, fp32),
-            ("bf16_online_ratio", online, bf16),
+            ("online_ratio", "online", "fp32"),
+            ("total_ratio", "total", "fp32"),
+            ("bf16_online_ratio", "online", "bf16"),
+            ("enclave_bf16_ratio", "enclave_bf16", "fp32"),
         ):
-            self.found[key], spread[key] = ratio(above, below)
-        pieces = {
-            key: middle([s[key] for s in seconds["masked"]])
-            for key in seconds["masked"][0]
-            if key not in ("wall", "cpu", "cpu_accelerator", "loss")
-        }
-        walls = {"online": online, "total": total, "fp32": fp32, "bf16": bf16}
-        rest = middle(online) - sum(value for key, value in pieces.items() if key != "pads")
+            self.found[key], spread[key] = ratio(walls[above], walls[below])
         self.found["spread"] = spread
         self.found["seconds"] = {key: middle(value) for key, value in walls.items()}
         self.found["seconds_spread"] = {key: quartiles(value) for key, value in walls.items()}
-        self.found["pieces"] = {**pieces, "rest_of_enclave": round(rest, 4)}
-        self.found["cpu_seconds"] = {
-            name: middle([s["cpu"] for s in values]) for name, values in seconds.items()
-        } | {"accelerator": middle([s["cpu_accelerator"] for s in seconds["masked"]])}
-        self.found["rounds"] = len(online)
+        masked = {"online": seconds["ahead"], "total": seconds["masked"]}
+        self.found["pieces"] = {name: self._pieces(steps) for name, steps in masked.items()}
+        spent = {name: [s["cpu"] for s in values] for name, values in seconds.items()}
+        for name, steps in masked.items():  # both sides; others' jobs on the machine change it less
+            both = [s["cpu"] + s["cpu_accelerator"] for s in steps]
+            self.found[f"{name}_cpu_ratio"], spread[f"{name}_cpu_ratio"] = ratio(
+                both, spent["fp32"]
+            )
+        self.found["cpu_seconds"] = {name: middle(values) for name, values in spent.items()}
+        self.found["rounds"] = len(walls["online"])
+
+    def _pieces(self, steps: list[Figures]) -> Figures:
+        """Median seconds of a masked step by piece; ``rest`` is what else the enclave does."""
+        keys = steps[0].keys() - _NO_PIECES
+        rest = middle([s["wall"] - sum(s[key] for key in keys) for s in steps])
+        return {key: middle([s[key] for s in steps]) for key in sorted(keys)} | {"rest": rest}
 
     def _step(self, name: str) -> Figures:
+        made = self.stage.processes[name].ask("rest") if name == "ahead" else {"pads": 0.0}
         before = self.stage.cpu_seconds("accelerator")
-        found = self.stage.processes[name].ask("step")
+        found = self.stage.processes[name].ask("step") | {"pads_ahead": made["pads"]}
         return found | {"cpu_accelerator": self.stage.cpu_seconds("accelerator") - before}
 
     def gradient(self) -> None:

@@ -133,55 +133,91 @@ def plain(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     return stepper, {"use_int8": use_int8}
 
 
-def product_step(model: Any, settings: Settings) -> Stepper:
-    """A model of the product's with the product's own loss."""
+def product_model(settings: Settings, session: Any, elsewhere: Any) -> tuple[Stepper, Any]:
+    """A site's model and loss as ``SiteTrainer`` makes them: ``precision``, ``device``.
+
+    Args:
+        session: what multiplies.
+        elsewhere: names of the layers that it multiplies with.
+    """
     import torch
 
+    from sealtune.job.spec import Job
+    from sealtune.model.compute import Compute
+    from sealtune.model.load import load_model
     from sealtune.model.tasks import make_task
     from sealtune.model.texts import Batch
-
-    tokenizer: Any = SimpleNamespace(pad_token_id=0)
-    if settings.get("tokenizer"):
-        from sealtune.job.spec import ModelSpec
-        from sealtune.model.load import load_tokenizer
-
-        tokenizer = load_tokenizer(ModelSpec(path=settings["model"], task="causal-lm"))
-    task = make_task("causal-lm", tokenizer, max_tokens=4096, template="{text}", labels=())
-    ids = read_tokens(settings)
-    batch = Batch(ids, torch.full((ids.shape[0],), ids.shape[1]), None)
-    return Stepper(model, lambda: task.loss(model, batch), settings)
-
-
-def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
-    """A site's enclave with its accelerator: ``plan``, ``accelerator``, ``integrity_bits``."""
-    import sealtune.enclave.client  # noqa: F401  what the program loads, for an honest peak
-    from sealtune.job.plan import SlicePlan
-    from sealtune.job.spec import Job
-    from sealtune.memory import peak_mib
-    from sealtune.model.load import load_model
-    from sealtune.offload.session import OffloadSession
     from sealtune.tuning.apply import apply_tuning
 
     job = Job.model_validate(job_values(settings))
+    compute = Compute.open(settings.get("device", "cpu"), settings.get("precision", "fp32"))
+    base = load_model(job.model, None, dtype=compute.dtype)
+    model = compute.place(apply_tuning(base, job.tuning, job.model.task, job.job.seed))
+    session.install(model)
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    if settings.get("tokenizer"):
+        from sealtune.model.load import load_tokenizer
+
+        tokenizer = load_tokenizer(job.model)
+    task = compute.task(
+        make_task("causal-lm", tokenizer, max_tokens=4096, template="{text}", labels=())
+    )
+    ids = read_tokens(settings)
+    batch = Batch(ids, torch.full((ids.shape[0],), ids.shape[1]), None)
+    stepper = Stepper(model, lambda: task.loss(model, batch), settings)
+    stepper.spent = session.seconds
+    return stepper, job
+
+
+def placed(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
+    """A site's enclave that has no accelerator, or its attested GPU: ``device``, ``precision``."""
+    from sealtune.memory import peak_mib
+    from sealtune.methods.federated.in_place import InPlace
+
+    stepper, _ = product_model(settings, InPlace(), ())
+    return stepper, {"memory": lambda: {"peak": peak_mib()}}
+
+
+def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
+    """A site's enclave with its accelerator: ``plan``, ``accelerator``, ``pad_budget`` (MiB)."""
+    from sealtune.job.plan import SlicePlan
+    from sealtune.memory import peak_mib
+    from sealtune.offload.session import OffloadSession
+
     plan = SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
     session = OffloadSession.connect(
-        settings["accelerator"], plan, integrity_bits=settings["integrity_bits"],
-        owner="offload/one", patience=120.0,
+        settings["accelerator"], plan, integrity_bits=settings.get("integrity_bits", 40),
+        owner=f"offload/{os.getpid()}", patience=120.0, pad_budget=settings.get("pad_budget", 0),
     )  # fmt: skip
     started = peak_mib()
-    model = apply_tuning(load_model(job.model, None), job.tuning, job.model.task, job.job.seed)
-    session.install(model)
+    members = [member for group in plan.groups for member in group.members]
+    stepper, job = product_model(settings, session, members)
     loaded = peak_mib()
-    stepper = product_step(model, settings)
-    stepper.spent = session.seconds
 
     def memory() -> dict[str, float]:
         return {"session": started, "loaded": loaded, "peak": peak_mib()}
 
-    return stepper, {"memory": memory, "release": lambda: release(job, model, stepper, settings)}
+    return stepper, {
+        "memory": memory,
+        "rest": lambda: rest(session),
+        "release": lambda: release(job, stepper.model, settings),
+    }
 
 
-def release(job: Any, model: Any, stepper: Stepper, settings: Settings) -> dict[str, Any]:
+def rest(session: Any) -> dict[str, float]:
+    """Let pads be made ahead until nothing is left to make; returns what that took."""
+    session.rest()  # counts what was made before
+    before = session.seconds["pads"]
+    quiet, last = 0, time.process_time()
+    while quiet < 3:
+        time.sleep(0.02)
+        now = time.process_time()
+        quiet, last = (quiet + 1 if now - last < 0.005 else 0), now
+    session.rest()
+    return {"pads": session.seconds["pads"] - before}
+
+
+def release(job: Any, model: Any, settings: Settings) -> dict[str, Any]:
     """What an enclave does last: write the adapter, and compare the written with the live one."""
     import torch
 
@@ -211,6 +247,7 @@ def release(job: Any, model: Any, stepper: Stepper, settings: Settings) -> dict[
 
 WAYS: dict[str, Callable[[Settings], tuple[Stepper, Mapping[str, Any]]]] = {
     "plain": plain,
+    "placed": placed,
     "masked": masked,
 }
 
