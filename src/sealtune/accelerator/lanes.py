@@ -78,14 +78,15 @@ class Queued:
     """On a device that has queues, see ``Lane``.
 
     Args:
-        chunk: bytes of codes or product, whichever are wider, that make a chunk.
+        chunk: bytes of codes or product, whichever are wider, that make a chunk; 0: what fits a
+            GPU on PCIe.
     """
 
-    def __init__(self, device: Device, *, chunk: int = _CHUNK) -> None:
+    def __init__(self, device: Device, *, chunk: int = 0) -> None:
         self.device = device
         self.up, self.work, self.down = (device.queue() for _ in range(3))
         self.sent, self.fetched = Staging(device), Staging(device)
-        self._chunk = chunk
+        self._chunk = chunk or _CHUNK
 
     def multiply(self, weight: Tensor, rows: int, exchange: Exchange) -> None:
         """See ``Lane``."""
@@ -179,7 +180,8 @@ class _Run:
         return host
 
     def _send(self, host: Tensor) -> None:
-        self._codes.append(host.to(self._lane.device.where, non_blocking=True))
+        there = torch.empty_like(host, device=self._lane.device.where)
+        self._codes.append(there.copy_(host, non_blocking=True))
 
     def _multiply(self, chunk: int) -> None:
         self._products.append(ring.product(self._codes[chunk], self._weight))
