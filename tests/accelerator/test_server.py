@@ -7,7 +7,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,14 +31,20 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     return make_setup(tmp_path_factory.mktemp("backbone"))
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def address(
+@pytest.fixture(params=["unix", "tcp", "unix and folder", "tcp and folder"])
+def reach(
     request: pytest.FixtureRequest, setup: Setup, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    unix = f"unix:{tmp_path_factory.mktemp('s')}/a.sock"
-    server = Server(setup.engine, unix if request.param == "unix" else "tcp:127.0.0.1:0")
+) -> Iterator[Callable[[], RemoteAccelerator]]:
+    """A connection to the honest accelerator, each way."""
+    near = request.param.startswith("unix")
+    folder = tmp_path_factory.mktemp("s")
+    shared = folder if "folder" in request.param else None
+    address = f"unix:{folder}/a.sock" if near else "tcp:127.0.0.1:0"
+    server = Server(setup.engine, address, untrusted_shm=shared)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield unix if request.param == "unix" else f"tcp:127.0.0.1:{server.port}"
+    if not near:
+        address = f"tcp:127.0.0.1:{server.port}"
+    yield lambda: RemoteAccelerator.connect(address, GROUPS, untrusted_shm=shared)
     server.close()
 
 
@@ -55,8 +61,10 @@ def codes(rows: int, cols: int) -> torch.Tensor:
     return torch.randint(-(2**31), 2**31, (rows, cols)).to(torch.int32)
 
 
-def test_products_are_those_of_the_engine(setup: Setup, address: str) -> None:
-    remote = RemoteAccelerator.connect(address, GROUPS)
+def test_products_are_those_of_the_engine(
+    setup: Setup, reach: Callable[[], RemoteAccelerator]
+) -> None:
+    remote = reach()
     for rows in (1, 17, 300, 2):  # growing and shrinking shared memory
         for backward in (False, True):
             sent = codes(rows, HIDDEN + 16 if backward else INNER)
@@ -65,8 +73,10 @@ def test_products_are_those_of_the_engine(setup: Setup, address: str) -> None:
     remote.close()
 
 
-def test_an_unplanned_request_is_refused_and_the_connection_lives(address: str) -> None:
-    remote = RemoteAccelerator.connect(address, GROUPS)
+def test_an_unplanned_request_is_refused_and_the_connection_lives(
+    reach: Callable[[], RemoteAccelerator],
+) -> None:
+    remote = reach()
     with pytest.raises(AcceleratorLostError, match="no plain blocks"):
         remote.prefix(torch.ones((1, 4), dtype=torch.long))
     with pytest.raises(AcceleratorLostError, match="not in the slice plan"):
@@ -254,6 +264,121 @@ def test_shared_memory_cannot_be_cut_short_by_the_other_side() -> None:
     with pytest.raises(FrameError, match="cut short"):
         Arena.attach(unsealed, 4096)
     os.close(unsealed)
+
+
+def ask(server: Server, *requests: Frame) -> Frame:
+    """The answer to the last of one connection's requests."""
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        for request in requests:
+            frames.send(sock, request)
+            answer = frames.receive(sock)
+        return answer
+
+
+@pytest.fixture
+def shared(setup: Setup, tmp_path: Path) -> Iterator[Server]:
+    """A server with a folder for shared memory."""
+    server = Server(setup.engine, "tcp:127.0.0.1:0", untrusted_shm=tmp_path)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "victim", "", 7, ["x"]])
+def test_an_enclave_names_no_other_file(shared: Server, tmp_path: Path, name: object) -> None:
+    (tmp_path / "victim").write_bytes(bytes(4096))
+    answer = ask(shared, Frame("arena", {"bytes": 4096, "name": name}))
+    assert answer.kind == "error"
+    assert (tmp_path / "victim").read_bytes() == bytes(4096)
+
+
+def test_without_a_folder_no_file_is_opened(setup: Setup) -> None:
+    server = Server(setup.engine, "tcp:127.0.0.1:0")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    answer = ask(server, Frame("arena", {"bytes": 4096, "name": "sealtune-" + "0" * 32}))
+    assert "untrusted_shm is not in the accelerator's local file" in answer.meta["message"]
+    server.close()
+
+
+def test_an_enclave_that_cuts_its_file_short_hurts_only_itself(
+    shared: Server, tmp_path: Path
+) -> None:
+    arena = Arena.create_in(tmp_path, 4 * 4096)
+    with socket.create_connection(("127.0.0.1", shared.port)) as sock:
+        frames.send(sock, Frame("arena", {"bytes": arena.size, "name": arena.name}))
+        assert frames.receive(sock).kind == "ok"
+        os.truncate(arena.descriptor, 0)
+        frames.send(sock, Frame("product", {"group": "o", "backward": False, "rows": 3}))
+        assert "cut short" in frames.receive(sock).meta["message"]
+    arena.close()
+    near = RemoteAccelerator.connect(f"tcp:127.0.0.1:{shared.port}", GROUPS, untrusted_shm=tmp_path)
+    assert product(near, "o", codes(2, HIDDEN), backward=False).shape == (2, INNER)
+    near.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [(2, 4), (2, 2 * INNER * 4 + 4), (-1, 0), (2**40, 0), (2**29, 16), (10**30, 0), (1e999, 4)],
+)
+def test_a_lying_number_of_rows_gets_an_error_and_the_connection_lives(
+    shared: Server, rows: object, size: int
+) -> None:
+    lie = Frame("product", {"group": "q", "backward": False, "rows": rows}, bytes(size))
+    honest = Frame("product", {"group": "q", "backward": False, "rows": 1}, bytes(INNER * 4))
+    assert ask(shared, lie).kind == "error"
+    assert ask(shared, lie, honest).kind == "product"
+
+
+def test_rows_beyond_shared_memory_are_not_touched(shared: Server, tmp_path: Path) -> None:
+    arena = Arena.create_in(tmp_path, 4096)
+    attach = Frame("arena", {"bytes": 4096, "name": arena.name})
+    meta = {"group": "q", "backward": False, "rows": 30}
+    assert "do not fit" in ask(shared, attach, Frame("product", meta)).meta["message"]
+    with_body = Frame("product", meta | {"rows": 1}, bytes(INNER * 4))
+    assert "does not hold" in ask(shared, attach, with_body).meta["message"]
+    arena.close()
+
+
+def test_no_rows_are_a_product_too(reach: Callable[[], RemoteAccelerator]) -> None:
+    remote = reach()
+    assert product(remote, "q", codes(0, INNER), backward=False).shape == (0, HIDDEN + 16)
+    remote.close()
+
+
+def test_calls_come_one_by_one(setup: Setup, reach: Callable[[], RemoteAccelerator]) -> None:
+    """Each misuse is refused: buffers are shared by all calls."""
+    remote = reach()
+    first = remote.call("q", 2, backward=False)
+    with pytest.raises(AcceleratorLostError, match="not asked for"):
+        first.result()
+    second = remote.call("q", 3, backward=False)
+    with pytest.raises(AcceleratorLostError, match="after the next one began"):
+        first.submit()
+    sent = codes(3, INNER)
+    second.codes.copy_(sent)
+    second.submit()
+    with pytest.raises(AcceleratorLostError, match="submitted twice"):
+        second.submit()
+    with pytest.raises(AcceleratorLostError, match="was not waited for"):
+        remote.call("q", 1, backward=False)
+    assert torch.equal(second.result(), setup.engine.product("q", sent, backward=False))
+    with pytest.raises(AcceleratorLostError, match="not asked for"):
+        second.result()
+    remote.close()
+
+
+def test_buffers_are_kept(reach: Callable[[], RemoteAccelerator]) -> None:
+    remote = reach()
+    places = set()
+    for rows in (9, 3, 9, 1):
+        for group, backward in (("q", False), ("o", True)):
+            call = remote.call(group, rows, backward=backward)
+            places.add(call.codes.data_ptr())
+            call.codes.zero_()
+            call.submit()
+            call.result()
+    assert len(places) == 1
+    remote.close()
 
 
 def test_an_unforeseen_fault_is_told_and_not_hidden(

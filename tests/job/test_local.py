@@ -84,6 +84,7 @@ def test_a_server_goes_on_where_there_is_something(tmp_path: Path) -> None:
         ({"site": None}, "site: is missing"),
         ({"site": "No Name"}, "site: "),
         ({"serve": "south"}, "serve: belongs into a file of role 'server'"),
+        ({"role": "server", "untrusted_shm": "/s"}, "untrusted_shm: belongs into a file of role"),
         (COORDINATOR | {"device": "cpu"}, "device: belongs into a file of role 'accelerator' or '"),
         ({"listen": ""}, "listen: "),
         ({"accelerator": "gpu:sock"}, "accelerator: 'gpu:sock' is neither unix:/path nor tcp"),

@@ -41,15 +41,18 @@ class Scripted:
                 request = frames.receive(self._there)
                 self.requests.append(request)
                 if request.kind == "arena":
-                    size = request.meta["bytes"]
-                    self.arena = Arena.attach(wire.receive_descriptor(self._there), size)
-                    seen = bytes(self.arena.probe(0))
-                    self.arena.probe(1)[:] = seen[::-1]
-                    self._there.sendall(frames.encode(Frame("ok", {"seen": seen.hex()})))
+                    self.attach(request)
                 else:
                     self._there.sendall(self.answer(request))
         except (EOFError, OSError):
             self._there.close()
+
+    def attach(self, request: Frame) -> None:
+        """Take the shared memory, as it should be done."""
+        self.arena = Arena.attach(wire.receive_descriptor(self._there), request.meta["bytes"])
+        seen = bytes(self.arena.probe(0))
+        self.arena.probe(1)[:] = seen[::-1]
+        self._there.sendall(frames.encode(Frame("ok", {"seen": seen.hex()})))
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ def _server(config: dict[str, Any]) -> Server:
         prefix = PlainBlocks(model["path"], model["revision"], blocks, backbone)
     device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     engine = Engine(backbone, config["groups"], prefix=prefix, device=device)
-    return Server(engine, config["listen"])
+    folder = config.get("untrusted_shm")
+    return Server(engine, config["listen"], untrusted_shm=Path(folder) if folder else None)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _ids(services: Sequence[Service]) -> dict[str, int]:
 
 
 def _container(service: Service, image: str, ids: Mapping[str, int]) -> dict[str, Any]:
-    writes = [*service.writes, *([service.run] if service.run else [])]
+    writes = [*service.writes, *([service.run] if service.run else []), *service.shares]
     reads = [*service.reads, *service.keys]
     content: dict[str, Any] = {
         "image": image,

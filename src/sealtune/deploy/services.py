@@ -49,6 +49,7 @@ class Service:
         arguments: of ``sealtune``.
         user, group: its account; both halves of a party share the group.
         reads, writes: files and folders; ``keys``: files that only this account may read.
+        shares: folder of memory that it shares with another program; it stays whose it is.
         run: folder of the socket where the halves meet, if they do.
         socket: address of an accelerator's socket.
         families: kinds of sockets.
@@ -69,6 +70,7 @@ class Service:
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
     keys: tuple[Path, ...] = ()
+    shares: tuple[Path, ...] = ()
     run: Path | None = None
     socket: str = ""
     families: tuple[str, ...] = _TCP
@@ -182,6 +184,7 @@ def _own_program(
         reads=(*both, *(one for one in (*places, *model, *meeting) if one.is_absolute())),
         writes=(local.folder, *_there(local.history)),
         keys=_there(local.key),
+        shares=_there(local.untrusted_shm),
         run=Path(address.place).parent if address.scheme == "unix" else None,
         socket=local.listen if accelerates else "",
         families=(*families, *(("AF_VSOCK",) if local.image else ())),

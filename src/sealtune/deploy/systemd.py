@@ -107,7 +107,7 @@ def _places(service: Service) -> list[str]:
     paths = (*service.reads, *service.writes, *service.keys)
     in_home = any(str(path).startswith(_HOMES) for path in paths)
     return [
-        f"ReadWritePaths={' '.join(_word(str(path)) for path in writes)}",
+        f"ReadWritePaths={' '.join(_word(str(path)) for path in (*writes, *service.shares))}",
         f"ProtectHome={'read-only' if in_home else 'yes'}",
         f"StateDirectory={state}",
         f"CacheDirectory={state}",

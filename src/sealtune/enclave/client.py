@@ -52,6 +52,7 @@ def _session(admitted: Admitted, emit: Emit) -> Iterator[Session]:
         owner=f"{admitted.job_id}/{admitted.site}",
         pad_budget=admitted.job.protection.pad_budget,
         patience=_PATIENCE,
+        untrusted_shm=admitted.local.untrusted_shm,
     ) as session:
         native, slow = library.instructions(), library.why_off()
         emit(Products(arithmetic=session.arithmetic, native=native, slow=slow))

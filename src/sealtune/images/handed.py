@@ -45,6 +45,8 @@ def fitting(image: Image, local: Local) -> Manifest:
         problems.append(Problem("image", words))
     if local.evidence_root is not None:
         problems.append(Problem("evidence_root", "is of this host; an image sees its own devices"))
+    if local.untrusted_shm is not None:
+        problems.append(Problem("untrusted_shm", "is of this host; an image shares no memory"))
     if local.model is not None:
         place = Path(local.model.path)
         if not place.is_dir():

@@ -44,6 +44,7 @@ _ONLY: Mapping[str, tuple[Side, ...]] = {
     "tls_key": ("coordinator", "server"),
     "listen_server": ("coordinator",),
     "device": ("accelerator", "server", "site"),
+    "untrusted_shm": ("site", "accelerator"),
     "model": ("server", "site", "accelerator"),
 }
 
@@ -106,6 +107,11 @@ class Local(_Strict):
         default=None,
         description="where it computes; left out: an accelerator on CUDA, if it can, an enclave "
         "where the job says, a data owner's own machine on the processor",
+    )
+    untrusted_shm: Path | None = Field(
+        default=None,
+        description="folder that a site and its accelerator both see, for memory that they share "
+        "in the place of messages: /dev/shm, or one that a virtual machine shares with its host",
     )
     collateral: Path | None = Field(
         default=None, description="Intel's collateral for this machine, to go with its evidence"

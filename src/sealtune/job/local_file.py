@@ -31,6 +31,7 @@ _PATHS = (
     "history",
     "collateral",
     "evidence_root",
+    "untrusted_shm",
     "image",
 )
 

@@ -171,6 +171,7 @@ def _for_accelerator(admitted: Admitted) -> dict[str, Any]:
     return {
         "listen": local.listen,
         "device": local.device,
+        "untrusted_shm": str(local.untrusted_shm) if local.untrusted_shm else None,
         "backbone": plan.backbone.path,
         "groups": [group.model_dump(mode="json") for group in plan.groups],
         "prefix_blocks": plan.prefix_blocks,

@@ -92,6 +92,8 @@ def _checks(
             yield name, partial(_listen, address)
     if local.accelerator:
         yield "accelerator", partial(_accelerator, local.accelerator)
+    if local.untrusted_shm is not None:
+        yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
     try:
         manifest = verify_manifest(Envelope.read(local.manifest))
     except SealtuneError as error:
@@ -185,6 +187,15 @@ def _accelerator(address: str) -> str:
             hint="is `sealtune accelerator` running?",
         ) from error
     return f"answers at {address}"
+
+
+def _shared_folder(path: Path) -> str:
+    if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{path} is no folder that this user may write to",
+            hint="name one that site and accelerator both see, or leave untrusted_shm out",
+        )
+    return f"{path} is there"
 
 
 def _evidence(local: Local, role: Attested, manifest: Manifest) -> str:

@@ -5,6 +5,7 @@ Trust domain: client enclave.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -90,11 +91,13 @@ class OffloadSession:
         pads: PadSource | None = None,
         pad_budget: int = 0,
         patience: float = 0.0,
+        untrusted_shm: Path | None = None,
     ) -> Self:
         """Open a session with the accelerator process at ``unix:/path`` or ``tcp:host:port``.
 
         Args:
             patience: seconds that it may still need before it listens.
+            untrusted_shm: folder that both see, for shared memory (see ``arena``).
 
         Raises:
             AcceleratorLostError: nothing answers there.
@@ -107,7 +110,9 @@ class OffloadSession:
                 hint="run the accelerator on the enclave's own machine (unix:/path), or set "
                 "protect = 'adapter+data'",
             )
-        accelerator = RemoteAccelerator.connect(address, plan.groups, patience=patience)
+        accelerator = RemoteAccelerator.connect(
+            address, plan.groups, patience=patience, untrusted_shm=untrusted_shm
+        )
         return cls(
             accelerator,
             plan,
