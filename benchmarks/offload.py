@@ -30,6 +30,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,6 +40,7 @@ from typing import Any
 
 from offload_driver import Figures, PartyError, Stage, middle, processor, quartiles, ratio, rounds
 from offload_gpu import measure_gpu
+from sealtune.launch.threads import cores, thread_settings
 
 _NO_PIECES = {"wall", "cpu", "cpu_accelerator", "loss", "pads_ahead"}
 _AHEAD = 2048  # MiB of pads: a whole step's
@@ -146,6 +150,18 @@ class Benchmark:
         self.found["enclave_peak_mib"] = released["peak"]
         self.found["release"] = released["check"]
 
+    def slalom(self) -> None:
+        """Another scheme's products against ours, in a process of their own."""
+        tokens, script = self.options.batch * self.options.length, "offload_slalom.py"
+        command = [sys.executable, str(Path(__file__).with_name(script)), "--tokens", str(tokens)]
+        command += ["--layers", "1", "--seconds", "8"]
+        environment = os.environ | thread_settings("accelerator", 1, cores())
+        done = subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True, timeout=90
+        )
+        self.found["slalom"] = json.loads(done.stdout)
+        self.found["slalom_speedup"] = self.found["slalom"]["slalom_speedup"]
+
     def attempt(self, keys: str, part: str) -> None:
         """Run a part; if it fails, its keys say so and the rest goes on."""
         begun = time.monotonic()
@@ -178,6 +194,7 @@ def measure(options: argparse.Namespace) -> Figures:
         benchmark.attempt("online_ratio total_ratio bf16_online_ratio", "steps")
         benchmark.attempt("enclave_peak_mib", "memory")
         benchmark.attempt("grad_rel_err", "gradient")
+    benchmark.attempt("slalom_speedup", "slalom")
     for key in _KEYS:
         if benchmark.found[key] is None:
             benchmark.missing.setdefault(key, "this version has no such piece")

@@ -5,7 +5,7 @@
 
 Prints a JSON line: ``slalom_speedup`` = seconds of its online products over ours, medians of
 interleaved rounds, quartiles in ``spread``; ``slalom_total_speedup`` with what is made beforehand;
-``slalom_floor`` = its float64 products alone over all of ours, whatever the passes around them cost;
+``slalom_floor`` = its float64 products alone over all of ours, however good the passes around them;
 ``seconds`` of each; ``error`` of either against float64, relative. Online is all of it but the
 transfer: coding, mask, product, unmasking, check, decoding, forward and backward.
 

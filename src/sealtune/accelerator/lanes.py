@@ -51,19 +51,20 @@ class Direct:
 
     def __init__(self, turn: Callable[[], AbstractContextManager[object]]) -> None:
         self._turn = turn
-        self._codes = wire.Buffer()
+        self._codes, self._product = wire.Buffer(), wire.Buffer()
 
     def multiply(self, weight: Tensor, rows: int, exchange: Exchange) -> None:
         """See ``Lane``."""
         if exchange.memory is not None:
             codes, product = exchange.memory
             with self._turn():
-                product.copy_(ring.product(codes, weight))
+                ring.product(codes, weight, product)
             return
         codes = self._codes.rows(rows, weight.shape[0])
         exchange.fill(codes)
+        product = self._product.rows(rows, weight.shape[1])
         with self._turn():
-            product = ring.product(codes, weight)
+            ring.product(codes, weight, product)
         exchange.drain(product)
 
     def pin(self, memory: Tensor) -> bool:
