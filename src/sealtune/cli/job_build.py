@@ -121,9 +121,13 @@ def _of_files(
     from rich.console import Console
 
     from sealtune.cli.signing import propose, read_participants
+    from sealtune.errors import ConfigError, Problem
     from sealtune.job.load import check_files, load_job
 
     settings = load_job(job_file)
+    if settings.protection.pads == "second-accelerator":
+        words = "is second-accelerator: its operator's key comes with its card; use --cards"
+        raise ConfigError("job build", [Problem("protection.pads", words)])
     participants = read_participants(settings, participant)
     accepted = _policies(policy, settings.job.rules.attested)
     check_files(settings)
@@ -169,6 +173,7 @@ def _of_cards(
             made.participants,
             made.policies | (accepted or {}),
             network=made.network,
+            pad_accelerators=made.pad_accelerators,
             **terms,
         )
     _say_cards(made, cards)
@@ -183,10 +188,13 @@ def _policies(file: Path | None, roles: Sequence[str]) -> dict[str, AppraisalPol
 
 def _say_cards(made: Gathered, cards: dict[str, Any]) -> None:
     """What each party gives to the job, as far as it says so."""
-    from sealtune.job.card import CoordinatorCard, SiteCard
+    from sealtune.job.card import CoordinatorCard, PadAcceleratorCard, SiteCard
     from sealtune.job.printable import printable
 
     for card in cards.values():
+        if isinstance(card, PadAcceleratorCard):
+            typer.echo(f"pads         of {card.org}, for {', '.join(card.sites)}")
+            continue
         if isinstance(card, CoordinatorCard):
             typer.echo(f"coordinator  {card.sites_at} for sites, {card.server_at} for the server")
             continue

@@ -14,9 +14,12 @@ from sealtune.errors import ConfigError, DigestMismatchError, Problem
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from sealtune.job.card import Card, ServerCard, SiteCard
+    from sealtune.job.card import Card, PadAcceleratorCard, ServerCard, SiteCard
     from sealtune.job.local import Local
     from sealtune.job.manifest import Manifest
+
+
+_TELEPHONE = "their fingerprints by telephone"
 
 
 class Compared(NamedTuple):
@@ -66,19 +69,24 @@ def _left(
     participants: Sequence[str],
 ) -> list[str]:
     """What a party that compares should compare as well."""
-    from sealtune.job.card import SiteCard, read_card
+    from sealtune.job.card import PadAcceleratorCard, SiteCard, read_card
 
     if local is None:
         return []
     left = [] if cards or job_file else ["settings: --job JOB.toml, or --card with your own"]
-    read = [card for card in map(read_card, cards) if isinstance(card, SiteCard)]
+    given = [read_card(file) for file in cards]
+    read = [card for card in given if isinstance(card, SiteCard)]
+    pads = {site for card in given if isinstance(card, PadAcceleratorCard) for site in card.sites}
+    if local.site in manifest.pad_accelerators and local.site not in pads:
+        one = manifest.pad_accelerators[local.site]
+        left.append(f"pad accelerator of {one.operator}: --card with its card, or {_TELEPHONE}")
     known = {word.partition("=")[0].partition(":")[0] for word in participants}
     known |= {card.org for card in read}
     if local.site in manifest.data:
         known.add(manifest.participant(local.site).org)
     others = [one.org for one in manifest.participants if one.org not in known]
     if others:
-        words = "--participant ORG=KEY.pub, or their fingerprints by telephone"
+        words = f"--participant ORG=KEY.pub, or {_TELEPHONE}"
         left.append(f"keys of {', '.join(others)}: {words}")
     return left
 
@@ -185,7 +193,7 @@ def _own_keys(manifest: Manifest, local: Local) -> list[str]:
             raise ConfigError("local file", [Problem("key", words)])
         check_key(manifest, site, load_private(local.key))
         checks.append("key: the manifest names yours")
-    if local.role != "accelerator" and (manifest.network or local.node_key or local.tls_key):
+    if not local.accelerates and (manifest.network or local.node_key or local.tls_key):
         check_network_key(local, manifest)
         name = "node key" if local.role == "site" else "TLS certificate"
         checks.append(f"{name}: the manifest names yours")
@@ -212,7 +220,13 @@ def compare_cards(manifest: Manifest, files: Sequence[Path]) -> list[str]:
 
 
 def _differing(manifest: Manifest, card: Card) -> Iterator[str]:
-    from sealtune.job.card import CoordinatorCard, SiteCard, settings_digest
+    from sealtune.job.card import (
+        CoordinatorCard,
+        PadAcceleratorCard,
+        ServerCard,
+        SiteCard,
+        settings_digest,
+    )
 
     digests = {settings_digest(manifest.settings, one) for one in (None, manifest.labels)}
     if card.settings not in digests:
@@ -220,6 +234,9 @@ def _differing(manifest: Manifest, card: Card) -> Iterator[str]:
     network = manifest.network
     if isinstance(card, CoordinatorCard):
         pairs = [(name, name) for name in ("sites_at", "server_at", "certificate")]
+    elif isinstance(card, PadAcceleratorCard):
+        yield from _of_pads(manifest, card)
+        pairs = []
     elif isinstance(card, SiteCard):
         yield from _of_site(manifest, card)
         pairs = []
@@ -228,7 +245,7 @@ def _differing(manifest: Manifest, card: Card) -> Iterator[str]:
     for here, there in pairs:
         if network is None or getattr(card, here) != getattr(network, there):
             yield f"network.{there}"
-    if not isinstance(card, CoordinatorCard):
+    if isinstance(card, SiteCard | ServerCard):
         for program, digest in card.code.items():
             if manifest.code.get(program) != digest:
                 yield f"code.{program}"
@@ -271,17 +288,26 @@ def _development_keys(policy: Mapping[str, JsonValue] | None) -> Set[str]:
     return {signers} if isinstance(signers, str) else set(signers)
 
 
+def _of_pads(manifest: Manifest, card: PadAcceleratorCard) -> Iterator[str]:
+    for site in card.sites:
+        there = manifest.pad_accelerators.get(site)
+        if there is None or (there.operator, there.key) != (card.org, card.pad_key):
+            yield f"pad_accelerators.{site}"
+
+
 def _of_site(manifest: Manifest, card: SiteCard) -> Iterator[str]:
     if card.site not in manifest.data:
         yield f"data.{card.site}"
         return
     participant, network = manifest.participant(card.site), manifest.network
+    pads = manifest.pad_accelerators.get(card.site)
     model = (manifest.model.digest, manifest.model.tokenizer_digest)
     for what, here, there in (
         ("organisation", card.org, participant.org),
         ("key", card.key, participant.key),
         ("data", card.data, manifest.data[card.site]),
         ("node key", card.node_key, network and network.nodes[card.site]),
+        ("accelerator's operator", card.accelerator_operator, pads and pads.accelerator),
         ("model", (card.model.digest, card.model.tokenizer_digest), model),
         ("labels", set(card.labels) - set(manifest.labels), set()),
     ):

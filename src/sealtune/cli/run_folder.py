@@ -54,6 +54,13 @@ def prepare(
     if given is not None:
         manifest = open_manifest(given)
         check_settings(manifest, job.settings)
+        if manifest.pad_accelerators:
+            words = "names pad accelerators, and accelerators that others run: not this machine"
+            raise ConfigError(
+                "--manifest",
+                [Problem("pad_accelerators", words)],
+                hint="each party starts its own: `sealtune site`, `sealtune pad-accelerator`, …",
+            )
         keys = signing.keys_of_sites(manifest, key_files)
     with Console(stderr=True).status("Checking data and model, planning what runs where"):
         from sealtune.plan.resolve import resolve
@@ -64,7 +71,8 @@ def prepare(
         signing.check_jobs(given, keys)
     launch.prepare(run_dir, force=force)
     try:
-        envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir))
+        pad_key = run_dir / launch.PAD_KEY
+        envelope = given or signing.throw_away(resolution, _own_keys(job, run_dir), pad_key)
         keys = keys or signing.kept_keys(run_dir, job)
         write_atomic(run_dir / _JOB, job_file.read_bytes())
         write_atomic(run_dir / launch.MANIFEST, envelope.encode())
@@ -78,6 +86,8 @@ def prepare(
         raise
     if given is None:
         words = f"manifest signed with {signing.THROW_AWAY}"
+        if job.protection.pads == "second-accelerator":
+            words += "; accelerator and pad accelerator are SIMULATED: one operator runs both"
         Console(highlight=False).print(words, style="yellow", soft_wrap=True)
     return parties, resolution.majority_class
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from sealtune.attest import AppraisalPolicy
+    from sealtune.job.pad_operators import PadAccelerator
     from sealtune.job.sections import ProtectionSpec
     from sealtune.job.settings import Settings
     from sealtune.job.spec import Job
@@ -41,7 +42,8 @@ def propose(
 
     Args:
         given: role -> accepted evidence; for roles left out, see ``expected_evidence``.
-        terms: ``network``, ``release``, ``epoch``, ``valid`` of ``make_manifest``.
+        terms: ``network``, ``pad_accelerators``, ``release``, ``epoch``, ``valid`` of
+            ``make_manifest``.
 
     Raises:
         ConfigError: a role shows evidence of hardware and its policy is not given; or no round
@@ -152,12 +154,15 @@ def _by_kind(policy: AppraisalPolicy) -> dict[str, Any]:
 
 
 def throw_away(
-    resolution: Resolution, keys: Mapping[str, Ed25519PrivateKey] | None = None
+    resolution: Resolution,
+    keys: Mapping[str, Ed25519PrivateKey] | None = None,
+    pad_key: Path | None = None,
 ) -> Envelope:
     """A manifest signed for every site with a key made for this run: for one machine.
 
     Args:
         keys: site -> key, where a site still needs it; default: keys that are forgotten at once.
+        pad_key: file for the pad accelerator's key, if there is one; default: as the keys.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -166,10 +171,29 @@ def throw_away(
         Participant(org=site, key=public_hex(key.public_key()), sites=(site,))
         for site, key in keys.items()
     ]
-    envelope = wrap(propose(resolution, participants))
+    pads = simulated_pads(resolution.job.settings, pad_key)
+    envelope = wrap(propose(resolution, participants, pad_accelerators=pads))
     for key in keys.values():
         envelope = sign(envelope, key)
     return envelope
+
+
+def simulated_pads(settings: Settings, key_file: Path | None) -> dict[str, PadAccelerator]:
+    """Each site's pad accelerator, run by whoever runs its accelerator: nobody is kept apart."""
+    from sealtune.channel.hpke import KeyPair
+    from sealtune.channel.pad_key import made_pad_key
+    from sealtune.job.pad_operators import PadAccelerator
+
+    if settings.protection.pads == "enclave":
+        return {}
+    pair = KeyPair.generate() if key_file is None else made_pad_key(key_file)
+    one = PadAccelerator(
+        operator="simulated-second",
+        accelerator="simulated-first",
+        key=pair.public_bytes.hex(),
+        operators="simulated",
+    )
+    return dict.fromkeys(settings.sites.names, one)
 
 
 def keys_of_sites(manifest: Manifest, files: Sequence[Path]) -> dict[str, Path]:

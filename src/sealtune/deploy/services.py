@@ -35,7 +35,7 @@ _DEVICES: Mapping[Kind, tuple[str, ...]] = {
     Kind.SGX: ("/dev/sgx_enclave", "/dev/sgx_provision"),
 }
 _GPU = ("char-nvidia*", "char-nvidia-uvm")
-_FILES = ("key", "node_key", "tls_key", "collateral", "image", "history")
+_FILES = ("key", "node_key", "tls_key", "pad_key", "collateral", "image", "history")
 _MACHINE = ("/dev/kvm", "/dev/vhost-vsock")  # to boot an image
 
 
@@ -109,7 +109,7 @@ def services_of(parties: Mapping[Path, Local]) -> list[Service]:
 def _joined(service: Service, services: list[Service], parties: list[Local]) -> Service:
     """An accelerator that a site of this host reaches by a socket is of the site's group."""
     for local in parties:
-        if local.accelerator and local.accelerator == service.socket:
+        if service.socket and service.socket in (local.accelerator, local.pad_accelerator):
             name = f"sealtune-{local.name}"
             return replace(service, group=next(one.group for one in services if one.name == name))
     return service
@@ -132,7 +132,7 @@ def _services_of(local: Local, file: Path) -> list[Service]:
             )
         ]  # fmt: skip
     own = _own_program(local, manifest, name, command, account, both)
-    if local.role == "accelerator":
+    if local.accelerates:
         return [own]
     what = "node" if local.role == "site" else "link"
     network = Service(
@@ -166,31 +166,31 @@ def _own_program(
     both: tuple[Path, ...],
 ) -> Service:
     address = parse(local.listen)
-    accelerates = local.role == "accelerator"
-    remote = local.listen if accelerates else local.accelerator
-    far = parse(remote) if remote else address
-    outside = far.scheme == "tcp"
-    meeting = (Path(far.place).parent,) if remote and far.scheme == "unix" else ()
+    accelerates = local.accelerates
+    dialled = (local.listen,) if accelerates else (local.accelerator, local.pad_accelerator)
+    far = [parse(one) for one in dialled if one]
+    outside = any(one.scheme == "tcp" for one in far or (address,))
+    meeting = [Path(one.place).parent for one in far if one.scheme == "unix"]
     families = _TCP if outside or local.image else _UNIX
     data = (local.data.train, local.data.test) if local.data else ()
     places = (*data, *_there(local.image), *_there(local.collateral))
     model = (Path(local.model.path),) if local.model and local.model.path.startswith("/") else ()
     return Service(
         name=name,
-        words="multiplies masked numbers for a job's sites" if accelerates else _who(local),
+        words=_who(local),
         arguments=command if accelerates else (*command, "--only", "enclave"),
         user=account,
         group=account if accelerates else _short(f"{account}-net"),
         reads=(*both, *(one for one in (*places, *model, *meeting) if one.is_absolute())),
         writes=(local.folder, *_there(local.history)),
-        keys=_there(local.key),
+        keys=(*_there(local.key), *_there(local.pad_key)),
         shares=_there(local.untrusted_shm),
         run=Path(address.place).parent if address.scheme == "unix" else None,
         socket=local.listen if accelerates else "",
         families=(*families, *(("AF_VSOCK",) if local.image else ())),
         devices=_GPU if accelerates and local.device != "cpu" else _devices(local, manifest),
         ports=(address.port,) if accelerates and address.scheme == "tcp" else (),
-        locks=not accelerates,
+        locks=local.role != "accelerator",
         dials_out=outside and not accelerates,
         simulated=_evidence(local, manifest) is Kind.SIMULATED,
     )
@@ -211,7 +211,7 @@ def _folder_problems(local: Local, file: Path) -> Iterator[Problem]:
     given = f"lies in {folder}, which would be made over to the service"
     if within:
         yield Problem("listen", f"{given} with {within[0]} in it: {own}")
-    elif folder.is_relative_to("/tmp") and local.role != "accelerator":
+    elif folder.is_relative_to("/tmp") and not local.accelerates:
         words = "lies in /tmp, which each service has for itself: name a folder below /run"
         yield Problem("listen", words)
     elif _is_everybodys(folder):
@@ -253,6 +253,9 @@ def _evidence(local: Local, manifest: Manifest) -> Kind | None:
 
 
 def _who(local: Local) -> str:
+    if local.accelerates:
+        numbers = "masks" if local.pad_key else "masked numbers"
+        return f"multiplies {numbers} for a job's sites"
     return f"site {local.site} of a job" if local.site else "a job's server"
 
 

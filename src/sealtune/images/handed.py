@@ -24,7 +24,8 @@ from sealtune.job.storage import storage_error, write_atomic
 
 PORT = 7000  # inside, where the program listens
 READ = ("in", "model")  # folders that the program's machine copies, and does not write to
-ACCELERATOR = ("10.0.2.100", 7001)  # inside, where QEMU takes connections for the accelerator
+# inside, where QEMU takes connections for the accelerators
+DIALLED = {"accelerator": ("10.0.2.100", 7001), "pad_accelerator": ("10.0.2.101", 7002)}
 
 
 def fitting(image: Image, local: Local) -> Manifest:
@@ -106,8 +107,9 @@ def hand_in(local: Local, manifest: Manifest, folder: Path) -> dict[str, Path]:
     if local.model is not None:
         shares["model"] = Path(local.model.path)
         inside["model"] = ModelPlace(path=init.MODEL)
-    if local.accelerator:
-        inside["accelerator"] = "tcp:{}:{}".format(*ACCELERATOR)
+    for name, there in DIALLED.items():
+        if getattr(local, name):
+            inside[name] = "tcp:{}:{}".format(*there)
     text = local.model_copy(update=inside).model_dump_json()
     write_atomic(folder / "local.json", text.encode())
     return shares

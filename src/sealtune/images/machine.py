@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sealtune.errors import FederationError
-from sealtune.images.handed import ACCELERATOR, PORT, READ
+from sealtune.images.handed import DIALLED, PORT, READ
 from sealtune.images.image import Image
 from sealtune.images.init import ADDRESS
 from sealtune.launch.environment import sealtune_command
@@ -86,7 +86,7 @@ def qemu_command(
     port: int,
     shares: Mapping[str, Path],
     console: Path,
-    accelerator: str,
+    dialled: Mapping[str, str],
     more: Sequence[str],
 ) -> list[str]:
     """QEMU, with nothing in the machine that the program does not need.
@@ -94,17 +94,18 @@ def qemu_command(
     Args:
         memory: MiB.
         port: on 127.0.0.1, which leads to the program's. Nothing leads out of the machine, but to
-            the accelerator.
+            accelerators.
         shares: name -> folder that the machine sees; what it only reads, it cannot write.
         console: file for what the kernel and the program print.
-        accelerator: address; empty for none.
+        dialled: key of ``DIALLED`` -> address; empty for none.
         more: options that come last, such as those of a TEE.
     """
     network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-{ADDRESS}:{PORT}"
-    if accelerator:
-        pipe = sealtune_command("sealtune.images.bridge", accelerator)
-        network += ",guestfwd=tcp:{}:{}-cmd:".format(*ACCELERATOR)
-        network += " ".join(pipe).replace(",", ",,")
+    for name, address in dialled.items():
+        if address:
+            pipe = sealtune_command("sealtune.images.bridge", address)
+            network += ",guestfwd=tcp:{}:{}-cmd:".format(*DIALLED[name])
+            network += " ".join(pipe).replace(",", ",,")
     command = [
         *_base(image, accel),
         *("-initrd", str(image.initrd), "-append", image.cmdline),

@@ -18,7 +18,7 @@ from types import FrameType
 
 from sealtune.errors import ProcessDiedError
 from sealtune.images.bridge import bridge
-from sealtune.images.handed import fitting, hand_in
+from sealtune.images.handed import DIALLED, fitting, hand_in
 from sealtune.images.image import Image
 from sealtune.images.machine import (
     acceleration,
@@ -80,7 +80,7 @@ def boot(
             port,
             shares,
             console,
-            local.accelerator,
+            {name: getattr(local, name) for name in DIALLED},
             more,
         )
         code = _run(command)

@@ -39,6 +39,7 @@ from sealtune.job.manifest import (
     canonical,
 )
 from sealtune.job.network import Address, CertificatePem, NodeKey, check_hosts
+from sealtune.job.pad_operators import HpkeKeyHex
 from sealtune.job.printable import printable
 from sealtune.job.proposal import sign
 from sealtune.job.sections import EvidenceKind, Name, Strict, faults
@@ -87,7 +88,7 @@ class _Card(Strict):
         made, expires: UTC times between which it may be used.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     org: Name
     key: PublicKeyHex
     settings: Sha256
@@ -132,6 +133,8 @@ class SiteCard(_ProgramCard):
         labels_only_in_test: classes of its test rows that none of its training rows has.
         cut_train, cut_test: how many texts are longer than ``data.max_tokens``.
         node_key: public key of its node.
+        accelerator_operator: who runs its accelerator, where that must be another than runs the pad
+            accelerator; otherwise None.
     """
 
     role: Literal["site"]
@@ -143,6 +146,7 @@ class SiteCard(_ProgramCard):
     cut_train: Rows
     cut_test: Rows
     node_key: NodeKey
+    accelerator_operator: Name | None
 
 
 class ServerCard(_ProgramCard):
@@ -168,7 +172,20 @@ class CoordinatorCard(_Card):
         return self
 
 
-Card = SiteCard | ServerCard | CoordinatorCard
+class PadAcceleratorCard(_Card):
+    """A pad accelerator; the organisation is its operator.
+
+    Attributes:
+        sites: whom it is to serve.
+        pad_key: public HPKE key, to which their enclaves seal their seeds.
+    """
+
+    role: Literal["pad-accelerator"]
+    sites: tuple[Name, ...] = Field(min_length=1, max_length=64)
+    pad_key: HpkeKeyHex
+
+
+Card = SiteCard | ServerCard | CoordinatorCard | PadAcceleratorCard
 _FORM: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="role")])
 
 
@@ -210,7 +227,7 @@ class Signer:
     def head(self, settings: Settings, labels: Sequence[str] | None) -> dict[str, Any]:
         """What every card begins with; arguments as of ``settings_digest``."""
         return {
-            "format": 1,
+            "format": 2,
             "org": self.org,
             "key": public_hex(self.key.public_key()),
             "settings": settings_digest(settings, labels),

@@ -25,6 +25,7 @@ from sealtune.job.describe import describe, sections
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.job_file import JobFile, file_problems
 from sealtune.job.method import Attested
+from sealtune.job.pad_operators import pad_disagreements
 from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
@@ -178,6 +179,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     aggregation, privacy = valid(AggregationSpec, "aggregation"), valid(PrivacySpec, "privacy")
     problems += unread(method, protection)
     problems += compute_disagreements(method, protection)
+    problems += pad_disagreements(protection)
     problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
     problems += aggregation_problems(method, aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)

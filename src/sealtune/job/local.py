@@ -29,7 +29,7 @@ from sealtune.job.storage import read_bounded
 from sealtune.sockets import parse
 
 MAX_BYTES = 1 << 20
-Side = Literal["server", "site", "accelerator", "coordinator"]
+Side = Literal["server", "site", "accelerator", "pad-accelerator", "coordinator"]
 # which parties have a key that not all have
 _ONLY: Mapping[str, tuple[Side, ...]] = {
     "site": ("site",),
@@ -38,14 +38,16 @@ _ONLY: Mapping[str, tuple[Side, ...]] = {
     "data": ("site",),
     "history": ("site",),
     "accelerator": ("site",),
+    "pad_accelerator": ("site",),
+    "pad_key": ("pad-accelerator",),
     "resume": ("server",),
     "serve": ("server",),
     "image": ("server", "site"),
     "tls_key": ("coordinator", "server"),
     "listen_server": ("coordinator",),
-    "device": ("accelerator", "server", "site"),
+    "device": ("accelerator", "pad-accelerator", "server", "site"),
     "untrusted_shm": ("site", "accelerator"),
-    "model": ("server", "site", "accelerator"),
+    "model": ("server", "site", "accelerator", "pad-accelerator"),
 }
 
 
@@ -80,7 +82,9 @@ class Local(_Strict):
     """
 
     manifest: Path = Field(description="the job's manifest, signed by every participant")
-    role: Side = Field(description="which party this is: server, site, accelerator or coordinator")
+    role: Side = Field(
+        description="which party this is: server, site, accelerator, pad-accelerator or coordinator"
+    )
     site: Name | None = Field(default=None, description="the site's name in the manifest")
     folder: Path = Field(description="folder for results, sealed state and logs")
     listen: str = Field(min_length=1, description="socket to listen on")
@@ -88,6 +92,12 @@ class Local(_Strict):
         default="", description="where the coordinator waits for the server, tcp:host:port"
     )
     accelerator: str = Field(default="", description="where a site's accelerator listens")
+    pad_accelerator: str = Field(
+        default="", description="where a site's pad accelerator listens, if the job has them"
+    )
+    pad_key: Path | None = Field(
+        default=None, description="private key that sites' enclaves seal their pads' seeds to"
+    )
     key: Path | None = Field(
         default=None,
         description="private key of the site's organisation: a site without a TEE signs with it",
@@ -142,6 +152,11 @@ class Local(_Strict):
         return self
 
     @property
+    def accelerates(self) -> bool:
+        """Whether it multiplies for enclaves, and is believed nothing and known to no network."""
+        return self.role in ("accelerator", "pad-accelerator")
+
+    @property
     def name(self) -> str:
         """What its process and its file are called: ``server``, ``site-north``."""
         return f"{self.role}-{self.site}" if self.site else self.role
@@ -157,10 +172,13 @@ def role_problems(given: Mapping[str, object]) -> list[Problem]:
     ]
     problems += [
         Problem(key, fault)
-        for key in ("listen", "listen_server", "accelerator")
+        for key in ("listen", "listen_server", "accelerator", "pad_accelerator")
         if isinstance(address := given.get(key), str)
         and (fault := _socket_fault(address, remote=role == "coordinator"))
     ]
+    if (first := given.get("accelerator")) and first == given.get("pad_accelerator"):
+        words = "is the accelerator's address, too: one machine would hold a mask and what it hides"
+        problems.append(Problem("pad_accelerator", words))
     if role == "site" and not given.get("site"):
         problems.append(Problem("site", "is missing: which of the job's sites is this?"))
     return problems

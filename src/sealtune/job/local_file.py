@@ -28,6 +28,7 @@ _PATHS = (
     "key",
     "node_key",
     "tls_key",
+    "pad_key",
     "history",
     "collateral",
     "evidence_root",
@@ -97,5 +98,5 @@ def anchored(local: Local, folder: Path) -> Local:
             return socket
         return socket.removesuffix(path) + str(folder / path)
 
-    sockets = {"listen": at(local.listen), "accelerator": at(local.accelerator)}
-    return local.model_copy(update=sockets)
+    names = ("listen", "accelerator", "pad_accelerator")
+    return local.model_copy(update={name: at(getattr(local, name)) for name in names})

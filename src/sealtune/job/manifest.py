@@ -41,6 +41,7 @@ from sealtune.job.dsse import Envelope
 from sealtune.job.keys import public_from_hex
 from sealtune.job.method import method_of
 from sealtune.job.network import NetworkIdentity
+from sealtune.job.pad_operators import PadAccelerators, check_pads
 from sealtune.job.plan import SlicePlan
 from sealtune.job.printable import printable
 from sealtune.job.sections import Name, Strict, faults
@@ -124,6 +125,7 @@ class Manifest(Strict):
         data: each site's data.
         participants: who signs.
         network: where the hosts of a job meet; None: a job of one machine.
+        pad_accelerators: each site's, where ``protection.pads`` asks for them; otherwise empty.
         min_cohort: how many organisations every aggregate comes from at least.
         dp: what each round costs of the budget of privacy; None: there is none.
         release: who gets the adapter in the end.
@@ -131,7 +133,7 @@ class Manifest(Strict):
         not_before, expires: UTC times between which a run may start.
     """
 
-    format: Literal[4]
+    format: Literal[5]
     method: str
     settings: Settings
     labels: tuple[Label, ...] = Field(max_length=100_000)
@@ -143,6 +145,7 @@ class Manifest(Strict):
     data: dict[Name, DataIdentity]
     participants: tuple[Participant, ...] = Field(min_length=1, max_length=64)
     network: NetworkIdentity | None
+    pad_accelerators: PadAccelerators
     min_cohort: int = Field(ge=1, le=64)
     dp: DpTerms | None
     release: Release
@@ -195,6 +198,13 @@ class Manifest(Strict):
             raise ValueError("plan.backbone.path must be empty: a manifest names no place")
         if self.plan.digest != self.plan_digest:
             raise ValueError("plan_digest is not the digest of plan")
+        check_pads(
+            self.pad_accelerators,
+            self.settings.protection,
+            sites,
+            self.participants,
+            across_hosts=self.network is not None,
+        )
         begin, end = self.valid
         if not timedelta() < end - begin <= LONGEST:
             raise ValueError(f"expires must be at most {LONGEST.days} days after not_before")

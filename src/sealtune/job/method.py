@@ -90,7 +90,7 @@ _ONLY_SPLIT = {
 _NEEDS_SPLIT = "there is no large server enclave"
 NO_ACCELERATOR = "no accelerator takes part"
 # keys of [protection] that are of its accelerator
-ACCELERATED = ("protect", "integrity_bits", "pad_budget")
+ACCELERATED = ("protect", "integrity_bits", "pads", "pad_budget")
 _NOISELESS = "the server trains without noise"
 _FOR_ADVICE = {"equipment": "`sealtune advise` alone reads it"}
 

@@ -31,6 +31,7 @@ from sealtune.job.manifest import (
     parse_manifest,
 )
 from sealtune.job.network import NetworkIdentity
+from sealtune.job.pad_operators import PadAccelerator
 from sealtune.job.plan import SlicePlan
 from sealtune.job.settings import Settings
 
@@ -47,6 +48,7 @@ def make_manifest(
     appraisal: Mapping[str, Any],
     dp: DpTerms | None = None,
     network: NetworkIdentity | None = None,
+    pad_accelerators: Mapping[str, PadAccelerator] | None = None,
     release: Release = "participants",
     epoch: int = 5,
     not_before: datetime | None = None,
@@ -61,7 +63,7 @@ def make_manifest(
     begin = (not_before or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
     backbone = plan.backbone.model_copy(update={"path": ""})
     content = {
-        "format": 4,
+        "format": 5,
         "method": settings.job.rules.name,
         "settings": settings.model_dump(mode="json"),
         "labels": list(labels),
@@ -73,6 +75,9 @@ def make_manifest(
         "data": {site: one.model_dump(mode="json") for site, one in data.items()},
         "participants": [one.model_dump(mode="json") for one in participants],
         "network": None if network is None else network.model_dump(mode="json"),
+        "pad_accelerators": {
+            site: one.model_dump(mode="json") for site, one in (pad_accelerators or {}).items()
+        },
         # as many as sites are needed, where there are so many
         "min_cohort": max(
             min(settings.quorum, len(participants)),

@@ -230,6 +230,11 @@ class ProtectionSpec(Section):
     """What the accelerator must not see. Of `adapter`, it is the data owner's own machine."""
     integrity_bits: int = Field(default=40, ge=1, le=128, strict=True)
     """That any wrong product of the accelerator is missed has probability at most 2^-bits."""
+    pads: Literal["enclave", "second-accelerator"] = "enclave"
+    """Who multiplies the masks: the enclave, in idle time, or a second accelerator.
+
+    Its operator must be another one than the first's: neither learns anything alone, both together
+    everything. The enclave then holds no weights of the masked layers."""
     pad_budget: int = Field(default=64, ge=0, le=2**20, strict=True)
     """MiB of pads that a site's enclave makes ahead while it waits for the server; 0: none."""
     attestation: EvidenceKind | dict[Attested, EvidenceKind] = "simulated"

@@ -17,6 +17,7 @@ from sealtune.job.aggregation_rules import aggregation_problems
 from sealtune.job.compute_rules import compute_disagreements, compute_of
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
 from sealtune.job.method import Compute
+from sealtune.job.pad_operators import pad_disagreements
 from sealtune.job.participation_rules import participation_disagreements
 from sealtune.job.privacy_rules import privacy_disagreements
 from sealtune.job.rank_rules import rank_disagreements
@@ -120,6 +121,7 @@ class Settings(Section):
             *method_disagreements(self.job, self.tuning, self.protection, self.split),
             *unread(self.job, self.protection),
             *compute_disagreements(self.job, self.protection),
+            *pad_disagreements(self.protection),
             *tuning_disagreements(self.job, self.tuning, self.train, self.split),
             *aggregation_problems(self.job, self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sealtune.launch.adapter import collect_adapter
     from sealtune.launch.folder import MANIFEST, check, prepare
-    from sealtune.launch.parties import line_up, party_file, write_party
+    from sealtune.launch.parties import PAD_KEY, line_up, party_file, write_party
     from sealtune.launch.ports import check_port
     from sealtune.launch.processes import Interrupted
     from sealtune.launch.supervise import run
 
 __all__ = [
     "MANIFEST",
+    "PAD_KEY",
     "Interrupted",
     "check",
     "check_port",
@@ -32,7 +33,7 @@ __all__ = [
 _MODULES = {
     "adapter": ("collect_adapter",),
     "folder": ("MANIFEST", "check", "prepare"),
-    "parties": ("line_up", "party_file", "write_party"),
+    "parties": ("PAD_KEY", "line_up", "party_file", "write_party"),
     "ports": ("check_port",),
     "processes": ("Interrupted",),
     "supervise": ("run",),

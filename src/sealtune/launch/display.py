@@ -138,6 +138,8 @@ class Display:
             rows = [(progress.server_name, progress.server.doing)]
             if progress.accelerator:
                 rows.append(("accelerator", progress.accelerator))
+            if progress.pads:
+                rows.append(("pad accelerator", progress.pads))
         for name, text in (*rows, ("network (Flower)", progress.network)):
             table.add_row(Text(name, style="dim"), Text(text))
         return table

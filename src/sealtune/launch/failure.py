@@ -72,7 +72,7 @@ def _rank(death: Death) -> int:
         return 5  # it fails when the aggregator does
     if death.said is not None and death.said.error in _CONSEQUENCES:
         return 4
-    if death.role == "accelerator":
+    if death.role in ("accelerator", "pad-accelerator"):
         return 1
     return 2 if death.said is not None else 3
 

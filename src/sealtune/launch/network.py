@@ -77,7 +77,7 @@ def glue_of(local: Local, manifest: Manifest, folder: Path) -> Domain | None:
         SealtuneError: as ``check_network_key``.
     """
     check_network_key(local, manifest)
-    if local.role == "accelerator":
+    if local.accelerates:
         return None
     network, engine = network_of(manifest), Engine(folder)
     authority = folder / "relay.pem"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sealtune.errors import ConfigError, Problem
+from sealtune.errors import ConfigError, Problem, UnknownKeyError
 from sealtune.job.compute_rules import Device
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import DataPlace, Local, ModelPlace
@@ -26,6 +26,8 @@ from sealtune.launch.threads import cores, thread_settings
 if TYPE_CHECKING:
     from sealtune.party.admit import Admitted
 
+PADS = "pad-accelerator"
+PAD_KEY = Path("keys", "pads.hpke.key")  # of a run's folder: thrown away with it
 FOLDER = "parties"  # of a run's folder: what each party's program reads
 
 
@@ -61,6 +63,12 @@ def line_up(
     if job.accelerated:
         listen = "unix:accelerator.sock"
         parties.append(Local(role="accelerator", listen=listen, model=model, **common))
+    pads = job.protection.pads == "second-accelerator"
+    if pads:
+        listen, key = "unix:pads.sock", home / PAD_KEY
+        parties.append(
+            Local(role="pad-accelerator", listen=listen, pad_key=key, model=model, **common)
+        )
     held = model if method.server_trains else None
     parties.append(
         Local(
@@ -80,6 +88,7 @@ def line_up(
                 site=site,
                 listen=f"c{number}.sock",  # names may be long, and a socket's path may not
                 accelerator="unix:accelerator.sock" if job.accelerated else "",
+                pad_accelerator="unix:pads.sock" if pads else "",
                 key=keys[site].resolve() if site in keys else None,
                 history=history and history.resolve(),
                 image=booted.get(site),
@@ -104,16 +113,23 @@ def admit_party(local: Local) -> Admitted:
     Raises:
         ConfigError: jobs of this method have no such party.
         UnknownKeyError: the manifest knows its host by another key.
+        KeyFileError: a pad accelerator's key cannot be used.
         SealtuneError: it is not admitted.
     """
     from sealtune.party.admit import admit
     from sealtune.plan.roles import ROLES
 
-    method = open_manifest(Envelope.read(local.manifest)).method
+    manifest = open_manifest(Envelope.read(local.manifest))
+    method = manifest.method
     if local.role not in ROLES[method]:
         words = f"is '{local.role}', which no {method} job has"
         raise ConfigError("local file", [Problem("role", words)])
+    if local.role == PADS and not manifest.pad_accelerators:
+        words = f"is '{PADS}', but in this job enclaves multiply masks themselves"
+        raise ConfigError("local file", [Problem("role", words)])
     admitted = admit(local, ROLES[method][local.role])
+    if local.role == PADS:
+        _served(admitted)
     if local.role == "coordinator" or admitted.manifest.network is not None:
         check_network_key(local, admitted.manifest)
     return admitted
@@ -143,10 +159,11 @@ def command(local: Local, path: Path | None = None) -> list[str]:
         SealtuneError: an accelerator's party is not admitted; the others' programs find out.
     """
     path = path or party_file(local.folder, local.name)
-    if local.role == "accelerator":
-        content = json.dumps(_for_accelerator(admit_party(local)))
-        write_atomic(path, content.encode())
-        return program("accelerator", str(path))
+    if local.accelerates:
+        admitted = admit_party(local)
+        content = _for_pads(admitted) if local.role == PADS else _for_accelerator(admitted)
+        write_atomic(path, json.dumps(content).encode())
+        return program(local.role, str(path))
     write_party(local, path)
     if local.image is not None:
         boot = ("image", "run", str(local.image), "--local", str(path))
@@ -177,3 +194,35 @@ def _for_accelerator(admitted: Admitted) -> dict[str, Any]:
         "prefix_blocks": plan.prefix_blocks,
         "model": {"path": admitted.job.model.path, "revision": admitted.job.model.revision},
     }
+
+
+def _for_pads(admitted: Admitted) -> dict[str, Any]:
+    """The same of a pad accelerator's program."""
+    shared = _for_accelerator(admitted)
+    return {
+        **{key: shared[key] for key in ("listen", "device", "backbone", "groups")},
+        "key": str(admitted.local.pad_key),
+        "job": admitted.job_id,
+        "sites": _served(admitted),
+    }
+
+
+def _served(admitted: Admitted) -> list[str]:
+    """The sites whose pad accelerator is the one with this key.
+
+    Raises:
+        KeyFileError: the key cannot be used.
+        UnknownKeyError: the manifest names it for no site.
+    """
+    from sealtune.channel.pad_key import load_pad_key
+
+    path = admitted.local.pad_key
+    assert path is not None, "its role needs it"
+    key = load_pad_key(path).public_bytes.hex()
+    sites = [site for site, one in admitted.manifest.pad_accelerators.items() if one.key == key]
+    if not sites:
+        raise UnknownKeyError(
+            f"the key in {path} is that of no site's pad accelerator in the manifest",
+            hint="give the key that this pad accelerator's card was made with",
+        )
+    return sites

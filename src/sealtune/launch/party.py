@@ -128,7 +128,7 @@ def run_party(
     check_folder(local.folder, envelope)
     check_idle(local.folder)
     write_atomic(local.folder / MANIFEST, envelope.encode())  # what the folder's events are of
-    named = [] if part is Part.NETWORK else [manifest.programs.get(local.role, "accelerator")]
+    named = [] if part is Part.NETWORK else [manifest.programs.get(local.role, local.role)]
     if local.role == "coordinator":
         named = ["relay"]
     start = start_event(manifest, identity, named, party=local.name, resume=bool(local.resume))
@@ -203,7 +203,7 @@ class _Party:
             processes.start(domain, again=True, over=self._is_over)
         roles = {one.role for one in domains if not one.is_glue or one.role == RELAY}
         processes.until(lambda: roles <= processes.ready)
-        if self.part is Part.ENCLAVE or self.local.role == "accelerator":
+        if self.part is Part.ENCLAVE or self.local.accelerates:
             self._share_socket()
         ready()
         processes.until(self._is_over)
@@ -281,11 +281,12 @@ def _progress(local: Local, manifest: Manifest) -> Progress:
     method = method_of(manifest.method)
     names = manifest.settings.sites.names
     progress = Progress.begin(
-        (local.site,) if local.site else () if local.role == "accelerator" else names,
+        (local.site,) if local.site else () if local.accelerates else names,
         manifest.settings.job.rounds,
         server_trains=method.server_trains and local.role == "server",
         server_name="server",
         accelerator="loading" if local.role == "accelerator" else "",
+        pads="loading" if local.role == "pad-accelerator" else "",
     )
     if local.role != "site":
         progress.sites = {site: Worker(_ELSEWHERE) for site in progress.sites}

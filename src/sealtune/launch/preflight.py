@@ -84,14 +84,16 @@ def _checks(
     local: Local, image: Callable[[Local], str] | None
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "folder", partial(_folder, local)
-    for name in ("key", "node_key", "tls_key"):
+    for name in ("key", "node_key", "tls_key", "pad_key"):
         if (path := getattr(local, name)) is not None:
             yield name, partial(_private, path)
     for name in ("listen", "listen_server"):
         if address := getattr(local, name):
             yield name, partial(_listen, address)
     if local.accelerator:
-        yield "accelerator", partial(_accelerator, local.accelerator)
+        yield "accelerator", partial(_accelerator, local.accelerator, "accelerator")
+    if local.pad_accelerator:
+        yield "pad-accelerator", partial(_accelerator, local.pad_accelerator, "pad-accelerator")
     if local.untrusted_shm is not None:
         yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
     try:
@@ -178,13 +180,13 @@ def _socket_file(path: Path) -> str:
     raise PortInUseError(f"somebody listens on {path} already", hint="is this party running?")
 
 
-def _accelerator(address: str) -> str:
+def _accelerator(address: str, role: str) -> str:
     try:
         sockets.connect(address, timeout=_PATIENCE).close()
     except OSError as error:
         raise AcceleratorLostError(
-            f"no accelerator answers at {address}: {error.strerror or error}",
-            hint="is `sealtune accelerator` running?",
+            f"no {role} answers at {address}: {error.strerror or error}",
+            hint=f"is `sealtune {role}` running?",
         ) from error
     return f"answers at {address}"
 
@@ -226,7 +228,7 @@ def _check_signer(policy: KindPolicy, role: Attested) -> None:
 
 def _network_key(local: Local, manifest: Manifest) -> str:
     check_network_key(local, manifest)
-    return "the one in the manifest" if local.role != "accelerator" else "an accelerator needs none"
+    return "an accelerator needs none" if local.accelerates else "the one in the manifest"
 
 
 def _network(local: Local, manifest: Manifest) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -72,6 +72,7 @@ class Progress:
     last_round: str = ""
     rounds_done: int = 0
     accelerator: str = "loading"
+    pads: str = ""
     network: str = "starting"
     messages: int = 0
     training_since: float | None = None
@@ -87,10 +88,11 @@ class Progress:
         server_trains: bool = False,
         server_name: str = "server enclave",
         accelerator: str = "loading",
+        pads: str = "",
     ) -> Progress:
-        """Before the first event; ``accelerator`` is empty where there is none."""
+        """Before the first event; ``accelerator`` and ``pads`` are empty where there are none."""
         workers = {site: Worker() for site in sites}
-        return cls(workers, rounds, server_trains, server_name, accelerator=accelerator)
+        return cls(workers, rounds, server_trains, server_name, accelerator=accelerator, pads=pads)
 
     @property
     def trainers(self) -> list[Worker]:
@@ -105,7 +107,9 @@ class Progress:
         elif event.role == _SERVER:
             self._server(event)
         elif event.role == "accelerator":
-            self._accelerator(event)
+            self.accelerator = _served(event) or self.accelerator
+        elif event.role == "pad-accelerator":
+            self.pads = _served(event) or self.pads
         elif event.role == "flower":
             self._flower(event)
 
@@ -262,14 +266,6 @@ class Progress:
         sort = "confidential" if event.confidential else "NOT confidential"
         self.notices.append(f"{event.by} accepted {event.who}'s evidence ({event.kind}, {sort})")
 
-    def _accelerator(self, event: Event) -> None:
-        match event:
-            case events.Ready():
-                self.accelerator = "ready"
-            case event_log.Offload():
-                moved = size(event.bytes_in + event.bytes_out)
-                self.accelerator = f"{event.calls:,} calls, {moved} of codes"
-
     def _flower(self, event: Event) -> None:
         match event:
             case event_log.Network():
@@ -288,6 +284,16 @@ class Progress:
                     self.notices.append(f"{event.site} is absent: {event.reason}")
             case event_log.Log():
                 self.notices.append(event.message)
+
+
+def _served(event: Event) -> str:
+    """What an accelerator has done, as far as an event says."""
+    match event:
+        case events.Ready():
+            return "ready"
+        case event_log.Offload():
+            return f"{event.calls:,} calls, {size(event.bytes_in + event.bytes_out)} of codes"
+    return ""
 
 
 def privacy_line(event: events.PrivacySpent, rounds: int) -> str:

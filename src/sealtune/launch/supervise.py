@@ -1,6 +1,6 @@
 """``sealtune run`` on one machine, from the first process to the last.
 
-Order: accelerator, enclaves, relay and the sites' nodes start together; when all enclaves are
+Order: accelerators, enclaves, relay and the sites' nodes start together; when all enclaves are
 ready, the relay is shown the aggregator's socket and asks it for work until that is done. A process
 that ends early ends the run, but for a node: it is started again, and the relay waits for it as
 long as its deadlines allow.
@@ -73,6 +73,7 @@ def run(
         server_trains=method.server_trains,
         server_name="server enclave" if method.attested else "server, no TEE",
         accelerator="loading" if manifest.settings.accelerated else "",
+        pads="loading" if manifest.pad_accelerators else "",
     )
     shown = console or Console()
     with (
@@ -138,9 +139,9 @@ class _Run:
         if not processes.until(gone, _LEAVE):
             processes.stop(clients)
             processes.until(gone, _FINISH)
-        if any(party.role == "accelerator" for party in self.parties):
-            processes.stop(["accelerator"])
-            processes.until(lambda: "accelerator" in processes.ended, _FINISH)
+        if helpers := [party.role for party in self.parties if party.accelerates]:
+            processes.stop(helpers)
+            processes.until(lambda: all(one in processes.ended for one in helpers), _FINISH)
         self.stage.record_memory()
 
     @property

@@ -301,6 +301,11 @@ def _check_party(manifest: Manifest, local: Local, role: Role) -> None:
         for key in role.needs
         if not getattr(local, key)
     ]
+    if role.side == "site" and bool(local.pad_accelerator) != bool(manifest.pad_accelerators):
+        words = "is missing: the job's masks are multiplied by a second accelerator"
+        if local.pad_accelerator:
+            words = "is of no use: in this job the enclave multiplies masks itself"
+        problems.append(Problem("pad_accelerator", words))
     if local.serve is not None and not method_of(manifest.method).server_trains:
         problems.append(Problem("serve", f"the server of a {manifest.method} job answers nobody"))
     sites = manifest.settings.sites.names

@@ -14,6 +14,7 @@ from sealtune.errors import Problem
 from sealtune.job.card import (
     Card,
     CoordinatorCard,
+    PadAcceleratorCard,
     ServerCard,
     SiteCard,
     settings_digest,
@@ -21,9 +22,10 @@ from sealtune.job.card import (
 )
 from sealtune.job.job_file import JobFile
 from sealtune.job.manifest import ModelIdentity
+from sealtune.plan.card_pads import pad_faults
 
 Cards = Mapping[str, Card]  # by the name of its file
-C = TypeVar("C", SiteCard, ServerCard, CoordinatorCard)
+C = TypeVar("C", SiteCard, ServerCard, CoordinatorCard, PadAcceleratorCard)
 
 
 def of(cards: Cards, kind: type[C]) -> dict[str, C]:
@@ -42,7 +44,7 @@ def each_fault(
             yield Problem(file, late)
         if card.settings != settings:
             yield Problem(file, "was made for a job of other settings than this job file's")
-        if isinstance(card, CoordinatorCard):
+        if not isinstance(card, SiteCard | ServerCard):
             continue
         program = rules.programs[card.role]
         if card.code != {program: program_digest(program).hex()}:
@@ -86,16 +88,17 @@ def joint_faults(job: JobFile, cards: Cards) -> Iterator[Problem]:
         elif len(files) > 1:
             yield Problem(what, f"has several cards: {', '.join(files)}")
     yield from _shared({file: card.node_key for file, card in sites.items()}, "node key")
-    yield from _people(sites)
+    yield from _people({**sites, **of(cards, PadAcceleratorCard)})
+    yield from pad_faults(job, sites, of(cards, PadAcceleratorCard))
     if sites and not any(card.data.test_rows for card in sites.values()):
         yield Problem("sites", "have no test rows at all: without them nothing can be measured")
 
 
-def _people(sites: Mapping[str, SiteCard]) -> Iterator[Problem]:
+def _people(cards: Mapping[str, SiteCard | PadAcceleratorCard]) -> Iterator[Problem]:
     """An organisation has one key, and a key one organisation."""
     for one, other in (("org", "key"), ("key", "org")):
         seen: dict[str, tuple[str, str]] = {}
-        for file, card in sites.items():
+        for file, card in cards.items():
             who, what = getattr(card, one), getattr(card, other)
             first, known = seen.setdefault(who, (file, what))
             if what != known:

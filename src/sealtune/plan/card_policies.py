@@ -11,7 +11,7 @@ from typing import Any
 from sealtune.attest.policy import AppraisalPolicy, parse_policy
 from sealtune.attest.strength import check_strength
 from sealtune.errors import ManifestError, Problem
-from sealtune.job.card import Card, CoordinatorCard
+from sealtune.job.card import Card, ServerCard, SiteCard
 from sealtune.job.method import Method
 
 _LISTS = ("measurements", "signers")
@@ -31,9 +31,9 @@ def policies_of(
     for role in rules.attested:
         proposed: dict[str, AppraisalPolicy] = {}
         for file, card in cards.items():
-            if isinstance(card, CoordinatorCard) or card.role != role or card.evidence is None:
+            if not isinstance(card, SiteCard | ServerCard) or card.role != role:
                 continue
-            if card.evidence.policy is None:
+            if card.evidence is None or card.evidence.policy is None:
                 continue
             try:
                 proposed[file] = parse_policy(card.evidence.policy, "policy")

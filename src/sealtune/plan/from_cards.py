@@ -17,14 +17,16 @@ from pydantic import ValidationError
 from sealtune.attest.policy import AppraisalPolicy
 from sealtune.data.site import check_spelling
 from sealtune.errors import CardError, DataError, Problem
-from sealtune.job.card import CoordinatorCard, ServerCard, SiteCard
+from sealtune.job.card import CoordinatorCard, PadAcceleratorCard, ServerCard, SiteCard
 from sealtune.job.job_file import JobFile
 from sealtune.job.manifest import Participant
 from sealtune.job.network import NetworkIdentity
+from sealtune.job.pad_operators import PadAccelerator
 from sealtune.job.printable import printable
 from sealtune.job.sections import faults
 from sealtune.model.fit import fitting_task
 from sealtune.plan.card_faults import Cards, each_fault, joint_faults, of
+from sealtune.plan.card_pads import pads_of
 from sealtune.plan.card_policies import policies_of
 from sealtune.plan.holdings import identify_model
 from sealtune.plan.planner import make_plan
@@ -39,12 +41,14 @@ class Gathered:
         resolution: the job; its plan is made from the model here.
         participants: organisations, in the order of their first site.
         network: where its hosts meet.
+        pad_accelerators: each site's, in a job that asks for them.
         policies: role -> accepted evidence, of roles whose cards propose some.
     """
 
     resolution: Resolution
     participants: tuple[Participant, ...]
     network: NetworkIdentity
+    pad_accelerators: dict[str, PadAccelerator]
     policies: dict[str, AppraisalPolicy]
 
 
@@ -92,7 +96,8 @@ def from_cards(
         Participant(org=org, key=own[0].key, sites=tuple(card.site for card in own))
         for org, own in people.items()
     )
-    return Gathered(resolution, participants, network, policies)
+    pads = pads_of(job, sites, of(cards, PadAcceleratorCard))
+    return Gathered(resolution, participants, network, pads, policies)
 
 
 def _job_labels(job: JobFile, cards: Cards) -> tuple[tuple[str, ...], list[Problem]]:

@@ -26,6 +26,7 @@ def site_card(
     signer: Signer,
     *,
     node_key: str,
+    accelerator_operator: str | None = None,
     policy: AppraisalPolicy | None = None,
     note: str = "",
 ) -> SiteCard:
@@ -36,6 +37,7 @@ def site_card(
         site: of this machine.
         signer: the organisation that answers for it.
         node_key: public key of its node.
+        accelerator_operator: who runs its accelerator, where the job has pad accelerators.
         policy: accepted evidence of its enclave; default: simulated evidence from here, or none.
         note: for people.
 
@@ -66,6 +68,7 @@ def site_card(
         cut_train=train.truncated,
         cut_test=test.truncated,
         node_key=node_key,
+        accelerator_operator=accelerator_operator,
         **program_facts(job, "site", policy),
         machine=this_machine(note),
         **signer.head(job.settings, job.data.labels),

@@ -26,6 +26,7 @@ from sealtune.report.methods import View
 from sealtune.report.values import Json, add, mean, ratio
 
 BUSY = ("enclave", "passes", "accelerator", "pads")
+PADS = "pad-accelerator"
 PARTS = (*BUSY, "server", "network", "waiting")
 
 
@@ -35,25 +36,28 @@ def traffic(log: RunLog, view: View) -> Json:
     return {
         "up": add(b["up"] for b in per_site),
         "down": add(b["down"] for b in per_site),
-        "enclave_to_accelerator": counter(log, lambda event: event.bytes_in),
-        "accelerator_to_enclave": counter(log, lambda event: event.bytes_out),
-        "accelerator_calls": counter(log, lambda event: event.calls),
+        "enclave_to_accelerator": counter(log, "accelerator", lambda event: event.bytes_in),
+        "accelerator_to_enclave": counter(log, "accelerator", lambda event: event.bytes_out),
+        "accelerator_calls": counter(log, "accelerator", lambda event: event.calls),
+        "pad_accelerator_to_enclave": counter(log, PADS, lambda event: event.bytes_out),
     }
 
 
-def counter(log: RunLog, key: Callable[[Offload], int]) -> float | None:
-    """A running total of ``offload`` events, added up over processes and restarts.
+def counter(log: RunLog, role: str, key: Callable[[Offload], int]) -> float | None:
+    """A running total of the ``offload`` events of ``role``, added up over restarts.
 
-    The accelerator repeats its totals since start; a total that falls means a new process.
+    An accelerator repeats its totals since start; a total that falls means a new process.
     """
     ended: float = 0
-    latest: dict[str, int] = {}
+    latest: int | None = None
     for event in log.of(Offload):
+        if event.role != role:
+            continue
         value = key(event)
-        if value < latest.get(event.role, 0):
-            ended += latest[event.role]
-        latest[event.role] = value
-    return ended + sum(latest.values()) if latest else None
+        if value < (latest or 0):
+            ended += latest or 0
+        latest = value
+    return None if latest is None else ended + latest
 
 
 def total_seconds(log: RunLog) -> float | None:
@@ -125,5 +129,5 @@ def peak_memory(log: RunLog) -> Json:
     for event in log.of(Memory):
         if event.peak_mib is not None:
             peaks[event.role] = max(event.peak_mib, peaks.get(event.role, 0))
-    order = ["server", *(f"client:{site}" for site in log.sites), "accelerator", "flower"]
+    order = ["server", *(f"client:{site}" for site in log.sites), "accelerator", PADS, "flower"]
     return dict(sorted(peaks.items(), key=lambda p: order.index(p[0]) if p[0] in order else 99))

@@ -45,6 +45,7 @@ _ELSEWHERE = {
     "coordinator": "It carried sealed bytes: their sizes and times are here, rounds, losses and "
     "evidence are in the logs of the server and of the sites.",
     "accelerator": "It multiplied masked numbers: what they were is known to the sites alone.",
+    "pad-accelerator": "It multiplied masks: what they hid is known to the sites alone.",
 }
 _FILTERS = (
     numbers.percent, numbers.points, numbers.count, numbers.loss, numbers.short, numbers.times,

@@ -110,7 +110,7 @@ def _cause(events: tuple[Event, ...]) -> Error | None:
     One process that stops makes others report that they lost it, so the last word is no guide.
     """
     errors = [event for event in events if isinstance(event, Error)]
-    for role in ("launcher", "accelerator"):
+    for role in ("launcher", "accelerator", "pad-accelerator"):
         errors = [e for e in errors if e.role == role] or errors
     return errors[0] if errors else None
 
