@@ -26,9 +26,12 @@ def site_text(job: JobFile, site: str, out: Path, *, key: Path, node_key: Path) 
         "folder": (site, "for results, sealed state and logs"),
         "listen": (f"{site}.sock", "where the site's program and its carrier meet"),
         "accelerator": ("unix:accelerator.sock", "where its accelerator listens; or tcp:host:port"),
+        "pad_accelerator": ("tcp:pads.example.org:9101", "where its pad accelerator listens"),
         "key": (_at(key, out), "the organisation's private key"),
         "node_key": (_at(node_key, out), "by which the coordinator knows this site"),
     }
+    if job.protection.pads == "enclave":
+        del lines["pad_accelerator"]
     if not job.accelerated:
         del lines["accelerator"]
     data = {
@@ -69,6 +72,19 @@ def coordinator_text(
         }
     )
     return _whole(job, "The coordinator", head)
+
+
+def pads_text(job: JobFile, out: Path, *, pad_key: Path) -> str:
+    """Of a pad accelerator; it holds the model's weights."""
+    head = _table(
+        {
+            "role": ("pad-accelerator", ""),
+            "folder": ("pads", "for logs"),
+            "listen": ("tcp:0.0.0.0:9101", "for its sites' enclaves"),
+            "pad_key": (_at(pad_key, out), "they seal their seeds to it"),
+        }
+    )
+    return _whole(job, "A pad accelerator", f"{head}\n[model]\n{_model(job, out)}")
 
 
 def _whole(job: JobFile, what: str, body: str) -> str:

@@ -28,7 +28,7 @@ from sealtune.cli.init import init
 from sealtune.cli.job import job
 from sealtune.cli.keys import keys
 from sealtune.cli.merge import merge
-from sealtune.cli.parties import accelerator, coordinator, server, site
+from sealtune.cli.parties import accelerator, coordinator, pad_accelerator, server, site
 from sealtune.cli.plan import plan
 from sealtune.cli.predict import predict
 from sealtune.cli.report import report
@@ -89,6 +89,7 @@ app.add_typer(coordinator, name="coordinator")
 app.add_typer(server, name="server")
 app.add_typer(site, name="site")
 app.add_typer(accelerator, name="accelerator")
+app.add_typer(pad_accelerator, name="pad-accelerator")
 app.add_typer(deploy, name="deploy")
 app.command("demo-data")(demo_data)
 app.command("demo-model")(demo_model)

@@ -20,6 +20,7 @@ from sealtune.job.keys import fingerprint, public_from_hex
 from sealtune.job.manifest import Manifest
 from sealtune.job.method import Compute, method_of
 from sealtune.job.network import NetworkIdentity, key_fingerprint, node_fingerprint
+from sealtune.job.pad_operators import NO_COLLUSION, key_digest
 from sealtune.job.printable import printable
 from sealtune.party.trust import accepted_evidence
 from sealtune.report.manifest_page import Group, Line, Part, Shown, Tone
@@ -69,6 +70,8 @@ def facts_of(
     ]
     if manifest.network is not None:
         parts.append(Part("Where they meet", _network(manifest.network)))
+    if manifest.pad_accelerators:
+        parts.append(Part("Who multiplies", tuple(_pads(manifest)), note=NO_COLLUSION))
     parts += [
         Part("Evidence that is accepted", tuple(evidence(policies))),
         Part("What is trained", (Group("", tuple(_training(manifest))),)),
@@ -102,6 +105,8 @@ def _weak(manifest: Manifest, policies: Mapping[str, AppraisalPolicy]) -> list[s
         weak.append("Codes cross to accelerators without masks: they see what text follows from.")
     if is_gpu_stand_in(settings):
         weak.append("The GPUs that enclaves compute on prove nothing: the evidence is simulated.")
+    if any(one.operators == "simulated" for one in manifest.pad_accelerators.values()):
+        weak.append("Accelerator and pad accelerator are SIMULATED: one operator sees everything.")
     if settings.privacy.insecure_difference_releases:
         weak.append(f"{_DIFFERENCE[:1].upper()}{_DIFFERENCE[1:]}.")
     if len(manifest.participants) == 1:
@@ -209,6 +214,22 @@ def _network(network: NetworkIdentity) -> tuple[Group, Group]:
         *(Line(site, spaced(digest), key=True) for site, digest in nodes.items()),
     )
     return Group("", places), Group("Network keys, which protect no data", keys)
+
+
+def _pads(manifest: Manifest) -> list[Group]:
+    return [
+        Group(
+            site,
+            (
+                Line("masked", f"on the accelerator of {one.accelerator}"),
+                Line("masks", f"on the pad accelerator of {one.operator}"),
+                Line("key", spaced(key_digest(one.key)), key=True),
+            ),
+            "bad" if one.operators == "simulated" else "",
+            "SIMULATED" if one.operators == "simulated" else "",
+        )
+        for site, one in manifest.pad_accelerators.items()
+    ]
 
 
 def _training(manifest: Manifest) -> list[Line]:

@@ -1,4 +1,5 @@
-"""One command a party: ``sealtune coordinator``, ``server``, ``site`` and ``accelerator``.
+"""One command a party: ``sealtune coordinator``, ``server``, ``site``, ``accelerator`` and
+``pad-accelerator``.
 
 Trust domain: operator (untrusted).
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sealtune.cli.describe import describe_coordinator, describe_server, describe_site
+from sealtune.cli.describe_pads import describe_pad_accelerator
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.private import private_files
 
@@ -41,10 +43,12 @@ coordinator = typer.Typer(invoke_without_command=True)
 server = typer.Typer(invoke_without_command=True)
 site = typer.Typer(invoke_without_command=True)
 accelerator = typer.Typer(invoke_without_command=True)
+pad_accelerator = typer.Typer(invoke_without_command=True)
 
 coordinator.command("describe")(describe_coordinator)
 server.command("describe")(describe_server)
 site.command("describe")(describe_site)
+pad_accelerator.command("describe")(describe_pad_accelerator)
 
 
 @coordinator.callback()
@@ -136,6 +140,7 @@ def run_site(
         listen = "north.sock"              # the program's, for the node
         node_key = "north.node.key"        # the coordinator knows the node by it
         accelerator = "tcp:10.0.0.7:9100"  # a federated job's; or unix:gpu.sock
+        pad_accelerator = "tcp:192.0.2.8:9101" # where pads = "second-accelerator"
         key = "north.key"                  # where sites sign who they are
 
         [model]
@@ -190,6 +195,43 @@ def run_accelerator(
     What comes next: `accelerator = "tcp:HOST:9100"` in the local files of its sites.
     """
     _party(ctx, local, "accelerator", check, as_json, quiet)
+
+
+@pad_accelerator.callback()
+def run_pad_accelerator(
+    ctx: typer.Context,
+    local: _LocalFile = None,
+    check: _Check = False,
+    as_json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Run a pad accelerator for sites of a job with `pads = "second-accelerator"`.
+
+    It knows the masks and nothing of what they hide. Whoever runs it must not run the sites'
+    accelerator, nor see what their enclaves send there: together that is everything.
+
+    pads.toml, beside the signed manifest:
+
+        manifest = "job.manifest.json"
+        role = "pad-accelerator"
+        folder = "pads"                    # for logs
+        listen = "tcp:0.0.0.0:9101"
+        pad_key = "pads.hpke.key"          # that its card was made with
+
+        [model]
+        path = "models/small"
+
+    It serves until it is stopped. Events are JSON lines on stdout, the first one when it stands.
+
+    Examples:
+
+        sealtune pad-accelerator --local pads.toml --check
+
+        sealtune pad-accelerator --local pads.toml
+
+    What comes next: `pad_accelerator = "tcp:HOST:9101"` in the local files of its sites.
+    """
+    _party(ctx, local, "pad-accelerator", check, as_json, quiet)
 
 
 @private_files()

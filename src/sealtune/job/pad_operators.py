@@ -5,6 +5,7 @@ Trust domain: every process; manifests and cards come from outside.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -29,6 +30,11 @@ def _check_key(value: str) -> str:
 
     MLKEM768PublicKey.from_public_bytes(bytes.fromhex(value)[:MLKEM_PUBLIC])  # ValueError
     return value
+
+
+def key_digest(key: str) -> str:
+    """What people compare of a key: SHA-256, 64 hex digits."""
+    return hashlib.sha256(bytes.fromhex(key)).hexdigest()
 
 
 HpkeKeyHex = Annotated[
