@@ -21,10 +21,11 @@ TOKENS = 256
 
 
 class Proxy:
-    """Passes bytes both ways and keeps what goes towards the accelerator."""
+    """Passes bytes both ways and keeps what goes towards the accelerator, and what comes back."""
 
     def __init__(self, port: int) -> None:
         self.seen = bytearray()
+        self.answered = bytearray()
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -33,7 +34,9 @@ class Proxy:
     def _run(self) -> None:
         client, _ = self._listener.accept()
         server = socket.create_connection(("127.0.0.1", self._target))
-        back = threading.Thread(target=self._copy, args=(server, client, None), daemon=True)
+        back = threading.Thread(
+            target=self._copy, args=(server, client, self.answered), daemon=True
+        )
         back.start()
         self._copy(client, server, self.seen)
         back.join()
@@ -41,19 +44,20 @@ class Proxy:
             sock.close()
 
     @staticmethod
-    def _copy(source: socket.socket, target: socket.socket, record: bytearray | None) -> None:
+    def _copy(source: socket.socket, target: socket.socket, record: bytearray) -> None:
         while data := source.recv(1 << 16):
-            if record is not None:
-                record += data
+            record += data
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
 
-    def frames(self) -> list[Frame]:
-        """The recorded stream, parsed."""
-        found, rest = [], bytes(self.seen)
-        while rest:
+    def frames(self, *, back: bool = False) -> list[Frame]:
+        """The recorded stream, parsed; ``back``: that of the answers, as far as frames are whole."""
+        found, rest = [], bytes(self.answered if back else self.seen)
+        while len(rest) >= frames.HEADER.size:
             meta, body = frames.parse_header(rest[: frames.HEADER.size])
             size = frames.HEADER.size + meta + body
+            if back and size > len(rest):
+                break
             found.append(frames.decode(rest[:size]))
             rest = rest[size:]
         return found

@@ -12,6 +12,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sealtune.job.local import read_local
 from sealtune.job.training_events import CutTexts, Products
@@ -22,6 +23,9 @@ from sealtune.party.events import Emit, EventLines, run_program
 from sealtune.party.node_link import serve_forever
 from sealtune.party.site_program import SiteProgram
 from sealtune.plan.roles import SITE_ENCLAVE
+
+if TYPE_CHECKING:
+    from sealtune.offload.pads import PadSource
 
 _PATIENCE = 120.0  # seconds that the accelerator, started with us, may take to listen
 
@@ -50,6 +54,7 @@ def _session(admitted: Admitted, emit: Emit) -> Iterator[Session]:
         admitted.plan,
         integrity_bits=admitted.job.protection.integrity_bits,
         owner=f"{admitted.job_id}/{admitted.site}",
+        pads=_pads(admitted),
         pad_budget=admitted.job.protection.pad_budget,
         patience=_PATIENCE,
         untrusted_shm=admitted.local.untrusted_shm,
@@ -57,6 +62,23 @@ def _session(admitted: Admitted, emit: Emit) -> Iterator[Session]:
         native, slow = library.instructions(), library.why_off()
         emit(Products(arithmetic=session.arithmetic, native=native, slow=slow))
         yield session
+
+
+def _pads(admitted: Admitted) -> PadSource | None:
+    """Where a site's pads come from that a second accelerator makes; None: from its enclave."""
+    one = admitted.manifest.pad_accelerators.get(admitted.site)
+    if one is None:
+        return None
+    from sealtune.offload.second import SecondSource
+
+    return SecondSource.connect(
+        admitted.local.pad_accelerator,
+        admitted.plan.groups,
+        key=bytes.fromhex(one.key),
+        job_id=bytes.fromhex(admitted.job_id),
+        site=admitted.site,
+        patience=_PATIENCE,
+    )
 
 
 if __name__ == "__main__":

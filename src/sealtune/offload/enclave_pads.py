@@ -47,6 +47,8 @@ class EnclavePads:
         seconds: running totals; ``pads`` has what the thread spent added to it at each rest.
     """
 
+    suspect = ""
+
     def __init__(
         self,
         stream: PadStream,

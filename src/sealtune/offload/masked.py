@@ -77,7 +77,9 @@ class GroupChannel:
         if link.lie is not None:
             raise link.lie
         check, rows = frozen.checks[backward], values.shape[0]
-        pad = None if link.pads is None else link.pads.take(name, rows, backward=backward)
+        pad, suspect = None, ""
+        if link.pads is not None:
+            pad, suspect = link.pads.take(name, rows, backward=backward), link.pads.suspect
         call = link.accelerator.call(name, rows, backward=backward)
         if pad is not None:
             pad.key.spend()
@@ -105,7 +107,7 @@ class GroupChannel:
                 encoded,
                 None if backward else frozen.scale,
                 check.left,
-                f"{name} {'backward' if backward else 'forward'}",
+                f"{name} {'backward' if backward else 'forward'}{suspect}",
                 bias=None if backward else self.bias,
             )
         except IntegrityError as error:

@@ -62,7 +62,13 @@ class Pad:
 
 
 class PadSource(Protocol):
-    """Who makes pads: the enclave itself, or a second accelerator."""
+    """Who makes pads: the enclave itself, or a second accelerator.
+
+    Attributes:
+        suspect: who besides the accelerator may have made a product wrong, for messages.
+    """
+
+    suspect: str
 
     def take(self, group: str, rows: int, *, backward: bool) -> Pad:
         """A pad for one call, never handed out before.

@@ -58,6 +58,8 @@ class SecondSource:
         streams: of the seed.
     """
 
+    suspect = ", or the pad accelerator's for its mask,"
+
     def __init__(
         self, sock: socket.socket, groups: Sequence[LinearGroup], streams: Streams
     ) -> None:
@@ -127,7 +129,11 @@ class SecondSource:
         while len(self._asked) < MOST_ASKED and (following := self._order.ahead(len(self._asked))):
             self._ask(following)
         mask, blind = (PadKey(stream, one.index) for stream in self.streams)
+        blind.spend()
         return Pad(mask, lambda: self._answers.take(one), blind)
+
+    def begin(self, rows: int, *, backward: bool) -> None:
+        """See ``PadSource.begin``; the calls tell it all."""
 
     def rest(self) -> None:
         """See ``PadSource.rest``: whoever makes the pads does not rest."""
