@@ -51,7 +51,7 @@ class Proxy:
         target.shutdown(socket.SHUT_WR)
 
     def frames(self, *, back: bool = False) -> list[Frame]:
-        """The recorded stream, parsed; ``back``: that of the answers, as far as frames are whole."""
+        """The recorded stream, parsed; ``back``: that of the answers, as far as it is whole."""
         found, rest = [], bytes(self.answered if back else self.seen)
         while len(rest) >= frames.HEADER.size:
             meta, body = frames.parse_header(rest[: frames.HEADER.size])

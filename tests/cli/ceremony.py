@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,19 +63,28 @@ def use_folders(patch: pytest.MonkeyPatch, base: Path) -> None:
 
 
 class Parties:
-    """Folders of a job's parties; the coordinator's is ``hub``."""
+    """Folders of a job's parties; the coordinator's is ``hub``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        extra: more lines of the job file.
+        site_options: of each ``site describe``.
+    """
+
+    def __init__(self, folder: Path, extra: str = "", site_options: Sequence[str] = ()) -> None:
         self.folder = folder
         self.hub = folder / "hub"
+        self.extra = extra
+        self.site_options = site_options
 
     @classmethod
-    def make(cls, folder: Path, *sites: str) -> Parties:
+    def make(
+        cls, folder: Path, *sites: str, extra: str = "", site_options: Sequence[str] = ()
+    ) -> Parties:
         """All of them, up to their cards, which lie at the coordinator, too."""
-        parties = cls(folder)
+        parties = cls(folder, extra, site_options)
         parties.hub.mkdir(parents=True)
         make_llama(parties.hub / "model")
-        parties.write_job(*sites)
+        parties.write_job(*sites, extra=extra)
         for number, site in enumerate(sites):
             parties.add(site, number)
         ok("coordinator", "describe", parties.job, "--sites-at", "hub.test:9092",
@@ -122,7 +131,7 @@ class Parties:
         said = ok("site", "describe", self.job, "--site", site, "--key", home / f"{site}.key",
                   "--train", home / "train.jsonl", "--test", home / "test.jsonl",
                   "--model", home / "model", "-o", home / f"{site}.card.json", *local,
-                  *more)  # fmt: skip
+                  *self.site_options, *more)  # fmt: skip
         shutil.copy(home / f"{site}.card.json", self.card(site))
         return said
 

@@ -47,6 +47,7 @@ CARD = SiteCard(
     cut_train=1,
     cut_test=0,
     node_key=NETWORK.nodes["north"],
+    accelerator_operator=None,
     code={"site-enclave": "ee" * 48},
     evidence=None,
     machine=Machine(memory_mib=1, cores=1, note=""),
@@ -70,7 +71,7 @@ def test_a_card_comes_back() -> None:
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
     [
-        ("format", [1], [0, 2, "1", None]),
+        ("format", [2], [0, 1, 3, "2", None]),
         ("role", [], ["server", "coordinator", "owner", None]),
         ("org", ["a" * 40], ["", "A", "a" * 41, "a\n"]),
         ("settings", ["00" * 32], ["00" * 31, "AB" * 32]),

@@ -249,7 +249,7 @@ def changed(**changes: Any) -> bytes:
         ("data__north__test_rows", [0, 2**29 - 1], [-1, 2**29]),
         ("settings__data__label", ["x" * 1000], ["x" * 1001]),
         ("min_cohort", [2], [0, 1, 3, 65]),
-        ("format", [4], [0, 1, 2, 3, 5, "4"]),
+        ("format", [5], [0, 1, 2, 3, 4, 6, "5"]),
         ("participants__0__org", ["a" * 40], ["a" * 41, "A"]),
         ("settings__sites__names", [], [["north"], ["north", "south", "east"]]),
     ],

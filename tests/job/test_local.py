@@ -86,6 +86,16 @@ def test_a_server_goes_on_where_there_is_something(tmp_path: Path) -> None:
         ({"serve": "south"}, "serve: belongs into a file of role 'server'"),
         ({"role": "server", "untrusted_shm": "/s"}, "untrusted_shm: belongs into a file of role"),
         (COORDINATOR | {"device": "cpu"}, "device: belongs into a file of role 'accelerator' or '"),
+        ({"pad_key": "/k"}, "pad_key: belongs into a file of role 'pad-accelerator'"),
+        (
+            {"role": "accelerator", "pad_accelerator": "b.sock"},
+            "pad_accelerator: belongs into a file of role 'site'",
+        ),
+        ({"pad_accelerator": "gpu:sock"}, "pad_accelerator: 'gpu:sock' is neither unix:/path nor"),
+        (
+            {"accelerator": "tcp:h:1", "pad_accelerator": "tcp:h:1"},
+            "pad_accelerator: is the accelerator's address, too",
+        ),
         ({"listen": ""}, "listen: "),
         ({"accelerator": "gpu:sock"}, "accelerator: 'gpu:sock' is neither unix:/path nor tcp"),
         (

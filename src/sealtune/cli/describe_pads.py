@@ -39,6 +39,9 @@ def describe_pad_accelerator(
             "--org", metavar="ORG", help="Your organisation [default: the key file's name]."
         ),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="FOLDER", help="The base model here.")
+    ] = None,
     pad_key: Annotated[
         Path | None,
         typer.Option("--pad-key", metavar="FILE", help="Its HPKE key; made if it is not there."),
@@ -62,7 +65,7 @@ def describe_pad_accelerator(
     Examples:
 
         sealtune pad-accelerator describe job.toml --site north --site south --key cloud.key
-        --local-out pads.toml
+        --model models/small --local-out pads.toml
     """
     from pydantic import ValidationError
 
@@ -73,7 +76,7 @@ def describe_pad_accelerator(
     from sealtune.job.pad_operators import key_digest
     from sealtune.job.sections import faults
 
-    job = load_job_file(job_file, None, None)
+    job = load_job_file(job_file, None, None, model=model)
     if job.protection.pads == "enclave":
         words = 'is "enclave": such a job has no pad accelerators'
         raise ConfigError(str(job_file), [Problem("protection.pads", words)])
