@@ -103,6 +103,14 @@ def test_on_one_machine_operators_are_simulated_and_named_so() -> None:
             'protection.pads: is "second-accelerator", but protect = "insecure-none" masks nothing',
         ),
         (
+            {"protection": {"pads": "second-accelerator", "pad_budget": 1}},
+            "protection.pad_budget: is 1, which is not read: the enclave makes no pads",
+        ),
+        (
+            {"protection": {"pads": "second-accelerator", "compute": "enclave"}},
+            "protection.pads: is second-accelerator, which is not read: no accelerator takes part",
+        ),
+        (
             {
                 "protection": {"pads": "second-accelerator"},
                 "job": {"method": "split"},

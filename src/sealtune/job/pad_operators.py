@@ -6,7 +6,7 @@ Trust domain: every process; manifests and cards come from outside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -101,9 +101,13 @@ def check_pads(
             raise ValueError(f"the operators at site {site} are simulated, in a job of many hosts")
 
 
-def pad_disagreements(protection: ProtectionSpec | None) -> list[Problem]:
+def pad_disagreements(protection: ProtectionSpec | None) -> Iterator[Problem]:
     """What ``protection.pads`` does not go with."""
-    if protection is None or protection.pads == "enclave" or protection.protect != "insecure-none":
-        return []
-    words = 'is "second-accelerator", but protect = "insecure-none" masks nothing: leave it out'
-    return [Problem("protection.pads", words)]
+    if protection is None or protection.pads == "enclave":
+        return
+    if protection.protect == "insecure-none":
+        words = 'is "second-accelerator", but protect = "insecure-none" masks nothing: leave it out'
+        yield Problem("protection.pads", words)
+    if protection.changes("pad_budget"):
+        words = f"is {protection.pad_budget}, which is not read: the enclave makes no pads"
+        yield Problem("protection.pad_budget", f"{words}; leave it out")
