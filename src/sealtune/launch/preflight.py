@@ -90,10 +90,9 @@ def _checks(
     for name in ("listen", "listen_server"):
         if address := getattr(local, name):
             yield name, partial(_listen, address)
-    if local.accelerator:
-        yield "accelerator", partial(_accelerator, local.accelerator, "accelerator")
-    if local.pad_accelerator:
-        yield "pad-accelerator", partial(_accelerator, local.pad_accelerator, "pad-accelerator")
+    for role in ("accelerator", "pad-accelerator"):
+        if address := getattr(local, role.replace("-", "_")):
+            yield role, partial(_accelerator, address, role)
     if local.untrusted_shm is not None:
         yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
     try:
