@@ -179,7 +179,7 @@ def test_a_card_without_signature(parties: Parties) -> None:
         ({"code": {"site-enclave": "00" * 48}}, "has other code of site-enclave"),
         ({"model": {"digest": "00" * 32, "tokenizer_digest": "00" * 32}}, "has another model"),
         ({"extra": 1}, "extra"),
-        ({"format": 2}, "format"),
+        ({"format": 1}, "format"),
         ({"node_key": "ssh-ed25519 AAAA"}, "node_key"),
     ],
 )  # fmt: skip

@@ -119,7 +119,16 @@ def test_bytes(summary: Json) -> None:
         "enclave_to_accelerator": 21_400_000_000,
         "accelerator_to_enclave": 26_900_000_000,
         "accelerator_calls": 9_600,
+        "pad_accelerator_to_enclave": None,
     }
+
+
+def test_the_pad_accelerators_bytes_are_its_own(tmp_path: Path) -> None:
+    moved = {"event": "offload", "calls": 7, "bytes_in": 0, "bytes_out": 5}
+    more = [{"role": "pad-accelerator", **moved}, {"role": "pad-accelerator", **moved, "calls": 9}]
+    found = build_summary(write_run(tmp_path / "run", [*events(), *more]))["bytes"]
+    assert found["pad_accelerator_to_enclave"] == 5
+    assert found["accelerator_calls"] == 9_600
 
 
 def test_seconds_add_up_to_the_wall_time(summary: Json) -> None:

@@ -90,11 +90,7 @@ def _checks(
     for name in ("listen", "listen_server"):
         if address := getattr(local, name):
             yield name, partial(_listen, address)
-    for role in ("accelerator", "pad-accelerator"):
-        if address := getattr(local, role.replace("-", "_")):
-            yield role, partial(_accelerator, address, role)
-    if local.untrusted_shm is not None:
-        yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
+    yield from _accelerators(local)
     try:
         manifest = verify_manifest(Envelope.read(local.manifest))
     except SealtuneError as error:
@@ -110,6 +106,14 @@ def _checks(
         yield "admission", partial(_admission, local)
     else:
         yield "image", partial(image, local)
+
+
+def _accelerators(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
+    for role in ("accelerator", "pad-accelerator"):
+        if address := getattr(local, role.replace("-", "_")):
+            yield role, partial(_accelerator, address, role)
+    if local.untrusted_shm is not None:
+        yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
 
 
 def _raiser(error: SealtuneError) -> Callable[[], str]:
