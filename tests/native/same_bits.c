@@ -10,10 +10,14 @@ enum { ROWS = 5, MOST = 1025, VECTORS = 2 };
 const char *sealtune_set_name(int number);
 int sealtune_set_is_there(int number);
 void sealtune_use(int number);
-int sealtune_encode_mask(const void *x, int is_half, int64_t rows, int64_t cols, int64_t stride,
-                         const float *scale, double code_norm, const uint8_t *key, uint64_t index,
-                         const uint32_t *words, const uint32_t *check, int64_t vectors,
-                         uint32_t *out, float *step, int64_t *sums, int threads);
+struct part {
+    const void *x;
+    int64_t cols, stride;
+};
+int sealtune_encode_mask(const struct part *parts, int count, int is_half, int64_t rows,
+                         int64_t cols, const float *scale, double code_norm, const uint8_t *key,
+                         uint64_t index, const uint32_t *words, const uint32_t *check,
+                         int64_t vectors, uint32_t *out, float *step, int64_t *sums, int threads);
 int sealtune_unmask_decode(const uint32_t *y, const uint32_t *product, int64_t rows, int64_t cols,
                            const uint8_t *key, uint64_t index, const uint32_t *words,
                            const float *step, const float *scale, const float *bias,
@@ -56,12 +60,13 @@ static int both_ways(int64_t cols, int is_half) {
     uint8_t key[32];
     for (int i = 0; i < 32; i++) key[i] = (uint8_t)number();
     make_inputs(cols, is_half);
-    int failed = sealtune_encode_mask(x, is_half, ROWS, cols, cols, scale, 1e6, NULL, 0, words,
+    const struct part part = {x, cols, cols};
+    int failed = sealtune_encode_mask(&part, 1, is_half, ROWS, cols, scale, 1e6, NULL, 0, words,
                                       check, VECTORS, out, step, sums, 2);
     take(&passes, out, codes);
     take(&passes, step, sizeof step);
     take(&passes, sums, sizeof sums);
-    failed |= sealtune_encode_mask(x, is_half, ROWS, cols, cols, scale, 1e6, NULL, 0, NULL, check,
+    failed |= sealtune_encode_mask(&part, 1, is_half, ROWS, cols, scale, 1e6, NULL, 0, NULL, check,
                                    VECTORS, out, step, sums, 1);
     failed |= sealtune_unmask_decode(out, NULL, ROWS, cols, NULL, 0, NULL, step, scale, bias, check,
                                      VECTORS, sums, decoded, 2);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -74,13 +75,15 @@ def sums_of(codes: Tensor, check: Tensor | None) -> Tensor:
     return torch.zeros((len(codes), 0), dtype=torch.int64) if check is None else sums(codes, check)
 
 
-def encode(call: Call, name: str) -> list[Tensor] | str:
-    """Codes, steps and sums; or what was refused."""
+def encode(call: Call, name: str, parts: Sequence[Tensor] = ()) -> list[Tensor] | str:
+    """Codes, steps and sums; or what was refused. ``parts`` in the place of the call's matrix."""
     out = torch.full(call.x.shape, 7, dtype=torch.int32)
     budget = Budget(300.0, 4)
     with library.using(name):
         try:
-            made = passes.encode_mask(call.x, budget, call.pad, call.check, out, scale=call.scale)
+            made = passes.encode_mask(
+                parts or call.x, budget, call.pad, call.check, out, scale=call.scale
+            )
         except OffloadError as error:
             return error.message
     return [out, made.step, made.sums]
@@ -101,6 +104,20 @@ def test_encoding_gives_the_bits_of_the_reference(
 ) -> None:
     call = draw(seed, *size)
     assert_same(encode(call, name), encode(call, library.OFF))
+
+
+@pytest.mark.parametrize("name", library.available())
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=4), st.booleans())
+def test_parts_side_by_side_are_one_matrix(
+    name: str, seed: int, widths: list[int], turned: bool
+) -> None:
+    call = draw(seed, 3, sum(widths))
+    whole = encode(call, name)
+    parts = torch.split(call.x, widths, dim=1)
+    if turned:
+        parts = tuple(part.t().contiguous().t() for part in parts)
+    assert_same(encode(call, name, parts), whole)
 
 
 @both
@@ -166,6 +183,9 @@ def test_what_pointers_must_not_be_made_of_is_refused(name: str) -> None:
         (x, None, codes, torch.ones(16)[::2]),
     ]
     with library.using(name):
+        for parts in ([x[:, :4], x[:, :3]], [x[:, :4], x[:3, 4:]], [x, x]):
+            with pytest.raises(OffloadError):
+                passes.encode_mask(parts, Budget(300.0, 4), None, None, codes)
         for values, vectors, out, scale in wrong:
             with pytest.raises(OffloadError, match="of a masked product is"):
                 passes.encode_mask(values, Budget(300.0, 4), None, vectors, out, scale=scale)

@@ -23,10 +23,16 @@ static const uint64_t SIGN = 1ull << 63;
 static const int64_t RESULT_LIMIT = 1 << 30;
 static const double SMALLEST_NORM = 1e-20;
 
-struct encode {
-    const void *x;  // float, or the upper halves of floats
-    int is_half;
+// Columns of the input that lie together: float, or the upper halves of floats.
+struct part {
+    const void *x;
     int64_t cols, stride;  // of rows, in values
+};
+
+struct encode {
+    const struct part *parts;
+    int count, is_half;
+    int64_t cols;
     const float *scale;
     double code_norm;
     const struct keystream *stream;  // or, where it is NULL,
@@ -50,25 +56,44 @@ struct decode {
     float *out;
 };
 
-// count values of a row from column at on, scaled, in place or in space; zeros up to a multiple of
-// LANES.
-BODY const float *load_values(const struct encode *job, int64_t row, int64_t at, int count,
-                              float *values) {
-    if (!job->is_half && !job->scale && count % LANES == 0)
-        return (const float *)job->x + row * job->stride + at;
-    if (job->is_half) {
-        const uint16_t *x = (const uint16_t *)job->x + row * job->stride + at;
+BODY void load_part(const struct part *part, int is_half, int64_t row, int64_t from, int count,
+                    const float *scale, float *values) {
+    if (is_half) {
+        const uint16_t *x = (const uint16_t *)part->x + row * part->stride + from;
         for (int i = 0; i < count; i++) {
             const uint32_t bits = (uint32_t)x[i] << 16;
             memcpy(&values[i], &bits, sizeof bits);
         }
-    } else {
-        memcpy(values, (const float *)job->x + row * job->stride + at, sizeof *values * (size_t)count);
+        if (scale)
+            for (int i = 0; i < count; i++) values[i] *= scale[i];
+        return;
     }
-    if (job->scale)
-        for (int i = 0; i < count; i++) values[i] *= job->scale[at + i];
-    for (int i = count; i % LANES; i++) values[i] = 0;
-    return values;
+    const float *x = (const float *)part->x + row * part->stride + from;
+    if (scale)
+        for (int i = 0; i < count; i++) values[i] = x[i] * scale[i];
+    else
+        memcpy(values, x, sizeof *values * (size_t)count);
+}
+
+// count values of a row from column at on, scaled, in place or in space; zeros up to a multiple of
+// LANES.
+BODY const float *load_values(const struct encode *job, int64_t row, int64_t at, int count,
+                              float *space) {
+    const struct part *part = job->parts;
+    if (job->count == 1 && !job->is_half && !job->scale && count % LANES == 0)
+        return (const float *)part->x + row * part->stride + at;
+    int64_t start = 0;
+    for (int k = 0; k < job->count; k++, part++) {
+        const int64_t end = start + part->cols;
+        const int64_t first = at > start ? at : start;
+        const int64_t last = at + count < end ? at + count : end;
+        if (first < last)
+            load_part(part, job->is_half, row, first - start, (int)(last - first),
+                      job->scale ? job->scale + first : NULL, space + (first - at));
+        start = end;
+    }
+    for (int i = count; i % LANES; i++) space[i] = 0;
+    return space;
 }
 
 BODY int chunk_of(int64_t cols, int64_t at) {
@@ -322,8 +347,8 @@ static void choose(encode_function **encode, decode_function **decode) {
 }
 
 // 0; 1: a row is not finite; -1: there are no instructions for the key stream.
-EXPORT int sealtune_encode_mask(const void *x, int is_half, int64_t rows, int64_t cols,
-                                int64_t stride, const float *scale, double code_norm,
+EXPORT int sealtune_encode_mask(const struct part *parts, int count, int is_half, int64_t rows,
+                                int64_t cols, const float *scale, double code_norm,
                                 const uint8_t *key, uint64_t index, const uint32_t *words,
                                 const uint32_t *check, int64_t vectors, uint32_t *out, float *step,
                                 int64_t *sums, int threads) {
@@ -332,8 +357,8 @@ EXPORT int sealtune_encode_mask(const void *x, int is_half, int64_t rows, int64_
     decode_function *decode;
     int failed = 0;
     if (vectors > MAX_VECTORS || (key && keystream_init(&stream, key, index))) return -1;
-    const struct encode job = {x,     is_half, cols,    stride, scale, code_norm, key ? &stream : NULL,
-                               words, check,   vectors, out,    step,  sums};
+    const struct encode job = {parts, count,   is_half, cols, scale, code_norm, key ? &stream : NULL,
+                               words, check,   vectors, out,  step,  sums};
     choose(&encode, &decode);
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
     for (int64_t row = 0; row < rows; row++) failed |= encode(&job, row);

@@ -22,7 +22,7 @@ from sealtune.offload.accelerator import Accelerator
 from sealtune.offload.frozen import FrozenGroup
 from sealtune.offload.pads import PadSource
 
-_READ = (torch.float32, torch.bfloat16)  # what passes read as it is
+_READ = {torch.float32, torch.bfloat16}  # what passes read as it is
 
 
 @dataclass
@@ -59,11 +59,11 @@ class GroupChannel:
         self.bias: Tensor | None = None
         self._link = link
 
-    def multiply(self, values: Tensor, *, backward: bool) -> Tensor:
+    def multiply(self, values: Tensor | tuple[Tensor, ...], *, backward: bool) -> Tensor:
         """``values @ W^T + bias`` (forward) or ``values @ W`` (backward), W with its scales.
 
         Args:
-            values: float [T, K] (forward) or [T, N] (backward), rows at any distance.
+            values: float [T, K] (forward) or [T, N] (backward), or parts that lie side by side.
 
         Returns:
             float32 [T, N] or [T, K].
@@ -76,7 +76,8 @@ class GroupChannel:
         link, frozen, name = self._link, self.frozen, self.frozen.spec.name
         if link.lie is not None:
             raise link.lie
-        check, rows = frozen.checks[backward], values.shape[0]
+        parts = (values,) if isinstance(values, Tensor) else values
+        check, rows = frozen.checks[backward], parts[0].shape[0]
         pad, suspect = None, ""
         if link.pads is not None:
             pad, suspect = link.pads.take(name, rows, backward=backward), link.pads.suspect
@@ -85,7 +86,7 @@ class GroupChannel:
             pad.key.spend()
         start = perf_counter()
         encoded = passes.encode_mask(
-            values if values.dtype in _READ else values.to(torch.float32),
+            _readable(parts),
             frozen.budgets[backward],
             None if pad is None else pad.key,
             check.right,
@@ -119,6 +120,14 @@ class GroupChannel:
         return result
 
 
+def _readable(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """In one dtype that passes read as it is."""
+    dtypes = {part.dtype for part in parts}
+    if len(dtypes) == 1 and dtypes <= _READ:
+        return parts
+    return tuple(part.to(torch.float32) for part in parts)
+
+
 class _MaskedProduct(torch.autograd.Function):
     """Autograd node of one group call: x [T, K] -> one y [T, N] for each member, with scales."""
 
@@ -131,8 +140,7 @@ class _MaskedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         channel: GroupChannel = ctx.channel
-        joined = grads[0] if len(grads) == 1 else torch.cat(grads, dim=1)
-        return channel.multiply(joined, backward=True), None
+        return channel.multiply(grads, backward=True), None
 
 
 class SharedInput:

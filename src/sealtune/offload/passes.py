@@ -9,8 +9,8 @@ Trust domain: client enclave.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ctypes import c_char_p, c_double, c_int, c_int64, c_uint64, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +23,19 @@ from sealtune.offload.codes import Budget
 from sealtune.offload.pads import PadKey
 
 _LIAR = "stop using this accelerator: it computes wrongly or it lies; nothing was sent on"
+_DEFECT = "this is a defect: report it"
 _MAX_VECTORS = 8  # of a check, in C
+
+
+class _Part(Structure):
+    """Columns of the input that lie together."""
+
+    _fields_ = (("x", c_void_p), ("cols", c_int64), ("stride", c_int64))
+
+
 _KEY = (c_char_p, c_uint64, c_void_p)  # a key and an index, or words
 _ENCODE = (
-    *(c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_double, *_KEY),
+    *(POINTER(_Part), c_int, c_int, c_int64, c_int64, c_void_p, c_double, *_KEY),
     *(c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int),
 )
 _DECODE = (
@@ -51,7 +60,7 @@ class Encoded:
 
 
 def encode_mask(
-    x: Tensor,
+    x: Tensor | Sequence[Tensor],
     budget: Budget,
     pad: PadKey | None,
     check: Tensor | None,
@@ -62,7 +71,7 @@ def encode_mask(
     """Round rows of ``x * scale`` to ring codes, add the pad, write them to ``out``.
 
     Args:
-        x: float32 or bfloat16 [T, K].
+        x: float32 or bfloat16 [T, K]; or parts of one dtype that lie side by side, K in sum.
         budget: of the matrix that the codes will be multiplied with.
         pad: its key stream is added; ``None`` sends codes without masks (``insecure-none``).
         check: uint32 [C, K], ``CheckVectors.right``; None: no check.
@@ -72,25 +81,32 @@ def encode_mask(
     Raises:
         OffloadError: a row holds NaN or infinity; nothing of that row was written.
     """
-    rows, cols = x.shape
-    _expect("x", x, (rows, cols), torch.float32, torch.bfloat16)
+    parts = (x,) if isinstance(x, Tensor) else tuple(x)
+    rows, cols = out.shape
+    dtype = torch.bfloat16 if parts[0].dtype == torch.bfloat16 else torch.float32
+    for part in parts:
+        _expect("x", part, (rows, part.shape[-1]), dtype)
+    if sum(part.shape[1] for part in parts) != cols:
+        raise OffloadError(f"parts of a masked product do not make {cols} columns", hint=_DEFECT)
     _expect("out", out, (rows, cols), torch.int32)
     _expect_vectors(check, scale, None, cols)
     vectors = 0 if check is None else len(check)
     native = library.function("sealtune_encode_mask", *_ENCODE)
     if native is None or vectors > _MAX_VECTORS:
-        made = slow_passes.encode_mask(x, budget.code_norm, pad, check, out, scale)
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        made = slow_passes.encode_mask(joined, budget.code_norm, pad, check, out, scale)
         if made is None:
             raise _not_finite()
         return Encoded(*made)
-    x = x.detach() if x.stride(1) == 1 or cols == 1 else x.detach().contiguous()
+    parts = tuple(p if p.stride(1) == 1 or p.shape[1] == 1 else p.contiguous() for p in parts)
+    laid = (_Part * len(parts))(*(_Part(p.data_ptr(), p.shape[1], p.stride(0)) for p in parts))
     step = torch.empty(rows, dtype=torch.float32)
     sums = torch.empty((rows, vectors), dtype=torch.int64)
-    half = int(x.dtype == torch.bfloat16)
+    half = int(dtype == torch.bfloat16)
 
     def run(*key: object) -> int:
         return native(
-            *(x.data_ptr(), half, rows, cols, x.stride(0), _at(scale), budget.code_norm, *key),
+            *(laid, len(parts), half, rows, cols, _at(scale), budget.code_norm, *key),
             *(_at(check), vectors, _at(out), _at(step), _at(sums), torch.get_num_threads()),
         )
 
@@ -135,7 +151,7 @@ def unmask_decode(
     if product is not None:
         _expect("product", product, (rows, cols), torch.int32)
     elif blind is not None:
-        raise OffloadError(f"a blind without a product in {where}", hint="a defect: report it")
+        raise OffloadError(f"a blind without a product in {where}", hint=_DEFECT)
     _expect("out", out, (rows, cols), torch.float32)
     _expect("step", encoded.step, (rows,), torch.float32)
     _expect("sums", encoded.sums, (rows, vectors), torch.int64)
@@ -182,7 +198,7 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dt
         raise OffloadError(
             f"{name} of a masked product is {tensor.dtype} {tuple(tensor.shape)}, strides "
             f"{tensor.stride()}, on {tensor.device}, not {dtypes} {shape} on the processor",
-            hint="this is a defect: report it",
+            hint=_DEFECT,
         )
 
 
