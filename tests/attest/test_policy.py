@@ -93,7 +93,7 @@ def test_statuses_that_no_policy_can_name(status: str) -> None:
         (Kind.PARTICIPANT, {"signers": ("aa",), "min_svn": 1}, "min_svn has no meaning"),
         (Kind.SIMULATED, {"td_modules": ()}, "td_modules has no meaning"),
         (Kind.SIMULATED, {"insecure_test_root": "ab" * 32}, "insecure_test_root has no meaning"),
-        (Kind.NVIDIA_GPU, {"insecure_test_root": "ab" * 32}, "insecure_test_root has no meaning"),
+        (Kind.PARTICIPANT, {"insecure_test_root": "ab" * 32}, "insecure_test_root has no meaning"),
     ],
 )
 def test_requirements_that_nothing_would_enforce(

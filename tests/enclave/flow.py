@@ -26,7 +26,6 @@ from sealtune.launch.parties import MANIFEST, admit_party, line_up
 from sealtune.methods.federated.in_place import InPlace
 from sealtune.methods.federated.server import FederatedServer
 from sealtune.methods.federated.site_trainer import SiteTrainer
-from sealtune.model.compute import Compute
 from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 from sealtune.party.admit import Admitted
@@ -99,14 +98,14 @@ class Federation:
         """Events of one kind, of one process or all."""
         return [e for e in self.events if e["event"] == kind and role in (None, e["role"])]
 
-    def start_site(self, site: str, compute: Compute | None = None) -> None:
+    def start_site(self, site: str) -> None:
         """A fresh site enclave, with an accelerator of its own where the job has any."""
         admitted = admit_party(self.parties[site])
         session = self._session(admitted, site) if admitted.settings.accelerated else InPlace()
         emit = self.emitter(f"client:{site}")
         for fields in admitted.holdings.truncated:
             emit(CutTexts(site=site, **fields))
-        worker = SiteTrainer(admitted, session, emit, compute)
+        worker = SiteTrainer(admitted, session, emit)
         self.sites[site] = SiteProgram(admitted, worker, emit)
         self.models[site] = worker._model
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from rich.console import Console
 from safetensors.numpy import save
@@ -150,6 +151,31 @@ def test_force_starts_over(job_file: Path, stage: Stage) -> None:
     start(job_file, force=True)
     assert len(stage.calls) == 2
     assert not mark.exists()
+
+
+GPU = '[protection]\ncompute = "attested-gpu"\n'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_is_asked_for_before_an_earlier_run_is_touched(job_file: Path, stage: Stage) -> None:
+    run_dir = start(job_file)
+    job_file.write_text(JOB + GPU)
+    with pytest.raises(ConfigError, match="finds none here") as caught:
+        start(job_file, force=True)
+    assert "sealtune run --device cpu" in caught.value.hint
+    assert (run_dir / "metrics.jsonl").exists()
+    start(job_file, force=True, device=cli.Device.CPU)
+    stage.act = stage.succeed
+    start(job_file, resume=True)  # where it was started
+    for call in stage.calls[1:]:
+        devices = {party.role: party.device for party in call["parties"]}
+        assert devices == {"server": None, "site": "cpu"}
+
+
+def test_a_gpu_that_nobody_signed_is_refused(job_file: Path, stage: Stage) -> None:
+    with pytest.raises(ConfigError, match='device: is "cuda"; a GPU that proves nothing'):
+        start(job_file, device=cli.Device.CUDA)
+    assert not stage.calls
 
 
 def break_settings(job_file: Path) -> None:

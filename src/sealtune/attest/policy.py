@@ -251,7 +251,7 @@ _HAS: Mapping[Kind, frozenset[str]] = {
     Kind.SGX: frozenset({"signers", "min_svn", "product_ids", "min_tcb_evaluation", _TEST_ROOT}),
     Kind.TDX: frozenset({"td_modules", "min_tcb_evaluation", _TEST_ROOT}),
     Kind.SEV_SNP: frozenset({"signers", "min_svn", "snp", _TEST_ROOT}),
-    Kind.NVIDIA_GPU: frozenset({"min_firmware"}),
+    Kind.NVIDIA_GPU: frozenset({"min_firmware", _TEST_ROOT}),
     Kind.SIMULATED: frozenset({"signers", "min_svn"}),
     Kind.PARTICIPANT: frozenset({"signers"}),
     Kind.UNATTESTED: frozenset(),

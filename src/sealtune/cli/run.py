@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,11 +18,19 @@ from sealtune.errors import ConfigError, Problem, SealtuneError
 from sealtune.job.private import private_files
 
 if TYPE_CHECKING:
+    from sealtune.job import compute_rules
     from sealtune.job.local import Local
     from sealtune.job.spec import Job
 
 
 _RUNS = Path("runs")
+
+
+class Device(StrEnum):
+    """Where a program computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 class Baseline(StrEnum):
@@ -71,6 +79,14 @@ _Images = Annotated[
         help="Boot an image for `server` or a site, in place of its process; repeat it.",
     ),
 ]
+_Device = Annotated[
+    Device | None,
+    typer.Option(
+        "--device",
+        help='Where whoever trains computes, in the place of the job\'s; "cpu" stands in for a '
+        'simulated compute = "attested-gpu".',
+    ),
+]
 _Baseline = Annotated[
     Baseline | None,
     typer.Option(
@@ -91,6 +107,7 @@ def run(
     manifest: _ManifestFile = None,
     key: _Keys = None,
     image: _Images = None,
+    device: _Device = None,
     baseline: _Baseline = None,
 ) -> None:
     """Run a job: every site, the server, the accelerator and the network on this machine.
@@ -130,10 +147,13 @@ def run(
     if port is not None:
         launch.check_port(port)
     images = images_of(job, image or [])
+    where = cast("compute_rules.Device | None", device and device.value)
     if resume:
-        parties, majority = take_up(job, job_file, run_dir, envelope, key or [], images)
+        parties, majority = take_up(job, job_file, run_dir, envelope, key or [], images, where)
     else:
-        parties, majority = prepare(job, job_file, run_dir, force, envelope, key or [], images)
+        parties, majority = prepare(
+            job, job_file, run_dir, force, envelope, key or [], images, where
+        )
     _launch(parties, job_file, run_dir, port, majority)
 
 

@@ -16,6 +16,7 @@ from sealtune.errors import ConfigError, DigestMismatchError, Problem, StorageEr
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from sealtune.job.compute_rules import Device
     from sealtune.job.dsse import Envelope
     from sealtune.job.local import Local
     from sealtune.job.manifest import Manifest
@@ -32,6 +33,7 @@ def prepare(
     given: Envelope | None,
     key_files: Sequence[Path],
     images: Mapping[str, Path],
+    device: Device | None = None,
 ) -> tuple[list[Local], float | None]:
     """Make the folder of a new run; what can be wrong is found before an earlier one is touched.
 
@@ -49,6 +51,7 @@ def prepare(
     from sealtune.party.trust import check_machine
 
     check_machine(job.protection, *job.job.rules.attested)
+    _check_device(job, device)
     check_files(job)
     keys: dict[str, Path] = {}
     if given is not None:
@@ -78,7 +81,9 @@ def prepare(
         write_atomic(run_dir / launch.MANIFEST, envelope.encode())
         # who signs with throw-away keys took part in nothing before, and will not again
         history = None if given else run_dir / "jobs"
-        parties = launch.line_up(resolution.job, run_dir, keys=keys, history=history, images=images)
+        parties = launch.line_up(
+            resolution.job, run_dir, keys=keys, history=history, images=images, device=device
+        )
         for party in parties:
             launch.write_party(party)
     except BaseException:
@@ -90,6 +95,16 @@ def prepare(
             words += "; accelerator and pad accelerator are SIMULATED: one operator runs both"
         Console(highlight=False).print(words, style="yellow", soft_wrap=True)
     return parties, resolution.majority_class
+
+
+def _check_device(job: Job, device: Device | None) -> None:
+    """Whether the job may compute there, and this machine has what it takes."""
+    from sealtune.job.compute_rules import device_of
+
+    if device_of(job, job.job.rules.trains, device) == "cuda":
+        from sealtune.model.compute import check_cuda
+
+        check_cuda()
 
 
 def _own_keys(job: Job, run_dir: Path) -> dict[str, Ed25519PrivateKey] | None:
@@ -125,6 +140,7 @@ def take_up(
     given: Envelope | None,
     key_files: Sequence[Path],
     images: Mapping[str, Path],
+    device: Device | None = None,
 ) -> tuple[list[Local], float | None]:
     """Check that the run that is there is this job's; returns what ``prepare`` does."""
     from sealtune import launch
@@ -149,14 +165,17 @@ def take_up(
         _check_kept(run_dir, manifest)
     keys = signing.kept_keys(run_dir, job) or signing.keys_of_sites(manifest, key_files)
     if not changed:
-        before = [_kept_site(run_dir, site) for site in job.sites.names]
+        before = [_kept(run_dir, f"site-{site}") for site in job.sites.names]
         model = before[0].model
         if model is not None and job.model.revision is None:  # a hub's model at its commit
             at_commit = job.model.model_copy(update={"revision": model.revision})
             job = job.model_copy(update={"model": at_commit})
         history = before[0].history
+        trains = _kept(run_dir, "server") if job.job.rules.server_trains else before[0]
+        device = device or trains.device
+        _check_device(job, device)
         parties = launch.line_up(
-            job, run_dir, keys=keys, history=history, resume=True, images=images
+            job, run_dir, keys=keys, history=history, resume=True, images=images, device=device
         )
         places = [(party.model, party.data) for party in parties if party.role == "site"]
         changed = places != [(party.model, party.data) for party in before]
@@ -185,12 +204,12 @@ def _check_kept(run_dir: Path, manifest: Manifest) -> None:
             )
 
 
-def _kept_site(run_dir: Path, site: str) -> Local:
-    """A site's own file, as the run in ``run_dir`` was started with it."""
+def _kept(run_dir: Path, name: str) -> Local:
+    """A party's own file, as the run in ``run_dir`` was started with it."""
     from sealtune.job.local import read_local
     from sealtune.launch import party_file
 
-    file = party_file(run_dir, f"site-{site}")
+    file = party_file(run_dir, name)
     try:
         return read_local(file)
     except ConfigError as error:

@@ -13,7 +13,7 @@ from sealtune.job.method import ACCELERATED, NO_ACCELERATOR, Compute
 from sealtune.job.sections import JobSpec, ProtectionSpec
 
 if TYPE_CHECKING:
-    from sealtune.job.local import Local
+    from sealtune.job.local import Side
     from sealtune.job.settings import Settings
 
 Device = Literal["cpu", "cuda"]
@@ -47,34 +47,38 @@ def is_gpu_stand_in(settings: Settings) -> bool:
     return settings.compute == GPU and kind == "simulated"
 
 
-def device_of(settings: Settings, local: Local) -> Device:
-    """Where the program of ``local`` computes with the model that it holds.
+def device_of(settings: Settings, role: Side, given: Device | None) -> Device:
+    """Where the program of a party computes with the model that it holds.
 
     A GPU that is no part of the enclave would see all that the enclave is there to hide; so the
     operator's file alone does not name one.
 
+    Args:
+        role: of the party.
+        given: what its local file says.
+
     Raises:
-        ConfigError: the file names a device that the job does not allow this party.
+        ConfigError: it names a device that the job does not allow this party.
     """
-    rules, given = settings.job.rules, local.device
-    if local.role not in rules.attested:  # a data owner's own machine, or an accelerator
+    rules = settings.job.rules
+    if role not in rules.attested:  # a data owner's own machine, or an accelerator
         return given or "cpu"
-    if local.role != rules.trains:
-        return _only_cpu(local, "this program holds no model")
+    if role != rules.trains:
+        return _only_cpu(role, given, "this program holds no model")
     if settings.compute != GPU:
         words = f'a GPU that proves nothing would see what the enclave hides: compute = "{GPU}"'
-        return _only_cpu(local, words)
+        return _only_cpu(role, given, words)
     if given == "cpu" and not is_gpu_stand_in(settings):
         words = f'is "cpu", but everybody signed compute = "{GPU}"; "cpu" stands in for it in '
-        raise _refused(local, f"{words}simulated runs alone")
+        raise _refused(role, f"{words}simulated runs alone")
     return given or "cuda"
 
 
-def _only_cpu(local: Local, why: str) -> Device:
-    if local.device == "cuda":
-        raise _refused(local, f'is "cuda"; {why}')
+def _only_cpu(role: Side, given: Device | None, why: str) -> Device:
+    if given == "cuda":
+        raise _refused(role, f'is "cuda"; {why}')
     return "cpu"
 
 
-def _refused(local: Local, words: str) -> ConfigError:
-    return ConfigError(f"local file of the {local.name}", [Problem("device", words)])
+def _refused(role: Side, words: str) -> ConfigError:
+    return ConfigError(f"local file of the {role}", [Problem("device", words)])

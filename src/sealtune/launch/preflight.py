@@ -32,6 +32,7 @@ from sealtune.errors import (
     StorageError,
     UnknownKeyError,
 )
+from sealtune.job.compute_rules import GPU, device_of
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local
 from sealtune.job.manifest import Manifest, verify_manifest
@@ -96,6 +97,9 @@ def _checks(
     except SealtuneError as error:
         yield "manifest", _raiser(error)
         return
+    gpu = manifest.settings.compute == GPU and local.role == method_of(manifest.method).trains
+    if local.role in ("server", "site") and (gpu or local.device):
+        yield "device", partial(_device, local, manifest)
     for role in method_of(manifest.method).attested:
         if role == local.role and image is None:
             yield "evidence", partial(_evidence, local, role, manifest)
@@ -114,6 +118,15 @@ def _accelerators(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
             yield role, partial(_accelerator, address, role)
     if local.untrusted_shm is not None:
         yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
+
+
+def _device(local: Local, manifest: Manifest) -> str:
+    if device_of(manifest.settings, local.role, local.device) == "cpu":
+        return "it computes on the processor"
+    from sealtune.model.compute import check_cuda
+
+    check_cuda()
+    return "a CUDA device is here"
 
 
 def _raiser(error: SealtuneError) -> Callable[[], str]:

@@ -10,6 +10,7 @@ Trust domain: client enclave (federated), server enclave (split), data owner.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -48,7 +49,8 @@ class Compute:
         """
         if device == "cuda":
             check_cuda()
-            # as far as its kernels go; without, two runs of one seed may differ
+            # two runs of one seed are to be the same, as far as CUDA's kernels go
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         return cls(torch.device(device), precision)
 

@@ -276,7 +276,7 @@ def admit(local: Local, role: Role) -> Admitted:
         resumes=resumes,
         continuity=continuity,
         files=files,
-        device=device_of(manifest.settings, local),
+        device=device_of(manifest.settings, local.role, local.device),
     )
 
 
@@ -317,7 +317,7 @@ def _check_party(manifest: Manifest, local: Local, role: Role) -> None:
     problems += _accelerator_problems(manifest, local)
     if problems:
         raise ConfigError(f"local file of the {local.name}", problems)
-    device_of(manifest.settings, local)
+    device_of(manifest.settings, local.role, local.device)
 
 
 def _accelerator_problems(manifest: Manifest, local: Local) -> list[Problem]:

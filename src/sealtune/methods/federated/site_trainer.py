@@ -69,19 +69,16 @@ class SiteTrainer:
         admitted: the job, checked.
         session: what multiplies.
         emit: gets progress events.
-        compute: where and how; default: as the job and this machine's own file say.
     """
 
-    def __init__(
-        self, admitted: Admitted, session: Session, emit: Emit, compute: Compute | None = None
-    ) -> None:
+    def __init__(self, admitted: Admitted, session: Session, emit: Emit) -> None:
         job = admitted.job
         self._admitted = admitted
         self._job = job
         self._site = admitted.site
         self._session = session
         self._emit = emit
-        self._compute = compute or Compute.open(admitted.device, job.train.precision)
+        self._compute = Compute.open(admitted.device, job.train.precision)
         self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
         classes, dtype = len(admitted.labels) or None, self._compute.dtype
         base = load_rest(job.model, classes, admitted.plan, dtype=dtype)

@@ -79,21 +79,14 @@ class TopTrainer:
         admitted: the job, checked.
         store: the sites' samples (``SampleStore``).
         emit: gets progress events.
-        compute: where and how; default: as the job and this machine's own file say.
     """
 
-    def __init__(
-        self,
-        admitted: Admitted,
-        store: SampleSource,
-        emit: Emit,
-        compute: Compute | None = None,
-    ) -> None:
+    def __init__(self, admitted: Admitted, store: SampleSource, emit: Emit) -> None:
         self._admitted = admitted
         self._job = admitted.job
         self._store = store
         self._emit = emit
-        self._compute = compute or Compute.open(admitted.device, admitted.job.train.precision)
+        self._compute = Compute.open(admitted.device, admitted.job.train.precision)
         task = task_of(admitted.job, admitted.labels, load_tokenizer(admitted.job.model))
         self._task = self._compute.task(task)
 

@@ -46,7 +46,7 @@ from sealtune.attest.platforms.certs import (
     verify_p384,
 )
 from sealtune.attest.platforms.nvidia_gpu.rim import RIM_ROOTS, Rim, load_rim
-from sealtune.attest.policy import AppraisalPolicy
+from sealtune.attest.policy import AppraisalPolicy, KindPolicy
 from sealtune.job.printable import printable
 
 # SHA-256 of "NVIDIA Device Identity CA".
@@ -243,16 +243,20 @@ class NvidiaVerifier:
             load_rim(raw, roots=self._rim_roots, at=at)
             for raw in self._rims or _rims_of(evidence.endorsements)
         ]
-        claims = [self._one(item, report_data, rims, at) for item in _items(evidence.data)]
+        claims = [
+            self._one(item, report_data, rims, kind_policy, at) for item in _items(evidence.data)
+        ]
         if len({claim.platform for claim in claims}) != len(claims):
             raise MalformedEvidenceError("GPU evidence shows one GPU twice")
         for claim in claims:
             kind_policy.check(claim)
         return claims[0].model_copy(update={"gpu": tuple(claims[1:])})
 
-    def _one(self, item: _Item, nonce: bytes, rims: Sequence[Rim], at: datetime) -> Claims:
+    def _one(
+        self, item: _Item, nonce: bytes, rims: Sequence[Rim], policy: KindPolicy, at: datetime
+    ) -> Claims:
         report, leaf = item.report, item.chain[0]
-        verify_chain(item.chain, roots=self._roots, at=at, what="GPU")
+        verify_chain(item.chain, roots=policy.roots(self._roots), at=at, what="GPU")
         r, s = (int.from_bytes(report.signature[i : i + 48], "big") for i in (0, 48))
         verify_p384(leaf, r, s, report.signed, "GPU")
         if report.nonce != nonce or item.nonce != nonce.hex():
@@ -269,7 +273,7 @@ class NvidiaVerifier:
             compare(report, rims, chip)
         return Claims(
             kind=Kind.NVIDIA_GPU,
-            confidential=True,
+            confidential=policy.confidential,
             measurement=sha384(report.record).hex(),
             tcb_status="RimMatched" if rims else "Unchecked",
             debug=False,
