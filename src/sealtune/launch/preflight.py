@@ -97,8 +97,7 @@ def _checks(
     except SealtuneError as error:
         yield "manifest", _raiser(error)
         return
-    gpu = manifest.settings.compute == GPU and local.role == method_of(manifest.method).trains
-    if local.role in ("server", "site") and (gpu or local.device):
+    if _needs_device(local, manifest):
         yield "device", partial(_device, local, manifest)
     for role in method_of(manifest.method).attested:
         if role == local.role and image is None:
@@ -112,12 +111,20 @@ def _checks(
         yield "image", partial(image, local)
 
 
+<<<<<<< HEAD
 def _accelerators(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
     for role in ("accelerator", "pad-accelerator"):
         if address := getattr(local, role.replace("-", "_")):
             yield role, partial(_accelerator, address, role)
     if local.untrusted_shm is not None:
         yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
+=======
+def _needs_device(local: Local, manifest: Manifest) -> bool:
+    """Whether it matters what this party computes on."""
+    named = local.device is not None and local.role in ("server", "site")
+    trains = local.role == method_of(manifest.method).trains
+    return named or (trains and manifest.settings.compute == GPU)
+>>>>>>> cc5f7b5 (A GPU that is a part of an enclave proves itself with it; whole runs on a device are tested with one in CUDA's place)
 
 
 def _device(local: Local, manifest: Manifest) -> str:
