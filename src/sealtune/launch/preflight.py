@@ -97,11 +97,8 @@ def _checks(
     except SealtuneError as error:
         yield "manifest", _raiser(error)
         return
-    if _needs_device(local, manifest):
-        yield "device", partial(_device, local, manifest)
-    for role in method_of(manifest.method).attested:
-        if role == local.role and image is None:
-            yield "evidence", partial(_evidence, local, role, manifest)
+    if image is None:
+        yield from _machine(local, manifest)
     yield "network key", partial(_network_key, local, manifest)
     if manifest.network is not None and local.role in ("site", "server"):
         yield from _network(local, manifest)
@@ -111,20 +108,23 @@ def _checks(
         yield "image", partial(image, local)
 
 
-<<<<<<< HEAD
 def _accelerators(local: Local) -> Iterator[tuple[str, Callable[[], str]]]:
     for role in ("accelerator", "pad-accelerator"):
         if address := getattr(local, role.replace("-", "_")):
             yield role, partial(_accelerator, address, role)
     if local.untrusted_shm is not None:
         yield "untrusted_shm", partial(_shared_folder, local.untrusted_shm)
-=======
-def _needs_device(local: Local, manifest: Manifest) -> bool:
-    """Whether it matters what this party computes on."""
-    named = local.device is not None and local.role in ("server", "site")
-    trains = local.role == method_of(manifest.method).trains
-    return named or (trains and manifest.settings.compute == GPU)
->>>>>>> cc5f7b5 (A GPU that is a part of an enclave proves itself with it; whole runs on a device are tested with one in CUDA's place)
+
+
+def _machine(local: Local, manifest: Manifest) -> Iterator[tuple[str, Callable[[], str]]]:
+    """What the machine must have for an enclave."""
+    rules = method_of(manifest.method)
+    wanted = manifest.settings.compute == GPU and local.role == rules.trains
+    if wanted or (local.device is not None and local.role in ("server", "site")):
+        yield "device", partial(_device, local, manifest)
+    for role in rules.attested:
+        if role == local.role:
+            yield "evidence", partial(_evidence, local, role, manifest)
 
 
 def _device(local: Local, manifest: Manifest) -> str:
