@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
+from sealtune.channel.pad_key import load_pad_key
 from sealtune.cli.signing import throw_away
 from sealtune.errors import SealtuneError
 from sealtune.job.dsse import Envelope
@@ -22,12 +24,15 @@ from sealtune.job.manifest import open_manifest
 from sealtune.job.sections import NetworkSpec, SitesSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import Job
 from sealtune.job.training_events import CutTexts
-from sealtune.launch.parties import MANIFEST, admit_party, line_up
+from sealtune.launch.parties import MANIFEST, PAD_KEY, admit_party, line_up
 from sealtune.methods.federated.in_place import InPlace
 from sealtune.methods.federated.server import FederatedServer
 from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.offload.in_process import InProcess
+from sealtune.offload.pads import PadSource
+from sealtune.offload.second import SecondSource
 from sealtune.offload.session import OffloadSession
+from sealtune.pad_accelerator.server import Server
 from sealtune.party.admit import Admitted
 from sealtune.party.driver import Driver
 from sealtune.party.events import Emit
@@ -117,7 +122,26 @@ class Federation:
             prefix = PlainBlocks(job.model.path, None, plan.prefix_blocks, backbone)
         engine = Engine(backbone, [g.model_dump() for g in plan.groups], prefix=prefix)
         accelerator = InProcess(engine, plan.groups)
-        return OffloadSession(accelerator, plan, integrity_bits=40, owner=f"test/{site}")
+        pads = self.pads(admitted, engine) if admitted.manifest.pad_accelerators else None
+        owner = f"test/{site}"
+        return OffloadSession(accelerator, plan, integrity_bits=40, owner=owner, pads=pads)
+
+    def pads(self, admitted: Admitted, engine: Engine) -> PadSource:
+        """Of a pad accelerator of the site's own, which multiplies with ``engine``."""
+        one = admitted.manifest.pad_accelerators[admitted.site]
+        terms = {"job_id": bytes.fromhex(admitted.job_id)}
+        key = load_pad_key(self.run_dir / PAD_KEY)
+        sites = (admitted.site,)
+        server = Server(engine, "tcp:127.0.0.1:0", key=key, sites=sites, **terms)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        public = bytes.fromhex(one.key)
+        return SecondSource.connect(
+            f"tcp:127.0.0.1:{server.port}",
+            admitted.plan.groups,
+            key=public,
+            site=admitted.site,
+            **terms,
+        )
 
     def aggregator(self, *, resume: bool = False) -> Driver:
         """A fresh server enclave."""
@@ -177,7 +201,7 @@ def sign_job(
     """
     run_dir.mkdir(exist_ok=True)
     if not is_signed(job, run_dir):
-        signed = envelope or throw_away(resolve(job))
+        signed = envelope or throw_away(resolve(job), pad_key=run_dir / PAD_KEY)
         (run_dir / MANIFEST).write_bytes(signed.encode())
     parties = line_up(job, run_dir, keys=keys or {}, history=run_dir / "jobs")
     return {party.site or party.role: party for party in parties}

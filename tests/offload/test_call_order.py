@@ -40,10 +40,11 @@ def foretold(calls: list[Call], number: int) -> tuple[int, int]:
     return right, wrong
 
 
-def test_a_second_step_is_foretold_far_ahead() -> None:
+def test_a_second_step_is_foretold_and_none_beyond() -> None:
     for kind in (training, recomputing):
         step = kind(8)
-        for number in (0, 5, len(step), 3 * len(step)):
+        assert foretold(step * 6, len(step)) == (0, 0)
+        for number in (0, 5, len(step) - 1):
             right, wrong = foretold(step * 6, number)
             assert wrong <= call_order.CONTEXT
             assert right >= len(step) * 5 - number - 3 * call_order.CONTEXT

@@ -1,7 +1,8 @@
 """Which products a training enclave will ask for next: those that followed the same ones before.
 
 Steps repeat themselves, so what came after the last few calls, when these came the last time, comes
-again. Where numbers of rows changed on the way, nothing is foretold beyond: nobody knows to what.
+again: as much as one step. Where numbers of rows changed on the way, nothing is foretold beyond:
+nobody knows to what.
 
 Trust domain: site enclave; public facts only.
 """
@@ -50,12 +51,10 @@ class CallOrder:
         self._after[context] = len(self._calls)
 
     def ahead(self, number: int) -> Call | None:
-        """The call that comes after ``number`` others; None: nobody knows."""
-        if self._from is None:
+        """The call that comes after ``number`` others; None: nobody knows, or not in this step."""
+        if self._from is None or self._from + number >= len(self._calls):
             return None
-        period = len(self._calls) - self._from
-        last = self._from + min(number, period - 1)
-        if self._runs[last] != self._runs[self._from - 1]:
+        if self._runs[self._from + number] != self._runs[self._from - 1]:
             return None
-        group, backward, _ = self._calls[self._from + number % period]
+        group, backward, _ = self._calls[self._from + number]
         return Call(group, backward, self._calls[-1].rows)

@@ -32,7 +32,7 @@ from sealtune.offload.pad_wire import HALF, Streams, seal_seed, streams_of
 from sealtune.offload.pads import Pad, PadKey
 
 AHEAD = 1 << 24  # bytes of answers that lie ready in the enclave; one more is under way
-MOST_ASKED = 512  # requests ahead of their use: a step or two
+MOST_ASKED = 512  # requests ahead of their use
 _HELLO = 1 << 12  # more than a public key has
 _RETRY = 0.1  # seconds
 _HINT = "see the pad accelerator's log; start the run again with --resume"
