@@ -248,6 +248,8 @@ def test_a_pad_that_comes_a_second_time_is_refused(setup: Setup) -> None:
     key = PadKey(stream, stream.reserve())
 
     class Again:
+        suspect = ""
+
         def take(self, group: str, rows: int, *, backward: bool) -> Pad:
             return Pad(key, lambda: torch.zeros((rows, 56), dtype=torch.int32))
 
