@@ -119,31 +119,32 @@ static void ring_eight_at_edge(const struct ring_job *job, int64_t k, int64_t en
         }
 }
 
-// [block of columns][group][column][4 bytes or 2 words].
+// [block of columns][group][column][4 bytes or 2 words]. Memory is read in the order in which it
+// lies: column by column, or group by group.
 RING_AVX2 static inline void ring_weights(const struct ring_job *job, int block, int words,
                                           struct ring_range inner, struct ring_range cols,
                                           int64_t groups, uint8_t *packed) {
     const int size = words ? 2 : 4;  // inner indices of a group
     const int64_t step = 4 * block, along = job->weight_inner == 1;
-    for (int64_t col = cols.start; col < cols.start + ring_up(cols.end - cols.start, block);
-         col += 8) {
-        uint8_t *to = ring_cell(packed, col - cols.start, block, groups, 4);
-        const int8_t *from =
-            job->weight + inner.start * job->weight_inner + col * job->weight_col;
-        const int64_t whole = col + 8 <= job->cols ? (inner.end - inner.start) / size : 0;
-        int64_t group = 0;
-        if (along)
-            for (; group + 8 <= whole; group += 8)
-                ring_eight_along(from + group * size, job->weight_col, words, to + group * step,
-                                 step);
-        else
-            for (; group < whole; group++)
-                ring_eight_across(from + group * size * job->weight_inner, job->weight_inner,
-                                  words, to + group * step);
-        for (; group < groups; group++)
-            ring_eight_at_edge(job, inner.start + group * size, inner.end, col, words,
-                               to + group * step);
-    }
+    const int64_t down = size * job->weight_inner, across = job->weight_col;
+    const int64_t padded = ring_up(cols.end - cols.start, block);
+    const int64_t eights = (ring_min(cols.start + padded, job->cols) - cols.start) / 8 * 8;
+    const int64_t whole = (inner.end - inner.start) / size / (along ? 8 : 1) * (along ? 8 : 1);
+    const int8_t *from = job->weight + inner.start * job->weight_inner + cols.start * across;
+    if (along)
+        for (int64_t col = 0; col < eights; col += 8)
+            for (int64_t group = 0; group < whole; group += 8)
+                ring_eight_along(from + col * across + group * down, across, words,
+                                 ring_cell(packed, col, block, groups, 4) + group * step, step);
+    else
+        for (int64_t group = 0; group < whole; group++)
+            for (int64_t col = 0; col < eights; col += 8)
+                ring_eight_across(from + col + group * down, job->weight_inner, words,
+                                  ring_cell(packed, col, block, groups, 4) + group * step);
+    for (int64_t col = 0; col < padded; col += 8)
+        for (int64_t group = col < eights ? whole : 0; group < groups; group++)
+            ring_eight_at_edge(job, inner.start + group * size, inner.end, cols.start + col, words,
+                               ring_cell(packed, col, block, groups, 4) + group * step);
 }
 
 #define RING_PACKERS(way, rows_, cols_, digits, words)                                            \
