@@ -10,7 +10,6 @@
     │   ├── UpdateBoundError                    an update beyond what an honest round can reach
     │   └── PrivacyBudgetError                  a round more than the budget of privacy allows
     ├── OffloadError                     5
-    │   ├── RingBudgetError                     a product would not fit into 32 bits
     │   ├── PadReuseError                       a one-time pad would be used twice
     │   ├── AcceleratorLostError                the accelerator went away or broke the protocol
     │   └── IntegrityError                      the accelerator returned a wrong product
@@ -131,10 +130,6 @@ class PrivacyBudgetError(ModelError):
 
 class OffloadError(SealtuneError, code=5):
     """Work handed to the untrusted accelerator failed."""
-
-
-class RingBudgetError(OffloadError):
-    """A product could leave the range of the ring, so its value would be lost."""
 
 
 class PadReuseError(OffloadError):

@@ -17,7 +17,7 @@ from tests.offload.layers import INNER, Setup, Toy, make_setup
 
 
 def exact() -> dict[str, bool]:
-    """Extreme and random operands, forward and backward layout, and sums of rows."""
+    """Extreme and random operands, forward and backward layout."""
     found = {}
     generator = torch.Generator().manual_seed(1)
     for rows, inner, cols in ((1, 300, 5), (9, 64, 33), (40, 100, 8)):
@@ -40,8 +40,6 @@ def exact() -> dict[str, bool]:
             found[name] = ring.product(x, weight).tolist() == expected
             backward = weight.t().contiguous().t()
             found[f"{name}, turned"] = ring.product(x, backward).tolist() == expected
-            sums = ring.combine(weight.t().contiguous(), x.t().contiguous())
-            found[f"{name}, sums of rows"] = sums.t().tolist() == expected
     return found
 
 

@@ -85,10 +85,14 @@ static void blocks(const struct ring_way *way, const struct ring_job *job, struc
             for (int64_t row = rows.start; row < rows.end; row += MOST_ROWS) {
                 const struct ring_range down = {row, ring_min(row + MOST_ROWS, rows.end)};
                 way->pack_codes(job, down, inner, codes);
-                for (int64_t r = row; r < down.end; r += way->rows)
-                    for (int64_t c = col; c < across.end; c += way->cols)
-                        multiply(way, job, codes + (r - row) * code_row,
-                                 weights + (c - col) * weight_col, groups, r, c, k > 0);
+                const int64_t high = (down.end - row + way->rows - 1) / way->rows;
+                const int64_t broad = (across.end - col + way->cols - 1) / way->cols;
+                for (int64_t i = 0; i < high * broad; i++) {
+                    const int64_t r = (way->codes_stay ? i / broad : i % high) * way->rows;
+                    const int64_t c = (way->codes_stay ? i % broad : i / high) * way->cols;
+                    multiply(way, job, codes + r * code_row, weights + c * weight_col, groups,
+                             row + r, col + c, k > 0);
+                }
             }
         }
     }

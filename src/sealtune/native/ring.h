@@ -24,6 +24,7 @@ struct ring_range {
 struct ring_way {
     int rows, cols, group;           // of a block; block of codes is at most RING_BLOCK entries
     int code_bytes, weight_bytes;    // of a packed entry
+    int codes_stay;                  // in the first cache while weights stream; 0: the other way
     void (*pack_codes)(const struct ring_job *, struct ring_range rows, struct ring_range inner,
                        uint8_t *packed);
     void (*pack_weight)(const struct ring_job *, struct ring_range inner, struct ring_range cols,

@@ -116,5 +116,5 @@ RING_AMX static void ring_multiply_amx(const uint8_t *codes, const uint8_t *weig
 }
 
 static const struct ring_way ring_amx = {
-    TILE_ROWS,        16,  TILE_BYTES, CODE_BYTES, 1, ring_codes_amx, ring_weights_amx,
-    ring_multiply_amx, ring_begin_amx, ring_end_amx};
+    TILE_ROWS, 16, TILE_BYTES, CODE_BYTES, 1, 1, ring_codes_amx, ring_weights_amx, ring_multiply_amx,
+    ring_begin_amx, ring_end_amx};

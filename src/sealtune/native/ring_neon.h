@@ -52,4 +52,4 @@ typedef uint32_t ring_v4 __attribute__((vector_size(16), aligned(4), may_alias))
 #include "ring_dot.h"
 
 static const struct ring_way ring_neon = {
-    1, NEON_COLS, 4, 4, 1, ring_codes_neon, ring_weights_neon, ring_multiply_neon, 0, 0};
+    1, NEON_COLS, 4, 4, 1, 0, ring_codes_neon, ring_weights_neon, ring_multiply_neon, 0, 0};

@@ -206,8 +206,8 @@ typedef uint32_t ring_v8 __attribute__((vector_size(32), aligned(4), may_alias))
 #include "ring_dot.h"
 
 static const struct ring_way ring_avx512 = {
-    2, 48, 4, 4, 1, ring_codes_avx512, ring_weights_avx512, ring_multiply_avx512, 0, 0};
+    2, 48, 4, 4, 1, 0, ring_codes_avx512, ring_weights_avx512, ring_multiply_avx512, 0, 0};
 static const struct ring_way ring_avxvnni = {
-    1, 24, 4, 4, 1, ring_codes_avxvnni, ring_weights_avxvnni, ring_multiply_avxvnni, 0, 0};
+    1, 24, 4, 4, 1, 0, ring_codes_avxvnni, ring_weights_avxvnni, ring_multiply_avxvnni, 0, 0};
 static const struct ring_way ring_avx2 = {
-    2, 16, 2, 4, 2, ring_codes_avx2, ring_weights_avx2, ring_multiply_avx2, 0, 0};
+    2, 16, 2, 4, 2, 0, ring_codes_avx2, ring_weights_avx2, ring_multiply_avx2, 0, 0};

@@ -7,8 +7,7 @@ weight matrix becomes one int8 GEMM over the four stacked digit planes, exact in
 ``K * 128 * 128 < 2^31`` (K < 131,072); longer ones are cut. Where neither is exact, the codes
 themselves are multiplied in float64 (see ``kernels``).
 
-Trust domain: none of its own; the enclave (pads, checks) and the accelerator (products) both use
-it, on values that the accelerator may see or that never leave the enclave.
+Trust domain: none of its own; the enclave (pads) and the accelerator (products) both use it, on values that the accelerator may see or that never leave the enclave.
 """
 
 from __future__ import annotations
@@ -91,24 +90,3 @@ def product(codes: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
 def _by_digits(codes: Tensor, weight: Tensor) -> Tensor:
     planes = kernels.int8_matmul(split_digits(codes), weight)
     return recombine(planes.view(DIGITS, len(codes), weight.shape[1]))
-
-
-def combine(combination: Tensor, codes: Tensor) -> Tensor:
-    """``combination @ codes`` mod 2^32, exactly: sums of token rows.
-
-    Args:
-        combination: int8 [C, T]; T at most ``MAX_INNER``.
-        codes: int32 [T, K], any values.
-
-    Returns:
-        int32 [C, K].
-    """
-    arithmetic = kernels.arithmetic(codes.device)
-    if arithmetic == "native":
-        return kernels.native_matmul(codes.t(), combination.t()).t()
-    if arithmetic == "float64":
-        return kernels.float64_matmul(combination, codes)
-    rows, cols = codes.shape
-    digits = balance(codes).reshape(-1).view(torch.int8)  # digits of one code side by side
-    sums = kernels.int8_matmul(combination, digits.view(rows, cols * DIGITS))
-    return recombine(sums.view(combination.shape[0], cols, DIGITS).movedim(2, 0))
