@@ -283,6 +283,16 @@ def test_cublas_gets_every_shape_in_the_form_that_it_takes(
     assert torch.equal(found, (left.to(torch.int64) @ right.to(torch.int64)).to(torch.int32))
 
 
+@pytest.mark.parametrize("layout", ["plain", "turned"])
+def test_a_weight_that_is_laid_out_is_the_same_and_needs_no_copy(layout: str) -> None:
+    weight = torch.randint(-128, 128, (32, 48)).to(torch.int8)
+    weight = weight.t().contiguous().t() if layout == "turned" else weight
+    found = kernels._column_major(weight)
+    assert torch.equal(found, weight)
+    assert found.t().contiguous().data_ptr() == found.data_ptr()
+    assert kernels.laid_out(weight) is weight  # the processor takes either
+
+
 def test_a_shape_that_a_library_refuses_is_multiplied_in_float64(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

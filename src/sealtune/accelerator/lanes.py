@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sealtune.accelerator.devices import Device, Mark
 from sealtune.accelerator.exchange import Exchange
-from sealtune.offload import ring, wire
+from sealtune.offload import kernels, ring, wire
 
 _CHUNK = 1 << 24  # bytes; on PCIe as long as the dozen kernels of a chunk take to begin
 _CHUNKS = 8  # at most: the arithmetic of few rows is slow
@@ -185,6 +185,8 @@ class _Run:
         self._codes.append(there.copy_(host, non_blocking=True))
 
     def _multiply(self, chunk: int) -> None:
+        if chunk == 0:
+            self._weight = kernels.laid_out(self._weight)
         self._products.append(ring.product(self._codes[chunk], self._weight))
 
     def _fetch(self, chunk: int, host: Tensor) -> None:

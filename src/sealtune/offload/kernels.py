@@ -189,6 +189,18 @@ def cublas_matmul(left: Tensor, right: Tensor) -> Tensor:
     return result[:rows, :cols].contiguous()
 
 
+def laid_out(weight: Tensor) -> Tensor:
+    """The weight as this device multiplies it without a copy: for several products with it.
+
+    cuBLAS wants it column-major; turning it takes a good part of a product of few rows.
+    """
+    return _column_major(weight) if weight.is_cuda else weight
+
+
+def _column_major(matrix: Tensor) -> Tensor:
+    return matrix.t().contiguous().t()
+
+
 def float64_matmul(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right`` mod 2^32, one of them int32 and the other int8 (or both int8).
 

@@ -7,7 +7,8 @@ weight matrix becomes one int8 GEMM over the four stacked digit planes, exact in
 ``K * 128 * 128 < 2^31`` (K < 131,072); longer ones are cut. Where neither is exact, the codes
 themselves are multiplied in float64 (see ``kernels``).
 
-Trust domain: none of its own; the enclave (pads) and the accelerator (products) both use it, on values that the accelerator may see or that never leave the enclave.
+Trust domain: none of its own; the enclave (pads) and the accelerator (products) both use it, on
+values that the accelerator may see or that never leave the enclave.
 """
 
 from __future__ import annotations
