@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from sealtune import frames, sockets
@@ -240,7 +241,8 @@ class _Answers:
             while self._has_room():
                 one = self._expected[0]
                 limit = 0 if one is None else one.size
-                self._keep(one, frames.receive(self._sock, max_body=limit))
+                answer, size = frames.receive_head(self._sock, max_body=limit)
+                self._keep(one, answer, self._product(one, size))
         except OffloadError as error:
             self._fail(error)
         except (OSError, EOFError, FrameError) as error:
@@ -256,7 +258,16 @@ class _Answers:
             )
             return self._open
 
-    def _keep(self, one: _Asked | None, answer: Frame) -> None:
+    def _product(self, one: _Asked | None, size: int) -> Tensor | None:
+        """An answer's body, in private memory."""
+        if one is None or not size:
+            return None
+        wire.check_body(size, one.call.rows, one.columns)
+        product = torch.empty((one.call.rows, one.columns), dtype=torch.int32)
+        frames.read_into(self._sock, wire.tensor_bytes(product))
+        return product
+
+    def _keep(self, one: _Asked | None, answer: Frame, product: Tensor | None) -> None:
         if answer.kind == "error":
             raise _refused(answer)
         with self._changed:
@@ -265,7 +276,8 @@ class _Answers:
                     pass  # asked for, and not made
                 self._skips -= 1
                 return
-            if one is None or answer.kind != "pad" or answer.meta.get("index") != one.index:
+            right = one is not None and answer.meta.get("index") == one.index
+            if one is None or product is None or answer.kind != "pad" or not right:
                 raise AcceleratorLostError(
                     "the pad accelerator's answer is not the one that was asked for: older, or out "
                     "of order",
@@ -273,7 +285,6 @@ class _Answers:
                 )
             self._expected.popleft()
             if not self._skips:
-                product = wire.codes_from_bytes(answer.body, one.call.rows, one.columns)
                 self._ready.append((one, product))
                 self._held += one.size
             self._changed.notify_all()

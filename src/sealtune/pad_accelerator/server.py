@@ -11,8 +11,11 @@ import threading
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from sealtune import frames, sockets
 from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.exchange import Shared
 from sealtune.channel.hpke import KeyPair
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame, is_count
@@ -116,6 +119,7 @@ class _Connection:
         self._sock = sock
         self._streams = streams
         self._line = Line(WINDOW)
+        self._lane = server.engine.lane()
         self._last = -1
 
     def run(self) -> None:
@@ -162,11 +166,11 @@ class _Connection:
                 self._line.put(epoch, _error(error))
 
     def _pad(self, one: Asked) -> Frame:
-        mask, blind = self._streams
-        product = self._server.engine.product(
-            one.group, mask.mask(one.index, one.rows, one.inner), backward=one.backward
-        )
-        product += blind.mask(one.index, one.rows, one.outer)
+        codes = self._streams.mask.mask(one.index, one.rows, one.inner)
+        product = torch.empty((one.rows, one.outer), dtype=torch.int32)
+        memory = Shared(codes, product, pinned=False)
+        self._server.engine.multiply(self._lane, one.group, one.rows, memory, backward=one.backward)
+        product += self._streams.blind.mask(one.index, one.rows, one.outer)
         return Frame("pad", {"index": one.index}, wire.tensor_bytes(product))
 
     def _send(self) -> None:
