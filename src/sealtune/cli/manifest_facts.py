@@ -320,4 +320,5 @@ def _picture(manifest: Manifest, policies: Mapping[str, AppraisalPolicy]) -> Fac
         release=manifest.release,
         task=manifest.settings.model.task,
         compute=manifest.settings.compute,
+        pads=bool(manifest.pad_accelerators),
     )

@@ -53,6 +53,10 @@ def plan(
         typer.echo(result.model_dump_json(indent=2))
         return
     show(result, Console(), every=every)
+    if job.protection.pads == "second-accelerator":
+        from sealtune.job.pad_operators import NO_COLLUSION
+
+        typer.echo(f"a pad accelerator multiplies the masks: {NO_COLLUSION}")
     show_state(job)
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sealtune.cli.signing import KEYS
 from sealtune.job.method import Method
+from sealtune.report.evidence import SIMULATED
 from sealtune.report.methods import view_of
 from sealtune.report.views import NAMES
 
@@ -64,6 +65,13 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
         kinds = " and ".join(summary["evidence"]) or "no"
         who = "server enclave" if method.sites_sign else "enclaves"
         words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
+        console.print(Text(words, style="bold red"), soft_wrap=True)
+
+    if summary["pad_operators"] == SIMULATED:
+        words = (
+            "NOT CONFIDENTIAL: one operator ran the accelerator and the pad accelerator, which "
+            "together see everything (simulated)."
+        )
         console.print(Text(words, style="bold red"), soft_wrap=True)
 
 

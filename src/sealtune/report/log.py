@@ -72,6 +72,15 @@ class RunLog:
         return table(self.job.get(section)).get(key)
 
     @cached_property
+    def pad_operators(self) -> str | None:
+        """Who ran accelerators and pad accelerators: ``independent`` organisations, or one and the
+        same (``simulated``); None: there were no pad accelerators.
+        """
+        sites = table(self.signed.get("pad_accelerators")).values()
+        stated = {text(table(one).get("operators")) for one in sites}
+        return None if not stated else "independent" if stated == {"independent"} else "simulated"
+
+    @cached_property
     def method(self) -> str | None:
         """The method's name; settings of old runs do not say."""
         stated = text(self.signed.get("method")) or text(self.setting("job", "method"))

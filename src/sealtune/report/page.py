@@ -141,7 +141,7 @@ def _of_one_party(summary: Json) -> list[tuple[str, str]]:
     party = summary["party"]
     if party is None:
         return []
-    words = _ELSEWHERE.get(party.partition("-")[0], "")
+    words = _ELSEWHERE.get(party) or _ELSEWHERE.get(party.partition("-")[0], "")
     return [(f"This is the log of one party: {party}.", words)]
 
 
@@ -158,4 +158,5 @@ def facts_of(log: RunLog, summary: Json) -> parties.Facts:
         release=split.get("release"),
         task=summary["task"],
         compute=summary["compute"],
+        pads=summary["pad_operators"] is not None,
     )

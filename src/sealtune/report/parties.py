@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     blocks: int | None = None  # all of them
     release: str | None = None  # who gets the adapter (split job)
     task: str | None = None
+    pads: bool = False  # pad accelerators multiply the masks
     compute: str | None = None  # where frozen layers are computed
 
 

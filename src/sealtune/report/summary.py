@@ -77,6 +77,7 @@ def _identity(log: RunLog, view: View) -> Json:
         "seed": seed if seed is not None else log.start.seed,
         "protect": view.level(log),
         "compute": view.compute(log),
+        "pad_operators": log.pad_operators,
         "confidential": evidence.confidential(log, view),
         "evidence": evidence.kinds(log, view),
     }

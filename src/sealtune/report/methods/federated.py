@@ -116,6 +116,8 @@ def _accelerator(facts: Facts) -> tuple[Link, Party]:
             "nothing is kept from it; for comparison only",
         )
     link = Link("masked codes x + r", "products W(x + r)")
+    apart = "; its operator must not collude with the pad accelerator’s" if facts.pads else ""
+    masks = "; the masks, which the pad accelerator knows" if facts.pads else ""
     if facts.protect == ADAPTER:
         plain, first, seen = facts.prefix_blocks, "the blocks below the first adapter", ""
         if plain is not None:
@@ -126,14 +128,14 @@ def _accelerator(facts: Facts) -> tuple[Link, Party]:
         return link, Party(
             "outside",
             "Accelerator of the owner",
-            "the owner’s own machine: may see the owner’s data",
+            f"the owner’s own machine: may see the owner’s data{apart}",
             f"public backbone weights; {seen}ring-masked codes above",
-            "adapter, its gradients, labels",
+            f"adapter, its gradients, labels{masks}",
         )
     return link, Party(
         "outside",
         "Accelerator (GPU or CPU)",
-        "untrusted: may be rented, may lie; its answers are checked",
+        f"untrusted: may be rented, may lie; its answers are checked{apart}",
         "public backbone weights; ring-masked codes; shapes, timing",
-        "text, labels, activations, gradients, adapter",
+        f"text, labels, activations, gradients, adapter{masks}",
     )
