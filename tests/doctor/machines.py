@@ -43,6 +43,7 @@ def machine(root: Path, files: dict[str, str], **more: Any) -> Machine:
     """A sound machine without any special hardware, and ``files`` beside."""
     lay(root, _BASE | cpuinfo(INTEL, _VECTORS) | files)
     given: dict[str, Any] = {"clock": lambda: Clock(True, 0.01), "arithmetic": lambda: "int8"}
+    given["library"] = lambda: ("avx512", None)
     return Machine(root, **(given | more))
 
 

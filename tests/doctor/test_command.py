@@ -17,6 +17,7 @@ from sealtune.cli.main import app
 from sealtune.doctor import kvm, machine
 from sealtune.doctor.examine import examine
 from sealtune.doctor.roles import Colour, Role, judge
+from sealtune.native import library
 from tests.doctor import machines
 
 # whoever has only these gets answers, and no traceback
@@ -146,7 +147,12 @@ def test_kvm_is_tried_or_said_to_be_absent() -> None:
 
 
 def test_int8_products_are_tried() -> None:
-    assert machine.this_machine().arithmetic() in ("int8", "float64")
+    assert machine.this_machine().arithmetic() in ("native", "int8", "float64")
+
+
+def test_the_library_is_looked_for() -> None:
+    assert machine.this_machine().library() == (library.instructions(), library.why_off())
+    assert machine.this_machine(fast=True).library() is None
 
 
 def test_an_object_for_programs_is_json(tmp_path: Path) -> None:

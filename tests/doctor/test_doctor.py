@@ -119,6 +119,14 @@ def test_a_laptop_as_a_site_and_as_a_server(tmp_path: Path) -> None:
     assert judge(Role.SITE, found, "sgx").colour is Colour.RED
 
 
+def test_a_site_without_the_library_is_told_why(tmp_path: Path) -> None:
+    without = machines.machine(tmp_path, {}, library=lambda: ("off", "it was not built"))
+    site = judge(Role.SITE, look(without, tmp_path).values())
+    assert colours(site)["processor.library"] is Colour.AMBER
+    (words,) = [f.words for f, _ in site.colours if f.key == "processor.library"]
+    assert words == "no C library: it was not built"
+
+
 def test_a_host_of_guests_is_told_to_start_one(tmp_path: Path) -> None:
     found = look(machines.snp_host(tmp_path), tmp_path).values()
     verdict = judge(Role.SERVER, found, image=True)

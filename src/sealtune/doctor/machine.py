@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sealtune.errors import OffloadError
+
 ROOT = Path("/")
 _LARGEST = 1 << 20  # bytes read of a file; /proc/cpuinfo of many cores is the longest
 _PATIENCE = 10.0  # seconds for another program
@@ -48,6 +50,7 @@ class Machine:
         kvm: what running one instruction under KVM ended with, such as "works".
         nvml: the ``pynvml`` module, or None.
         arithmetic: how integers are multiplied exactly here, or why that is not known.
+        library: instructions that the C library uses, ``off`` without one; and why.
     """
 
     root: Path
@@ -56,6 +59,7 @@ class Machine:
     kvm: Callable[[], str | None] = lambda: None
     nvml: Callable[[], Any | None] = lambda: None
     arithmetic: Callable[[], str | None] = lambda: None
+    library: Callable[[], tuple[str, str | None] | None] = lambda: None
 
     def text(self, name: str) -> str | None:
         """The text of a file below the root; None if it cannot be read."""
@@ -101,6 +105,7 @@ def this_machine(*, fast: bool = False) -> Machine:
         _try_kvm,
         _pynvml,
         (lambda: None) if fast else _arithmetic,
+        (lambda: None) if fast else _library,
     )
 
 
@@ -153,3 +158,14 @@ def _arithmetic() -> str:
         return f"not tried: {error}"
     except Exception as error:  # of any kind: a finding
         return f"failed: {error}"
+
+
+def _library() -> tuple[str, str | None]:
+    try:
+        import torch  # noqa: F401  # brings the threads that the library uses
+
+        from sealtune.native.library import instructions, why_off
+
+        return instructions(), why_off()
+    except (ImportError, OffloadError) as error:
+        return "off", str(error)

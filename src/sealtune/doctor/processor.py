@@ -63,7 +63,19 @@ def processor(machine: Machine) -> list[Finding]:
             value="vaes" in has,
         ),
         _int8(machine, has),
+        _library(machine),
     ]
+
+
+def _library(machine: Machine) -> Finding:
+    key, remedy = "processor.library", "masked products take many times as long without it"
+    told = machine.library()
+    if told is None:
+        return Finding(key, State.UNKNOWN, "C library: not looked for", remedy, value=None)
+    name, why = told
+    if why is None:
+        return Finding(key, State.GOOD, f"C library for masked products: {name}", value=name)
+    return Finding(key, State.POOR, f"no C library: {why}", remedy, value=name)
 
 
 def _int8(machine: Machine, has: frozenset[str]) -> Finding:

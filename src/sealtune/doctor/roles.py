@@ -65,7 +65,7 @@ _KEEPS_SECRETS = {
     "core-dumps": _AMBER,
     "ptrace": _AMBER,
 }
-_COMPUTES = {"processor.int8": _AMBER}
+_COMPUTES = {"processor.int8": _AMBER, "processor.library": _AMBER}
 # key of a finding, or its part before the first point -> the colour where it is missing
 DEMANDS: Mapping[Role, Mapping[str, Colour]] = {
     Role.SITE: {
