@@ -5,6 +5,7 @@ Trust domain: accelerator (untrusted).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -83,8 +84,11 @@ class Cuda:
     def pin(self, memory: Tensor) -> bool:
         """See ``Device``."""
         # memory of a device or of some file systems cannot be locked: it goes by way of ``pinned``
-        code = _runtime().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
-        return int(code) == 0
+        if int(_runtime().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)) == 0:
+            return True
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=self.where)  # CUDA keeps the error for whoever asks next
+        return False
 
     def unpin(self, memory: Tensor) -> None:
         """See ``Device``."""
