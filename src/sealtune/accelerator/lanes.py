@@ -23,7 +23,8 @@ from sealtune.accelerator.exchange import Exchange
 from sealtune.offload import kernels, ring, wire
 
 _CHUNK = 1 << 24  # bytes; on PCIe as long as the dozen kernels of a chunk take to begin
-_CHUNKS = 8  # at most: the arithmetic of few rows is slow
+_CHUNKS = 8  # as far as it goes: the arithmetic of few rows is slow
+_LARGEST = 1 << 26  # bytes: nobody has more memory pinned by what he only announces
 
 
 class Lane(Protocol):
@@ -200,6 +201,7 @@ class _Run:
 
 def _spans(rows: int, width: int, chunk: int) -> list[slice]:
     """Chunks of rows that are ``width`` bytes each."""
-    count = min(_CHUNKS, max(1, rows * width // chunk))
+    size = rows * width
+    count = max(1, min(_CHUNKS, size // chunk), -(-size // _LARGEST))
     step = max(1, -(-rows // count))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
