@@ -159,7 +159,7 @@ def make_job(piece: dict[str, Any], options: argparse.Namespace) -> Any:
     if "cut" in piece:
         value["job"]["method"] = "split"
         value["split"] = {"cut": piece["cut"], "activations": piece.get("form", "bf16")}
-        value["split"]["checkpointing"] = piece.get("checkpointing", False)
+        value["train"]["checkpointing"] = piece.get("checkpointing", False)
     return Job.model_validate(value)
 
 

@@ -6,15 +6,14 @@
 A plan, an accelerator and one enclave's process as ``sealtune run`` starts them: its imports, its
 packages and its allocator. Phases: ``imports``, ``session`` (weights streamed past their digests),
 ``loaded`` (model, adapter), ``step`` (forward, loss, backward, AdamW), ``evaluated``, ``released``
-(adapter written and compared). Each is the peak up to its end, in MiB; ``resident`` is what is left.
-``deep`` models are made of the given one with its blocks repeated.
+(adapter written and compared). Each is the peak up to its end, in MiB; ``resident`` is what is then
+left. ``--depth`` repeats the blocks of the given model.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -63,7 +62,7 @@ def deepen(source: Path, times: int, target: Path) -> Path:
     return target
 
 
-def enclave(settings: dict[str, Any]) -> None:
+def enclave(settings: dict[str, Any]) -> None:  # noqa: PLR0915
     """The child: what a site's enclave does, without a server."""
     from sealtune.memory import peak_mib
 

@@ -364,3 +364,20 @@ def test_texts_that_are_cut_are_counted_aloud(llama: Path, tmp_path: Path) -> No
         (site, part) for site in job.sites.names for part in ("training", "test")
     }
     assert all(0 < e["count"] <= e["of"] for e in told)
+
+
+def test_checkpointing_changes_nothing_but_the_number_of_products(
+    llama: Path, tmp_path: Path
+) -> None:
+    """Whatever is computed again has fresh pads; with dropout, which is drawn as before."""
+    losses = []
+    for checkpointing in (False, True):
+        train = TrainSpec(
+            steps_per_round=3, batch_size=4, learning_rate=5e-3, checkpointing=checkpointing
+        )
+        folder = tmp_path / str(checkpointing)
+        folder.mkdir()
+        tuning = TuningSpec(rank=4, dropout=0.2)
+        federation = whole_run(make_job(folder, llama, train=train, tuning=tuning), folder / "run")
+        losses.append([event["loss"] for event in federation.of("step")])
+    assert losses[0] == losses[1]

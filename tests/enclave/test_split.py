@@ -258,8 +258,8 @@ def test_bf16_weights_under_what_is_tuned(llama: Path, tmp_path: Path, tuned: st
 
 def test_checkpointing_changes_nothing(llama: Path, tmp_path: Path) -> None:
     plain = whole_run(make_split_job(tmp_path, llama), tmp_path / "plain")
-    split = SplitSpec(cut=1, activations="fp32", checkpointing=True)
-    other = whole_run(make_split_job(tmp_path, llama, split=split), tmp_path / "other")
+    train = TRAIN.model_copy(update={"checkpointing": True})
+    other = whole_run(make_split_job(tmp_path, llama, train=train), tmp_path / "other")
     mine, theirs = ([e["loss"] for e in f.of("step")] for f in (plain, other))
     assert theirs == mine
 

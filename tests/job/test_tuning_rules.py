@@ -19,8 +19,8 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({**SPLIT, "tuning": {"ptuning": {}, "spf": {}}}, "tuning.ptuning", "beside spf"),
     ({"tuning": {"ptuning": {"hidden": 8}}}, "tuning.ptuning.hidden", "projection = true"),
     (
-        {**SPLIT, "split": {"cut": 1, "checkpointing": True}, "tuning": {"ptuning": {}}},
-        "split.checkpointing",
+        {"train": {"checkpointing": True}, "tuning": {"ptuning": {}}},
+        "train.checkpointing",
         "without the virtual tokens",
     ),
     ({"tuning": {"lora": {"dora": True}}}, "tuning.lora.dora", "masked layers hold none"),

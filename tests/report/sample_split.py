@@ -36,7 +36,7 @@ def resolved(release: str = "participants", **changes: object) -> Json:
         sites__names=list(SITES),
     )
     job: Json = found["settings"]
-    job["split"] = {"cut": 4, "activations": "bf16", "checkpointing": False}
+    job["split"] = {"cut": 4, "activations": "bf16"}
     job["train"]["precision"] = "fp32"
     lora = {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj"], "layers": None}
     spf = {"qkv": 0.5, "dense": 0.25, "select": "l1-largest", "layers": None}

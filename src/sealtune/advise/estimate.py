@@ -169,7 +169,8 @@ class _Ways:
     def split(self, cut: int) -> Option:
         shape, server = self.shape, self.equipment.server
         split = self.job.split or SplitSpec(cut=cut)
-        width, again = (2 if self.job.train.precision == "bf16" else 4), split.checkpointing
+        again = self.job.train.checkpointing
+        width = 2 if self.job.train.precision == "bf16" else 4
         parts = {site: (part, self.counts.test[site]) for site, part in self.counts.train.items()}
         bottoms, uploads, messages = [], [], 0
         for train, test in parts.values():

@@ -6,6 +6,7 @@ Trust domain: none; for comparison only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sealtune.data.site import discover_labels, load_sites
 from sealtune.job.spec import Job
+from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import task_of
@@ -51,7 +53,7 @@ class Workbench:
         def calibrate() -> Tensor:
             data = join([data.train for data in self.sites.values()])
             first = range(min(job.train.batch_size, len(data)))
-            return self._task.loss(base, data.batch(first))
+            return self._task.loss(base, replace(data.batch(first), shows_padding=True))
 
         self._model: Any = apply_tuning(
             base,
@@ -61,6 +63,8 @@ class Workbench:
             first_block=first_block(job, base.config.num_hidden_layers),
             calibrate=calibrate,
         )
+        if job.train.checkpointing:
+            compute_blocks_again(base)
         self.initial = self.state()
         blocks_name, _ = find_blocks(base)
         self.personal = personal_tensors(self.initial, job.aggregation.personal, blocks_name)

@@ -173,6 +173,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     network = valid(NetworkSpec, "network")
     problems += disagreements(model, data, sites, network)
     method, tuning = valid(JobSpec, "job"), valid(TuningSpec, "tuning")
+    train = valid(TrainSpec, "train")
     split, protection = valid(SplitSpec, "split"), valid(ProtectionSpec, "protection")
     if split is not None or "split" not in raw:  # a section with faults is not a missing one
         problems += method_disagreements(method, tuning, protection, split)
@@ -180,12 +181,12 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     problems += unread(method, protection)
     problems += compute_disagreements(method, protection)
     problems += pad_disagreements(protection)
-    problems += tuning_disagreements(method, tuning, valid(TrainSpec, "train"), split)
+    problems += tuning_disagreements(method, tuning, train)
     problems += aggregation_problems(method, aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)
     problems += robust_disagreements(sites, aggregation)
     problems += rank_disagreements(method, sites, tuning, aggregation)
-    problems += privacy_disagreements(method, model, tuning, aggregation, privacy)
+    problems += privacy_disagreements(method, model, tuning, train, aggregation, privacy)
     problems += sum_disagreements(method, sites, aggregation, privacy, network)
     return list(dict.fromkeys(problems)), None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sealtune.errors import Problem
 from sealtune.job.federated_sections import AggregationSpec, PrivacySpec
-from sealtune.job.sections import JobSpec, TuningSpec
+from sealtune.job.sections import JobSpec, TrainSpec, TuningSpec
 
 if TYPE_CHECKING:
     from sealtune.job.settings import ModelSettings
@@ -22,6 +22,7 @@ def privacy_disagreements(
     job: JobSpec | None,
     model: ModelSettings | None,
     tuning: TuningSpec | None,
+    train: TrainSpec | None,
     aggregation: AggregationSpec | None,
     privacy: PrivacySpec | None,
 ) -> list[Problem]:
@@ -49,6 +50,9 @@ def privacy_disagreements(
         problems.append(Problem("privacy.site_metrics", words))
     if privacy.unit == "site":
         return problems + (_of_sites(aggregation) if aggregation else [])
+    if train is not None and train.checkpointing:
+        words = f"passes through tuned layers twice: {_EXAMPLE} needs one gradient of each example"
+        problems.append(Problem("train.checkpointing", words))
     return problems + _of_examples(model, tuning, aggregation)
 
 

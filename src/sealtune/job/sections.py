@@ -266,6 +266,9 @@ class TrainSpec(Section):
     precision: Precision = "fp32"
     """Of whoever trains. `bf16`: frozen weights and activations are bfloat16. `autocast`: products
     alone are. What is tuned, its gradients and AdamW are float32; masked products are exact."""
+    checkpointing: bool = Field(default=False, strict=True)
+    """Of whoever trains: compute activations anew in the backward pass, for less memory and more
+    time. Masked layers send what they sent a second time, under fresh masks."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
@@ -287,8 +290,6 @@ class SplitSpec(Section):
     """Blocks that run at the sites, or their share of all blocks."""
     activations: Literal["bf16", "int8", "fp32"] = "bf16"
     """How cut activations travel and are kept: 2, 1 or 4 bytes a value."""
-    checkpointing: bool = Field(default=False, strict=True)
-    """Compute activations anew in the backward pass: less memory, more time."""
 
 
 class NetworkSpec(Section):

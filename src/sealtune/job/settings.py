@@ -122,13 +122,13 @@ class Settings(Section):
             *unread(self.job, self.protection),
             *compute_disagreements(self.job, self.protection),
             *pad_disagreements(self.protection),
-            *tuning_disagreements(self.job, self.tuning, self.train, self.split),
+            *tuning_disagreements(self.job, self.tuning, self.train),
             *aggregation_problems(self.job, self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
             *robust_disagreements(self.sites, self.aggregation),
             *rank_disagreements(self.job, self.sites, self.tuning, self.aggregation),
             *privacy_disagreements(
-                self.job, self.model, self.tuning, self.aggregation, self.privacy
+                self.job, self.model, self.tuning, self.train, self.aggregation, self.privacy
             ),
             *sum_disagreements(self.job, self.sites, self.aggregation, self.privacy, self.network),
         ]

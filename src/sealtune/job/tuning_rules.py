@@ -8,25 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sealtune.errors import Problem
-from sealtune.job.sections import JobSpec, LoraSpec, SplitSpec, TrainSpec, TuningSpec
+from sealtune.job.sections import JobSpec, LoraSpec, TrainSpec, TuningSpec
 
 
 def tuning_disagreements(
     job: JobSpec | None,
     tuning: TuningSpec | None,
     train: TrainSpec | None,
-    split: SplitSpec | None,
 ) -> list[Problem]:
     """Faults of ``[tuning]`` with itself and others; a section that is itself faulty is None."""
     if tuning is None:
         return []
-    problems = [*_of_ptuning(tuning, split)]
+    problems = [*_of_ptuning(tuning, train)]
     if tuning.lora is not None:
         problems += _of_lora(job, tuning.lora, tuning.spf is not None, train)
     return problems
 
 
-def _of_ptuning(tuning: TuningSpec, split: SplitSpec | None) -> Iterator[Problem]:
+def _of_ptuning(tuning: TuningSpec, train: TrainSpec | None) -> Iterator[Problem]:
     key, ptuning = "tuning.ptuning", tuning.ptuning
     if ptuning is None:
         return
@@ -37,9 +36,9 @@ def _of_ptuning(tuning: TuningSpec, split: SplitSpec | None) -> Iterator[Problem
     if ptuning.hidden is not None and not ptuning.projection:
         words = f"is the width of a perceptron, which {key}.projection = true asks for"
         yield Problem(f"{key}.hidden", words)
-    if split is not None and split.checkpointing:
+    if train is not None and train.checkpointing:
         words = "would compute blocks anew without the virtual tokens of tuning.ptuning"
-        yield Problem("split.checkpointing", words)
+        yield Problem("train.checkpointing", words)
 
 
 def _of_lora(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class CutBatch(Batch):
     activations: Tensor
     entry: CutEntry
 
-    def inputs(self) -> dict[str, Tensor]:
+    def inputs(self) -> dict[str, Any]:
         """As for texts; the activations take the place of what the model makes of the ids."""
         self.entry.feed(self.activations)
         return super().inputs()

@@ -13,8 +13,8 @@ Trust domain: client enclave; data owner.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -55,11 +55,13 @@ class Batch:
         input_ids: int64 [B, T], padded on the right; T is a multiple of 8.
         lengths: int64 [B], tokens of each text without padding.
         labels: int64 [B] class numbers, or None.
+        shows_padding: the model gets an attention mask, for those who watch it.
     """
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor | None
+    shows_padding: bool = field(default=False, kw_only=True)
 
     @property
     def tokens(self) -> int:
@@ -69,7 +71,9 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
         parts = {one.name: getattr(self, one.name) for one in fields(self)}
-        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
+        moved: dict[str, Any] = {
+            name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)
+        }
         return replace(self, **moved)
 
     @property
@@ -91,9 +95,14 @@ class Batch:
             raise DataError("texts of a single token leave nothing to predict")
         return inside, self.input_ids[:, 1:][inside]
 
-    def inputs(self) -> dict[str, Tensor]:
-        """The arguments of the model's forward pass."""
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+    def inputs(self) -> dict[str, Any]:
+        """The arguments of the model's forward pass.
+
+        By itself no model needs an attention mask: padding stands behind its text, where no token
+        of it looks.
+        """
+        given = {"input_ids": self.input_ids, "use_cache": False}
+        return given | {"attention_mask": self.attention_mask} if self.shows_padding else given
 
 
 class Dataset(Protocol):

@@ -32,6 +32,7 @@ from sealtune.job.plan import (
     plain_name,
 )
 from sealtune.job.spec import Job
+from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.example_gradients import trainable_layers
 from sealtune.model.load import load_model
 from sealtune.model.structure import find_blocks
@@ -66,6 +67,8 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
+    if job.train.checkpointing:
+        compute_blocks_again(model)  # refuses where it cannot
     if job.privacy.unit == "example":
         trainable_layers(tuned)  # refuses what has no gradient of single examples
     every, tainted = _watch(tuned, blocks_name, len(blocks))

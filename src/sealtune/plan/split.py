@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sealtune.errors import ConfigError, Problem, UnsupportedModelError
 from sealtune.job.plan import Backbone, ModulePlan, Placement, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
+from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.load import load_model
 from sealtune.model.partial import refuse_uncuttable
 from sealtune.model.structure import find_blocks
@@ -78,6 +79,8 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
     cut = first_block(job, len(blocks))
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed, first_block=cut)
     refuse_uncuttable(model.config)
+    if job.train.checkpointing:
+        compute_blocks_again(model)  # refuses where it cannot
     early = _called_before(tuned, blocks_name, blocks[cut]) - _tuned_whole(tuned)
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()

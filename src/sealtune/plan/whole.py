@@ -14,6 +14,7 @@ from torch import nn
 from sealtune.job.compute_rules import GPU
 from sealtune.job.plan import Backbone, ModulePlan, Placement, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
+from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.example_gradients import trainable_layers
 from sealtune.model.load import load_model
 from sealtune.model.structure import find_blocks
@@ -39,6 +40,8 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
     model = load_model(job.model, num_labels, meta=True)
     blocks_name, blocks = find_blocks(model)
     tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
+    if job.train.checkpointing:
+        compute_blocks_again(model)  # refuses where it cannot
     if job.privacy.unit == "example":
         trainable_layers(tuned)  # refuses what has no gradient of single examples
     embedding = model.get_input_embeddings()

@@ -29,7 +29,7 @@ SETTINGS = {
     "model": ("path", "task"),
     "data": ("template", "max_tokens", "max_train_rows", "max_test_rows"),
     "sites": ("partition", "alpha"),
-    "split": ("cut", "activations", "checkpointing"),
+    "split": ("cut", "activations"),
     "tuning": ("method", "rank", "alpha", "dropout", "targets", "layers", "lora", "spf", "ptuning"),
     "protection": ("compute", "protect", "integrity_bits", "pad_budget", "attestation"),
     "train": (
@@ -39,6 +39,7 @@ SETTINGS = {
         "weight_decay",
         "eval_batch_size",
         "precision",
+        "checkpointing",
     ),
     "aggregation": (
         "rule",

@@ -24,6 +24,7 @@ from sealtune.frames import Frame, is_count
 from sealtune.job.events import Busy
 from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, Step, Worked
 from sealtune.methods.federated.personal import PersonalParts
+from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.compare import ROUNDED_LEAST, SAME_LEAST
 from sealtune.model.compute import Compute
 from sealtune.model.partial import load_rest
@@ -82,6 +83,8 @@ class SiteTrainer:
         self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
         classes, dtype = len(admitted.labels) or None, self._compute.dtype
         base = load_rest(job.model, classes, admitted.plan, dtype=dtype)
+        if job.train.checkpointing:
+            compute_blocks_again(base)
         tuning = job.tuning.of_site(self._site)
         tuned = apply_tuning(base, tuning, job.model.task, job.job.seed)
         self._model = self._compute.place(tuned)

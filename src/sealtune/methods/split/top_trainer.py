@@ -17,6 +17,7 @@ from torch import Tensor
 from sealtune.errors import StorageError
 from sealtune.job.training_events import Exported, Heads, Phase, Step
 from sealtune.model.batches import sorted_batches, step_batches
+from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.compare import SAME_LEAST, compare_logits
 from sealtune.model.compute import Compute
 from sealtune.model.cut import CutEntry
@@ -220,7 +221,7 @@ class TopTrainer:
             for chosen in step_batches(
                 data.lengths, job.train.batch_size, 0, CALIBRATION, job.job.seed, EVERYBODY
             ):
-                yield self._task.loss(top, data.batch(chosen))
+                yield self._task.loss(top, replace(data.batch(chosen), shows_padding=True))
 
         tuned = apply_tuning(
             top,
@@ -231,8 +232,8 @@ class TopTrainer:
             calibrate=calibrate,
             choices=choices,
         )
-        if self._job.split_settings.checkpointing:
-            top.activation_checkpointing_enable()
+        if self._job.train.checkpointing:
+            compute_blocks_again(top)
         return tuned
 
     def _top(self) -> tuple[Any, CutEntry]:
