@@ -123,6 +123,34 @@ def compare(job: Job, tuned: Callable[[Job], Any]) -> None:
             optimizer.step()
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputed_blocks_give_the_same_gradients(model_folder: Path, reentrant: bool) -> None:
+    """Activation checkpointing: each block's layers are called again, with pads of their own."""
+    job = make_job(model_folder)
+    plan = make_plan(job, None)
+    ids = torch.randint(2, 400, (2, 12), generator=torch.Generator().manual_seed(0))
+    found = []
+    for recompute in (False, True):
+        model = lora(job).train()
+        session = session_for(job, plan)
+        session.install(model)
+        if recompute:
+            options = {"use_reentrant": reentrant}
+            model.base_model.model.activation_checkpointing_enable(options)
+            model.enable_input_require_grads()
+        for _ in range(2):  # what one step leaves does not reach the next
+            model.zero_grad()
+            torch.manual_seed(3)  # of dropout
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        calls = session._link.pads._stream._next  # type: ignore[union-attr]
+        found.append((calls, [p.grad for p in model.parameters() if p.grad is not None]))
+    (plain_calls, plain), (calls, recomputed) = found
+    assert calls > plain_calls
+    assert len(plain) == len(recomputed)
+    for one, other in zip(plain, recomputed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
 def test_plain_blocks_below_the_first_adapter_change_nothing(model_folder: Path) -> None:
     job = make_job(
         model_folder,
