@@ -281,6 +281,13 @@ BODY int encode_row(const struct encode *job, int64_t row, check_function *check
     return 0;
 }
 
+// Ask for the chunk after this place, while there is arithmetic to do; it need not be there.
+BODY void fetch_next(const uint32_t *memory, int64_t place) {
+    enum { LINE = 64 };
+    const uintptr_t next = (uintptr_t)memory + 4 * (uintptr_t)(place + CHUNK);
+    for (uintptr_t at = 0; at < 4 * CHUNK; at += LINE) __builtin_prefetch((const void *)(next + at));
+}
+
 // 1 where an entry is out of range, 2 where a check sum is wrong.
 BODY int decode_row(const struct decode *job, int64_t row, check_function *check_sum) {
     const float step = job->step[row];
@@ -293,6 +300,8 @@ BODY int decode_row(const struct decode *job, int64_t row, check_function *check
         const int64_t place = row * job->cols + at;
         const uint32_t *words =
             row_words(job->stream, job->words, job->cols, row, at, count, space);
+        fetch_next(job->y, place);
+        if (job->product) fetch_next(job->product, place);
         unmask(job->y + place, job->product ? job->product + place : NULL, words, codes, count);
         for (int i = 0; i < count; i++) {
             const uint32_t distance = (uint32_t)codes[i] + (RESULT_LIMIT - 1);  // honest: to 2^31 - 2
