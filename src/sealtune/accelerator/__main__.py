@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from sealtune.accelerator.engine import Engine
-from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.accelerator.server import Server
 from sealtune.accelerator.serving import serve
 
@@ -24,6 +23,8 @@ def _server(config: dict[str, Any]) -> Server:
     backbone, blocks = Path(config["backbone"]), config["prefix_blocks"]
     prefix = None
     if blocks:
+        from sealtune.accelerator.prefix import PlainBlocks
+
         model = config["model"]
         prefix = PlainBlocks(model["path"], model["revision"], blocks, backbone)
     device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -19,9 +19,11 @@ from torch import Tensor
 from sealtune.accelerator.devices import Cuda, Device
 from sealtune.accelerator.exchange import Exchange
 from sealtune.accelerator.lanes import Direct, Lane, Queued
-from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.errors import AcceleratorLostError
 from sealtune.offload import kernels, ring
+
+if TYPE_CHECKING:
+    from sealtune.accelerator.prefix import PlainBlocks
 
 
 class Engine:
