@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -269,6 +270,21 @@ def test_a_pad_that_comes_a_second_time_is_refused(setup: Setup) -> None:
     with pytest.raises(PadReuseError, match="asked for twice"):
         session.multiply("q", torch.randn(2, INNER))
     assert seen == ["q"]
+
+
+def test_weights_stay_in_an_enclave_only_for_pads_of_its_own(setup: Setup, tmp_path: Path) -> None:
+    class Elsewhere:
+        suspect = ""
+
+        def close(self) -> None: ...
+
+    plain = make_setup(tmp_path, "insecure-none")
+    sessions = (setup.session(), setup.session(pads=Elsewhere()), plain.session())
+    kept = [
+        {shared.channel.frozen.weight is not None for shared in session._shared.values()}
+        for session in sessions
+    ]
+    assert kept == [{True}, {False}, {False}]
 
 
 def test_a_new_pass_forgets_what_the_last_one_left(setup: Setup) -> None:

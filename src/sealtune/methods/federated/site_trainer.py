@@ -124,7 +124,8 @@ class SiteTrainer:
         stated = {key: fields[key] for key in ("train_loss",) if key in fields}
         self._emit(Worked(round=round_, stage=question.kind, seconds=Busy(**spent), **stated))
         self._emit(Phase(round=round_, phase="wait", of=0))
-        self._session.rest()
+        if question.kind != "release":  # the last one
+            self._session.rest()
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
 
     def _shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
