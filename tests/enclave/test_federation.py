@@ -18,6 +18,8 @@ from sealtune.launch.parties import admit_party
 from sealtune.model.load import load_model
 from sealtune.model.tasks import base_model
 from sealtune.model.trainable import trainable_state
+from sealtune.offload.enclave_pads import EnclavePads
+from sealtune.offload.session import OffloadSession
 from sealtune.plan.resolve import resolve
 from sealtune.tuning.folder import load_adapter
 from tests.enclave.flow import (
@@ -125,6 +127,28 @@ def test_other_levels_of_protection_run_through(llama: Path, tmp_path: Path, pro
     protection = ProtectionSpec.model_validate({"protect": protect})
     federation = whole_run(make_job(tmp_path, llama, protection=protection), tmp_path / "run")
     assert federation.of("final")[0]["sites"]["south"]["outcome"] == "ok"
+
+
+def test_pads_that_are_made_while_a_site_waits_change_no_byte(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, llama)
+    straight = whole_run(job, tmp_path / "straight")
+    sessions = []
+
+    def resting(*given: Any, **options: Any) -> OffloadSession:
+        sessions.append(OffloadSession(*given, **options, pad_budget=64))
+        return sessions[-1]
+
+    monkeypatch.setattr("tests.enclave.flow.OffloadSession", resting)
+    ahead = whole_run(job, tmp_path / "ahead")
+    assert len(sessions) == len(SITES)
+    for site, session in zip(SITES, sessions, strict=True):
+        assert adapter_file(ahead, site).read_bytes() == adapter_file(straight, site).read_bytes()
+        pads = session._link.pads
+        assert isinstance(pads, EnclavePads)
+        assert pads._thread is not None  # it was woken between questions
+        session.close()
 
 
 def test_events_tell_the_whole_story(llama: Path, tmp_path: Path) -> None:
