@@ -98,6 +98,13 @@ def read_tokens(settings: Settings) -> Any:
     return torch.tensor(json.loads(Path(settings["tokens"]).read_text()))
 
 
+def read_plan(settings: Settings) -> Any:
+    """The slice plan."""
+    from sealtune.job.plan import SlicePlan
+
+    return SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
+
+
 def plain(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     """transformers and PEFT alone: ``precision``, ``device``, ``adapter`` (another type)."""
     import torch
@@ -123,35 +130,33 @@ def plain(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     )
 
     def use_int8() -> dict[str, Any]:
-        from sealtune.job.plan import SlicePlan
         from sealtune.offload.unmasked import use_int8_weights
 
-        plan = SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
-        use_int8_weights(model, plan)
+        use_int8_weights(model, read_plan(settings))
         return {}
 
     return stepper, {"use_int8": use_int8}
 
 
-def product_model(settings: Settings, session: Any, elsewhere: Any) -> tuple[Stepper, Any]:
+def product_model(settings: Settings, session: Any, plan: Any) -> tuple[Stepper, Any]:
     """A site's model and loss as ``SiteTrainer`` makes them: ``precision``, ``device``.
 
     Args:
         session: what multiplies.
-        elsewhere: names of the layers that it multiplies with.
+        plan: what it multiplies with.
     """
     import torch
 
     from sealtune.job.spec import Job
     from sealtune.model.compute import Compute
-    from sealtune.model.load import load_model
+    from sealtune.model.partial import load_rest
     from sealtune.model.tasks import make_task
     from sealtune.model.texts import Batch
     from sealtune.tuning.apply import apply_tuning
 
     job = Job.model_validate(job_values(settings))
     compute = Compute.open(settings.get("device", "cpu"), settings.get("precision", "fp32"))
-    base = load_model(job.model, None, dtype=compute.dtype)
+    base = load_rest(job.model, None, plan, dtype=compute.dtype)
     model = compute.place(apply_tuning(base, job.tuning, job.model.task, job.job.seed))
     session.install(model)
     tokenizer: Any = SimpleNamespace(pad_token_id=0)
@@ -174,24 +179,23 @@ def placed(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     from sealtune.memory import peak_mib
     from sealtune.methods.federated.in_place import InPlace
 
-    stepper, _ = product_model(settings, InPlace(), ())
+    plan = read_plan(settings).model_copy(update={"groups": ()})
+    stepper, _ = product_model(settings, InPlace(), plan)
     return stepper, {"memory": lambda: {"peak": peak_mib()}}
 
 
 def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     """A site's enclave with its accelerator: ``plan``, ``accelerator``, ``pad_budget`` (MiB)."""
-    from sealtune.job.plan import SlicePlan
     from sealtune.memory import peak_mib
     from sealtune.offload.session import OffloadSession
 
-    plan = SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
+    plan = read_plan(settings)
     session = OffloadSession.connect(
         settings["accelerator"], plan, integrity_bits=settings.get("integrity_bits", 40),
         owner=f"offload/{os.getpid()}", patience=120.0, pad_budget=settings.get("pad_budget", 0),
     )  # fmt: skip
     started = peak_mib()
-    members = [member for group in plan.groups for member in group.members]
-    stepper, job = product_model(settings, session, members)
+    stepper, job = product_model(settings, session, plan)
     loaded = peak_mib()
 
     def memory() -> dict[str, float]:
@@ -209,7 +213,7 @@ def rest(session: Any) -> dict[str, float]:
     session.rest()  # counts what was made before
     before = session.seconds["pads"]
     quiet, last = 0, time.process_time()
-    while quiet < 3:
+    while quiet < 25:  # half a second, on a machine that is busy with other things
         time.sleep(0.02)
         now = time.process_time()
         quiet, last = (quiet + 1 if now - last < 0.005 else 0), now
