@@ -10,6 +10,7 @@ is the same everywhere) is done in turns:
     online        a site's enclave and an accelerator, as `sealtune run` starts them, with all pads
                   made while it rested (``pads`` is what that took)
     total         the same with every pad made within the step, while the accelerator works
+    second        pads from a second accelerator on the same cores, step after step
     enclave_bf16  the site's enclave computes everything, in bfloat16
     fp32          transformers and PEFT alone, float32
     bf16          the same with base and adapter in bfloat16
@@ -74,17 +75,21 @@ class Benchmark:
         masked = {**base, "way": "masked", "accelerator": address}
         self.stage.party("masked", masked)
         self.stage.party("ahead", {**masked, "pad_budget": _AHEAD})
+        second = self.stage.pad_accelerator(plan.model_dump(mode="json"))
+        self.stage.party("second", {**masked, "second": second})
         self.stage.party("enclave_bf16", {**base, "way": "placed", "precision": "bf16"})
         self.stage.party("fp32", {**base, "way": "plain", "precision": "fp32"})
         self.stage.party("bf16", {**base, "way": "plain", "precision": "bf16"})
-        for name, process in self.stage.processes.items():
-            ready = process.read(240)
-            if name == "masked":
+        for name, process in list(self.stage.processes.items()):
+            ready = self.stage.expect_ready(process, time.monotonic() + 240)
+            if ready is not None and name == "masked":
                 self.found |= {key: ready[key] for key in ("threads", "instructions")}
+        self.missing |= self.stage.missing
 
     def steps(self) -> None:
         """Interleaved rounds and the ratios."""
-        names = ("masked", "ahead", "enclave_bf16", "fp32", "bf16")
+        wanted = ("masked", "ahead", "second", "enclave_bf16", "fp32", "bf16")
+        names = [name for name in wanted if name in self.stage.processes]
         ways = {name: lambda name=name: self._step(name) for name in names}
         seconds = rounds(ways, self.options.rounds, self.options.until - 60)
         walls = {name: [s["wall"] for s in values] for name, values in seconds.items()}
@@ -96,8 +101,10 @@ class Benchmark:
             ("total_ratio", "total", "fp32"),
             ("bf16_online_ratio", "online", "bf16"),
             ("enclave_bf16_ratio", "enclave_bf16", "fp32"),
+            ("second_ratio", "second", "fp32"),
         ):
-            self.found[key], spread[key] = ratio(walls[above], walls[below])
+            if above in walls:
+                self.found[key], spread[key] = ratio(walls[above], walls[below])
         self.found["spread"] = spread
         self.found["seconds"] = {key: middle(value) for key, value in walls.items()}
         self.found["seconds_spread"] = {key: quartiles(value) for key, value in walls.items()}
@@ -121,7 +128,8 @@ class Benchmark:
     def _step(self, name: str) -> Figures:
         made = self.stage.processes[name].ask("rest") if name == "ahead" else {"pads": 0.0}
         before = self.stage.cpu_seconds("accelerator")
-        found = self.stage.processes[name].ask("step") | {"pads_ahead": made["pads"]}
+        burst: Figures = {"what": "burst", "count": 2} if name == "second" else {"what": "step"}
+        found = self.stage.processes[name].ask(**burst) | {"pads_ahead": made["pads"]}
         return found | {"cpu_accelerator": self.stage.cpu_seconds("accelerator") - before}
 
     def gradient(self) -> None:
@@ -149,6 +157,12 @@ class Benchmark:
         released = masked.ask("release")
         self.found["enclave_peak_mib"] = released["peak"]
         self.found["release"] = released["check"]
+
+    def memory_second(self) -> None:
+        """The same of one whose pads a second accelerator makes."""
+        self.found["enclave_peak_mib_second"] = self.stage.processes["second"].ask("release")[
+            "peak"
+        ]
 
     def slalom(self) -> None:
         """Another scheme's products against ours, in a process of their own."""
@@ -193,6 +207,7 @@ def measure(options: argparse.Namespace) -> Figures:
         benchmark.prepare()
         benchmark.attempt("online_ratio total_ratio bf16_online_ratio", "steps")
         benchmark.attempt("enclave_peak_mib", "memory")
+        benchmark.attempt("enclave_peak_mib_second", "memory_second")
         benchmark.attempt("grad_rel_err", "gradient")
     benchmark.attempt("slalom_speedup", "slalom")
     for key in _KEYS:

@@ -113,7 +113,7 @@ class Stage:
         missing: name of a process that failed to start -> why.
     """
 
-    accelerators = frozenset({"accelerator"})
+    accelerators = frozenset({"accelerator", "pad-accelerator"})
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -154,17 +154,28 @@ class Stage:
 
     def accelerator(self, plan: Mapping[str, Any], device: str | None = None) -> str:
         """Start the accelerator's own program; returns its address."""
-        address, path = f"unix:{self.folder}/a.sock", self.folder / "accelerator.json"
-        config = {
-            "listen": address,
-            "device": device,
-            "backbone": plan["backbone"]["path"],
-            "groups": plan["groups"],
-            "prefix_blocks": 0,
-        }
-        path.write_text(json.dumps(config))
+        return self._multiplies("accelerator", plan, device, prefix_blocks=0, untrusted_shm=None)
+
+    def pad_accelerator(self, plan: Mapping[str, Any], device: str | None = None) -> Figures:
+        """Start the pad accelerator's own program; returns what a site must know of it."""
+        from sealtune.channel.hpke import KeyPair
+
+        pair, job = KeyPair.generate(), "00" * 48
+        key = self.folder / "pads.hpke.key"
+        key.write_text(pair.private().hex())
+        address = self._multiplies(
+            "pad-accelerator", plan, device, key=str(key), job=job, sites=["one"]
+        )
+        return {"address": address, "key": pair.public_bytes.hex(), "job": job, "site": "one"}
+
+    def _multiplies(
+        self, name: str, plan: Mapping[str, Any], device: str | None, **more: object
+    ) -> str:
+        address, path = f"unix:{self.folder}/{name}.sock", self.folder / f"{name}.json"
+        config = {"listen": address, "device": device, "groups": plan["groups"], **more}
+        path.write_text(json.dumps({**config, "backbone": plan["backbone"]["path"]}))
         environment = _environment(thread_settings("accelerator", 1, cores()))
-        self._start("accelerator", _isolated(program("accelerator", str(path))), environment)
+        self._start(name, _isolated(program(name, str(path))), environment)
         return address
 
     def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:

@@ -79,6 +79,14 @@ class Stepper:
         pieces = {key: value - before[key] for key, value in self.spent.items()}
         return {"wall": wall, "cpu": time.process_time() - cpu, "loss": loss, **pieces}
 
+    def burst(self, count: int) -> dict[str, float]:
+        """The mean of steps that follow each other at once; the first is left out.
+
+        What others make ahead for a step, they make during the one before it.
+        """
+        steps = [self.timed() for _ in range(count)][1:]
+        return {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
+
     def gradient(self, path: str) -> dict[str, Any]:
         """Write all gradients of one step, one after another, as float64."""
         import numpy as np
@@ -185,7 +193,10 @@ def placed(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
 
 
 def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
-    """A site's enclave with its accelerator: ``plan``, ``accelerator``, ``pad_budget`` (MiB)."""
+    """A site's enclave with its accelerator: ``plan``, ``accelerator``, ``pad_budget`` (MiB).
+
+    ``second``: where its pad accelerator is, if it has one.
+    """
     from sealtune.memory import peak_mib
     from sealtune.offload.session import OffloadSession
 
@@ -193,6 +204,7 @@ def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     session = OffloadSession.connect(
         settings["accelerator"], plan, integrity_bits=settings.get("integrity_bits", 40),
         owner=f"offload/{os.getpid()}", patience=120.0, pad_budget=settings.get("pad_budget", 0),
+        pads=second_source(settings, plan),
     )  # fmt: skip
     started = peak_mib()
     stepper, job = product_model(settings, session, plan)
@@ -206,6 +218,19 @@ def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
         "rest": lambda: rest(session),
         "release": lambda: release(job, stepper.model, settings),
     }
+
+
+def second_source(settings: Settings, plan: Any) -> Any:
+    """Pads of the pad accelerator, or None."""
+    if "second" not in settings:
+        return None
+    from sealtune.offload.second import SecondSource
+
+    second = settings["second"]
+    return SecondSource.connect(
+        second["address"], plan.groups, key=bytes.fromhex(second["key"]),
+        job_id=bytes.fromhex(second["job"]), site=second["site"], patience=120.0,
+    )  # fmt: skip
 
 
 def rest(session: Any) -> dict[str, float]:
@@ -261,6 +286,8 @@ def answer(question: Mapping[str, Any], stepper: Stepper, own: Mapping[str, Any]
     match question["ask"]:
         case "step":
             return stepper.timed()
+        case "burst":
+            return stepper.burst(question["count"])
         case "gradient":
             return stepper.gradient(question["path"])
         case name:

@@ -66,4 +66,7 @@ def test_every_figure_of_a_gpu_with_listed_packages_alone(tmp_path: Path) -> Non
     found = run(tmp_path)
     assert found["missing"] == {}
     assert found["gpu_shapes_wrong"] == 0
-    assert all(found[f"gpu_speedup_{name}"] for name in ("1b", "8b"))
+    ratios = [
+        f"gpu_{what}_{name}" for what in ("speedup", "total_speedup") for name in ("1b", "8b")
+    ]
+    assert all(found[key] for key in (*ratios, "gpu_attested_ratio"))

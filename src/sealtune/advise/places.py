@@ -24,7 +24,7 @@ from typing import Any
 from sealtune.advise.costs import Batch, step_work
 from sealtune.advise.shape import Shape, read_shape
 from sealtune.errors import ModelError
-from sealtune.job.printable import first_line
+from sealtune.job.printable import printable
 from sealtune.job.spec import Job
 
 _SMALL = 20_000_000  # parameters of a block of which two are timed, otherwise one
@@ -115,7 +115,7 @@ def measure_places(job: Job, shape: Shape, batch: Batch, variables: Mapping[str,
         except (subprocess.SubprocessError, OSError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
             raise ModelError(
-                f"a small model of this make cannot be timed: {first_line(said[-1])}",
+                f"a small model of this make cannot be timed: {printable(said[-1][:300])}",
                 hint="--no-probe leaves it out",
             ) from error
     found = json.loads(done.stdout.splitlines()[-1])
