@@ -469,7 +469,7 @@ class Estimates:
             memory = costs.plain_memory(shape, batch.tokens)
             works = {"step": costs.step_work(shape, batch)}
         else:
-            step = costs.masked_step(shape, batch, 0, backward=True, integrity_bits=40)
+            step = costs.masked_step(shape, batch, 0, backward=True)
             sent = step.moved
             memory = costs.client_enclave_memory(shape, batch.tokens, 0)
             works = {"online": step.enclave + step.accelerator, "pads": step.pads}

@@ -23,8 +23,9 @@ Keys of the JSON line: ``online_ratio`` = online / fp32, ``total_ratio`` = total
 ``bf16_online_ratio`` = online / bf16, ``grad_rel_err`` = relative error of one step's gradient
 against the same int8 weights unmasked (both float32), ``integrity_share`` = the check's share of
 the online step, ``enclave_peak_mib`` and ``enclave_peak_mib_second`` = peak memory of the enclave's
-process, release included, ``slalom_speedup`` = the products of a Slalom-style scheme over ours. A
-key that has no figure is null; ``missing`` says why.
+process, release included, ``slalom_speedup`` = the products of a Slalom-style scheme over ours,
+``advise_worst_ratio`` = seconds that `sealtune advise` says over those measured here, the farthest
+from 1. A key that has no figure is null; ``missing`` says why.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ from typing import Any
 
 from offload_driver import Figures, PartyError, Stage, middle, processor, quartiles, ratio, rounds
 from offload_gpu import measure_gpu
+from sealtune.launch.environment import variables
 from sealtune.launch.threads import cores, thread_settings
 
 _NO_PIECES = {"wall", "cpu", "cpu_accelerator", "loss", "pads_ahead"}
 _AHEAD = 2048  # MiB of pads: a whole step's
 _KEYS = (
     "online_ratio", "total_ratio", "grad_rel_err", "integrity_share", "enclave_peak_mib",
-    "enclave_peak_mib_second", "slalom_speedup", "bf16_online_ratio",
+    "enclave_peak_mib_second", "slalom_speedup", "advise_worst_ratio", "bf16_online_ratio",
 )  # fmt: skip
 
 
@@ -176,6 +178,29 @@ class Benchmark:
         self.found["slalom"] = json.loads(done.stdout)
         self.found["slalom_speedup"] = self.found["slalom"]["slalom_speedup"]
 
+    def advise(self) -> None:
+        """What `sealtune advise` says of the same step, over what was measured here."""
+        from offload_party import job_values
+        from sealtune.advise.costs import Batch
+        from sealtune.advise.places import measure_places, places_of
+        from sealtune.advise.shape import read_shape
+        from sealtune.job.spec import Job
+
+        job = Job.model_validate(job_values({"model": self.options.model}))
+        length = self.options.length
+        batch = Batch(float(self.options.batch * length), float(length))
+        environment = variables(thread_settings("client", 1, cores()))
+        measured = measure_places(job, read_shape(job, None), batch, environment)
+        said = {place.name: place for place in places_of(measured, job)}
+        masked, own = said["masked"], said["enclave, bf16"]
+        online = masked.step - masked.seconds["pads"]
+        pairs = {"online": online, "total": masked.step, "enclave_bf16": own.step}
+        self.found["advised_seconds"] = {key: round(value, 4) for key, value in pairs.items()}
+        ratios = {key: value / self.found["seconds"][key] for key, value in pairs.items()}
+        self.found["advise_ratios"] = {key: round(value, 3) for key, value in ratios.items()}
+        worst = max(ratios.values(), key=lambda value: max(value, 1 / value))
+        self.found["advise_worst_ratio"] = round(worst, 3)
+
     def attempt(self, keys: str, part: str) -> None:
         """Run a part; if it fails, its keys say so and the rest goes on."""
         begun = time.monotonic()
@@ -209,6 +234,7 @@ def measure(options: argparse.Namespace) -> Figures:
         benchmark.attempt("enclave_peak_mib", "memory")
         benchmark.attempt("enclave_peak_mib_second", "memory_second")
         benchmark.attempt("grad_rel_err", "gradient")
+    benchmark.attempt("advise_worst_ratio", "advise")
     benchmark.attempt("slalom_speedup", "slalom")
     for key in _KEYS:
         if benchmark.found[key] is None:

@@ -167,7 +167,7 @@ def test_upload_bytes_are_those_of_a_packed_chunk(shape: Shape, form: Form, with
 def test_accelerator_bytes_are_codes_both_ways(shape: Shape) -> None:
     def moved(first: int, *, backward: bool) -> float:
         batch = Batch(tokens, 12)
-        step = costs.masked_step(shape, batch, first, backward=backward, integrity_bits=40)
+        step = costs.masked_step(shape, batch, first, backward=backward)
         return step.moved
 
     tokens, total = 24, 0
@@ -210,12 +210,6 @@ def test_more_work_costs_more(shape: Shape) -> None:
     )
     kept = costs.activation_memory(shape, Batch(6400, 16))
     assert costs.activation_memory(shape, Batch(6400, 16), checkpointing=True) < kept
-    loose, tight = (
-        costs.masked_step(shape, small, 0, backward=True, integrity_bits=bits).enclave
-        for bits in (2, 80)
-    )
-    assert tight.ring > loose.ring
-    assert tight.flops == loose.flops
 
 
 def test_work_adds_and_multiplies() -> None:

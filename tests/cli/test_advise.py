@@ -11,10 +11,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from sealtune.advise import equipment
+from sealtune.advise import assess, equipment
 from sealtune.advise.equipment import Speeds
+from sealtune.advise.places import Measured
 from sealtune.cli.advise import ACCURACY
 from sealtune.cli.main import app
+from sealtune.errors import ModelError
+from tests.advise.test_places import PARTS
 from tests.model.tiny import make_llama
 from tests.sample_job import write_job
 
@@ -75,7 +78,7 @@ def test_the_pages_state_the_same_accuracy(page: str) -> None:
 def test_json_keys_are_stable(folder: Path) -> None:
     found = advice(job(folder))
     assert list(found) == [
-        "recommended", "reason", "options", "equipment", "data", "accuracy",
+        "recommended", "reason", "options", "equipment", "data", "accuracy", "places",
     ]  # fmt: skip
     for option in found["options"]:
         assert list(option) == OPTION
@@ -117,10 +120,32 @@ def test_split_jobs_and_prefer(folder: Path) -> None:
 
 def test_probing_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equipment, "probe", lambda *_: Speeds(1e12, 4e12, 1e11))
+    monkeypatch.setattr(assess, "measure_places", lambda *_: Measured(PARTS, 10.0, 0.0, 2))
     result = run("advise", job(folder), "--json")
-    found = json.loads(result.stdout)["equipment"]
-    assert found["owner_tflops"] == {"value": 1.0, "source": "probed"}
-    assert found["owner_memory_gib"]["source"] == "probed"
+    found = json.loads(result.stdout)
+    assert found["equipment"]["owner_tflops"] == {"value": 1.0, "source": "probed"}
+    assert found["equipment"]["owner_memory_gib"]["source"] == "probed"
+    steps = {place["name"]: place["step"] for place in found["places"]}
+    assert steps == {
+        "masked": 13.0, "second accelerator": 8.0, "enclave": 10.0, "enclave, bf16": 10.0,
+    }  # fmt: skip
+    shown = " ".join(run("advise", job(folder)).output.split())
+    assert "two accelerators of operators who do not collude" in shown
+    assert "Fastest in fp32: second accelerator" in shown
+    assert "8 s a step, against 10 s for enclave (its enclave: 10 s)" in shown
+
+
+def test_a_place_that_cannot_be_measured_is_no_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ModelError("it cannot be timed")
+
+    monkeypatch.setattr(equipment, "probe", lambda *_: Speeds(1e12, 4e12, 1e11))
+    monkeypatch.setattr(assess, "measure_places", fails)
+    result = run("advise", job(folder))
+    assert result.exit_code == 0
+    assert "places: not measured: it cannot be timed" in result.output
 
 
 def test_faults(folder: Path) -> None:

@@ -48,12 +48,10 @@ TRAFFIC_BACKWARD = 15.0
 ATTENTION_BACKWARD = 5 / 4
 
 # Passes over the codes of a masked product, both matrices together, in units of their 4 bytes a
-# value: norm, scale, round, add, copy out and in, check, subtract, range, decode, scale. Measured
-# 27 and 28 on two shapes.
-TRAFFIC_CODES = 28.0
+# value: norm and code with mask and check sum, then unmask, range, check sum and decode.
+TRAFFIC_CODES = 7.0
 
-AES_TRAFFIC = 3.5  # making a pad, in units of its bytes: AES-256-CTR runs at 7 GB/s where
-#                    an activation function moves 24 GB/s
+AES_TRAFFIC = 2.0  # making a key stream, in units of its bytes
 
 # A chunk of cut activations lies in memory as packed rows, as a body, as a frame and sealed.
 CHUNK_COPIES = 4
@@ -150,9 +148,7 @@ class MaskedStep:
     """What one step takes in each place.
 
     Attributes:
-        enclave: everything that is not frozen and linear; coding, key stream and the checks:
-            ``bits / 2`` combinations of all rows sent and returned (8 int8 operations a value and
-            check), and as many rows through the ring product.
+        enclave: everything that is not frozen and linear; coding, key stream and checks.
         pads: made in the enclave ahead of the step: key stream, and a ring product for each.
         accelerator: ring products, ``8 T K N``; and plain blocks.
         moved: bytes between the two: 4 for each code, both ways; with plain leading blocks also 8 a
@@ -165,12 +161,9 @@ class MaskedStep:
     moved: float
 
 
-def masked_step(
-    shape: Shape, batch: Batch, first: int, *, backward: bool, integrity_bits: int
-) -> MaskedStep:
+def masked_step(shape: Shape, batch: Batch, first: int, *, backward: bool) -> MaskedStep:
     """A step of Method 1 whose masked products begin at block ``first``."""
     pairs, tokens = products(shape, first, backward=backward), batch.tokens
-    checks = (integrity_bits + 1) // 2
     whole = step_work(shape, batch, first) if backward else forward_work(shape, batch, first)
     plain = forward_work(shape, batch, 0, first, head=False) if first else Work()
     codes = sum(4.0 * tokens * (k + n) for k, n in pairs)
@@ -180,7 +173,6 @@ def masked_step(
         enclave=Work(
             flops=whole.flops - tokens * 2.0 * sum(k * n for k, n in pairs),
             traffic=whole.traffic + TRAFFIC_CODES * codes + stream,
-            ring=sum(8.0 * checks * (tokens * (k + n) + k * n) for k, n in pairs),
         ),
         pads=Work(ring=ring, traffic=stream),
         accelerator=plain + Work(ring=ring),

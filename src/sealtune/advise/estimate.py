@@ -7,7 +7,7 @@ Trust domain: operator; public structure and counts only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,9 +71,19 @@ class Option:
         return f"Method 1, {self.protect}" if self.protect else "plain PEFT"
 
 
-def estimate(job: Job, shape: Shape, counts: Counts, equipment: Equipment) -> list[Option]:
-    """Every way to run ``job``, whether it can be done or not."""
-    ways = _Ways(job, shape, counts, equipment)
+def estimate(
+    job: Job,
+    shape: Shape,
+    counts: Counts,
+    equipment: Equipment,
+    factors: Mapping[str, float] | None = None,
+) -> list[Option]:
+    """Every way to run ``job``, whether it can be done or not.
+
+    Args:
+        factors: pieces of a masked step -> seconds measured over seconds estimated.
+    """
+    ways = _Ways(job, shape, counts, equipment, factors or {})
     split = [ways.split(cut) for cut in cuts(job, len(shape.blocks))]
     return [ways.plain(), ways.federated("adapter"), ways.federated("adapter+data"), *split]
 
@@ -88,8 +98,16 @@ def cuts(job: Job, blocks: int) -> list[int]:
 class _Ways:
     """The ways to run one job."""
 
-    def __init__(self, job: Job, shape: Shape, counts: Counts, equipment: Equipment) -> None:
+    def __init__(
+        self,
+        job: Job,
+        shape: Shape,
+        counts: Counts,
+        equipment: Equipment,
+        factors: Mapping[str, float],
+    ) -> None:
         self.job, self.shape, self.counts, self.equipment = job, shape, counts, equipment
+        self.factors = factors
         self.spec, self.rounds = equipment.spec, job.job.rounds
         self.largest = counts.largest_step()
         # steps of a round: of each site, and of a server that has all rows
@@ -155,11 +173,13 @@ class _Ways:
             (self.counts.train[site].step, self.rounds * self.steps[site] + alone, True),
             (self.counts.test[site].whole, 3 if alone else 2, False),
         ):
-            bits = self.job.protection.integrity_bits
-            step = costs.masked_step(shape, batch, first, backward=backward, integrity_bits=bits)
-            total["enclave"] += times * client.seconds(step.enclave)
-            total["accelerator"] += times * self.equipment.accelerator.seconds(step.accelerator)
-            total["pads"] += times * client.seconds(step.pads)
+            step = costs.masked_step(shape, batch, first, backward=backward)
+            for piece, seconds in (
+                ("enclave", client.seconds(step.enclave)),
+                ("accelerator", self.equipment.accelerator.seconds(step.accelerator)),
+                ("pads", client.seconds(step.pads)),
+            ):
+                total[piece] += times * seconds * self.factors.get(piece, 1.0)
             total["accelerator_link"] += (
                 0.0 if link is None else times * step.moved * 8 / (link * 1e9)
             )

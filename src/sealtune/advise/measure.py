@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,7 +112,7 @@ def accelerated(plan: SlicePlan, folder: Path, budget: int) -> Iterator[OffloadS
 
 
 def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians of each way's pieces, for a miniature with ``blocks`` and one with a ``head``."""
+    """Each way's seconds, for a miniature with ``blocks`` and one with an output matrix."""
     spec = ModelSpec.model_validate(settings["model"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -153,17 +152,18 @@ _NOTHING = Backbone(path="", tensors={})
 
 
 def _rounds(ways: Mapping[str, Callable[[], Pieces]], seconds: float) -> dict[str, Pieces]:
-    """Turn after turn until the time is up, two at least; the first one warms up."""
+    """Turn after turn until the time is up, two at least after one that warms up.
+
+    The fastest step of each is what the machine does when it is left alone.
+    """
     found: dict[str, list[Pieces]] = {name: [] for name in ways}
     until, number = time.perf_counter() + seconds, 0
     while number < 3 or time.perf_counter() < until:
         for name, way in ways.items():
             found[name].append(way())
         number += 1
-    return {
-        name: {key: round(median(step[key] for step in steps[1:]), 6) for key in steps[0]}
-        for name, steps in found.items()
-    }
+    best = {name: min(steps[1:], key=lambda step: step["step"]) for name, steps in found.items()}
+    return {name: {k: round(v, 6) for k, v in step.items()} for name, step in best.items()}
 
 
 def _job(model: ModelSpec, settings: Mapping[str, Any]) -> Job:

@@ -25,6 +25,7 @@ from sealtune.advise.costs import Batch, step_work
 from sealtune.advise.shape import Shape, read_shape
 from sealtune.errors import ModelError
 from sealtune.job.printable import printable
+from sealtune.job.sections import TuningSpec
 from sealtune.job.spec import Job
 
 _SMALL = 20_000_000  # parameters of a block of which two are timed, otherwise one
@@ -62,7 +63,7 @@ class Measured:
     """What ``measure`` printed, and how much larger the job is.
 
     Attributes:
-        parts: way -> medians of its pieces, in seconds.
+        parts: way -> seconds of its pieces.
         blocks: times that a miniature's blocks make the model's, tokens included.
         head: times that a miniature's output matrix makes the model's.
         of: blocks of the miniature.
@@ -143,13 +144,9 @@ def scale(found: Mapping[str, Any], job: Job, shape: Shape, batch: Batch) -> Mea
     """How much larger ``job``'s step is than what was timed, by operations of its blocks."""
     timed = Batch(found["rows"] * found["length"], found["length"])
     more = batch.tokens / timed.tokens
-    inside = Job.model_validate(
-        {
-            **job.model_dump(),
-            "tuning": found["tuning"],
-            "model": {**job.model.model_dump(), "task": "causal-lm"},
-        }
-    )
+    every = TuningSpec.model_validate(found["tuning"])  # of every block
+    model = job.model.model_copy(update={"task": "causal-lm"})
+    inside = job.model_copy(update={"tuning": every, "model": model})
     one = _block_flops(read_shape(inside, None), timed, found["blocks"])
     all_ = _block_flops(shape, batch, len(shape.sizes))
     head = more * shape.vocabulary / found["vocabulary"] if shape.head_per_token else 0.0

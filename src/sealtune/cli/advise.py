@@ -6,6 +6,7 @@ Trust domain: the operator's or a data owner's terminal, before a run; structure
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,16 +15,22 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from sealtune.advise.assess import Assessment
     from sealtune.advise.choose import Advice
     from sealtune.advise.counts import Counts
     from sealtune.advise.equipment import Equipment
     from sealtune.advise.estimate import Option
+    from sealtune.advise.places import Place
 
 # docs/advise.md and docs/figures.md say the same, with what was measured
 ACCURACY = (
     "Estimates of memory, bytes and processor time are within 10 % of measured pieces of a 135M "
     "model; a step of causal-lm takes 40 % longer than estimated. Times assume machines that do "
     "nothing else (docs/advise.md)."
+)
+PLACES = (
+    "A small model of this make was trained in each place and scaled up; within 30 % of whole "
+    "steps (benchmarks/offload.py)."
 )
 
 
@@ -43,8 +50,8 @@ def advise(
         bool,
         typer.Option(
             "--probe/--no-probe",
-            help="Measure this machine for what [equipment] leaves out (seconds), or take a "
-            "2-core reference machine's figures.",
+            help="Measure this machine for what [equipment] leaves out, and where a site's step "
+            "is fastest (half a minute), or take a 2-core reference machine's figures.",
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
@@ -70,14 +77,92 @@ def advise(
 
     job = load_job(job_file)
     check_files(job)
-    assessment = assess(job, discover_labels(job), job.equipment, probing=probe)
+    timed = probe and "masked" in job.job.rules.computes
+    assessment = assess(
+        job,
+        discover_labels(job),
+        job.equipment,
+        probing=probe,
+        variables=_enclave_variables() if timed else None,
+    )
     advice = choose(assessment.options, assessment.job, assessment.equipment, prefer.value)
     if as_json:
-        typer.echo(json.dumps(as_dict(advice, assessment.counts, assessment.equipment), indent=2))
+        found = as_dict(advice, assessment.counts, assessment.equipment)
+        typer.echo(json.dumps({**found, "places": places_dict(assessment)}, indent=2))
     else:
-        show(advice, assessment.counts, assessment.equipment, Console())
+        console = Console()
+        show(advice, assessment.counts, assessment.equipment, console)
+        if timed:
+            show_places(assessment, console)
     if advice.best is None:
         raise typer.Exit(1)
+
+
+def _enclave_variables() -> dict[str, str]:
+    """What `sealtune run` would give the one site of a machine."""
+    from sealtune.launch.environment import variables
+    from sealtune.launch.threads import cores, thread_settings
+
+    return variables(thread_settings("client", 1, cores()))
+
+
+def places_dict(assessment: Assessment) -> list[dict[str, Any]]:
+    """Where a site's step could be computed, for ``--json``; empty if it was not measured."""
+    return [
+        {
+            "name": place.name,
+            "setting": place.setting,
+            "needs": place.needs,
+            "precision": place.precision,
+            "seconds": {key: round(value, 4) for key, value in place.seconds.items()},
+            "step": round(place.step, 4),
+        }
+        for place in assessment.places
+    ]
+
+
+def show_places(assessment: Assessment, console: Console) -> None:
+    """Print seconds of a site's training step in each place, and the fastest."""
+    from rich.table import Table
+
+    from sealtune.advise.places import fastest
+
+    if not assessment.places:
+        console.print(f"[dim]places: not measured: {assessment.not_measured}[/]", highlight=False)
+        return
+    assert assessment.step is not None
+    precision = assessment.job.train.precision
+    best = fastest(assessment.places, precision)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("where frozen layers are computed", no_wrap=True)
+    for head in ("enclave", "accel.", "pads", "a step"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("needs")
+    for place in sorted(assessment.places, key=lambda one: one.step):
+        pieces = [place.seconds.get(key) for key in ("enclave", "accelerator", "pads")]
+        cells = ["-" if value is None else f"{value:.3g} s" for value in pieces]
+        style = "bold green" if place is best else ""
+        table.add_row(place.name, *cells, f"{place.step:.3g} s", place.needs, style=style)
+    tokens = f"{assessment.step.tokens:,.0f} tokens"
+    console.print(f"[bold]A site's training step[/] of {tokens}, in this machine's enclave")
+    console.print(table)
+    console.print(f"[bold]Fastest in {precision}:[/] {_against(best, assessment.places)}")
+    console.print(f"[dim]{PLACES}[/]", highlight=False)
+
+
+def _against(best: Place, places: Sequence[Place]) -> str:
+    """The fastest place, how to ask for it, and what the next one of its precision takes."""
+    text = f"{best.name} ({best.setting}), {best.step:.3g} s a step"
+    others = [p for p in places if p is not best and p.precision == best.precision]
+    if others:
+        other = min(others, key=lambda place: place.step)
+        text += f", against {other.step:.3g} s for {other.name}"
+        piece = max(other.seconds, key=lambda key: other.seconds[key] - best.seconds.get(key, 0.0))
+        text += f" (its {piece}: {other.seconds[piece]:.3g} s)"
+    quicker = min(places, key=lambda place: place.step)
+    if quicker.step < best.step:
+        text += f"; {quicker.name} would take {quicker.step:.3g} s"
+    return text
 
 
 def as_dict(advice: Advice, counts: Counts, equipment: Equipment) -> dict[str, Any]:
