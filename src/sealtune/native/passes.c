@@ -16,7 +16,7 @@
 #include "keystream.h"
 
 #define BODY static inline __attribute__((always_inline))
-enum { LANES = 16, CHUNK = 512 };  // of a norm's sum; values, a multiple of LANES and of a block
+enum { LANES = 16, CHUNK = 256 };  // of a norm's sum; values, a multiple of LANES and of a block
 enum { MAX_VECTORS = 8 };          // of a check: a miss rate of 2^-248
 static const uint64_t PRIME = 2147483647;  // 2^31 - 1
 static const uint64_t SIGN = 1ull << 63;
@@ -56,6 +56,13 @@ struct decode {
     float *out;
 };
 
+// Ask for memory that is needed soon, while there is arithmetic to do; it need not be there.
+BODY void fetch(const void *memory, int64_t from, int64_t bytes) {
+    enum { LINE = 64 };
+    for (int64_t at = 0; at < bytes; at += LINE)
+        __builtin_prefetch((const void *)((uintptr_t)memory + (uintptr_t)(from + at)));
+}
+
 BODY void load_part(const struct part *part, int is_half, int64_t row, int64_t from, int count,
                     const float *scale, float *values) {
     if (is_half) {
@@ -76,20 +83,26 @@ BODY void load_part(const struct part *part, int is_half, int64_t row, int64_t f
 }
 
 // count values of a row from column at on, scaled, in place or in space; zeros up to a multiple of
-// LANES.
+// LANES. Where it is the last time, the next row is asked for.
 BODY const float *load_values(const struct encode *job, int64_t row, int64_t at, int count,
-                              float *space) {
+                              float *space, int is_last) {
     const struct part *part = job->parts;
-    if (job->count == 1 && !job->is_half && !job->scale && count % LANES == 0)
+    const int64_t size = job->is_half ? 2 : 4;
+    if (job->count == 1 && !job->is_half && !job->scale && count % LANES == 0) {
+        if (is_last) fetch(part->x, ((row + 1) * part->stride + at) * size, count * size);
         return (const float *)part->x + row * part->stride + at;
+    }
     int64_t start = 0;
     for (int k = 0; k < job->count; k++, part++) {
         const int64_t end = start + part->cols;
         const int64_t first = at > start ? at : start;
         const int64_t last = at + count < end ? at + count : end;
-        if (first < last)
+        if (first < last) {
+            const int64_t next = (row + 1) * part->stride + first - start;
+            if (is_last) fetch(part->x, next * size, (last - first) * size);
             load_part(part, job->is_half, row, first - start, (int)(last - first),
                       job->scale ? job->scale + first : NULL, space + (first - at));
+        }
         start = end;
     }
     for (int i = count; i % LANES; i++) space[i] = 0;
@@ -105,7 +118,7 @@ BODY double row_norm(const struct encode *job, int64_t row) {
     for (int64_t at = 0; at < job->cols; at += CHUNK) {
         float space[CHUNK];
         const int count = chunk_of(job->cols, at);
-        const float *values = load_values(job, row, at, count, space);
+        const float *values = load_values(job, row, at, count, space, 0);
         for (int i = 0; i < count; i += LANES)
             for (int j = 0; j < LANES; j++) {
                 const double value = (double)values[i + j];
@@ -265,7 +278,7 @@ BODY int encode_row(const struct encode *job, int64_t row, check_function *check
         uint32_t words_space[CHUNK];
         const int count = chunk_of(job->cols, at);
         uint32_t *out = job->out + row * job->cols + at;
-        const float *values = load_values(job, row, at, count, values_space);
+        const float *values = load_values(job, row, at, count, values_space, 1);
         for (int i = 0; i < count; i++) codes[i] = (int32_t)rintf(values[i] * factor);
         for (int64_t k = 0; k < job->vectors; k++) {
             const int64_t sum = check_sum(codes, job->check + k * job->cols + at, count);
@@ -281,13 +294,6 @@ BODY int encode_row(const struct encode *job, int64_t row, check_function *check
     return 0;
 }
 
-// Ask for the chunk after this place, while there is arithmetic to do; it need not be there.
-BODY void fetch_next(const uint32_t *memory, int64_t place) {
-    enum { LINE = 64 };
-    const uintptr_t next = (uintptr_t)memory + 4 * (uintptr_t)(place + CHUNK);
-    for (uintptr_t at = 0; at < 4 * CHUNK; at += LINE) __builtin_prefetch((const void *)(next + at));
-}
-
 // 1 where an entry is out of range, 2 where a check sum is wrong.
 BODY int decode_row(const struct decode *job, int64_t row, check_function *check_sum) {
     const float step = job->step[row];
@@ -300,8 +306,8 @@ BODY int decode_row(const struct decode *job, int64_t row, check_function *check
         const int64_t place = row * job->cols + at;
         const uint32_t *words =
             row_words(job->stream, job->words, job->cols, row, at, count, space);
-        fetch_next(job->y, place);
-        if (job->product) fetch_next(job->product, place);
+        fetch(job->y, 4 * (place + CHUNK), 4 * CHUNK);
+        if (job->product) fetch(job->product, 4 * (place + CHUNK), 4 * CHUNK);
         unmask(job->y + place, job->product ? job->product + place : NULL, words, codes, count);
         for (int i = 0; i < count; i++) {
             const uint32_t distance = (uint32_t)codes[i] + (RESULT_LIMIT - 1);  // honest: to 2^31 - 2
