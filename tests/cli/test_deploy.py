@@ -153,6 +153,29 @@ def test_hardware_and_far_accelerators(place: Path) -> None:
     assert "/dev/kvm rw" in unit["DeviceAllow"]
 
 
+def test_a_pad_accelerator_keeps_its_secrets(place: Path) -> None:
+    (place / "pads.toml").write_text(
+        COMMON.format(name="pads")
+        + 'role = "pad-accelerator"\nlisten = "tcp:0.0.0.0:9101"\npad_key = "pads.hpke.key"\n'
+    )
+    out = render(place, "pads")
+    unit = options(out / "systemd" / "sealtune-pad-accelerator.service")
+    assert unit["LimitMEMLOCK"] == ["infinity"]  # seeds and masks
+    assert "--only" not in unit["ExecStart"][0]
+    owned = f'z "{place}/pads.hpke.key" 0600 sealtune-pad-accelerator'.replace("%", "%%")
+    assert owned in (out / "tmpfiles.d" / "sealtune.conf").read_text()
+    found: dict[str, Any] = yaml.safe_load((out / "compose.yaml").read_text())
+    assert found["services"]["sealtune-pad-accelerator"]["ports"] == ["9101:9101"]
+
+
+def test_a_site_reaches_a_far_pad_accelerator(place: Path) -> None:
+    text = 'pad_accelerator = "tcp:192.0.2.8:9101"\n' + FILES["north"]
+    (place / "north.toml").write_text(COMMON.format(name="north") + text)
+    unit = options(render(place, "north") / "systemd" / "sealtune-site-north.service")
+    assert unit["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert "PrivateNetwork" not in unit
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

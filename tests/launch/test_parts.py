@@ -36,6 +36,7 @@ from sealtune.launch.threads import cores, thread_settings
         ("client", 3, 8, "2"),
         ("client", 5, 2, "1"),
         ("accelerator", 5, 2, "2"),
+        ("pad-accelerator", 5, 2, "2"),
         ("server", 2, 8, "1"),
     ],
 )

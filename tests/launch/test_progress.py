@@ -279,6 +279,15 @@ def test_the_picture_fits_eighty_columns(progress: Progress) -> None:
             assert words in drawn
 
 
+def test_a_pad_accelerator_has_a_line_where_there_is_one() -> None:
+    assert "pad accelerator" not in picture(Console(width=100), Progress.begin(("a",), 2))
+    progress = Progress.begin(("a",), 2, pads="loading")
+    feed(progress, "pad-accelerator", "offload", calls=7, bytes_in=0, bytes_out=2**20)
+    drawn = picture(Console(width=100), progress)
+    (line,) = (line for line in drawn.splitlines() if "pad accelerator" in line)
+    assert "7 calls, 1.00 MiB of codes" in line
+
+
 def test_markup_in_names_and_reasons_is_text(progress: Progress) -> None:
     sites = {"a": entry(outcome="failed", reason="[red]boo[/red]"), "b": entry()}
     feed(progress, "server", "round", round=1, sites=sites, seconds=1.0)
