@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,7 +12,7 @@ from sealtune.errors import OffloadError, PadReuseError
 from sealtune.offload import enclave_pads, ring
 from sealtune.offload.enclave_pads import EnclavePads
 from sealtune.offload.pads import Pad, PadStream
-from tests.offload.layers import INNER, Setup, Toy, make_setup
+from tests.offload.layers import INNER, Setup, Toy, make_setup, wait_for
 
 STEP = [("q", False), ("o", False), ("o", True), ("q", True)]
 BYTES = {("q", False): 56 * 4, ("o", False): 24 * 4, ("o", True): 40 * 4, ("q", True): 24 * 4}
@@ -51,12 +50,7 @@ def take_step(source: EnclavePads, rows: int) -> list[Pad]:
 def rest(source: EnclavePads) -> dict[tuple[str, bool], list[int]]:
     """Let it rest until its thread has nothing left to make; rows of what it holds then."""
     source.rest()
-    with source._wake:
-        while source._failure is None:
-            wanted = Counter(way for way, _ in source._wanted)
-            if wanted <= Counter({way: len(made) for way, made in source._ready.items()}):
-                break
-            source._wake.wait(0.01)
+    wait_for(source)
     return {way: [len(m.product) for m in made] for way, made in source._ready.items() if len(made)}
 
 
@@ -92,6 +86,18 @@ def test_pads_are_made_in_the_order_of_the_last_training_as_far_as_the_budget_re
     first = source.take("q", 8, backward=False)
     assert first.key.index in indices
     check(source, first, ("q", False), 8)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 4 * 224 - 1, 4 * 224, 2000, 4 * WHOLE, 9 * WHOLE + 7])
+def test_no_more_is_held_than_the_budget(make: Make, budget: int) -> None:
+    """And one pad more would not fit."""
+    source = make(budget)
+    for _ in range(3):
+        take_step(source, 4)
+    held = [way for way, rows in rest(source).items() for _ in rows]
+    size = 4 * sum(BYTES[way] for way in held)
+    following = (STEP * 3)[len(held)]
+    assert size <= budget < size + 4 * BYTES[following]
 
 
 def test_one_pad_serves_a_call_of_fewer_rows_and_none_of_more(make: Make) -> None:

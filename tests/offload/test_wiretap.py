@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from tests.offload.layers import INNER, Toy, make_setup
+from sealtune.offload.enclave_pads import EnclavePads
+from tests.offload.layers import INNER, Toy, make_setup, wait_for
 
 TOKENS = 400
 
@@ -80,3 +81,26 @@ def test_equal_inputs_never_give_equal_traffic(tmp_path: Path, protect: str) -> 
     for _ in range(2):
         session.multiply("q", torch.ones(3, INNER))
     assert not (tap.seen[0] == tap.seen[1]).any(dim=1).any()
+
+
+def test_pads_made_ahead_hide_as_much(tmp_path: Path) -> None:
+    """One batch again and again, with rests between: no row is ever seen twice."""
+    setup = make_setup(tmp_path)
+    tap = Wiretap(setup.engine)
+    model = Toy().requires_grad_(False)
+    with setup.session(tap, pad_budget=1) as session:
+        session.install(model)
+        pads = session._link.pads
+        assert isinstance(pads, EnclavePads)
+        x = torch.ones(1, 40, INNER).requires_grad_(True)
+        ahead = 0
+        for _ in range(10):
+            model(x).square().sum().backward()
+            session.rest()
+            wait_for(pads)
+            ahead += sum(map(len, pads._ready.values()))
+    assert ahead == 40
+    for group in range(4):
+        codes = torch.cat(tap.seen[group::4])
+        assert uniformity(codes) > 1e-6
+        assert len({tuple(row) for row in codes.tolist()}) == 400

@@ -17,7 +17,8 @@ vector, ``y . s = x . u (mod p)``. Weights are needed to make ``u`` and for noth
    pass whatever ``s`` is: nothing that the accelerator sees depends on ``s``, and it chooses its
    first wrong answer independently of ``s``. If that is caught, the run ends; no further answer is
    taken. To have any wrong answer accepted, it must have the first one accepted: probability at
-   most p^-C for a whole run, over all layers, calls and strategies, however adaptive.
+   most p^-C for a whole run, over all layers, calls and strategies, however adaptive. A restarted
+   enclave draws other vectors, so each start is a run of its own.
 4. *Masks play no part in it.* An error in the answer, or in the pad's product if another machine
    made that, is an error in Y. Without masks (``insecure-none``) the accelerator also sees X and
    can choose ``e`` by it, but still not by ``s``: the bound is the same.
