@@ -15,7 +15,7 @@
 #endif
 
 // What is packed at one time.
-enum { MOST_INNER = 640, MOST_COLS = 768, MOST_ROWS = 128, MOST_GROUP = 64 };
+enum { MOST_INNER = 640, MOST_COLS = 768, MOST_ROWS = 32, MOST_GROUP = 64 };
 
 // The fastest way that may be used; NULL: `plain`.
 static const struct ring_way *fastest(void) {
