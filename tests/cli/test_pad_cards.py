@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from sealtune.accelerator.engine import Engine
 from sealtune.channel.pad_key import load_pad_key, made_pad_key
 from sealtune.errors import ConfigError, KeyFileError, UnknownKeyError
 from sealtune.job.card import PadAcceleratorCard, read_card
 from sealtune.job.dsse import Envelope
 from sealtune.job.local_file import load_local
-from sealtune.job.manifest import open_manifest
+from sealtune.job.manifest import job_id, open_manifest
 from sealtune.launch.parties import admit_party, command, party_file
+from sealtune.launch.ports import free_port
+from sealtune.offload.second import SecondSource
 from tests.cli.ceremony import Parties, ok, refused, rewrite, use_folders
+from tests.pad_accelerator.pair import bare
 
 EXTRA = '[protection]\npads = "second-accelerator"\n'
 SITE_OPTIONS = ("--accelerator-operator", "alpha")
@@ -233,3 +240,39 @@ def test_no_manifest_without_cards(parties: PadParties, tmp_path: Path) -> None:
         text.replace("[data]\n", f"{places}train = {{{files}}}\ntest = {{{tests}}}\n")
     )
     assert "use --cards" in refused("job", "build", tmp_path / "job.toml", code=2)
+
+
+@pytest.mark.slow
+def test_it_serves_whom_its_card_promised(parties: PadParties) -> None:
+    """The whole way: card, manifest, local file, command, program, and a pad for an enclave."""
+    parties.build()
+    parties.sign("north", "south")
+    shutil.copy(parties.manifest, parties.beta / parties.manifest.name)
+    file, port = parties.beta / "pads.toml", free_port()
+    file.write_text(file.read_text().replace("tcp:0.0.0.0:9101", f"tcp:127.0.0.1:{port}"))
+    words = [sys.executable, "-m", "sealtune.cli.main", "pad-accelerator", "--local", str(file)]
+    with subprocess.Popen([*words, "--quiet"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["event"] == "ready"
+            envelope = Envelope.read(parties.manifest)
+            manifest = open_manifest(envelope)
+            plan = admit_party(load_local(file)).plan
+            source = SecondSource.connect(
+                f"tcp:127.0.0.1:{port}",
+                plan.groups,
+                key=bytes.fromhex(manifest.pad_accelerators["south"].key),
+                job_id=bytes.fromhex(job_id(envelope.payload)),
+                site="south",
+            )
+            group, engine = (
+                plan.groups[0],
+                Engine(Path(plan.backbone.path), [one.model_dump() for one in plan.groups]),
+            )
+            pad = source.take(group.name, 5, backward=False)
+            r = source.streams.mask.mask(pad.key.index, 5, group.in_features)
+            assert torch.equal(bare(source, pad), engine.product(group.name, r, backward=False))
+            source.close()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
