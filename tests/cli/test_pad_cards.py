@@ -229,17 +229,38 @@ def test_a_site_says_who_runs_its_accelerator(
     assert "multiply masks themselves" in refused(*words, "--accelerator-operator", "a", code=2)
 
 
+def with_places(parties: PadParties, folder: Path) -> Path:
+    """The job file of one machine that has everybody's data."""
+    model = f'[model]\npath = "{parties.hub / "model"}"\n[data]\n'
+    tables = ""
+    for part in ("train", "test"):
+        files = (f'{s} = "{parties.folder / s}/{part}.jsonl"' for s in ("north", "south"))
+        tables += f"{part} = {{{', '.join(files)}}}\n"
+    path = folder / "job.toml"
+    path.write_text(parties.job.read_text().replace("[data]\n", model + tables))
+    return path
+
+
 def test_no_manifest_without_cards(parties: PadParties, tmp_path: Path) -> None:
     """One machine that holds all data knows nobody else's key."""
-    text = parties.job.read_text()
-    data = parties.folder / "north"
-    places = f'[model]\npath = "{parties.hub / "model"}"\n[data]\n'
-    files = ", ".join(f'{site} = "{data}/train.jsonl"' for site in ("north", "south"))
-    tests = ", ".join(f'{site} = "{data}/test.jsonl"' for site in ("north", "south"))
-    (tmp_path / "job.toml").write_text(
-        text.replace("[data]\n", f"{places}train = {{{files}}}\ntest = {{{tests}}}\n")
-    )
-    assert "use --cards" in refused("job", "build", tmp_path / "job.toml", code=2)
+    assert "use --cards" in refused("job", "build", with_places(parties, tmp_path), code=2)
+
+
+def test_one_machine_does_not_run_what_two_operators_are_to(
+    parties: PadParties, tmp_path: Path
+) -> None:
+    parties.build()
+    parties.sign("north", "south")
+    job = with_places(parties, tmp_path)
+    said = refused("run", job, "--manifest", parties.manifest, "--runs", tmp_path / "runs", code=2)
+    assert "accelerators that others run: not this machine" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_says_who_must_not_collude(parties: PadParties, tmp_path: Path) -> None:
+    said = " ".join(ok("plan", with_places(parties, tmp_path)).split())
+    assert "a pad accelerator multiplies the masks" in said
+    assert "they must not collude" in said
 
 
 @pytest.mark.slow
