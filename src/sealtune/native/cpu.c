@@ -35,6 +35,7 @@ static uint32_t processor(void) {
     if ((state & ymm) == ymm && (b & avx2) && (one & fma)) {
         found |= HAS_AVX2;
         if (more & avx_vnni) found |= HAS_AVX_VNNI;
+        if (c & vaes) found |= HAS_VAES_256;
     }
     if ((state & zmm) == zmm && (b & avx512) == avx512) {
         found |= HAS_AVX512;
@@ -64,6 +65,7 @@ static const struct {
 } SETS[] = {
     {"plain", 0, 0},
     {"avx2", HAS_AVX2 | HAS_AES, 0},
+    {"vaes", HAS_VAES_256, 0},
     {"avxvnni", HAS_AVX_VNNI, 0},
     {"avx512", HAS_AVX512, HAS_AVX512_VNNI | HAS_VAES | HAS_AVX512_BF16},
     {"amx", HAS_AMX_INT8, 0},

@@ -15,6 +15,7 @@ enum feature {
     HAS_AVX512_BF16 = 1 << 7,
     HAS_NEON = 1 << 8,
     HAS_NEON_DOT = 1 << 9,
+    HAS_VAES_256 = 1 << 10,  // on 256 bits, as without AVX-512
 };
 
 // What may be used: what the processor has, or less after sealtune_use.

@@ -36,6 +36,7 @@ static void expand(const uint8_t key[KEY_BYTES], uint8_t out[ROUNDS + 1][BLOCK_B
 
 #define AESNI __attribute__((target("aes,ssse3,sse4.1")))
 #define VAES __attribute__((target("aes,vaes,avx512f,avx512bw,avx512vl")))
+#define VAES_256 __attribute__((target("aes,vaes,avx2")))
 enum { AT_ONCE = 8 };  // blocks in flight: an AES instruction takes several cycles
 
 AESNI static void sub_word(const uint8_t in[4], uint8_t out[4]) {
@@ -64,9 +65,37 @@ AESNI static void fill_aesni(const struct keystream *stream, uint64_t block, siz
     }
 }
 
-VAES static void fill_vaes(const struct keystream *stream, uint64_t block, size_t blocks,
+// The same with wider registers: WIDE of them in flight, EACH blocks in one.
+VAES_256 static void fill_vaes_256(const struct keystream *stream, uint64_t block, size_t blocks,
+                                   uint32_t *words) {
+    enum { WIDE = 8, EACH = 2 };
+    const __m128i *keys = (const __m128i *)stream->round_keys;
+    const __m256i swap = _mm256_broadcastsi128_si256(
+        _mm_set_epi8(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    const long long index = (long long)stream->index;
+    for (size_t done = 0; done < blocks; done += WIDE * EACH) {
+        __m256i state[WIDE];
+        __m256i key = _mm256_broadcastsi128_si256(keys[0]);
+        for (int i = 0; i < WIDE; i++) {
+            const long long at = (long long)(block + done + (unsigned)(EACH * i));
+            const __m256i counter = _mm256_set_epi64x(at + 1, index, at, index);
+            state[i] = _mm256_xor_si256(_mm256_shuffle_epi8(counter, swap), key);
+        }
+        for (int round = 1; round < ROUNDS; round++) {
+            key = _mm256_broadcastsi128_si256(keys[round]);
+            for (int i = 0; i < WIDE; i++) state[i] = _mm256_aesenc_epi128(state[i], key);
+        }
+        key = _mm256_broadcastsi128_si256(keys[ROUNDS]);
+        for (int i = 0; i < WIDE; i++) state[i] = _mm256_aesenclast_epi128(state[i], key);
+        const size_t left = blocks - done;
+        const size_t count = left < WIDE * EACH ? left : WIDE * EACH;
+        memcpy(words + BLOCK_WORDS * done, state, BLOCK_BYTES * count);
+    }
+}
+
+VAES static void fill_vaes_512(const struct keystream *stream, uint64_t block, size_t blocks,
                            uint32_t *words) {
-    enum { WIDE = 4, EACH = 4 };  // registers, and blocks in each
+    enum { WIDE = 4, EACH = 4 };
     __m512i keys[ROUNDS + 1];
     for (int i = 0; i <= ROUNDS; i++)
         keys[i] = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)stream->round_keys[i]));
@@ -98,7 +127,9 @@ int keystream_init(struct keystream *stream, const uint8_t key[KEY_BYTES], uint6
     if (!(features & HAS_AES)) return -1;
     expand(key, stream->round_keys);
     stream->index = index;
-    stream->fill = features & HAS_VAES ? fill_vaes : fill_aesni;
+    stream->fill = features & HAS_VAES       ? fill_vaes_512
+                   : features & HAS_VAES_256 ? fill_vaes_256
+                                             : fill_aesni;
     return 0;
 }
 
