@@ -26,7 +26,7 @@ SOURCES = HERE.parents[1] / "src"
 
 def values(options: argparse.Namespace, model: str) -> dict[str, Any]:
     """The job."""
-    train: dict[str, Any] = {}
+    train = {"checkpointing": options.checkpointing}
     return {
         "job": {"name": "memory", "seed": 1},
         "model": {"path": model, "task": "causal-lm"},
@@ -78,8 +78,10 @@ def enclave(settings: dict[str, Any]) -> None:  # noqa: PLR0915
     import sealtune.enclave.client  # noqa: F401  what the program loads
     from sealtune.job.plan import SlicePlan
     from sealtune.job.spec import Job
+    from sealtune.memory import give_back_freed
+    from sealtune.model.checkpointing import compute_blocks_again
     from sealtune.model.load import load_tokenizer
-    from sealtune.model.partial import load_rest
+    from sealtune.model.rest import load_rest
     from sealtune.model.tasks import task_of
     from sealtune.model.texts import Batch
     from sealtune.model.trainable import trainable_state
@@ -101,7 +103,8 @@ def enclave(settings: dict[str, Any]) -> None:  # noqa: PLR0915
         base = load_rest(job.model, None, plan)
         model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
         if settings["checkpointing"]:
-            base.activation_checkpointing_enable()
+            give_back_freed()
+            compute_blocks_again(base)
         for name, tensor in trainable_state(model).items():
             if ".lora_B." in name:
                 tensor.normal_(0, 0.02)
@@ -125,13 +128,13 @@ def enclave(settings: dict[str, Any]) -> None:  # noqa: PLR0915
         with torch.no_grad():
             task.outcome(model.eval(), batch)
         phase("evaluated")
-        release(job, model, batch, Path(settings["folder"]))
+        release(job, plan, model, batch, Path(settings["folder"]))
         phase("released")
     found["losses"] = losses
     print(json.dumps(found))
 
 
-def release(job: Any, model: Any, batch: Any, folder: Path) -> None:
+def release(job: Any, plan: Any, model: Any, batch: Any, folder: Path) -> None:
     """Write the adapter, and compare the written with the live one."""
     from sealtune.model.files import model_digest
     from sealtune.tuning.adapter import Fingerprint
@@ -143,7 +146,7 @@ def release(job: Any, model: Any, batch: Any, folder: Path) -> None:
         max_tokens=job.data.max_tokens, seed=1, rounds=1, versions={},
     )  # fmt: skip
     save_adapter(folder / "adapter", model, fingerprint)
-    check_export(folder / "adapter", model.eval(), batch)
+    check_export(folder / "adapter", model.eval(), batch, elsewhere=plan.quantised)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""How much memory this process has used at most.
+"""How much memory this process has used at most, and how it gives back what it has freed.
 
 Trust domain: every process.
 """
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+_LARGE = 1 << 18  # bytes
 
 
 def peak_mib() -> float:
@@ -18,3 +22,14 @@ def peak_mib() -> float:
         if line.startswith("VmHWM:"):
             return round(int(line.split()[1]) / 1024, 1)
     return 0.0
+
+
+def give_back_freed() -> None:
+    """Let every large buffer be a mapping of its own, which goes back to the system with it.
+
+    Buffers of a heap leave gaps when they are freed, and glibc does not find an aligned buffer a
+    gap of its own size: an enclave's activations took twice their size. Without glibc: no effect.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)

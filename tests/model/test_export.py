@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,33 @@ def test_loaded_adapter_answers_like_the_live_one(trained: Any, written: Path) -
     assert evaluate(loaded.model, loaded.task, data, batch_size=8) == live
 
 
-def test_reload_check_passes_and_measures(llama: Path, trained: Any, written: Path) -> None:
-    check = check_export(written, trained, batch_of(task_of(llama), make_texts(8, 0)))
+# without the weights of masked layers, too: they are read while they are needed
+LAYERS = (
+    (),
+    [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qkvo"]
+    + [f"model.layers.{i}.mlp.{name}_proj" for i in range(2) for name in ("gate", "up", "down")],
+)
+
+
+@pytest.mark.parametrize("elsewhere", LAYERS, ids=["whole", "streamed"])
+def test_reload_check_passes_and_measures(
+    llama: Path, trained: Any, written: Path, elsewhere: Sequence[str]
+) -> None:
+    batch = batch_of(task_of(llama), make_texts(8, 0))
+    check = check_export(written, trained, batch, elsewhere=elsewhere)
     assert check.difference < 1e-5
     assert check.agreement == 1
 
 
+@pytest.mark.parametrize("elsewhere", LAYERS, ids=["whole", "streamed"])
 def test_reload_check_finds_a_useless_adapter(
-    llama: Path, trained: Any, written: Path, tmp_path: Path
+    llama: Path, trained: Any, written: Path, elsewhere: Sequence[str]
 ) -> None:
     batch = batch_of(task_of(llama), make_texts(8, 0))
     changed = adapted(llama)
     load_trainable_state(changed, {n: t * 1.5 for n, t in trainable_state(trained).items()})
     with pytest.raises(AdapterMismatchError, match="differs from the live one"):
-        check_export(written, changed.eval(), batch)
+        check_export(written, changed.eval(), batch, elsewhere=elsewhere)
     broken = adapted(llama)
     load_trainable_state(broken, trainable_state(trained))
     with torch.no_grad():  # same adapter, but the live base is not the public one
@@ -110,7 +124,7 @@ def test_reload_check_finds_a_useless_adapter(
             broken.get_input_embeddings().weight.flip(0).clone()
         )
     with pytest.raises(AdapterMismatchError, match="answers otherwise"):
-        check_export(written, broken.eval(), batch)
+        check_export(written, broken.eval(), batch, elsewhere=elsewhere)
 
 
 def test_another_base_model_is_refused(written: Path, tmp_path: Path) -> None:

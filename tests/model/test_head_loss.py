@@ -16,7 +16,7 @@ from torch.nn import functional
 from sealtune.model import head_loss, stored
 from sealtune.model.head_loss import Rows, head_rows
 from sealtune.model.load import load_model
-from sealtune.model.partial import load_rest
+from sealtune.model.rest import load_rest
 from sealtune.model.stored import StoredEmbedding, StoredHead
 from sealtune.model.tasks import CausalLM
 from tests.float64 import in_float64

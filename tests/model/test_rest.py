@@ -12,7 +12,8 @@ from sealtune.errors import ModelError
 from sealtune.job.plan import Backbone, SlicePlan
 from sealtune.job.sections import TuningSpec
 from sealtune.model.load import load_model
-from sealtune.model.partial import Elsewhere, load_rest
+from sealtune.model.partial import Elsewhere
+from sealtune.model.rest import load_rest, load_streamed
 from sealtune.model.structure import find_blocks
 from sealtune.model.training import local_round
 from sealtune.model.weights import Weights
@@ -107,3 +108,25 @@ def test_leading_blocks_that_run_elsewhere_are_missing_whole(llama: Path) -> Non
     _, blocks = find_blocks(rest)
     assert [isinstance(block, Elsewhere) for block in blocks] == [True, False]
     assert not rest.get_input_embeddings()(IDS).any()
+
+
+def test_weights_are_here_only_while_their_layer_runs(llama: Path) -> None:
+    where = spec(llama, "causal-lm")
+    plan = plan_of(llama)
+    layers = [member for group in plan.groups for member in group.members]
+    present: list[int] = []
+    with load_streamed(where, None, layers) as model, torch.no_grad():
+        for layer in map(model.get_submodule, layers):
+            layer.register_forward_hook(lambda *_: present.append(loaded(model, layers)))
+        logits = model(input_ids=IDS).logits
+        assert loaded(model, layers) == 0
+    assert max(present) <= 1
+    assert len(present) == len(layers)
+    exact = load_model(where, None)(input_ids=IDS).logits
+    torch.testing.assert_close(logits, exact, rtol=1e-5, atol=1e-5)
+
+
+def loaded(model: Any, layers: list[str]) -> int:
+    """How many of them have their weights."""
+    weights = (model.get_submodule(name).weight for name in layers)
+    return sum(weight.untyped_storage().nbytes() > 4 for weight in weights)

@@ -119,6 +119,12 @@ class SlicePlan(_Frozen):
         return {name: shape for name, shape in self.trainable.items() if name not in self.personal}
 
     @property
+    def quantised(self) -> tuple[str, ...]:
+        """Dotted names of all layers in the int8 file, whether they are called from it or not."""
+        names = (name.removesuffix(".weight") for name in sorted(self.backbone.tensors))
+        return tuple(name for name in names if not name.endswith(".scale"))
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the plan's RFC 8785 bytes, without the backbone's path."""
         content = self.model_dump(mode="json", exclude={"backbone": {"path"}})

@@ -5,6 +5,8 @@ Trust domain: client enclave (federated), server enclave (split); whoever merges
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -40,12 +42,26 @@ def compare_logits(expected: Tensor, got: Tensor, *, least: float = ROUNDED_LEAS
     Raises:
         AdapterMismatchError: the answers differ grossly.
     """
-    scale = float(expected.std()) or 1.0
-    check = ExportCheck(
-        difference=float((expected - got).abs().max()) / scale,
-        agreement=float((expected.argmax(-1) == got.argmax(-1)).float().mean()),
-    )
-    similarity = float(torch.cosine_similarity(expected.flatten(), got.flatten(), dim=0))
+    return compare_parts([(expected, got)], least=least)
+
+
+def compare_parts(
+    pairs: Iterable[tuple[Tensor, Tensor]], *, least: float = ROUNDED_LEAST
+) -> ExportCheck:
+    """``compare_logits`` of rows that come in parts, each ``(expected, got)``."""
+    rows = same = count = 0
+    largest = 0.0
+    sums = torch.zeros(4, dtype=torch.float64)  # of e, e^2, g^2, e g
+    for expected, got in pairs:
+        e, g = expected.double(), got.double()
+        rows, count = rows + len(e), count + e.numel()
+        same += int((e.argmax(-1) == g.argmax(-1)).sum())
+        largest = max(largest, float((e - g).abs().max()))
+        sums += torch.stack([e.sum(), (e * e).sum(), (g * g).sum(), (e * g).sum()]).cpu()
+    total, squares, others, products = sums.tolist()
+    deviation = max(0.0, (squares - total * total / count) / max(1, count - 1)) ** 0.5
+    check = ExportCheck(difference=largest / (deviation or 1.0), agreement=same / rows)
+    similarity = products / (squares * others) ** 0.5 if squares * others else math.nan
     if not similarity > least:
         raise AdapterMismatchError(
             f"on the original weights the written adapter answers otherwise than the live one "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -114,6 +114,15 @@ class _PlacedTask(Task):
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         with self._precision():
             return self._task.logits(model, self._moved(batch))
+
+    def logit_parts(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+        parts = self._task.logit_parts(model, self._moved(batch))
+        while True:
+            with self._precision():  # and not while somebody looks at the part
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
 
     def _moved(self, batch: Batch) -> Batch:
         return batch.to(self._compute.device)

@@ -94,6 +94,22 @@ def head_rows(base: Any, model: nn.Module, batch: Batch) -> Rows | None:
         DataError: no text has a second token.
     """
     inside, targets = batch.predicted
+    found = before_head(base, model, batch)
+    return None if found is None else Rows(found[0], found[1][:, :-1][inside], targets)
+
+
+def logit_parts(base: Any, model: nn.Module, batch: Batch) -> Iterator[Tensor] | None:
+    """Logits float32 [m, V] of all tokens inside texts, as many rows at a time as fit."""
+    found = before_head(base, model, batch)
+    if found is None:
+        return None
+    head, hidden = found[0], found[1][batch.attention_mask.bool()]
+    size = max(1, _LOGITS // 4 // int(cast(Any, head).out_features))  # compared in float64
+    return (head(hidden[i : i + size]).float() for i in range(0, len(hidden), size))
+
+
+def before_head(base: Any, model: nn.Module, batch: Batch) -> tuple[nn.Module, Tensor] | None:
+    """The output matrix and all that would go into it, [B, T, D]; see ``head_rows``."""
     head = base.get_output_embeddings()
     known = any(getattr(base.config, key, None) for key in _PROCESSED)
     if known or head in _PROCESSED_LATER or not _is_frozen_matrix(head):
@@ -113,7 +129,7 @@ def head_rows(base: Any, model: nn.Module, batch: Batch) -> Rows | None:
         logits = model(**batch.inputs()).logits
     shape = batch.input_ids.shape
     if len(given) == 1 and given[0].shape[:2] == shape and torch.equal(made[0], logits):
-        return Rows(head, given[0][:, :-1][inside], targets)
+        return head, given[0]
     _PROCESSED_LATER.add(head)  # a family that is not known to, found once
     torch.set_rng_state(state)  # as if there had been no such pass
     return None

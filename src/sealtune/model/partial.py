@@ -2,28 +2,25 @@
 
     bottom = load_part(spec, None, cut, "bottom")     # embedding and blocks 0 .. cut-1
     top = load_part(spec, labels, cut, "top")         # blocks cut .. end, final norm, head
-    rest = load_rest(spec, labels, plan)              # without the layers that are masked
 
 What is not there is stood in for by modules without weights, so that every module keeps its name
 and its number; an adapter trained on a part fits the whole model.
 
-Trust domain: client enclave (rest), data owner (bottom), server enclave (top).
+Trust domain: data owner (bottom), server enclave (top).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sealtune.errors import UnsupportedModelError
-from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.load import HEAD, factory_and_config, keep_head_in_float32, quiet, require_head
-from sealtune.model.stored import StoredEmbedding, StoredHead
 from sealtune.model.structure import find_blocks
 from sealtune.model.weights import Weights, renaming
 
@@ -87,7 +84,7 @@ def load_part(
         spec = spec.model_copy(update={"task": "causal-lm"})  # it has no head, whatever the task
     factory, config = factory_and_config(spec, num_labels)
     refuse_uncuttable(config)
-    model = _without_weights(factory, config, dtype)
+    model = without_weights(factory, config, dtype)
     if spec.task == "classification":
         require_head(model)
         keep_head_in_float32(model)
@@ -95,131 +92,21 @@ def load_part(
     for number, block in enumerate(blocks):
         if (number < cut) != (part == "bottom"):
             blocks[number] = Elsewhere(block)
-    embedding = _embedding_name(model)
-    names = _names(model, embedding)
+    embedding = embedding_name(model)
+    names = names_in_files(model, embedding)
     if part == "top":
         width = int(model.get_input_embeddings().weight.shape[1])
         model.set_submodule(embedding, NoEmbedding(width, dtype))
     else:
-        output = _head_name(model)
+        output = head_name(model)
         if output is None:
             raise UnsupportedModelError(f"{type(model).__name__} has no output matrix of its own")
         model.set_submodule(output, nn.Identity())
     if not meta:
-        with quiet(), _weights(spec, model) as weights:
-            _fill(model, weights, names, dtype)
+        with quiet(), weights_of(spec, model) as weights:
+            fill(model, weights, names, dtype)
     model.requires_grad_(False)
     return model.eval()
-
-
-def load_rest(
-    spec: ModelSpec,
-    num_labels: int | None,
-    plan: SlicePlan,
-    *,
-    dtype: torch.dtype = torch.float32,
-) -> Any:
-    """The model without what ``plan`` has computed elsewhere, in evaluation mode, all frozen.
-
-    Layers of the plan's groups keep their place and their bias until other modules are put there;
-    where none is, NaN comes of whatever they are given. Blocks of its plain prefix are missing
-    whole, and the embedding with them. Embedding and output matrix are kept in the file's own type
-    (``model.stored``), and as one where they are tied.
-
-    Args:
-        spec: where the model is, and its task.
-        num_labels: number of classes; used for the classification head only.
-        plan: which layers these are.
-        dtype: in which it computes; a fresh head is float32.
-
-    Returns:
-        The model class of ``load_model``. A fresh classification head holds zeros.
-
-    Raises:
-        ModelError: files are missing, damaged, or lack tensors.
-        UnsupportedModelError: not a decoder, or its files do not hold its tensors one by one.
-    """
-    factory, config = factory_and_config(spec, num_labels)
-    model = _without_weights(factory, config, dtype)
-    if spec.task == "classification":
-        require_head(model)
-        keep_head_in_float32(model)
-    embedding = _embedding_name(model)
-    names = _names(model, embedding)
-    _, blocks = find_blocks(model)
-    for number in range(plan.prefix_blocks):
-        blocks[number] = Elsewhere(blocks[number])
-    elsewhere = [member for group in plan.groups for member in group.members]
-    for name in elsewhere:
-        layer = model.get_submodule(name)
-        nowhere = torch.full((), torch.nan, dtype=dtype).expand(layer.weight.shape)
-        layer.weight = nn.Parameter(nowhere, requires_grad=False)
-    with quiet(), _weights(spec, model) as weights:
-        read = _store(model, weights, names, dtype, bare=plan.prefix_blocks > 0)
-        _fill(model, weights, names, dtype, {*read, *(f"{n}.weight" for n in elsewhere)})
-    model.requires_grad_(False)
-    return model.eval()
-
-
-def _store(
-    model: Any,
-    weights: Weights,
-    names: Callable[[str], list[str]],
-    dtype: torch.dtype,
-    *,
-    bare: bool,
-) -> list[str]:
-    """Put stored modules where embedding and head are; the names of the matrices that are done.
-
-    Families that do more than look up and multiply (an embedding that scales) keep theirs.
-
-    Args:
-        bare: the embedding is not needed.
-    """
-    embedding, head_name = _embedding_name(model), _head_name(model)
-    table = model.get_submodule(embedding)
-    head = model.get_submodule(head_name) if head_name else None
-    tied = head is not None and head.weight is table.weight
-    stored, done = None, []
-
-    def matrix(name: str, layer: Any) -> Tensor:
-        done.append(f"{name}.weight")
-        weight = weights.read(names(f"{name}.weight"), tuple(layer.weight.shape))
-        fits = torch.promote_types(weight.dtype, dtype) == dtype
-        return weight.clone() if fits else weight.to(dtype)
-
-    if bare:
-        model.set_submodule(embedding, NoEmbedding(int(table.weight.shape[1]), dtype))
-    elif type(table) is nn.Embedding and table.max_norm is None:
-        stored = StoredEmbedding(matrix(embedding, table), dtype)
-        model.set_submodule(embedding, stored)
-    elif tied:
-        return []
-    if head_name and type(head) is nn.Linear:
-        shared = stored if tied else None
-        own = None if shared else matrix(head_name, head)
-        model.set_submodule(head_name, StoredHead(own, head.bias, shared))
-        done.append(f"{head_name}.matrix")
-    return done
-
-
-def read_layers(
-    spec: ModelSpec, layers: Collection[str]
-) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, module (on ``meta``) and float32 weight of each of ``layers``, one after the other.
-
-    Raises:
-        ModelError: files are missing or damaged.
-        UnsupportedModelError: the files do not hold the model's tensors one by one.
-    """
-    factory, config = factory_and_config(spec.model_copy(update={"task": "causal-lm"}), None)
-    model = _without_weights(factory, config, torch.float32)
-    names = _names(model, _embedding_name(model))
-    with _weights(spec, model) as weights:
-        for name in layers:
-            module = model.get_submodule(name)
-            shape = tuple(module.get_parameter("weight").shape)
-            yield name, module, weights.read(names(f"{name}.weight"), shape).float()
 
 
 def check_weights(spec: ModelSpec) -> None:
@@ -229,9 +116,9 @@ def check_weights(spec: ModelSpec) -> None:
         ModelError: a tensor is missing, of another shape, or there twice.
     """
     factory, config = factory_and_config(spec.model_copy(update={"task": "causal-lm"}), None)
-    model = _without_weights(factory, config, torch.float32)
-    names = _names(model, _embedding_name(model))
-    with _weights(spec, model) as weights:
+    model = without_weights(factory, config, torch.float32)
+    names = names_in_files(model, embedding_name(model))
+    with weights_of(spec, model) as weights:
         for name, tensor in model.state_dict(keep_vars=True).items():
             weights.find(names(name), tuple(tensor.shape))
 
@@ -249,7 +136,7 @@ def refuse_uncuttable(config: Any) -> None:
             )
 
 
-def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
+def without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
     """The model with parameters on ``meta`` and buffers (rotary frequencies) computed."""
     from accelerate import init_empty_weights
     from transformers.initialization import no_init_weights
@@ -261,29 +148,29 @@ def _without_weights(factory: Any, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _head_name(model: Any) -> str | None:
+def head_name(model: Any) -> str | None:
     """Name of the output matrix; a classifier has none."""
     head = model.get_output_embeddings()
     names = (name for name, module in model.named_modules() if module is head)
     return None if head is None else next(names, None)
 
 
-def _weights(spec: ModelSpec, model: Any) -> Weights:
+def weights_of(spec: ModelSpec, model: Any) -> Weights:
     return Weights(model_files(spec), model.base_model_prefix, renaming(model))
 
 
-def _embedding_name(model: Any) -> str:
+def embedding_name(model: Any) -> str:
     return next(str(n) for n, m in model.named_modules() if m is model.get_input_embeddings())
 
 
-def _names(model: Any, embedding: str) -> Callable[[str], list[str]]:
+def names_in_files(model: Any, embedding: str) -> Callable[[str], list[str]]:
     """Under which names a file may hold a tensor of ``model``, likeliest first.
 
     Files of a bare decoder lack the prefix, and matrices that are tied stand under either name.
     """
     prefix = f"{model.base_model_prefix}."
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
-    pair = {f"{embedding}.weight", f"{_head_name(model) or ' '}.weight"} if tied else set()
+    pair = {f"{embedding}.weight", f"{head_name(model) or ' '}.weight"} if tied else set()
 
     def names_in_file(name: str) -> list[str]:
         same = [name, *sorted(pair - {name})] if name in pair else [name]
@@ -292,7 +179,7 @@ def _names(model: Any, embedding: str) -> Callable[[str], list[str]]:
     return names_in_file
 
 
-def _fill(
+def fill(
     model: Any,
     weights: Weights,
     names: Callable[[str], list[str]],

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from torch.nn import functional
 from sealtune.errors import DataError, ModelError, UnsupportedModelError
 from sealtune.job.spec import Job
 from sealtune.job.template import parse_template
-from sealtune.model.head_loss import head_rows
+from sealtune.model.head_loss import head_rows, logit_parts
 from sealtune.model.texts import Batch, Example, Texts
 from sealtune.model.tokens import text_ids
 
@@ -137,6 +137,11 @@ class Task(ABC):
             return self.scores(model, batch)
         result = model(**batch.inputs())
         return cast(Tensor, result.logits)[batch.attention_mask.bool()].float()
+
+    def logit_parts(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+        """``logits``, a few rows at a time where they are many."""
+        parts = None if self.labels else logit_parts(base_model(model), model, batch)
+        yield from (self.logits(model, batch),) if parts is None else parts
 
 
 class _Classes(Task):

@@ -23,8 +23,8 @@ from sealtune.job.plan import Backbone
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import replacing, storage_error
 from sealtune.model.files import model_digest
-from sealtune.model.partial import read_layers
 from sealtune.model.quantise import quantise
+from sealtune.model.rest import read_layers
 from sealtune.offload.wire import tensor_bytes
 
 

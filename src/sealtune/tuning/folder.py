@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from torch import nn
 from sealtune.errors import AdapterMismatchError, ModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.job.storage import reason, storage_error
-from sealtune.model.compare import ROUNDED_LEAST, ExportCheck, compare_logits
+from sealtune.model.compare import ROUNDED_LEAST, ExportCheck, compare_parts
 from sealtune.model.compute import Compute
 from sealtune.model.files import model_digest
 from sealtune.model.fit import fit_texts
 from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.rest import load_streamed
 from sealtune.model.tasks import Task, base_model, make_task
 from sealtune.model.texts import Batch, Example, Texts
 from sealtune.tuning.adapter import (
@@ -119,7 +121,7 @@ def load_adapter(
         AdapterMismatchError: another base model, or tensors missing, unknown or of another shape.
         ModelError: the folder holds no adapter, or the base model cannot be loaded.
     """
-    loaded = _load(folder, base, revision)
+    loaded = _load(folder, base=base, revision=revision)
     loaded.model.requires_grad_(False)
     return loaded
 
@@ -140,6 +142,7 @@ def check_export(
     *,
     compute: Compute | None = None,
     least: float = ROUNDED_LEAST,
+    elsewhere: Collection[str] = (),
 ) -> ExportCheck:
     """Reload the written adapter on the original weights and compare it with the live model.
 
@@ -152,21 +155,35 @@ def check_export(
         batch: a few texts.
         compute: where the live model is; default: on the processor.
         least: see ``compare_logits``.
+        elsewhere: frozen layers of which the live model holds no weights: nor are they held here,
+            but read one by one while the written adapter's answers are made.
 
     Raises:
         AdapterMismatchError: the file differs from the live adapter, or its answers do grossly.
     """
-    loaded, compute = _load(folder), compute or Compute()
-    require_same_state(live, loaded.model, loaded.fingerprint.tuning)
+    compute = compute or Compute()
     written = Compute(compute.device)
-    with torch.no_grad():
-        expected = compute.task(loaded.task).logits(live, batch)
-        got = written.task(loaded.task).logits(written.place(loaded.model), batch)
-    return compare_logits(expected, got, least=least)
+    with ExitStack() as opened, torch.no_grad():
+
+        def base_of(spec: ModelSpec, labels: int | None) -> Any:
+            if elsewhere:
+                return opened.enter_context(load_streamed(spec, labels, elsewhere))
+            return load_model(spec, labels)
+
+        loaded = _load(folder, base_of)
+        require_same_state(live, loaded.model, loaded.fingerprint.tuning)
+        expected = compute.task(loaded.task).logit_parts(live, batch)
+        got = written.task(loaded.task).logit_parts(written.place(loaded.model), batch)
+        return compare_parts(zip(expected, got, strict=True), least=least)
 
 
-def _load(folder: Path, base: str | None = None, revision: str | None = None) -> LoadedAdapter:
-    """``load_adapter``, still trainable."""
+def _load(
+    folder: Path,
+    base_of: Callable[[ModelSpec, int | None], Any] = load_model,
+    base: str | None = None,
+    revision: str | None = None,
+) -> LoadedAdapter:
+    """``load_adapter``, still trainable; ``base_of`` loads the base model."""
     fingerprint, files = _read_folder(folder)
     spec = ModelSpec(path=base or fingerprint.base_model, revision=revision, task=fingerprint.task)
     if model_digest(spec) != fingerprint.base_model_digest:
@@ -182,7 +199,7 @@ def _load(folder: Path, base: str | None = None, revision: str | None = None) ->
         template=fingerprint.template,
         labels=fingerprint.labels,
     )
-    model = load_model(spec, len(fingerprint.labels) or None)
+    model = base_of(spec, len(fingerprint.labels) or None)
     return LoadedAdapter(
         install_adapter(model, files, fingerprint.tuning, str(folder)), task, fingerprint
     )

@@ -23,11 +23,12 @@ from sealtune.errors import FrameError
 from sealtune.frames import Frame, is_count
 from sealtune.job.events import Busy
 from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, Step, Worked
+from sealtune.memory import give_back_freed
 from sealtune.methods.federated.personal import PersonalParts
 from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.compare import ROUNDED_LEAST, SAME_LEAST
 from sealtune.model.compute import Compute
-from sealtune.model.partial import load_rest
+from sealtune.model.rest import load_rest
 from sealtune.model.trainable import (
     copy_tensors,
     read_tensors,
@@ -84,6 +85,7 @@ class SiteTrainer:
         classes, dtype = len(admitted.labels) or None, self._compute.dtype
         base = load_rest(job.model, classes, admitted.plan, dtype=dtype)
         if job.train.checkpointing:
+            give_back_freed()
             compute_blocks_again(base)
         tuning = job.tuning.of_site(self._site)
         tuned = apply_tuning(base, tuning, job.model.task, job.job.seed)
@@ -226,6 +228,7 @@ class SiteTrainer:
             batch,
             compute=self._compute,
             least=SAME_LEAST if same else ROUNDED_LEAST,
+            elsewhere=self._admitted.plan.quantised if self._admitted.plan.groups else (),
         )
         self._emit(Exported(difference=round(check.difference, 5), agreement=check.agreement))
 
