@@ -156,8 +156,10 @@ def product_model(settings: Settings, session: Any, plan: Any) -> tuple[Stepper,
     import torch
 
     from sealtune.job.spec import Job
+    from sealtune.memory import give_back_freed
+    from sealtune.model.checkpointing import compute_blocks_again
     from sealtune.model.compute import Compute
-    from sealtune.model.partial import load_rest
+    from sealtune.model.rest import load_rest
     from sealtune.model.tasks import make_task
     from sealtune.model.texts import Batch
     from sealtune.tuning.apply import apply_tuning
@@ -165,6 +167,9 @@ def product_model(settings: Settings, session: Any, plan: Any) -> tuple[Stepper,
     job = Job.model_validate(job_values(settings))
     compute = Compute.open(settings.get("device", "cpu"), settings.get("precision", "fp32"))
     base = load_rest(job.model, None, plan, dtype=compute.dtype)
+    if job.train.checkpointing:
+        give_back_freed()
+        compute_blocks_again(base)
     model = compute.place(apply_tuning(base, job.tuning, job.model.task, job.job.seed))
     session.install(model)
     tokenizer: Any = SimpleNamespace(pad_token_id=0)
@@ -266,7 +271,8 @@ def release(job: Any, model: Any, settings: Settings) -> dict[str, Any]:
     ids = read_tokens(settings)
     batch = Batch(ids, torch.full((ids.shape[0],), ids.shape[1]), None)
     try:
-        found = check_export(folder, model.eval(), batch)
+        elsewhere = read_plan(settings).quantised
+        found = check_export(folder, model.eval(), batch, elsewhere=elsewhere)
         text = f"difference {found.difference:.4f}"
     except Exception as error:  # random values of the adapter; only its memory counts here
         text = f"{type(error).__name__}: {error}"[:200]

@@ -36,7 +36,7 @@ from sealtune.job.plan import Backbone, SlicePlan
 from sealtune.job.spec import Job, ModelSpec
 from sealtune.methods.federated.in_place import InPlace
 from sealtune.model.compute import Compute
-from sealtune.model.partial import load_rest
+from sealtune.model.rest import load_rest
 from sealtune.model.tasks import make_task
 from sealtune.model.texts import Batch
 from sealtune.offload.session import OffloadSession
