@@ -22,10 +22,10 @@ Keys of the JSON line: ``online_ratio`` = online / fp32, ``total_ratio`` = total
 ``online_cpu_ratio``, ``total_cpu_ratio`` = the same of processor time, the accelerator's included;
 ``bf16_online_ratio`` = online / bf16, ``grad_rel_err`` = relative error of one step's gradient
 against the same int8 weights unmasked (both float32), ``integrity_share`` = the check's share of
-the online step, ``enclave_peak_mib`` and ``enclave_peak_mib_second`` = peak memory of the enclave's
-process, release included, ``slalom_speedup`` = the products of a Slalom-style scheme over ours,
-``advise_worst_ratio`` = seconds that `sealtune advise` says over those measured here, the farthest
-from 1. A key that has no figure is null; ``missing`` says why.
+the online step's processor time, ``enclave_peak_mib`` and ``enclave_peak_mib_second`` = peak memory
+of the enclave's process, release included, ``slalom_speedup`` = the products of a Slalom-style
+scheme over ours, ``advise_worst_ratio`` = seconds that `sealtune advise` says over those measured
+here, the farthest from 1. A key that has no figure is null; ``missing`` says why.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class Benchmark:
             self.found[f"{name}_cpu_ratio"], spread[f"{name}_cpu_ratio"] = ratio(
                 both, spent["fp32"]
             )
+            spent[name] = both
         self.found["cpu_seconds"] = {name: middle(values) for name, values in spent.items()}
         self.found["rounds"] = len(walls["online"])
 
@@ -167,16 +168,29 @@ class Benchmark:
         ]
 
     def slalom(self) -> None:
-        """Another scheme's products against ours, in a process of their own."""
-        tokens, script = self.options.batch * self.options.length, "offload_slalom.py"
-        command = [sys.executable, str(Path(__file__).with_name(script)), "--tokens", str(tokens)]
-        command += ["--layers", "1", "--seconds", "8"]
+        """Another scheme's products against ours."""
+        self.found["slalom"] = found = self._script(
+            "offload_slalom.py", "--layers", "1", "--seconds", "8"
+        )
+        self.found["slalom_speedup"] = found["slalom_speedup"]
+
+    def integrity(self) -> None:
+        """The check's part of what both sides of an online step spend."""
+        config = json.loads((Path(self.options.model) / "config.json").read_text())
+        self.found["check"] = found = self._script("offload_check.py")
+        check = found["check_cpu_seconds"] * config["num_hidden_layers"]
+        self.found["integrity_share"] = round(check / self.found["cpu_seconds"]["online"], 4)
+
+    def _script(self, name: str, *words: str) -> Figures:
+        """The JSON line of a program that measures a block's products by themselves."""
+        tokens = str(self.options.batch * self.options.length)
+        command = [sys.executable, str(Path(__file__).with_name(name)), "--tokens", tokens, *words]
         environment = os.environ | thread_settings("accelerator", 1, cores())
         done = subprocess.run(
             command, env=environment, check=True, capture_output=True, text=True, timeout=90
         )
-        self.found["slalom"] = json.loads(done.stdout)
-        self.found["slalom_speedup"] = self.found["slalom"]["slalom_speedup"]
+        found: Figures = json.loads(done.stdout)
+        return found
 
     def advise(self) -> None:
         """What `sealtune advise` says of the same step, over what was measured here."""
@@ -235,6 +249,7 @@ def measure(options: argparse.Namespace) -> Figures:
         benchmark.attempt("enclave_peak_mib_second", "memory_second")
         benchmark.attempt("grad_rel_err", "gradient")
     benchmark.attempt("advise_worst_ratio", "advise")
+    benchmark.attempt("integrity_share", "integrity")
     benchmark.attempt("slalom_speedup", "slalom")
     for key in _KEYS:
         if benchmark.found[key] is None:
