@@ -115,6 +115,7 @@ def doctor(
             evidence or job.evidence.get(one, ""),
             gpu=gpu or one in job.gpu,
             image=image,
+            changes=job.changes.get(one),
         )
         for one in roles
     ]

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sealtune.cli.validate import show_state
+from sealtune.job.compute_rules import GPU
 from sealtune.job.plan import ModulePlan, SlicePlan
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
@@ -60,8 +61,18 @@ def plan(
     show_state(job)
 
 
-_OWNED = "secure-aggregation"
-_WEAKER = "no TEE: the server sums masked updates, and single updates are unchecked"
+# protection of a plan that cuts the model nowhere -> where it runs, and what follows
+_WHOLE = {
+    "secure-aggregation": (
+        "at each data owner",
+        "no TEE: the server sums masked updates, and single updates are unchecked",
+    ),
+    "enclave": ("in each site's enclave", "there is no accelerator, and no mask"),
+    GPU: (
+        "on the attested GPU of each site's enclave",
+        "there is no accelerator, and no mask: the GPU sees all, in confidential mode",
+    ),
+}
 
 
 def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
@@ -69,7 +80,7 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"{plan.architecture}, protect = {plan.protect}",
+        title=f"{plan.architecture}, {_level(plan)}",
         title_justify="left",
         show_lines=True,
     )
@@ -91,8 +102,9 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
             f"{plan.prefix_blocks} of {plan.blocks} blocks plain; {trainable}",
             "attention products, softmax, loss and optimizer always run in the enclave",
         )
-        if plan.protect == _OWNED:
-            lines = (f"the whole model runs at each data owner; {trainable}", _WEAKER)
+        if plan.protect in _WHOLE:
+            where, rest = _WHOLE[plan.protect]
+            lines = (f"the whole model runs {where}; {trainable}", rest)
     else:
         lines = (
             f"blocks 0 to {plan.cut - 1} of {plan.blocks} run at the sites, once for each text; "
@@ -100,6 +112,11 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
             "cut activations go, sealed, to the attested server enclave and nowhere else",
         )
     console.print(*lines, f"plan digest {plan.digest}", sep="\n", soft_wrap=True)
+
+
+def _level(plan: SlicePlan) -> str:
+    placed = plan.protect in ("enclave", GPU)
+    return f"{'compute' if placed else 'protect'} = {plan.protect}"
 
 
 def _by_reason(modules: tuple[ModulePlan, ...]) -> list[tuple[ModulePlan, list[str]]]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sealtune.cli.signing import KEYS
+from sealtune.job.compute_rules import GPU
 from sealtune.job.method import Method
 from sealtune.report.evidence import SIMULATED
 from sealtune.report.methods import view_of
@@ -65,6 +66,8 @@ def show_results(summary: Mapping[str, Any], run_dir: Path, page: Path, console:
         kinds = " and ".join(summary["evidence"]) or "no"
         who = "server enclave" if method.sites_sign else "enclaves"
         words = f"NOT CONFIDENTIAL: the {who} showed {kinds} evidence, which protects nothing."
+        if summary["compute"] == GPU:
+            words += " What stood in for an attested GPU proved nothing, either."
         console.print(Text(words, style="bold red"), soft_wrap=True)
 
     if summary["pad_operators"] == SIMULATED:

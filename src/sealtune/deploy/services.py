@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sealtune.attest.evidence import Kind
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.compute_rules import device_of
 from sealtune.job.dsse import Envelope
 from sealtune.job.local import Local
 from sealtune.job.manifest import Manifest, open_manifest
@@ -241,7 +242,9 @@ def _devices(local: Local, manifest: Manifest) -> tuple[str, ...]:
     if local.image is not None:
         return _MACHINE
     kind = _evidence(local, manifest)
-    return _DEVICES.get(kind, ()) if kind else ()
+    own = _DEVICES.get(kind, ()) if kind else ()
+    device = device_of(manifest.settings, local.role, local.device)
+    return (*own, *(_GPU if device == "cuda" else ()))
 
 
 def _evidence(local: Local, manifest: Manifest) -> Kind | None:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealtune.doctor.finding import Finding, State, found, safe
-from sealtune.doctor.roles import EVIDENCE, NO_EVIDENCE, Role
+from sealtune.doctor.roles import EVIDENCE, NO_EVIDENCE, Colour, Role
 
 if TYPE_CHECKING:
     from sealtune.job.manifest import Manifest
 
 _PATIENCE = 10.0  # seconds for the coordinator to answer
 _OFF = 2.0  # seconds between two clocks; the answer's time is in whole ones
+_OF_MASKS = ("processor.int8", "processor.pads", "processor.library")
 _CERTIFICATE = "coordinator.certificate"
 
 
@@ -38,12 +39,14 @@ class Asked:
         evidence: role -> what it shows, one of `EVIDENCE`; empty: any of several kinds of hardware.
         gpu: roles that must show a GPU, too.
         ports: at which the coordinator listens.
+        changes: role -> what it needs of the machine besides, or does not need; see ``judge``.
     """
 
     findings: tuple[Finding, ...]
     evidence: Mapping[Role, str] = field(default_factory=dict)
     gpu: frozenset[Role] = frozenset()
     ports: tuple[int, ...] = ()
+    changes: Mapping[Role, Mapping[str, Colour | None]] = field(default_factory=dict)
 
 
 def asked_by(path: Path) -> Asked:
@@ -68,7 +71,22 @@ def asked_by(path: Path) -> Asked:
         ports = tuple(host_and_port(address)[1] for address in addresses)
         findings += coordinator(*host_and_port(addresses[0]), manifest.network.certificate)
     gpu = {role for role in Role if manifest.appraisal.get(role, {}).get("gpu_required") is True}
-    return Asked(tuple(findings), _evidence(manifest), frozenset(gpu), ports)
+    return Asked(tuple(findings), _evidence(manifest), frozenset(gpu), ports, _computing(manifest))
+
+
+def _computing(manifest: Manifest) -> dict[Role, dict[str, Colour | None]]:
+    """What follows from where the job computes, and how precisely."""
+    from sealtune.job.compute_rules import GPU, is_gpu_stand_in
+
+    settings = manifest.settings
+    changes: dict[str, Colour | None] = {}
+    if not settings.accelerated:
+        changes |= dict.fromkeys(_OF_MASKS)
+    if settings.compute == GPU:
+        changes["gpu"] = Colour.AMBER if is_gpu_stand_in(settings) else Colour.RED
+    elif settings.train.precision != "fp32":
+        changes["processor.bf16"] = Colour.AMBER
+    return {Role(settings.job.rules.trains): changes}
 
 
 def _time(manifest: Manifest) -> Finding:

@@ -23,6 +23,7 @@ _SETS = {
     "amx_bf16": "AMX BF16",
 }
 _INT8 = {"avx512_vnni", "avx_vnni", "amx_int8"}
+_BF16 = {"avx512_bf16", "amx_bf16"}
 _LEAST_CORES = 2
 
 
@@ -64,6 +65,7 @@ def processor(machine: Machine) -> list[Finding]:
         ),
         _int8(machine, has),
         _library(machine),
+        _bf16(has),
     ]
 
 
@@ -76,6 +78,13 @@ def _library(machine: Machine) -> Finding:
     if why is None:
         return Finding(key, State.GOOD, f"C library for masked products: {name}", value=name)
     return Finding(key, State.POOR, f"no C library: {why}", remedy, value=name)
+
+
+def _bf16(has: frozenset[str]) -> Finding:
+    there = bool(has & _BF16)
+    words = "instructions for bfloat16" if there else "no AMX BF16 and no AVX512-BF16"
+    remedy = 'train.precision "bf16" and "autocast" take longer here than "fp32": leave it out'
+    return found("processor.bf16", there if has else None, words, remedy, value=there)
 
 
 def _int8(machine: Machine, has: frozenset[str]) -> Finding:

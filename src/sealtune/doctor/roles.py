@@ -118,6 +118,7 @@ def judge(
     *,
     gpu: bool = False,
     image: bool = False,
+    changes: Mapping[str, Colour | None] | None = None,
 ) -> Verdict:
     """Hold findings against what a role needs.
 
@@ -127,6 +128,7 @@ def judge(
         evidence: the kind that the role has to show, one of `EVIDENCE`; empty: any of hardware.
         gpu: whether evidence of a GPU must come with it.
         image: whether the enclave is an image that is started here.
+        changes: key -> colour where a job asks for it besides; None: it does not ask for it.
     """
     everything = list(findings)
     demands = {**DEMANDS[role], f"packages.{role}": _RED}
@@ -138,6 +140,10 @@ def judge(
         demands |= {"gpu": _RED, "gpu.confidential": _RED, "memory.locked": _AMBER}
     if image:
         demands |= {"qemu": _RED, "kvm": _AMBER}
+    for key, colour in (changes or {}).items():
+        demands.pop(key, None)
+        if colour is not None:
+            demands[key] = colour
     colours = []
     for finding in everything:
         demand = demands.get(finding.key)

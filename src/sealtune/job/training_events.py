@@ -24,6 +24,24 @@ class Products(Event, event="products"):
     slow: str | None = None
 
 
+class Computing(Event, event="computing"):
+    """Where whoever trains computes with its model.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        name: of the GPU.
+        precision: ``train.precision``.
+        slow: why that precision takes longer here than float32.
+        stands_in: whether this takes the place of an attested GPU and proves nothing.
+    """
+
+    device: str
+    name: str | None = None
+    precision: str = "fp32"
+    slow: str | None = None
+    stands_in: bool = False
+
+
 class CutTexts(Event, event="warning"):
     """``count`` of a site's ``of`` texts exceed ``data.max_tokens``."""
 

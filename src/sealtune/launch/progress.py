@@ -142,6 +142,8 @@ class Progress:
                 self._work(site, event)
             case training_events.Products(slow=str(why)):
                 self.notices.append(f"{name}: masked products take many times as long: {why}")
+            case training_events.Computing():
+                self._computing(name, event)
             case training_events.CutTexts():
                 self.notices.append(
                     f"{name}: {event.count:,} of {event.of:,} {event.part} texts exceed "
@@ -179,6 +181,8 @@ class Progress:
                 self._work(self.server, event)
             case training_events.Upload():
                 self._chunk(event)
+            case training_events.Computing():
+                self._computing("server", event)
             case training_events.Heads():
                 chosen = sum(len(h) for groups in event.heads.values() for h in groups.values())
                 self.notices.append(f"{chosen:,} attention heads chosen to be tuned")
@@ -200,6 +204,19 @@ class Progress:
                 self.notices.append(privacy_line(event, self.rounds))
             case events.Done():
                 self.server.begin("done")
+
+    def _computing(self, name: str, event: training_events.Computing) -> None:
+        """Where somebody computes, if that is worth a word."""
+        if event.stands_in:
+            what = event.name or "the processor"
+            self.notices.append(
+                f"{name}: SIMULATED: {what} stands in for an attested GPU, and proves nothing"
+            )
+        elif event.name:
+            self.notices.append(f"{name} computes on {event.name}")
+        if event.slow:
+            words = f"train.precision = {event.precision} takes longer than fp32 here"
+            self.notices.append(f"{name}: {words}: {event.slow}")
 
     def _chunk(self, event: training_events.Upload) -> None:
         """The server enclave has taken in a chunk."""

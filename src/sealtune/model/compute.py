@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sealtune.errors import ConfigError, Problem
 from sealtune.job.compute_rules import Device
 from sealtune.job.sections import Precision
+from sealtune.job.training_events import Computing
 from sealtune.model.tasks import Outcome, Task
 from sealtune.model.texts import Batch, Example, Texts
 
@@ -59,6 +60,21 @@ class Compute:
         """Of frozen weights."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
+    def said(self, *, stands_in: bool) -> Computing:
+        """What to tell people of it.
+
+        Args:
+            stands_in: it takes the place of an attested GPU.
+        """
+        cuda = self.device.type == "cuda"
+        return Computing(
+            device=self.device.type,
+            name=torch.cuda.get_device_name(self.device) if cuda else None,
+            precision=self.precision,
+            slow=None if cuda or self.precision == "fp32" else slow_bfloat16(),
+            stands_in=stands_in,
+        )
+
     def place(self, model: M) -> M:
         """``model`` on the device, in place."""
         return model.to(self.device)
@@ -78,6 +94,12 @@ def check_cuda() -> None:
             hint='for a simulated run on the processor: device = "cpu" in the local file, or '
             "`sealtune run --device cpu`",
         )
+
+
+def slow_bfloat16() -> str | None:
+    """Why bfloat16 takes longer than float32 on this processor; None: it does not."""
+    able = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return None if able else "this processor has no bfloat16 arithmetic (AMX or AVX512-BF16)"
 
 
 class _PlacedTask(Task):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sealtune.errors import FrameError
 from sealtune.frames import Frame, is_count
+from sealtune.job.compute_rules import is_gpu_stand_in
 from sealtune.job.events import Busy
 from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, Step, Worked
 from sealtune.memory import give_back_freed
@@ -81,6 +82,7 @@ class SiteTrainer:
         self._session = session
         self._emit = emit
         self._compute = Compute.open(admitted.device, job.train.precision)
+        emit(self._compute.said(stands_in=is_gpu_stand_in(job)))
         self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
         classes, dtype = len(admitted.labels) or None, self._compute.dtype
         base = load_rest(job.model, classes, admitted.plan, dtype=dtype)

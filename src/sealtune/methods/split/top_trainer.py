@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sealtune.errors import StorageError
+from sealtune.job.compute_rules import is_gpu_stand_in
 from sealtune.job.training_events import Exported, Heads, Phase, Step
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.checkpointing import compute_blocks_again
@@ -88,6 +89,7 @@ class TopTrainer:
         self._store = store
         self._emit = emit
         self._compute = Compute.open(admitted.device, admitted.job.train.precision)
+        emit(self._compute.said(stands_in=is_gpu_stand_in(admitted.job)))
         task = task_of(admitted.job, admitted.labels, load_tokenizer(admitted.job.model))
         self._task = self._compute.task(task)
 
