@@ -135,6 +135,11 @@ def test_nothing_is_written_beside_the_result(instructions: str) -> None:
         assert (room == 7).all()
 
 
+def test_plain_c_alone_is_not_taken_for_fast(instructions: str) -> None:
+    if instructions != "neon":  # which need not have dot products
+        assert kernels._is_fast() == (instructions != "plain")
+
+
 def test_empty_operands(instructions: str) -> None:
     for rows, inner, cols in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
         codes = torch.ones((rows, inner), dtype=torch.int32)

@@ -31,6 +31,9 @@ static const struct ring_way *fastest(void) {
     return NULL;
 }
 
+// Whether there is a way that is faster than plain C.
+EXPORT int sealtune_ring_is_fast(void) { return fastest() != NULL; }
+
 static void plain(const struct ring_job *job, struct ring_range rows, struct ring_range cols) {
     for (int64_t row = rows.start; row < rows.end; row++) {
         const int32_t *codes = job->codes + row * job->codes_row;
