@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,9 @@ class Scripted:
                 self.requests.append(request := frames.receive(self._there))
                 if request.kind == "bye":
                     return
+                if request.kind == "fetch":
+                    self.requests.pop()
+                    continue
                 answer = self._answer(len(self.requests) - 1, request)
                 if answer is None:
                     self._there.close()
@@ -135,6 +139,19 @@ def test_equal_steps_are_asked_for_ahead_and_nothing_is_asked_in_vain(play: Play
     assert len(source._asked) == len(STEP)
 
 
+def test_nothing_lies_unread_on_the_wire(
+    source: SecondSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a site waits for others: TCP gives a connection up that is not read for minutes."""
+    monkeypatch.setattr(second, "AHEAD", 1)
+    for group, backward in STEP * 6:
+        source.take(group, 64, backward=backward).product()
+    while not source._answers._ready:
+        threading.Event().wait(0.005)
+    threading.Event().wait(0.2)
+    assert select.select([source._answers._sock], [], [], 0)[0] == []
+
+
 def test_the_enclave_keeps_little(source: SecondSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is ready elsewhere: answers stay on the wire until there is room."""
     monkeypatch.setattr(second, "AHEAD", 1)
@@ -204,9 +221,8 @@ def test_an_answer_that_is_none_ends_it(
     play: Play, answer: Callable[[int, Frame], Frame | None], said: str
 ) -> None:
     _, source = play(answer)
-    pad = source.take("q", 2, backward=False)
     with pytest.raises(AcceleratorLostError, match=said) as caught:
-        pad.product()
+        source.take("q", 2, backward=False).product()
     assert "pad accelerator" in caught.value.message
     assert "\x1b" not in caught.value.message
 

@@ -32,6 +32,7 @@ def test_no_more_is_made_than_the_window_holds() -> None:
     waiting.start()
     waiting.join(0.2)
     assert waiting.is_alive()  # 30 bytes are there
+    made.fetch(1)
     assert made.next_to_send() == pad(0)
     waiting.join(60)
     assert not waiting.is_alive()
@@ -51,8 +52,27 @@ def test_a_skip_throws_away_what_waits_and_what_is_under_way() -> None:
     later, one = made.next_to_make() or (0, None)
     assert one == asked(7)
     made.put(later, pad(7))
+    made.fetch(1)
     sent = [made.next_to_send() for _ in range(3)]
     assert sent == [Frame("skipped"), Frame("skipped"), pad(7)]
+
+
+def test_nothing_is_sent_that_was_not_fetched() -> None:
+    made = Line(window=100)
+    for index in range(2):
+        made.ask(asked(index))
+        epoch, _ = made.next_to_make() or (0, None)
+        made.put(epoch, pad(index))
+    made.fetch(1)
+    assert made.next_to_send() == pad(0)
+    found: list[Frame | None] = []
+    waiting = threading.Thread(target=lambda: found.append(made.next_to_send()), daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    made.skip()  # is answered all the same
+    waiting.join(60)
+    assert found == [Frame("skipped")]
 
 
 def test_the_end_wakes_everybody() -> None:
@@ -77,3 +97,6 @@ def test_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     made.ask(asked(1))
     with pytest.raises(FrameError, match="more than 2 pads"):
         made.ask(asked(2))
+    made.fetch(2)
+    with pytest.raises(FrameError, match="more than 2 pads"):
+        made.fetch(1)

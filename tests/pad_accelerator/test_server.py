@@ -45,6 +45,7 @@ def opened(server: Server, seed: bytes = SEED) -> socket.socket:
     sealed = pad_wire.seal_seed(seed, KEY.public_bytes, fresh, job_id=JOB, site="north")
     frames.send(sock, Frame("open", {"job": JOB.hex(), "site": "north"}, sealed))
     assert frames.receive(sock).kind == "ok"
+    frames.send(sock, Frame("fetch", {"count": 200}))
     return sock
 
 
@@ -181,7 +182,7 @@ def test_a_seed_of_another_site_opens_for_none_by_another_name(setup: Setup) -> 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from(["pad", "open", "", "arena"]),
+    kind=st.sampled_from(["pad", "open", "", "arena", "fetch"]),
     meta=st.dictionaries(
         st.sampled_from(["index", "group", "rows", "backward", "job", "site"]),
         st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=5), st.none(), st.floats()),
@@ -212,6 +213,7 @@ def test_a_skip_is_answered_in_its_place(server: Server) -> None:
         frames.send(sock, request(index, rows=2000))
     frames.send(sock, Frame("skip"))
     frames.send(sock, request(100))
+    frames.send(sock, Frame("fetch", {"count": 1}))
     seen = []
     while not seen or seen[-1] != 100:
         answer = frames.receive(sock)

@@ -6,6 +6,7 @@ Frames over a socket; the pad accelerator speaks first:
       open     {"job", "site"}  two halves of a seed, sealed
     ok       {}
       pad      {"index", "group", "backward", "rows"}   make this pad, ahead of its use
+      fetch    {"count"}                                let so many more come, when they are made
     pad      {"index"}  its product, in the order asked for
       skip     {}                                       forget what was asked for and not sent yet
     skipped  {}  in its place among the answers

@@ -1,8 +1,8 @@
 """Pads whose products a pad accelerator makes: the enclave multiplies nothing and holds no weights.
 
 What comes next follows from what came before (``call_order``) and is asked for ahead; the pad
-accelerator holds it, and a thread of the enclave fetches the next few. What was asked for in vain
-(a step of other rows, the end of a round) is skipped: its indices stay used.
+accelerator holds it, and the enclave fetches the next few. What was asked for in vain (a step of
+other rows, the end of a round) is skipped: its indices stay used.
 
 Trust domain: site enclave. The pad accelerator is believed to keep the seed from the accelerator,
 and nothing else: its answers are checked with the accelerator's.
@@ -32,7 +32,7 @@ from sealtune.offload.call_order import Call, CallOrder
 from sealtune.offload.pad_wire import HALF, Streams, seal_seed, streams_of
 from sealtune.offload.pads import Pad, PadKey
 
-AHEAD = 1 << 24  # bytes of answers that lie ready in the enclave; one more is under way
+AHEAD = 1 << 24  # bytes of answers that lie ready in the enclave or are under way; one may be more
 MOST_ASKED = 512  # requests ahead of their use
 _HELLO = 1 << 12  # more than a public key has
 _RETRY = 0.1  # seconds
@@ -173,8 +173,9 @@ class _Answers:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._expected: deque[_Asked | None] = deque()  # None: where a skip is answered
+        self._unfetched: deque[_Asked] = deque()  # the last of them
         self._ready: deque[tuple[_Asked, Tensor]] = deque()
-        self._held = 0
+        self._held = self._coming = 0  # bytes that are ready, and that were fetched
         self._skips = 0  # that are not answered yet
         self._last = -1  # index that was asked for last
         self._lost = -1  # last index that was skipped
@@ -186,37 +187,50 @@ class _Answers:
     def ask(self, one: _Asked) -> None:
         with self._changed:
             self._expected.append(one)
+            self._unfetched.append(one)
             self._last = one.index
-            self._changed.notify_all()
         self._send(Frame("pad", {"index": one.index, **one.call._asdict()}))
+        self._fetch()
 
     def skip(self) -> None:
         with self._changed:
             self._expected.append(None)
             self._skips += 1
             self._lost = self._last
+            self._unfetched.clear()
             self._ready.clear()
-            self._held = 0
+            self._held = self._coming = 0
             self._changed.notify_all()
         self._send(Frame("skip"))
 
     def take(self, one: _Asked) -> Tensor:
         """Wait for the answer to ``one``; older ones that nobody took are let go."""
-        with self._changed:
-            while one.index > self._lost:
+        while one.index > self._lost:
+            with self._changed:
                 self._changed.wait_for(lambda: self._ready or self._failure)
                 if not self._ready:
                     assert self._failure is not None
                     raise self._failure
                 found, product = self._ready.popleft()
                 self._held -= found.size
-                self._changed.notify_all()
-                if found is one:
-                    return product
-            raise OffloadError(
-                f"the product of pad {one.index} was given up before it was asked for",
-                hint="this is a defect: stop the run and report it",
-            )
+            self._fetch()
+            if found is one:
+                return product
+        raise OffloadError(
+            f"the product of pad {one.index} was given up before it was asked for",
+            hint="this is a defect: stop the run and report it",
+        )
+
+    def _fetch(self) -> None:
+        """Let as many come as there is room for: what nobody reads would end a TCP connection."""
+        count = 0
+        with self._changed:
+            while self._unfetched and self._held + self._coming < AHEAD:
+                self._coming += self._unfetched.popleft().size
+                count += 1
+            self._changed.notify_all()
+        if count:
+            self._send(Frame("fetch", {"count": count}))
 
     def close(self) -> None:
         with self._changed:
@@ -238,7 +252,7 @@ class _Answers:
 
     def _read(self) -> None:
         try:
-            while self._has_room():
+            while self._is_due():
                 one = self._expected[0]
                 limit = 0 if one is None else one.size
                 answer, size = frames.receive_head(self._sock, max_body=limit)
@@ -248,14 +262,10 @@ class _Answers:
         except (OSError, EOFError, FrameError) as error:
             self._fail(_gone(error))
 
-    def _has_room(self) -> bool:
-        """Wait until there is an answer to come, and room for it; False: it is over."""
+    def _is_due(self) -> bool:
+        """Wait until there is an answer to come; False: it is over."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    not self._open or (self._expected and (self._held < AHEAD or self._skips > 0))
-                )
-            )
+            self._changed.wait_for(lambda: not self._open or self._coming or self._skips)
             return self._open
 
     def _product(self, one: _Asked | None, size: int) -> Tensor | None:
@@ -287,6 +297,7 @@ class _Answers:
             if not self._skips:
                 self._ready.append((one, product))
                 self._held += one.size
+                self._coming -= one.size
             self._changed.notify_all()
 
     def _fail(self, error: OffloadError) -> None:

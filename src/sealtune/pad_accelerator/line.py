@@ -48,6 +48,7 @@ class Line:
         self._asked: deque[Asked] = deque()
         self._made: deque[Frame] = deque()
         self._held = 0
+        self._wanted = 0  # pads that the enclave has room for
         self._epoch = 0  # what was begun in an earlier one is thrown away
         self._open = True
         self._changed = threading.Condition()
@@ -64,6 +65,18 @@ class Line:
             self._asked.append(one)
             self._changed.notify_all()
 
+    def fetch(self, count: int) -> None:
+        """Let so many more be sent.
+
+        Raises:
+            FrameError: more than anybody has asked for.
+        """
+        with self._changed:
+            self._wanted += count
+            if self._wanted > MOST_ASKED:
+                raise FrameError(f"more than {MOST_ASKED} pads are fetched")
+            self._changed.notify_all()
+
     def skip(self) -> None:
         """Forget what was not sent yet, and say so in its place."""
         with self._changed:
@@ -71,7 +84,7 @@ class Line:
             # what an earlier skip says has to be said still
             self._made = deque(frame for frame in self._made if frame.kind == "skipped")
             self._made.append(Frame("skipped"))
-            self._held = 0
+            self._held = self._wanted = 0
             self._epoch += 1
             self._changed.notify_all()
 
@@ -92,12 +105,17 @@ class Line:
                 self._changed.notify_all()
 
     def next_to_send(self) -> Frame | None:
-        """Wait for something to send; None: the connection has ended."""
+        """Wait for something that may be sent; None: the connection has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._made)
+            self._changed.wait_for(
+                lambda: (
+                    not self._open or (self._made and (self._wanted or self._made[0].kind != "pad"))
+                )
+            )
             if not self._open:
                 return None
             frame = self._made.popleft()
+            self._wanted -= frame.kind == "pad"
             self._held -= _size(frame)
             self._changed.notify_all()
             return frame

@@ -131,6 +131,8 @@ class _Connection:
                     self._line.skip()
                 elif request.kind == "pad":
                     self._line.ask(self._asked(request.meta))
+                elif request.kind == "fetch" and is_count(request.meta.get("count")):
+                    self._line.fetch(request.meta["count"])
                 else:
                     raise FrameError(f"unknown request {request.kind[:50]!r}")
         finally:
