@@ -42,7 +42,9 @@ from sealtune.launch.threads import cores, thread_settings
 )
 def test_threads(role: str, sites: int, available: int, threads: str) -> None:
     settings = thread_settings(role, sites, available)
+    pages = settings.pop("GLIBC_TUNABLES", None)
     assert settings == {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads}
+    assert pages == (None if role == "server" else "glibc.malloc.hugetlb=1")
     assert cores() >= 1
 
 

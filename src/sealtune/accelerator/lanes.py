@@ -47,24 +47,24 @@ class Direct:
     """On the processor, see ``Lane``.
 
     Args:
-        turn: entered for the arithmetic alone.
+        counted: entered for the arithmetic alone.
     """
 
-    def __init__(self, turn: Callable[[], AbstractContextManager[object]]) -> None:
-        self._turn = turn
+    def __init__(self, counted: Callable[[], AbstractContextManager[object]]) -> None:
+        self._counted = counted
         self._codes, self._product = wire.Buffer(), wire.Buffer()
 
     def multiply(self, weight: Tensor, rows: int, exchange: Exchange) -> None:
         """See ``Lane``."""
         if exchange.memory is not None:
             codes, product = exchange.memory
-            with self._turn():
+            with self._counted():
                 ring.product(codes, weight, product)
             return
         codes = self._codes.rows(rows, weight.shape[0])
         exchange.fill(codes)
         product = self._product.rows(rows, weight.shape[1])
-        with self._turn():
+        with self._counted():
             ring.product(codes, weight, product)
         exchange.drain(product)
 

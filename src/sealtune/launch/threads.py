@@ -1,4 +1,4 @@
-"""How many threads each process of a run gets on this machine.
+"""How many threads each process of a run gets on this machine, and in what pages its memory comes.
 
 Trust domain: operator (untrusted).
 """
@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import os
 
+# Tensors of a step come and go, each in fresh pages of 4 KiB: 74,000 faults a masked step of
+# SmolLM2-135M. In pages of 2 MiB it is 1,700, with less processor time and the same peak memory.
+# (glibc could also keep what is freed, but holes between tensors then double the peak at worst.)
+# Where the system gives no such pages, nothing changes.
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 
 def cores() -> int:
     """Cores this process may use."""
@@ -14,7 +20,7 @@ def cores() -> int:
 
 
 def thread_settings(role: str, sites: int, available: int) -> dict[str, str]:
-    """OpenMP's environment for one process.
+    """OpenMP's environment for one process, and the allocator's if it computes.
 
     Sites compute at the same time, so they share the cores; accelerators serve whichever of them
     waits, and a split job's trainer computes when they are done, so these get all; the
@@ -32,5 +38,5 @@ def thread_settings(role: str, sites: int, available: int) -> dict[str, str]:
         "pad-accelerator": available,
         "trainer": available,
     }
-    threads = shares.get(role, 1)
-    return {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    settings = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(shares.get(role, 1))}
+    return settings | _LARGE_PAGES if role in shares else settings

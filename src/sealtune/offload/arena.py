@@ -29,6 +29,7 @@ from sealtune.errors import FrameError
 MAX_ARENA = 1 << 32  # bytes: codes and product, each up to ``wire.MAX_BODY``
 PROBE = 16  # bytes
 _PAGE = 1 << 12
+_VIEWS = 64  # kept: a model has few shapes, and making the views takes longer than a small product
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _NAME = re.compile(r"sealtune-[0-9a-f]{32}")
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -48,6 +49,7 @@ class Arena:
         self.name = name
         self._map = mmap.mmap(descriptor, size)
         self.bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+        self._views: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def create(cls, size: int) -> Arena:
@@ -131,7 +133,7 @@ class Arena:
         Raises:
             FrameError: the other side has cut the file short.
         """
-        if os.fstat(self.descriptor).st_size < self.size:
+        if self.name and os.fstat(self.descriptor).st_size < self.size:
             raise FrameError("shared memory was cut short by the other side")
 
     def codes(self, rows: int, inner: int, outer: int) -> tuple[Tensor, Tensor]:
@@ -140,9 +142,16 @@ class Arena:
         Raises:
             FrameError: the arena is too small.
         """
-        if min(rows, inner, outer) < 0 or needed(rows, inner, outer) > self.size:
-            raise FrameError(f"{rows} x {inner} + {outer} codes do not fit into the shared memory")
-        return self._view(0, rows, inner), self._view(_pages(rows * inner * 4), rows, outer)
+        shape = rows, inner, outer
+        if shape not in self._views:
+            if min(shape) < 0 or needed(*shape) > self.size:
+                said = f"{rows} x {inner} + {outer} codes do not fit into the shared memory"
+                raise FrameError(said)
+            if len(self._views) == _VIEWS:
+                self._views.clear()
+            behind = _pages(rows * inner * 4)
+            self._views[shape] = self._view(0, rows, inner), self._view(behind, rows, outer)
+        return self._views[shape]
 
     def probe(self, half: int) -> memoryview:
         """``PROBE`` bytes: the first (0) are the enclave's to write, the next the accelerator's."""

@@ -57,6 +57,7 @@ class RemoteAccelerator:
         # the first frozen layer of a block reads the block's input: D features
         self._hidden = groups[0].in_features if groups else 0
         self._columns = {g.name: (g.in_features, sum(g.out_features)) for g in groups}
+        self._shapes = frozenset(self._columns.values())
 
     @classmethod
     def connect(
@@ -168,7 +169,7 @@ class RemoteAccelerator:
 
     def _reserve(self, rows: int) -> Arena:
         """Shared memory for ``rows`` rows of any group: it grows rarely."""
-        size = max((arena.needed(rows, *columns) for columns in self._columns.values()), default=0)
+        size = max((arena.needed(rows, *shape) for shape in self._shapes), default=0)
         if self._arena is not None and self._arena.size >= size:
             return self._arena
         if self._arena is not None:

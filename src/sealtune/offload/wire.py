@@ -71,14 +71,18 @@ class Buffer:
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.int32)
+        self._last = self._memory.view(0, 0)
 
     def rows(self, rows: int, cols: int) -> Tensor:
         """int32 [rows, cols] at its start; what was there before is gone."""
+        if self._last.shape == (rows, cols):
+            return self._last
         count = rows * cols
         if self._memory.numel() < count:
-            self._memory = torch.empty(0, dtype=torch.int32)  # the old one goes before the new
+            self._memory = self._last = torch.empty(0, dtype=torch.int32)  # the old goes first
             self._memory = torch.empty(count, dtype=torch.int32)
-        return self._memory[:count].view(rows, cols)
+        self._last = self._memory[:count].view(rows, cols)
+        return self._last
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
