@@ -142,10 +142,12 @@ def test_children_get_few_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "/elsewhere")
     monkeypatch.setenv("NO_PROXY", "example.org")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("SEALTUNE_NATIVE", "avx2")
     found = variables({"X": "1"})
     assert not found.keys() & set(hostile)
     assert found["NO_PROXY"] == "127.0.0.1,localhost"
     assert (found["X"], found["ONEDNN_MAX_CPU_ISA"], found["HF_HUB_OFFLINE"]) == ("1", "AVX2", "1")
+    assert found["SEALTUNE_NATIVE"] == "avx2"
     assert {"python", "flwr", "sealtune"} <= set(versions())
 
 

@@ -35,6 +35,13 @@ def test_no_rows_make_no_words(name: str) -> None:
         assert KeyStream(KEY).mask(0, 0, 5).shape == (0, 5)
 
 
+@both
+@pytest.mark.parametrize("index", [-1, 2**64])
+def test_an_index_that_would_wrap_is_refused(name: str, index: int) -> None:
+    with library.using(name), pytest.raises(OffloadError, match="no index"):
+        KeyStream(KEY).mask(index, 1, 4)
+
+
 def test_a_key_of_another_length_is_refused() -> None:
     with pytest.raises(OffloadError, match="32 bytes"):
         KeyStream(KEY[:16])

@@ -1,8 +1,9 @@
 // Both enclave sides of a masked product; sealtune.offload.passes is the same in Python and says
 // what each does. A row is worked through in chunks that stay in the first-level cache.
 //
-// Every function is plain C. The compiler makes it anew for each instruction set, which changes
-// how many values it takes at once and nothing about the result: no sum is taken in another order.
+// Rows are plain C. The compiler makes them anew for each instruction set, which changes how many
+// values it takes at once and nothing about the result: no sum of floats is taken in another order.
+// The check sums alone are written out for each set: their products are ones it does not find.
 #include <math.h>
 #include <string.h>
 

@@ -40,13 +40,23 @@ class KeyStream:
             raise OffloadError(f"a key stream's key has {KEY_BYTES} bytes, not {len(key)}")
         self.key = bytes(key)
 
+    def at(self, index: int) -> tuple[bytes, int]:
+        """The key, and the upper half of the counter block, for C.
+
+        Raises:
+            OffloadError: the index is none; C would take it mod 2^64.
+        """
+        if not 0 <= index < 2**64:
+            raise OffloadError(f"{index} is no index of a key stream")
+        return self.key, index
+
     def mask(self, index: int, rows: int, cols: int) -> Tensor:
         """The pad with this index, 0 to 2^64 - 1: uniform int32 [T, K]."""
         native = library.function("sealtune_mask", *_MASK)
         if native is not None:
             out = torch.empty((rows, cols), dtype=torch.int32)
             threads = torch.get_num_threads()
-            if native(self.key, index, rows, cols, out.data_ptr(), threads) == 0:
+            if native(*self.at(index), rows, cols, out.data_ptr(), threads) == 0:
                 return out  # else: the processor has no AES
         return self.words(index, rows, cols)[:, :cols].contiguous()
 
@@ -54,8 +64,9 @@ class KeyStream:
         """The pad with the unused words of each row's last block: int32 [T, 4 ceil(K / 4)]."""
         wide = -(-cols // WORDS) * WORDS
         size = rows * wide * 4
+        key, index = self.at(index)
         counter = index.to_bytes(8, "big") + bytes(8)
-        encryptor = Cipher(algorithms.AES256(self.key), modes.CTR(counter)).encryptor()
+        encryptor = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
         out = torch.zeros(size + _BLOCK, dtype=torch.uint8)
         data = out.numpy().data
         encryptor.update_into(data[:size], data)

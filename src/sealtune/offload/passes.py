@@ -180,7 +180,7 @@ def _with_key(run: Callable[..., int], pad: PadKey | None, rows: int, cols: int)
     """Call ``run`` with a key, or with the words that it makes where the processor has no AES."""
     if pad is None:
         return run(None, 0, None)
-    failed = run(pad.stream.key, pad.index, None)
+    failed = run(*pad.stream.at(pad.index), None)
     if failed != _NO_AES:
         return failed
     words = pad.stream.words(pad.index, rows, cols)
