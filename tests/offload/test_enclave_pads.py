@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -144,6 +145,34 @@ def test_no_pad_is_handed_out_twice_while_a_thread_makes_them(make: Make) -> Non
         source.rest()  # and not waited for
         taken += [pad.key.index for pad in take_step(source, 5)]
     assert len(taken) == len(set(taken)) == 240
+
+
+def test_the_thread_stops_when_work_goes_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the pad that it has begun, and leaves the cores to the step."""
+    source = make(4 * WHOLE)
+    take_step(source, 4)
+    begun, go_on, products = threading.Event(), threading.Event(), []
+    product = ring.product
+
+    def slow(*given: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        go_on.wait(60)
+        products.append(product(*given))
+        return products[-1]
+
+    monkeypatch.setattr(enclave_pads.ring, "product", slow)
+    source.rest()
+    assert begun.wait(60)
+    source.take("o", 4, backward=False)
+    go_on.set()
+    with source._wake:
+        while not any(source._ready.values()):
+            source._wake.wait(0.01)
+        for _ in range(20):  # time enough to make all that is still wanted
+            source._wake.wait(0.01)
+    assert len(products) == 1
+    rest(source)
+    assert len(products) == 4
 
 
 def test_a_failure_of_the_thread_reaches_the_next_call(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sealtune.errors import ModelError
-from sealtune.job.plan import LinearGroup
+from sealtune.job.plan import Backbone, LinearGroup
 from sealtune.offload import frozen
 from sealtune.offload.codes import Budget
 from sealtune.offload.frozen import FrozenGroup, load_frozen
@@ -122,6 +122,29 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     monkeypatch.setattr(frozen, "tensor_bytes", change)
     with pytest.raises(ModelError, match="is not the tensor"):
         load(setup)
+
+
+def test_what_changes_after_it_was_hashed_is_not_looked_at(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns the file cannot put other weights under a digest that has been checked."""
+    path = Path(setup.plan.backbone.path)
+    expected = load_file(path)["o.weight"].clone()
+    stream = frozen._stream
+
+    def scribbled(backbone: Backbone, name: str, *rest: object) -> Iterator[torch.Tensor]:
+        for piece in stream(backbone, name, *rest):  # type: ignore[arg-type]
+            if name == "o.weight":  # the last
+                with path.open("r+b") as file:
+                    file.seek(-2048, 2)
+                    file.write(b"\1" * 2048)
+            yield piece
+
+    monkeypatch.setattr(frozen, "_stream", scribbled)
+    found = load(setup)["o"].weight
+    assert found is not None
+    assert torch.equal(found, expected)
+    assert not torch.equal(load_file(path)["o.weight"], expected)
 
 
 def test_a_missing_backbone_is_named(setup: Setup) -> None:

@@ -107,16 +107,21 @@ def test_an_adaptive_liar_gains_nothing_from_calls_that_passed() -> None:
 
 
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("inner", [2**15 - 1, 2**15, 2**15 + 1, 2**16 + 3])
+@pytest.mark.parametrize("inner", [2**15 - 1, 2**15, 2**15 + 1, 2**17 + 3])
+@pytest.mark.parametrize(("secret", "entry"), [(PRIME - 1, -128), (PRIME - 2, -127)])
 def test_extreme_weights_are_summed_exactly(
-    inner: int, backward: bool, monkeypatch: pytest.MonkeyPatch
+    inner: int, backward: bool, secret: int, entry: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The largest vectors and weights, as long as float64 is asked to add up and longer."""
-    monkeypatch.setattr(secrets, "token_bytes", lambda size: b"\xfe\xff\xff\xff" * (size // 4))
-    weight = torch.full((2, inner) if not backward else (inner, 2), -128, dtype=torch.int8)
-    found = made(weight, 40, step=2**14 if backward else 1).vectors(backward=not backward)
-    assert found.left.eq(PRIME - 1).all()  # the long side is summed over
-    assert found.right.to(torch.int64).eq((PRIME - 1) * -128 * inner % PRIME).all()
+    """The largest vectors and weights, as long as float64 is asked to add up and longer.
+
+    Odd ones, too: beyond 2^53 float64 holds even numbers only.
+    """
+    drawn = secret.to_bytes(4, "little")
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: drawn * (size // 4))
+    weight = torch.full((2, inner) if not backward else (inner, 2), entry, dtype=torch.int8)
+    found = made(weight, 40, step=2**17 if backward else 1).vectors(backward=not backward)
+    assert found.left.eq(secret).all()  # the long side is summed over
+    assert found.right.to(torch.int64).eq(secret * entry * inner % PRIME).all()
 
 
 def test_sums_are_those_of_python_integers() -> None:

@@ -142,12 +142,6 @@ class OffloadSession:
                 model.set_submodule(path, PlainPrefix(self._link.accelerator, self.seconds))
             elif module.role == "block":
                 model.set_submodule(path, PassThrough())
-        model.register_forward_pre_hook(self._forget)
-
-    def _forget(self, *_: object) -> None:
-        """A pass begins: whatever an interrupted one left is not of this one."""
-        for shared in self._shared.values():
-            shared.reset()
 
     def multiply(self, group: str, values: Tensor, *, backward: bool = False) -> Tensor:
         """One product by itself, for tests and benchmarks (see ``GroupChannel.multiply``)."""
