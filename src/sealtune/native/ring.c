@@ -67,13 +67,31 @@ static void multiply(const struct ring_way *way, const struct ring_job *job, con
         }
 }
 
+// What a thread has packed.
+struct packed {
+    uint8_t weights[MOST_INNER * MOST_COLS * 2], codes[MOST_INNER * MOST_ROWS * 4];
+};
+
+// Few rows times packed weights: a piece of the inner dimension, added to those before it.
+static void strip(const struct ring_way *way, const struct ring_job *job, struct packed *packed,
+                  struct ring_range rows, struct ring_range inner, struct ring_range cols) {
+    const int64_t groups = (inner.end - inner.start + way->group - 1) / way->group;
+    const int64_t code_row = groups * way->group * way->code_bytes;
+    const int64_t weight_col = groups * way->group * way->weight_bytes;
+    const int64_t high = (rows.end - rows.start + way->rows - 1) / way->rows;
+    const int64_t broad = (cols.end - cols.start + way->cols - 1) / way->cols;
+    way->pack_codes(job, rows, inner, packed->codes);
+    for (int64_t i = 0; i < high * broad; i++) {
+        const int64_t r = (way->codes_stay ? i / broad : i % high) * way->rows;
+        const int64_t c = (way->codes_stay ? i % broad : i / high) * way->cols;
+        multiply(way, job, packed->codes + r * code_row, packed->weights + c * weight_col, groups,
+                 rows.start + r, cols.start + c, inner.start > 0);
+    }
+}
+
 static void blocks(const struct ring_way *way, const struct ring_job *job, struct ring_range rows,
                    struct ring_range cols) {
-    enum { ALIGNED = 64 };
-    static _Thread_local uint8_t weights[MOST_INNER * MOST_COLS * 2]
-        __attribute__((aligned(ALIGNED)));
-    static _Thread_local uint8_t codes[MOST_INNER * MOST_ROWS * 4]
-        __attribute__((aligned(ALIGNED)));
+    static _Thread_local struct packed packed __attribute__((aligned(64)));
     const int64_t wide = MOST_COLS / way->cols * way->cols;
     const int64_t pieces = (job->inner + MOST_INNER - 1) / MOST_INNER;  // of equal size
     const int64_t deep = ring_up((job->inner + pieces - 1) / pieces, MOST_GROUP);
@@ -81,21 +99,10 @@ static void blocks(const struct ring_way *way, const struct ring_job *job, struc
         const struct ring_range across = {col, ring_min(col + wide, cols.end)};
         for (int64_t k = 0; k < job->inner; k += deep) {
             const struct ring_range inner = {k, ring_min(k + deep, job->inner)};
-            const int64_t groups = (inner.end - k + way->group - 1) / way->group;
-            const int64_t code_row = groups * way->group * way->code_bytes;
-            const int64_t weight_col = groups * way->group * way->weight_bytes;
-            way->pack_weight(job, inner, across, weights);
+            way->pack_weight(job, inner, across, packed.weights);
             for (int64_t row = rows.start; row < rows.end; row += MOST_ROWS) {
                 const struct ring_range down = {row, ring_min(row + MOST_ROWS, rows.end)};
-                way->pack_codes(job, down, inner, codes);
-                const int64_t high = (down.end - row + way->rows - 1) / way->rows;
-                const int64_t broad = (across.end - col + way->cols - 1) / way->cols;
-                for (int64_t i = 0; i < high * broad; i++) {
-                    const int64_t r = (way->codes_stay ? i / broad : i % high) * way->rows;
-                    const int64_t c = (way->codes_stay ? i % broad : i / high) * way->cols;
-                    multiply(way, job, codes + r * code_row, weights + c * weight_col, groups,
-                             row + r, col + c, k > 0);
-                }
+                strip(way, job, &packed, down, inner, across);
             }
         }
     }
