@@ -283,6 +283,31 @@ def test_cublas_gets_every_shape_in_the_form_that_it_takes(
     assert torch.equal(found, (left.to(torch.int64) @ right.to(torch.int64)).to(torch.int32))
 
 
+def test_two_hundred_ring_products_need_nothing_that_cublas_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on CUDA: few rows, odd sizes, both layouts, codes that are no matrix of their own."""
+
+    def never(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a shape was refused, and multiplied in float64")
+
+    monkeypatch.setattr(torch, "_int_mm", as_cublas)
+    monkeypatch.setattr(kernels, "_int8_kernel", kernels.cublas_matmul)
+    monkeypatch.setattr(kernels, "float64_matmul", never)
+    monkeypatch.setattr(kernels, "arithmetic", lambda _device: "int8")
+    rng = np.random.default_rng(7)
+    sizes = (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 64, 100, 129)
+    for number in range(200):
+        rows, inner, cols = (int(rng.choice(sizes)) for _ in range(3))
+        codes = random_codes(rng, rows, inner + 3)[:, 1 : 1 + inner]
+        weight = torch.from_numpy(rng.integers(-128, 128, (inner, cols), dtype=np.int8))
+        if number % 2:
+            weight = weight.t().contiguous().t()
+        found = ring.product(codes, weight)
+        expected = (codes.to(torch.int64) @ weight.to(torch.int64)).to(torch.int32)
+        assert torch.equal(found, expected), (rows, inner, cols, number)
+
+
 @pytest.mark.parametrize("layout", ["plain", "turned"])
 def test_a_weight_that_is_laid_out_is_the_same_and_needs_no_copy(layout: str) -> None:
     weight = torch.randint(-128, 128, (32, 48)).to(torch.int8)
