@@ -292,6 +292,11 @@ def test_an_enclave_names_no_other_file(shared: Server, tmp_path: Path, name: ob
     assert (tmp_path / "victim").read_bytes() == bytes(4096)
 
 
+def test_a_shared_folder_is_there_before_anybody_calls(setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no folder .*none"):
+        Server(setup.engine, "tcp:127.0.0.1:0", untrusted_shm=tmp_path / "none")
+
+
 def test_without_a_folder_no_file_is_opened(setup: Setup) -> None:
     server = Server(setup.engine, "tcp:127.0.0.1:0")
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -113,6 +113,19 @@ def test_the_network_has_accounts_of_its_own(place: Path) -> None:
     assert units["sealtune-accelerator"]["Group"] == units["sealtune-site-north"]["Group"]
 
 
+def test_a_folder_of_shared_memory_stays_whose_it_is(place: Path) -> None:
+    for name in ("north", "gpu"):
+        file = place / f"{name}.toml"
+        file.write_text(f'untrusted_shm = "/dev/shm/masked"\n{file.read_text()}')
+    out = render(place, "north", "gpu")
+    for name in ("sealtune-site-north", "sealtune-accelerator"):
+        writes = options(out / "systemd" / f"{name}.service")["ReadWritePaths"][0]
+        assert writes.endswith(" /dev/shm/masked")
+    node = options(out / "systemd" / "sealtune-site-north-node.service")
+    assert "masked" not in node["ReadWritePaths"][0]
+    assert "masked" not in (out / "tmpfiles.d" / "sealtune.conf").read_text()
+
+
 def test_hospitals_publish_no_port(place: Path) -> None:
     found: dict[str, Any] = yaml.safe_load((render(place, *FILES) / "compose.yaml").read_text())
     services = found["services"]

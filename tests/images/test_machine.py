@@ -211,6 +211,9 @@ def test_an_image_of_another_program_or_version_is_not_booted(
         held = parties["server"].model_copy(update={"model": ModelPlace(path=place)})
         with pytest.raises(ConfigError, match=fault):
             fitting(aggregator, held)
+    held = parties["server"].model_copy(update={"untrusted_shm": tmp_path})
+    with pytest.raises(ConfigError, match="an image shares no memory"):
+        fitting(aggregator, held)
 
 
 HEARS = "print('{}', flush=True); assert input() == 'stop'; print('\\nexit 7')"

@@ -48,6 +48,12 @@ def look(job: Hosts, name: str) -> dict[str, SealtuneError | None]:
     return {row.what: row.error for row in preflight(local)}
 
 
+def test_a_folder_of_shared_memory_has_to_be_there(tmp_path: Path) -> None:
+    assert room._shared_folder(tmp_path) == f"{tmp_path} is there"
+    with pytest.raises(SealtuneError, match="no folder that this user may write to"):
+        room._shared_folder(tmp_path / "none")
+
+
 @pytest.mark.usefixtures("admitted")
 def test_nothing_in_the_way_and_nothing_done(hosts: Make) -> None:
     job = hosts()

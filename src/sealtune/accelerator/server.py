@@ -18,7 +18,7 @@ import torch
 from sealtune import frames, sockets
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.exchange import Shared, Stream
-from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError
+from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError, StorageError
 from sealtune.frames import Frame
 from sealtune.offload import wire
 from sealtune.offload.arena import Arena
@@ -33,11 +33,16 @@ class Server:
     Args:
         untrusted_shm: folder that enclaves see, too, and name files for shared memory in.
 
+    Raises:
+        StorageError: it cannot listen there, or there is no such folder.
+
     Attributes:
         bytes_in, bytes_out: codes and token ids received, results sent.
     """
 
     def __init__(self, engine: Engine, address: str, *, untrusted_shm: Path | None = None) -> None:
+        if untrusted_shm is not None and not untrusted_shm.is_dir():
+            raise StorageError(f"untrusted_shm: there is no folder {untrusted_shm}")
         self.engine = engine
         self.untrusted_shm = untrusted_shm
         self.bytes_in = 0
