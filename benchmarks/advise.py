@@ -446,6 +446,7 @@ class Estimates:
 
     def items(self, piece: dict[str, Any], found: dict[str, Any]) -> Iterator[Item]:
         from sealtune.advise import costs
+        from sealtune.advise.enclave_memory import enclave_parts
         from sealtune.advise.equipment import Speeds
         from sealtune.model.activations import bytes_per_token
 
@@ -471,7 +472,7 @@ class Estimates:
         else:
             step = costs.masked_step(shape, batch, 0, backward=True)
             sent = step.moved
-            memory = costs.client_enclave_memory(shape, batch.tokens, 0)
+            memory = sum(enclave_parts(shape, batch, make_job(piece, self._options)).values())
             works = {"online": step.enclave + step.accelerator, "pads": step.pads}
         yield Item(f"{name} memory MiB", "memory", memory / costs.MIB, found["memory"])
         if sent:

@@ -32,7 +32,7 @@ def values(options: argparse.Namespace, model: str) -> dict[str, Any]:
         "model": {"path": model, "task": "causal-lm"},
         "data": {"train": "-", "test": "-", "max_tokens": 4096},
         "sites": {"names": ["one"], "partition": "label"},
-        "protection": {},
+        "protection": {"pad_budget": 0},
         "train": train,
     }
 
@@ -193,7 +193,25 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             accelerator.terminate()
             accelerator.communicate()
     found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return found
+    return found | planned(options, job, found["step"])
+
+
+def planned(options: argparse.Namespace, job: dict[str, Any], measured: float) -> dict[str, Any]:
+    """What ``sealtune plan`` says of the same step, and how far off it is."""
+    from sealtune.advise.costs import MIB, Batch
+    from sealtune.advise.enclave_memory import enclave_parts
+    from sealtune.advise.shape import read_shape
+    from sealtune.job.spec import Job
+
+    parsed = Job.model_validate(job)
+    batch = Batch(options.batch * options.length, options.length)
+    parts = enclave_parts(read_shape(parsed, None), batch, parsed)
+    total = sum(parts.values()) / MIB
+    return {
+        "planned": {what: round(size / MIB, 1) for what, size in parts.items()},
+        "planned_mib": round(total, 1),
+        "planned_over_measured": round(total / measured, 3),
+    }
 
 
 def main() -> None:

@@ -34,9 +34,10 @@ HEAP = 2.0
 # left: this share of it is new memory. Measured 0.3 to 0.95 at cuts 8, 16 and 24 of 30.
 EXPORT_SHARE = 0.7
 
-# Buffers of T x V floats at the peak of a causal-lm step: logits, the picked rows, their
-# log-softmax, one gradient.
+# Buffers of T x V floats at the peak of plain PEFT's causal-lm step: logits, the picked rows, their
+# log-softmax, one gradient. Ours makes them of a few rows at a time (``model.head_loss``).
 LOGIT_BUFFERS = 4
+LOGITS = 32 * MIB
 
 # Memory traffic of what is no matrix product (norms, rotations, activation functions, sums), in
 # units of what autograd keeps. Measured 6 to 8 forward and 13 to 16 backward.
@@ -197,10 +198,15 @@ def activation_memory(
     saved = sum(block.saved for block in blocks)
     if checkpointing:
         saved = 4.0 * shape.width * len(blocks) + max(block.saved for block in blocks)
-    logits = LOGIT_BUFFERS * 4.0 * shape.vocabulary if shape.head_per_token else 0.0
     kept = batch.tokens * (saved + shape.outside.saved)
     kept += batch.rows * sum(block.virtual for block in blocks)
-    return HEAP * kept * width / 4 + batch.tokens * logits
+    heap = 1.0 if checkpointing else HEAP  # then it gives back what was freed
+    return heap * kept * width / 4 + logit_memory(shape, batch)
+
+
+def logit_memory(shape: Shape, batch: Batch) -> float:
+    """Logits of a causal-lm step at its peak: of a few rows at a time, and converted weights."""
+    return 2.0 * min(4.0 * shape.vocabulary * batch.tokens, LOGITS) if shape.head_per_token else 0.0
 
 
 def tuning_memory(trainable: int) -> float:
@@ -218,20 +224,9 @@ def plain_memory(shape: Shape, batch: Batch) -> float:
     """Plain PEFT: the whole model in fp32, and one step."""
     running = 4.0 * shape.whole + tuning_memory(shape.trainable())
     running += activation_memory(shape, batch)
+    if shape.head_per_token:
+        running += LOGIT_BUFFERS * 4.0 * shape.vocabulary * batch.tokens
     return RUNTIME + max(loading_memory(shape.whole, shape.file_bytes), running)
-
-
-def client_enclave_memory(shape: Shape, batch: Batch, first: int) -> float:
-    """Method 1: int8 weights for pads and checks, all pads of one step, its activations, and the
-    model in fp32: its frozen linear layers are let go of once masked ones stand in their place, but
-    the C library keeps those pages. While it starts, the model and its mapped file; at the end as
-    much once more, to compare the written adapter."""
-    int8, inside = float(shape.linear(first)), 4.0 * (shape.whole - shape.linear())
-    pads = sum(4.0 * batch.tokens * n for _, n in products(shape, first, backward=True))
-    running = 4.0 * shape.whole + pads + tuning_memory(shape.trainable())
-    running += activation_memory(shape, batch, first)
-    loading = loading_memory(shape.whole, shape.file_bytes)
-    return RUNTIME + int8 + max(running, inside + loading)
 
 
 def accelerator_memory(shape: Shape, tokens: float, first: int) -> float:

@@ -14,6 +14,7 @@ from typing import Literal
 from sealtune.advise import costs
 from sealtune.advise.costs import Batch
 from sealtune.advise.counts import Counts
+from sealtune.advise.enclave_memory import enclave_parts
 from sealtune.advise.equipment import Equipment
 from sealtune.advise.shape import Shape
 from sealtune.job.sections import SplitSpec
@@ -148,7 +149,7 @@ class _Ways:
             },
             **self._network(up, down, self.rounds + 2 + 2 * costs.HANDSHAKE_MESSAGES),
         }
-        client = costs.client_enclave_memory(shape, self.largest, first)
+        client = sum(enclave_parts(shape, self.largest, self.job, first).values())
         return Option(
             way="federated-lora",
             protect=level,

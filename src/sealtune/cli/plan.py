@@ -17,6 +17,7 @@ from rich.text import Text
 from sealtune.cli.validate import show_state
 from sealtune.job.compute_rules import GPU
 from sealtune.job.plan import ModulePlan, SlicePlan
+from sealtune.job.spec import Job
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _RUNS = {
@@ -58,7 +59,29 @@ def plan(
         from sealtune.job.pad_operators import NO_COLLUSION
 
         typer.echo(f"a pad accelerator multiplies the masks: {NO_COLLUSION}")
+    if job.accelerated:
+        show_memory(job, len(labels) or None)
     show_state(job)
+
+
+def show_memory(job: Job, classes: int | None) -> None:
+    """Print what the memory of a masked job's site enclave is made of."""
+    from sealtune.advise.costs import MIB, Batch
+    from sealtune.advise.enclave_memory import enclave_parts
+    from sealtune.advise.shape import read_shape
+
+    shape = read_shape(job, classes)
+    adapter_only = job.protection.protect == "adapter" and shape.prefix_fits
+    rows, length = job.train.batch_size, job.data.max_tokens
+    first = shape.first_tuned if adapter_only else 0
+    parts = enclave_parts(shape, Batch(rows * length, length), job, first)
+    typer.echo(
+        f"a site's enclave needs about {sum(parts.values()) / MIB:,.0f} MiB at the peak of a step "
+        f"of {rows} texts of {length} tokens"
+    )
+    for what, size in parts.items():
+        if size:
+            typer.echo(f"{size / MIB:10,.1f}  {what}")
 
 
 # protection of a plan that cuts the model nowhere -> where it runs, and what follows
