@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
 
 from sealtune.errors import ConfigError
 from sealtune.job.local import Local
 from sealtune.job.method import Compute as Where
 from sealtune.job.sections import ProtectionSpec, TrainSpec
 from sealtune.launch.parties import admit_party, line_up
-from sealtune.model.trainable import trainable_state
-from tests.enclave.flow import SITES, make_job, sign_job
+from sealtune.model.load import load_model, quiet
+from sealtune.model.trainable import trainable_parameters, trainable_state
+from tests.enclave.flow import SITES, Federation, make_job, sign_job
 from tests.enclave.test_federation import Workbench, plain_federated, whole_run
 
 HERE: tuple[Where, ...] = ("enclave", "attested-gpu")
@@ -94,3 +98,51 @@ def test_an_operator_cannot_name_a_gpu_that_nobody_signed(
     for name in ("north", "server"):
         with pytest.raises(ConfigError, match='device: is "cuda"'):
             admit_party(parties[name].model_copy(update={"device": "cuda"}))
+
+
+def test_the_enclaves_model_is_peft_s_own(llama: Path, tmp_path: Path) -> None:
+    """transformers and peft alone, with the released adapter: the same gradients in float64."""
+    job = make_job(tmp_path, llama, protection=protection("enclave"))
+    federation = whole_run(job, tmp_path / "run")
+    ours = federation.models["north"].double()
+    labels = len(federation.resolved.labels)
+    folder = tmp_path / "run/sites/north/adapter"
+    with quiet():
+        base = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=labels)
+        theirs = PeftModel.from_pretrained(base, folder, is_trainable=True).double()
+    base.config.pad_token_id = ours.config.pad_token_id
+    ids = torch.randint(3, 60, (4, 16), generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 0, 1])
+    gradients = []
+    for model in (ours, theirs):
+        model.eval()
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+        gradients.append({n: p.grad for n, p in trainable_parameters(model).items()})
+    mine, plain = gradients
+    assert mine.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert torch.allclose(mine[name], gradient, rtol=1e-9, atol=1e-13), name
+
+
+def test_masked_layers_are_as_near_as_their_codes(llama: Path, tmp_path: Path) -> None:
+    """A row of int8 codes is off by half a step a weight at most: so is each product, by that."""
+    job = make_job(tmp_path, llama)
+    federation = Federation(sign_job(job, tmp_path / "run"), tmp_path / "run")
+    admitted = admit_party(federation.parties["north"])
+    session = federation._session(admitted, "north")
+    model = load_model(job.model, len(admitted.labels))
+    codes = load_file(admitted.plan.backbone.path)
+    x = torch.randn(8, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    group = admitted.plan.groups[0]
+    masked = session.multiply(group.name, x).double()
+    size = x.double().abs().sum(1, keepdim=True)
+    start = 0
+    for member in group.members:
+        scale = codes[f"{member}.scale"].double()
+        exact = x.double() @ model.get_submodule(member).weight.double().t()
+        found = masked[:, start : start + len(scale)]
+        start += len(scale)
+        # and a little for the rounding of x
+        assert ((found - exact).abs() <= 0.501 * scale * size).all()
+        assert (found - exact).abs().max() > 1e-6, "the published weights are no int8"
