@@ -21,8 +21,8 @@ int sealtune_encode_mask(const struct part *parts, int count, int is_half, int64
 int sealtune_unmask_decode(const uint32_t *y, const uint32_t *product, int64_t rows, int64_t cols,
                            const uint8_t *key, uint64_t index, const uint32_t *words,
                            const float *step, const float *scale, const float *bias,
-                           const uint32_t *check, int64_t vectors, const int64_t *sums, float *out,
-                           int threads);
+                           const uint32_t *check, int64_t vectors, const int64_t *sums, void *out,
+                           int is_half, int threads);
 int sealtune_mask(const uint8_t *key, uint64_t index, int64_t rows, int64_t cols, uint32_t *out,
                   int threads);
 
@@ -69,8 +69,8 @@ static int both_ways(int64_t cols, int is_half) {
     failed |= sealtune_encode_mask(&part, 1, is_half, ROWS, cols, scale, 1e6, NULL, 0, NULL, check,
                                    VECTORS, out, step, sums, 1);
     failed |= sealtune_unmask_decode(out, NULL, ROWS, cols, NULL, 0, NULL, step, scale, bias, check,
-                                     VECTORS, sums, decoded, 2);
-    take(&passes, decoded, codes);
+                                     VECTORS, sums, decoded, is_half, 2);
+    take(&passes, decoded, is_half ? codes / 2 : codes);
     if (sealtune_mask(key, ~5ull, ROWS, cols, out, 2) == 0) take(&masks, out, codes);
     return failed;
 }

@@ -143,13 +143,18 @@ def test_decoding_gives_the_bits_of_the_reference(
     rows = size[0]
     encoded = passes.Encoded(torch.rand(rows, generator=made), sums_of(true, call.check))
 
-    def decode(name: str) -> Tensor:
+    def decode(name: str, dtype: torch.dtype) -> Tensor:
         with library.using(name):
             return passes.unmask_decode(
-                *(y, product, blind, encoded, call.scale, call.check, "here"), bias=call.bias
+                *(y, product, blind, encoded, call.scale, call.check, "here"),
+                dtype=dtype,
+                bias=call.bias,
             )
 
-    assert torch.equal(decode(name), decode(library.OFF))
+    full = decode(name, torch.float32)
+    assert torch.equal(full, decode(library.OFF, torch.float32))
+    for each in (name, library.OFF):
+        assert torch.equal(decode(each, torch.bfloat16), full.to(torch.bfloat16))
 
 
 @both

@@ -54,7 +54,8 @@ struct decode {
     const uint32_t *check;
     int64_t vectors;
     const int64_t *sums;
-    float *out;
+    void *out;  // float, or the upper halves of floats
+    int is_half;
 };
 
 // Ask for memory that is needed soon, while there is arithmetic to do; it need not be there.
@@ -295,6 +296,16 @@ BODY int encode_row(const struct encode *job, int64_t row, check_function *check
     return 0;
 }
 
+// To bfloat16, to the nearest and of two to the even one.
+BODY void round_to_half(const float *values, int count, uint16_t *out) {
+    for (int i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        out[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);  // NaN stays one
+    }
+}
+
 // 1 where an entry is out of range, 2 where a check sum is wrong.
 BODY int decode_row(const struct decode *job, int64_t row, check_function *check_sum) {
     const float step = job->step[row];
@@ -303,6 +314,7 @@ BODY int decode_row(const struct decode *job, int64_t row, check_function *check
     for (int64_t at = 0; at < job->cols; at += CHUNK) {
         int32_t codes[CHUNK];
         uint32_t space[CHUNK];
+        float wide[CHUNK];
         const int count = chunk_of(job->cols, at);
         const int64_t place = row * job->cols + at;
         const uint32_t *words =
@@ -318,12 +330,13 @@ BODY int decode_row(const struct decode *job, int64_t row, check_function *check
             const int64_t sum = check_sum(codes, job->check + k * job->cols + at, count);
             sums[k] = (sums[k] + sum) % (int64_t)PRIME;
         }
-        float *out = job->out + place;
+        float *out = job->is_half ? wide : (float *)job->out + place;
         for (int i = 0; i < count; i++) out[i] = (float)codes[i] * step;
         if (job->scale)
             for (int i = 0; i < count; i++) out[i] *= job->scale[at + i];
         if (job->bias)
             for (int i = 0; i < count; i++) out[i] += job->bias[at + i];
+        if (job->is_half) round_to_half(wide, count, (uint16_t *)job->out + place);
     }
     int wrong = 0;
     for (int64_t k = 0; k < job->vectors; k++) wrong |= sums[k] != job->sums[row * job->vectors + k];
@@ -386,14 +399,14 @@ EXPORT int sealtune_unmask_decode(const uint32_t *y, const uint32_t *product, in
                                   int64_t cols, const uint8_t *key, uint64_t index,
                                   const uint32_t *words, const float *step, const float *scale,
                                   const float *bias, const uint32_t *check, int64_t vectors,
-                                  const int64_t *sums, float *out, int threads) {
+                                  const int64_t *sums, void *out, int is_half, int threads) {
     struct keystream stream;
     encode_function *encode;
     decode_function *decode;
     int failed = 0;
     if (vectors > MAX_VECTORS || (key && keystream_init(&stream, key, index))) return -1;
-    const struct decode job = {y,    product, cols, key ? &stream : NULL, words, step, scale,
-                               bias, check,   vectors, sums, out};
+    const struct decode job = {y,    product, cols,    key ? &stream : NULL, words, step,   scale,
+                               bias, check,   vectors, sums,                 out,   is_half};
     choose(&encode, &decode);
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
     for (int64_t row = 0; row < rows; row++) failed |= decode(&job, row);

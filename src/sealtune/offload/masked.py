@@ -66,7 +66,7 @@ class GroupChannel:
             values: float [T, K] (forward) or [T, N] (backward), or parts that lie side by side.
 
         Returns:
-            float32 [T, N] or [T, K].
+            [T, N] or [T, K], bfloat16 if all values are, else float32.
 
         Raises:
             IntegrityError: the accelerator lied, in this call or in an earlier one.
@@ -76,7 +76,7 @@ class GroupChannel:
         link, frozen, name = self._link, self.frozen, self.frozen.spec.name
         if link.lie is not None:
             raise link.lie
-        parts = (values,) if isinstance(values, Tensor) else values
+        parts = _readable((values,) if isinstance(values, Tensor) else values)
         check, rows = frozen.checks[backward], parts[0].shape[0]
         pad, suspect = None, ""
         if link.pads is not None:
@@ -86,7 +86,7 @@ class GroupChannel:
             pad.key.spend()
         start = perf_counter()
         encoded = passes.encode_mask(
-            _readable(parts),
+            parts,
             frozen.budgets[backward],
             None if pad is None else pad.key,
             check.right,
@@ -109,6 +109,7 @@ class GroupChannel:
                 None if backward else frozen.scale,
                 check.left,
                 f"{name} {'backward' if backward else 'forward'}{suspect}",
+                dtype=parts[0].dtype,
                 bias=None if backward else self.bias,
             )
         except IntegrityError as error:
@@ -157,7 +158,7 @@ class SharedInput:
         self._parts: dict[int, Tensor] = {}
 
     def output(self, x: Tensor, member: int) -> Tensor:
-        """Part of member number ``member``: float32 [..., N_member]."""
+        """Part of member number ``member``: [..., N_member], see ``GroupChannel.multiply``."""
         spec = self.channel.frozen.spec
         if member not in self._parts:
             flat = x.reshape(-1, spec.in_features)

@@ -40,7 +40,7 @@ _ENCODE = (
 )
 _DECODE = (
     *(c_void_p, c_void_p, c_int64, c_int64, *_KEY, c_void_p, c_void_p, c_void_p),
-    *(c_void_p, c_int64, c_void_p, c_void_p, c_int),
+    *(c_void_p, c_int64, c_void_p, c_void_p, c_int, c_int),
 )
 _NO_AES = -1
 _OUT_OF_RANGE, _WRONG = 1, 2
@@ -125,6 +125,7 @@ def unmask_decode(
     where: str,
     out: Tensor | None = None,
     *,
+    dtype: torch.dtype = torch.float32,
     bias: Tensor | None = None,
 ) -> Tensor:
     """Take the mask off an answer, check it, and decode it to ``y * step * scale + bias``.
@@ -137,7 +138,8 @@ def unmask_decode(
         scale: float32 [N], in place of ones.
         check: uint32 [C, N], ``CheckVectors.left``; None as in ``encode_mask``.
         where: layer and direction, for the message.
-        out: float32 [T, N]; default: new.
+        out: [T, N] of ``dtype``; default: new.
+        dtype: float32, or bfloat16, to which the result is rounded last.
         bias: float32 [N].
 
     Raises:
@@ -146,13 +148,13 @@ def unmask_decode(
     rows, cols = y.shape
     vectors = 0 if check is None else len(check)
     if out is None:
-        out = torch.empty((rows, cols), dtype=torch.float32)
+        out = torch.empty((rows, cols), dtype=dtype)
     _expect("y", y, (rows, cols), torch.int32)
     if product is not None:
         _expect("product", product, (rows, cols), torch.int32)
     elif blind is not None:
         raise OffloadError(f"a blind without a product in {where}", hint=_DEFECT)
-    _expect("out", out, (rows, cols), torch.float32)
+    _expect("out", out, (rows, cols), *({torch.float32, torch.bfloat16} & {dtype}))
     _expect("step", encoded.step, (rows,), torch.float32)
     _expect("sums", encoded.sums, (rows, vectors), torch.int64)
     _expect_vectors(check, scale, bias, cols)
@@ -163,12 +165,13 @@ def unmask_decode(
         _judge(False, not slow_passes.sums_are(codes, check, encoded.sums), where)
         slow_passes.decode(codes, encoded.step, scale, bias, out)
         return out
+    half = int(dtype == torch.bfloat16)
     y, product = y.contiguous(), None if product is None else product.contiguous()
 
     def run(*key: object) -> int:
         return native(
             *(_at(y), _at(product), rows, cols, *key, _at(encoded.step), _at(scale), _at(bias)),
-            *(_at(check), vectors, _at(encoded.sums), _at(out), torch.get_num_threads()),
+            *(_at(check), vectors, _at(encoded.sums), _at(out), half, torch.get_num_threads()),
         )
 
     failed = _with_key(run, blind, rows, cols)

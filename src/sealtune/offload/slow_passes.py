@@ -69,12 +69,13 @@ def sums_are(codes: Tensor, check: Tensor | None, sums: Tensor) -> bool:
 def decode(
     codes: Tensor, step: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor
 ) -> None:
-    """Write ``codes * step * scale + bias`` to ``out``, each rounded to float32."""
-    torch.mul(codes.to(torch.float32), step[:, None], out=out)
+    """Write ``codes * step * scale + bias``, each rounded to float32, in the type of ``out``."""
+    values = codes.to(torch.float32).mul_(step[:, None])
     if scale is not None:
-        out *= scale
+        values *= scale
     if bias is not None:
-        out += bias
+        values += bias
+    out.copy_(values)
 
 
 def _norms(values: Tensor) -> Tensor:
