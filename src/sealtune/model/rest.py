@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sealtune.job.plan import SlicePlan
 from sealtune.job.spec import ModelSpec
+from sealtune.model.fused import fuse_feed_forward
 from sealtune.model.load import factory_and_config, keep_head_in_float32, quiet, require_head
 from sealtune.model.partial import (
     Elsewhere,
@@ -61,7 +62,9 @@ def load_rest(
         UnsupportedModelError: not a decoder, or its files do not hold its tensors one by one.
     """
     elsewhere = [member for group in plan.groups for member in group.members]
-    return _load_without(spec, num_labels, elsewhere, plan.prefix_blocks, dtype)
+    model = _load_without(spec, num_labels, elsewhere, plan.prefix_blocks, dtype)
+    fuse_feed_forward(model)
+    return model
 
 
 @contextlib.contextmanager
