@@ -32,7 +32,7 @@ def fuse_feed_forward(model: nn.Module) -> int:
     """
     known = [m for m in model.modules() if _name(m) in _KNOWN and _name(m.act_fn) in _SILU]
     for module in known:
-        module.forward = partial(_feed_forward, module)  # type: ignore[method-assign]
+        module.forward = partial(_feed_forward, module)
     return len(known)
 
 
