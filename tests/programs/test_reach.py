@@ -26,7 +26,8 @@ def test_each_list_is_what_follows_from_the_imports(name: str) -> None:
 def test_each_program_really_loads_what_its_list_says(name: str) -> None:
     files = [Path(file) for file in modules_of(name).values() if file]
     own = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
-    assert own - {"closed.py"} | {"start.py"} == set(read_program(name).at_start)
+    listed = {file for file in read_program(name).at_start if file.endswith(".py")}  # C is built
+    assert own - {"closed.py"} | {"start.py"} == listed
 
 
 # what has no business where plaintext is
