@@ -148,8 +148,9 @@ def library_file(name: str, library: Path | None) -> Iterator[tuple[str, Entry]]
     Raises:
         StorageError: it cannot be read, or was built from other sources than the program's.
     """
-    own = sources.FOLDER / sources.LIBRARY
-    if _USES_LIBRARY not in read_program(name).at_start or not (library or own.is_file()):
+    own, program = sources.FOLDER / sources.LIBRARY, read_program(name)
+    used = _USES_LIBRARY in (*program.at_start, *program.on_demand)
+    if not used or not (library or own.is_file()):
         return
     try:
         data = (library or own).read_bytes()

@@ -221,7 +221,7 @@ class TuningSpec(Section):
 class ProtectionSpec(Section):
     """``[protection]``: what the accelerator may see, and what shows that an enclave is one."""
 
-    compute: Compute | None = None
+    compute: Compute | None = Field(default=None, examples=["enclave"])
     """Where the frozen layers of what is tuned are computed. `masked`: on an accelerator that is
     not trusted, as int8 under masks. `enclave`: on the enclave's processor, without accelerator.
     `attested-gpu`: on its GPU, which computes confidentially and proves it with the enclave.
