@@ -288,7 +288,7 @@ def _cards(_folder: Path) -> list[Target]:
         new_certificate("c", ["c.org"], timedelta(1)),
     )
     card = CoordinatorCard(
-        format=1,
+        format=2,
         org="north",
         key=public_hex(key.public_key()),
         settings="55" * 32,
@@ -324,7 +324,9 @@ def _offload(folder: Path) -> list[Target]:
         [{"name": "q", "members": ["q"]}],
         prefix=lambda ids: torch.nn.functional.embedding(ids, table),  # type: ignore[arg-type]
     )
-    server = Server(engine, "tcp:127.0.0.1:0")
+    server = Server(engine, "tcp:127.0.0.1:0", untrusted_shm=folder)
+    name = "sealtune-" + "0" * 32
+    (folder / name).write_bytes(bytes(4096))
     codes = np.arange(24, dtype=np.int32).tobytes()
     requests = tuple(
         frames.encode(frame)
@@ -333,6 +335,7 @@ def _offload(folder: Path) -> list[Target]:
             Frame("product", {"group": "q", "backward": True, "rows": 1}, bytes(64)),
             Frame("prefix", {"batch": 1, "length": 2}, bytes(16)),
             Frame("arena", {"bytes": 4096}),
+            Frame("arena", {"bytes": 4096, "name": name}),
             Frame("bye"),
         )
     )
