@@ -3,8 +3,9 @@
     python benchmarks/offload_party.py SETTINGS.json
 
 Each line of standard input is a question, a JSON object with ``ask``; each gets one line back.
-Settings: ``way`` (see ``WAYS``), ``model`` (folder), ``tokens`` (JSON file of [B, T] ids), and what
-the way needs. A way imports nothing before it must, as the program that it stands for.
+Settings: ``way`` (see ``WAYS``), ``model`` (folder), ``tokens`` (JSON file of [B, T] ids), what the
+way needs, and ``program``: it finds that program's modules and packages alone. A way imports
+nothing before it must, as the program that it stands for.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+SOURCES = Path(__file__).resolve().parents[1] / "src"
 if "sealtune" not in sys.modules:  # a bare machine has the sources alone
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
+    sys.path.append(str(SOURCES))
 
 Settings = Mapping[str, Any]
 LORA = {"rank": 8, "alpha": 16, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
@@ -221,7 +223,7 @@ def masked(settings: Settings) -> tuple[Stepper, Mapping[str, Any]]:
     return stepper, {
         "memory": memory,
         "rest": lambda: rest(session),
-        "release": lambda: release(job, stepper.model, settings),
+        "release": lambda: release(job, plan, stepper.model, settings),
     }
 
 
@@ -251,7 +253,7 @@ def rest(session: Any) -> dict[str, float]:
     return {"pads": session.seconds["pads"] - before}
 
 
-def release(job: Any, model: Any, settings: Settings) -> dict[str, Any]:
+def release(job: Any, plan: Any, model: Any, settings: Settings) -> dict[str, Any]:
     """What an enclave does last: write the adapter, and compare the written with the live one."""
     import torch
 
@@ -310,6 +312,12 @@ def main() -> None:
     def say(value: Any) -> None:
         print(json.dumps(value), file=out, flush=True)
 
+    if name := settings.get("program"):  # finds the program's packages alone, and loads no more
+        sys.path.insert(0, str(SOURCES / "sealtune"))
+        import start  # type: ignore[import-not-found]
+
+        start.enter(name)
+        del sys.path[0]
     stepper, own = WAYS[settings["way"]](settings)
     import torch
 
