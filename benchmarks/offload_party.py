@@ -304,7 +304,7 @@ def answer(question: Mapping[str, Any], stepper: Stepper, own: Mapping[str, Any]
 
 def main() -> None:
     """Load, say so, answer until the questions end."""
-    start = time.perf_counter()
+    begun = time.perf_counter()
     settings = json.loads(Path(sys.argv[1]).read_text())
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
@@ -323,7 +323,7 @@ def main() -> None:
 
     say(
         {
-            "ready": round(time.perf_counter() - start, 2),
+            "ready": round(time.perf_counter() - begun, 2),
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
