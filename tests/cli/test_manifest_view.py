@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from sealtune.cli.manifest_facts import _computes, _weak
 from sealtune.cli.training_view import rounds, tuned
 from sealtune.job.federated_sections import AggregationSpec
-from sealtune.job.sections import LoraSpec, PtuningSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, ProtectionSpec, PtuningSpec, TuningSpec
+from sealtune.launch.parties import admit_party
+from sealtune.party.trust import read_policies
+from tests.enclave.flow import make_job, sign_job
 from tests.job import sample
 
 
@@ -37,3 +43,21 @@ def test_what_becomes_of_updates_is_named() -> None:
     assert said["updates"] == (
         "fedavg, norm bound 2.0, outliers report, server optimizer fedavgm, proximal 0.1"
     )
+
+
+def test_where_layers_are_computed_is_named(llama: Path, tmp_path: Path) -> None:
+    """Red where a GPU is said to be attested, and proves nothing."""
+    seen = {}
+    for where in ("masked", "enclave", "attested-gpu"):
+        folder = tmp_path / where
+        folder.mkdir()
+        job = make_job(folder, llama, protection=ProtectionSpec.model_validate({"compute": where}))
+        manifest = admit_party(sign_job(job, folder / "run")["server"]).manifest
+        (line,) = _computes(manifest)
+        red = any("GPU" in words for words in _weak(manifest, read_policies(manifest)))
+        seen[where] = (line.words, line.tone, red)
+    assert seen == {
+        "masked": ("on accelerators that nobody trusts, under masks", "", False),
+        "enclave": ("on the enclave's own processor", "", False),
+        "attested-gpu": ("on a GPU that PROVES NOTHING: simulated evidence", "bad", True),
+    }

@@ -11,7 +11,8 @@ import torch
 
 from sealtune.errors import ConfigError
 from sealtune.job.sections import ProtectionSpec
-from sealtune.model.compute import Compute
+from sealtune.model.compute import Compute, _PlacedTask
+from sealtune.model.tasks import Task
 from tests.enclave.flow import make_job
 from tests.enclave.split_flow import make_split_job
 from tests.enclave.test_federation import whole_run
@@ -26,6 +27,12 @@ def test_every_tensor_is_on_the_device(llama: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout.count("\n") == 8
+
+
+def test_whatever_a_task_runs_is_placed() -> None:
+    """A method that is not passed on would run a model on a batch that lies elsewhere."""
+    named = {name for name in vars(Task) if not name.startswith("_") and callable(vars(Task)[name])}
+    assert named == {name for name in vars(_PlacedTask) if not name.startswith("_")}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -29,6 +29,7 @@ from sealtune.methods.federated.personal import PersonalParts
 from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.compare import ROUNDED_LEAST, SAME_LEAST
 from sealtune.model.compute import Compute
+from sealtune.model.load import load_model
 from sealtune.model.rest import load_rest
 from sealtune.model.trainable import (
     copy_tensors,
@@ -85,7 +86,10 @@ class SiteTrainer:
         emit(self._compute.said(stands_in=is_gpu_stand_in(job)))
         self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
         classes, dtype = len(admitted.labels) or None, self._compute.dtype
-        base = load_rest(job.model, classes, admitted.plan, dtype=dtype)
+        if admitted.device == "cpu":
+            base = load_rest(job.model, classes, admitted.plan, dtype=dtype)
+        else:  # matrices that are converted in parts would be many small kernels there
+            base = load_model(job.model, classes, dtype=dtype)
         if job.train.checkpointing:
             give_back_freed()
             compute_blocks_again(base)
