@@ -32,7 +32,7 @@ def values(options: argparse.Namespace, model: str) -> dict[str, Any]:
         "model": {"path": model, "task": "causal-lm"},
         "data": {"train": "-", "test": "-", "max_tokens": 4096},
         "sites": {"names": ["one"], "partition": "label"},
-        "protection": {"pad_budget": 0},
+        "protection": {"pad_budget": 0, "protect": options.protect},
         "train": train,
     }
 
@@ -93,17 +93,15 @@ def enclave(settings: dict[str, Any]) -> None:  # noqa: PLR0915
     plan = SlicePlan.model_validate_json(Path(settings["plan"]).read_bytes())
     task = task_of(job, (), load_tokenizer(job.model))
     phase("imports")
-    pads = None
-    if settings["second"]:
-        from sealtune.offload.keystream import KeyStream  # noqa: F401
     with OffloadSession.connect(
-        settings["accelerator"], plan, integrity_bits=40, owner="m/one", patience=120.0, pads=pads
+        settings["accelerator"], plan, integrity_bits=40, owner="m/one", patience=120.0
     ) as session:
         phase("session")
+        if settings["checkpointing"]:
+            give_back_freed()
         base = load_rest(job.model, None, plan)
         model = apply_tuning(base, job.tuning, job.model.task, job.job.seed)
         if settings["checkpointing"]:
-            give_back_freed()
             compute_blocks_again(base)
         for name, tensor in trainable_state(model).items():
             if ".lora_B." in name:
@@ -176,7 +174,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         settings = {
             "job": job, "plan": str(folder / "plan.json"), "accelerator": address,
             "tokens": tokens.tolist(), "folder": name, "checkpointing": options.checkpointing,
-            "steps": options.steps, "second": False,
+            "steps": options.steps,
         }  # fmt: skip
         (folder / "enclave.json").write_text(json.dumps(settings))
         accelerator = subprocess.Popen(
@@ -223,7 +221,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--depth", type=int, default=1, help="times as deep")
     parser.add_argument("--checkpointing", action="store_true", help="train.checkpointing")
-    parser.add_argument("--head", choices=("enclave", "masked"), default="enclave")
+    parser.add_argument(
+        "--protect", choices=("adapter+data", "insecure-none"), default="adapter+data",
+        help="insecure-none: no pads, so no int8 weights, as with a second accelerator",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="last line is one JSON object")
     parser.add_argument("--enclave", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -168,9 +168,10 @@ def product_model(settings: Settings, session: Any, plan: Any) -> tuple[Stepper,
 
     job = Job.model_validate(job_values(settings))
     compute = Compute.open(settings.get("device", "cpu"), settings.get("precision", "fp32"))
-    base = load_rest(job.model, None, plan, dtype=compute.dtype)
     if job.train.checkpointing:
         give_back_freed()
+    base = load_rest(job.model, None, plan, dtype=compute.dtype)
+    if job.train.checkpointing:
         compute_blocks_again(base)
     model = compute.place(apply_tuning(base, job.tuning, job.model.task, job.job.seed))
     session.install(model)

@@ -86,12 +86,13 @@ class SiteTrainer:
         emit(self._compute.said(stands_in=is_gpu_stand_in(job)))
         self._data, self._task = admitted.holdings.texts, self._compute.task(admitted.holdings.task)
         classes, dtype = len(admitted.labels) or None, self._compute.dtype
+        if job.train.checkpointing:
+            give_back_freed()
         if admitted.device == "cpu":
             base = load_rest(job.model, classes, admitted.plan, dtype=dtype)
         else:  # matrices that are converted in parts would be many small kernels there
             base = load_model(job.model, classes, dtype=dtype)
         if job.train.checkpointing:
-            give_back_freed()
             compute_blocks_again(base)
         tuning = job.tuning.of_site(self._site)
         tuned = apply_tuning(base, tuning, job.model.task, job.job.seed)
