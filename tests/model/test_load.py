@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_digest
-from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.load import load_config, load_model, load_tokenizer
 from tests.model.tiny import make_tokenizer
 
 
@@ -79,6 +79,25 @@ def test_encoder_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match="not a decoder-only"):
         load_model(spec(copy), 3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gemma", "use_bidirectional_attention": True},
+        {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+        {"model_type": "gemma4_text", "use_bidirectional_attention": "all"},
+        {"model_type": "xlm"},
+        {"model_type": "xlnet"},
+        {"model_type": "bert-generation"},
+    ],
+)
+def test_what_attends_to_the_padding_behind_a_text_is_refused(
+    copy: Path, config: dict[str, object]
+) -> None:
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="not a decoder-only"):
+        load_config(spec(copy))
 
 
 def test_encoder_decoder_is_refused(copy: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sealtune.errors import ModelError
 from sealtune.job.plan import Backbone, SlicePlan
@@ -99,6 +100,28 @@ def test_matrices_stay_as_the_file_has_them(tmp_path: Path, tied: bool) -> None:
     with torch.no_grad():
         got, right = rest(input_ids=IDS).logits, exact(input_ids=IDS).logits
     torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "gemma"])  # gemma's embedding scales
+@pytest.mark.parametrize("same", [True, False])
+def test_files_that_hold_two_matrices_where_one_was_tied(
+    tmp_path: Path, name: str, same: bool
+) -> None:
+    folder = make_family(name, tmp_path / "model")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    table = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = table.clone() if same else torch.randn_like(table)
+    save_file(tensors, path, metadata={"format": "pt"})
+    where = spec(folder, "causal-lm")
+    whole, rest = load_model(where, None), load_rest(where, None, NOTHING)
+    heads = [model.get_output_embeddings().weight for model in (whole, rest)]
+    assert torch.equal(heads[1], tensors["lm_head.weight"])
+    assert torch.equal(*heads)
+    assert (rest.get_input_embeddings().weight.data_ptr() == heads[1].data_ptr()) is same
+    with torch.no_grad():
+        got, right = rest.double()(input_ids=IDS).logits, whole.double()(input_ids=IDS).logits
+    assert torch.equal(got, right)
 
 
 def test_leading_blocks_that_run_elsewhere_are_missing_whole(llama: Path) -> None:

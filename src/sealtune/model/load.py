@@ -9,6 +9,7 @@ Trust domain: client enclave (weights); every process (structure).
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,12 @@ from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.weights import Weights
 
+# how configurations say that a token attends to those behind it, and so to padding
+_LOOKS_AHEAD: dict[str, tuple[object, ...]] = {
+    "use_bidirectional_attention": (True, "all"),  # Gemma
+    "causal": (False,),  # XLM
+    "attn_type": ("bi",),  # XLNet
+}
 HEAD = "score"  # the classification head's name in every Hugging Face decoder
 
 
@@ -77,12 +84,20 @@ def load_config(spec: ModelSpec) -> Any:
     kind = str(config.model_type)
     # encoders have a switch that makes decoders of them; GPT-NeoX has it, too, without being one
     switched_off = getattr(config, "is_decoder", True) is False
-    encoder = switched_off and kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
+    encoder = switched_off and kind in encoders
     if config.is_encoder_decoder or encoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModelError(
             f"{folder.name} is a {kind} model, which is not a decoder-only language model",
             hint="use a decoder such as Llama, SmolLM, Qwen, Mistral, GLM or GPT-2",
         )
+    for key, values in _LOOKS_AHEAD.items():
+        if (value := getattr(config, key, None)) in values:
+            raise UnsupportedModelError(
+                f"{folder.name} is a {kind} model whose tokens attend to those behind them "
+                f"({key} = {json.dumps(value)}), which is not a decoder-only language model",
+                hint="use a decoder such as Llama, SmolLM, Qwen, Mistral, GLM or GPT-2",
+            )
     if config.get_text_config() is not config:
         raise UnsupportedModelError(
             f"{folder.name} is a multimodal {kind} model: its decoder is a part of it",

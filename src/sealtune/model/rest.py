@@ -123,6 +123,7 @@ def _load_without(
         layer = model.get_submodule(name)
         layer.weight = _nowhere(layer.weight)
     with quiet(), weights_of(spec, model) as weights:
+        _part_what_differs(model, weights, names)
         read = _store(model, weights, names, dtype, bare=prefix > 0)
         fill(model, weights, names, dtype, {*read, *(f"{n}.weight" for n in elsewhere)})
     model.requires_grad_(False)
@@ -133,6 +134,22 @@ def _nowhere(weight: Tensor) -> nn.Parameter:
     """What stands for a weight that is not here: its shape, and one NaN."""
     one = torch.full((), torch.nan, dtype=weight.dtype)
     return nn.Parameter(one.expand(weight.shape), requires_grad=False)
+
+
+def _part_what_differs(model: Any, weights: Weights, names: Callable[[str], list[str]]) -> None:
+    """Matrices that the configuration ties are two where the files hold two, as transformers
+    has it."""
+    table, output = model.get_input_embeddings(), head_name(model)
+    head = model.get_submodule(output) if output else None
+    if head is None or head.weight is not table.weight:
+        return
+    shape = tuple(table.weight.shape)
+    forms = [names(f"{name}.weight") for name in (embedding_name(model), output)]
+    if weights.find(forms[0], shape) == weights.find(forms[1], shape):
+        return  # there is one
+    first, second = (weights.read(form, shape) for form in forms)
+    if first.dtype != second.dtype or not torch.equal(first, second):
+        head.weight = nn.Parameter(torch.empty_like(table.weight), requires_grad=False)
 
 
 def _store(
