@@ -29,8 +29,8 @@ ACCURACY = (
     "nothing else (docs/advise.md)."
 )
 PLACES = (
-    "A small model of this make was trained in each place and scaled up; within 30 % of whole "
-    "steps (benchmarks/offload.py)."
+    "A small model of this make was trained in each place and scaled up. On a machine that does "
+    "other things, too, places whose processes take turns look slower than they are."
 )
 
 
