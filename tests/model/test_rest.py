@@ -102,6 +102,23 @@ def test_matrices_stay_as_the_file_has_them(tmp_path: Path, tied: bool) -> None:
     torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.float64, torch.float8_e4m3fn, torch.int32], ids=str
+)
+def test_files_of_any_type_are_read_as_transformers_reads_them(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    folder = make_family("llama", tmp_path / "model")
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    where = spec(folder, "causal-lm")
+    with torch.no_grad():
+        got = load_rest(where, None, NOTHING)(input_ids=IDS).logits
+        right = load_model(where, None)(input_ids=IDS).logits
+    torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "gemma"])  # gemma's embedding scales
 @pytest.mark.parametrize("same", [True, False])
 def test_files_that_hold_two_matrices_where_one_was_tied(

@@ -196,7 +196,7 @@ def fill(
                 value = torch.zeros(tensor.shape)  # fresh: nothing to read, float32 to be tuned
             else:
                 value = weights.read(names(name), tuple(tensor.shape))
-                value = value.to(dtype) if value.is_floating_point() else value
+                value = value.to(dtype) if tensor.is_floating_point() else value
             made = isinstance(tensor, nn.Parameter)
             filled[id(tensor)] = nn.Parameter(value, requires_grad=False) if made else value
         owner, _, leaf = name.rpartition(".")

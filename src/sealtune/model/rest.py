@@ -33,6 +33,8 @@ from sealtune.model.stored import StoredEmbedding, StoredHead
 from sealtune.model.structure import find_blocks
 from sealtune.model.weights import Weights
 
+_HALF = (torch.bfloat16, torch.float16)  # what is kept as it is in the file
+
 
 def load_rest(
     spec: ModelSpec,
@@ -176,8 +178,8 @@ def _store(
     def matrix(name: str, layer: Any) -> Tensor:
         done.append(f"{name}.weight")
         weight = weights.read(names(f"{name}.weight"), tuple(layer.weight.shape))
-        fits = torch.promote_types(weight.dtype, dtype) == dtype
-        return weight if fits else weight.to(dtype)
+        halved = weight.dtype in _HALF and torch.promote_types(weight.dtype, dtype) == dtype
+        return weight if halved else weight.to(dtype)
 
     if bare:
         model.set_submodule(embedding, NoEmbedding(int(table.weight.shape[1]), dtype))
