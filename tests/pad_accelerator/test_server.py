@@ -133,6 +133,32 @@ def test_a_beginning_that_was_recorded_opens_nothing(server: Server) -> None:
     again.close()
 
 
+def test_who_offers_the_enclave_a_key_of_his_own_has_no_seed_opened(server: Server) -> None:
+    """Somebody in the middle, who so knows one half, and plays the other one again and again: from
+    each connection he would get another product of the same pads, ``W r + q`` and ``V r + q``.
+    """
+    middle = KeyPair.generate()
+    first = pad_wire.seal_seed(
+        SEED, KEY.public_bytes, middle.public_bytes, job_id=JOB, site="north"
+    )
+    kinds = []
+    for group in ("q", "o"):
+        sock, fresh = dial(server)
+        known = bytes(pad_wire.HALF) + SEED[pad_wire.HALF :]  # the half that was sealed to him
+        own = pad_wire.seal_seed(known, KEY.public_bytes, fresh, job_id=JOB, site="north")
+        half = len(own) // 2
+        sealed = first[:half] + own[half:]
+        frames.send(sock, Frame("open", {"job": JOB.hex(), "site": "north"}, sealed))
+        answer = frames.receive(sock)
+        if answer.kind == "ok":
+            frames.send(sock, request(0, group=group))
+            frames.send(sock, Frame("fetch", {"count": 1}))
+            answer = frames.receive(sock)
+        kinds.append(answer.kind)
+        sock.close()
+    assert kinds == ["error", "error"]
+
+
 def test_the_lasting_key_opens_no_recorded_seed() -> None:
     """Whoever recorded everything and steals the key afterwards has one half of two."""
     fresh = KeyPair.generate()

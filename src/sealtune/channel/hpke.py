@@ -95,7 +95,8 @@ def seal_key(
             from a signed manifest.
         secret: at most `MAX_SECRET` bytes.
         job_id: SHA-384 of the job.
-        report_data: the 64 bytes of the receiver's evidence; empty where it has none.
+        report_data: the 64 bytes of the receiver's evidence; of a pad accelerator, which has none,
+            its connection's fresh key.
         purpose: what the secret is for, such as "data-key"; it opens for no other.
 
     Raises:

@@ -17,7 +17,9 @@ A request that fails is answered by ``error`` with a ``message``, and the connec
 Both halves count. The first is sealed to the key that the manifest names: nobody else learns the
 seed. The second is sealed to the fresh one, which is gone with the connection: a copy of what
 crossed opens for nobody, not even under the lasting key if that is stolen later, and cannot be
-played again to have other products made of the same pads. The seed gives two key streams. ``mask``
+played again to have other products made of the same pads. Nobody vouches for the fresh key, so the
+first half is bound to it, too: sealed beside a key that somebody in the middle offered, and of
+which he knows the second half, it opens at no connection. The seed gives two key streams. ``mask``
 is the pad ``r``; the answer is ``W r + q`` mod 2^32 with ``q`` of ``blind``, uniform for whoever
 reads it on the way and knows no half.
 
@@ -63,7 +65,7 @@ def seal_seed(seed: bytes, lasting: bytes, fresh: bytes, *, job_id: bytes, site:
         KeyReleaseError: one of the keys is none.
     """
     return b"".join(
-        seal_key(key, half, job_id=job_id, report_data=b"", purpose=_purpose(kind, site))
+        seal_key(key, half, job_id=job_id, report_data=fresh, purpose=_purpose(kind, site))
         for key, half, kind in (
             (lasting, seed[:HALF], "lasting"),
             (fresh, seed[HALF:], "fresh"),
@@ -77,13 +79,14 @@ def open_seed(
     """The seed that ``seal_seed`` sealed.
 
     Raises:
-        KeyReleaseError: altered, or sealed to other keys, for another job or another site.
+        KeyReleaseError: altered, or sealed to other keys, for another job or another site, or a
+            half beside another fresh key.
         FrameError: not two boxes.
     """
     if len(sealed) != 2 * _BOX:
         raise FrameError(f"a sealed seed has {2 * _BOX} bytes, not {len(sealed)}")
     seed = b"".join(
-        pair.open(box, job_id=job_id, report_data=b"", purpose=_purpose(kind, site))
+        pair.open(box, job_id=job_id, report_data=fresh.public_bytes, purpose=_purpose(kind, site))
         for pair, box, kind in (
             (lasting, sealed[:_BOX], "lasting"),
             (fresh, sealed[_BOX:], "fresh"),
