@@ -147,6 +147,32 @@ def test_no_pad_is_handed_out_twice_while_a_thread_makes_them(make: Make) -> Non
     assert len(taken) == len(set(taken)) == 240
 
 
+def test_a_pad_that_nobody_wants_any_more_when_it_is_made_is_thrown_away(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another training has begun and ended meanwhile, of fewer rows; the budget is for its pads."""
+    source = make(2 * WHOLE)
+    begun, go_on = threading.Event(), threading.Event()
+    product = ring.product
+
+    def slow(*arguments: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        assert go_on.wait(60)
+        return product(*arguments)
+
+    take_step(source, 2)
+    monkeypatch.setattr(ring, "product", slow)
+    source.rest()
+    assert begun.wait(60)
+    take_step(source, 1)
+    source.rest()
+    go_on.set()
+    wait_for(source)
+    with source._wake:
+        rows = {way: [len(one.product) for one in held] for way, held in source._ready.items()}
+    assert rows == {way: [1] for way in STEP}
+
+
 def test_the_thread_stops_when_work_goes_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the pad that it has begun, and leaves the cores to the step."""
     source = make(4 * WHOLE)

@@ -172,6 +172,7 @@ class EnclavePads:
                 with self._wake:
                     self._spent += perf_counter() - start
                     self._ready.setdefault(job[0], deque()).append(made)
+                    self._drop_others()  # it may have become one of them while it was made
         except BaseException as error:  # whatever it is, the next call says it
             with self._wake:
                 self._failure = error

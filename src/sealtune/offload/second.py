@@ -133,9 +133,6 @@ class SecondSource:
         blind.spend()
         return Pad(mask, lambda: self._answers.take(one), blind)
 
-    def begin(self, rows: int, *, backward: bool) -> None:
-        """See ``PadSource.begin``; the calls tell it all."""
-
     def rest(self) -> None:
         """See ``PadSource.rest``: whoever makes the pads does not rest."""
 
