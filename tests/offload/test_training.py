@@ -17,6 +17,7 @@ from sealtune.job.plan import SlicePlan
 from sealtune.job.sections import ProtectionSpec, PtuningSpec, TuningSpec
 from sealtune.job.spec import Job
 from sealtune.model.load import load_model
+from sealtune.model.rest import load_rest
 from sealtune.model.trainable import trainable_state
 from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
@@ -88,6 +89,21 @@ def test_a_prefix_trains_as_it_does_unmasked(
     """No token is added, so pads are for the texts' rows alone."""
     tuning = TuningSpec(ptuning=PtuningSpec(virtual_tokens=6, **settings))
     compare(make_job(make_family(name, tmp_path / "model"), tuning=tuning), prefixed)
+
+
+@pytest.mark.parametrize("name", ["llama", "olmo"])  # olmo's norms have no weights
+def test_a_prefix_trains_in_bfloat16_where_masked_layers_leave_no_parameter(
+    tmp_path: Path, name: str
+) -> None:
+    tuning = TuningSpec(ptuning=PtuningSpec(virtual_tokens=6))
+    job = make_job(make_family(name, tmp_path / "model"), tuning=tuning)
+    plan = make_plan(job, None)
+    base = load_rest(job.model, None, plan, dtype=torch.bfloat16)
+    model = apply_tuning(base, job.tuning, job.model.task, 1)
+    session_for(job, plan).install(model)
+    ids = torch.randint(2, 400, (2, 8), generator=torch.Generator().manual_seed(0))
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    assert all(tensor.grad.any() for tensor in model.parameters() if tensor.requires_grad)
 
 
 def compare(job: Job, tuned: Callable[[Job], Any]) -> None:

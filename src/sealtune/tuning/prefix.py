@@ -59,6 +59,8 @@ class Prefix(PrefixEncoder):  # type: ignore[misc]
 
     def put_on(self, model: Any) -> None:
         """Make it a part of ``model``, in place."""
+        # follows the model's conversions; of its parameters, masked layers may leave it none
+        self.register_buffer("like", torch.empty(0, dtype=model.dtype), persistent=False)
         model.prompt_encoder = self
         model.register_forward_pre_hook(self._before_model, with_kwargs=True)
         for block in find_blocks(model)[1][: self.first]:
@@ -81,7 +83,7 @@ class Prefix(PrefixEncoder):  # type: ignore[misc]
             cache = DynamicCache()
         seen = cache.get_seq_length()
         if not seen:
-            self._fill(cache, rows, model.dtype)
+            self._fill(cache, rows, self.like.dtype)
         changed = {"past_key_values": cache}
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
         if mask is not None:  # [B, T], or ready-made [B, 1, T, T]: 0 is seen there, or True
