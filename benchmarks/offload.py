@@ -10,7 +10,8 @@ is the same everywhere) is done in turns:
     online        a site's enclave and an accelerator, as `sealtune run` starts them, with all pads
                   made while it rested (``pads`` is what that took)
     total         the same with every pad made within the step, while the accelerator works
-    second        pads from a second accelerator on the same cores, step after step
+    small         as total, with ``train.checkpointing``: the least memory
+    second        as small, with pads from a second accelerator on the same cores, step after step
     enclave_bf16  the site's enclave computes everything, in bfloat16
     fp32          transformers and PEFT alone, float32
     bf16          the same with base and adapter in bfloat16
@@ -23,7 +24,8 @@ Keys of the JSON line: ``online_ratio`` = online / fp32, ``total_ratio`` = total
 ``bf16_online_ratio`` = online / bf16, ``grad_rel_err`` = relative error of one step's gradient
 against the same int8 weights unmasked (both float32), ``integrity_share`` = the check's share of
 the online step's processor time, ``enclave_peak_mib``, ``enclave_peak_mib_second`` and
-``enclave_peak_mib_checkpointing`` = peak memory of the enclave's process, release included,
+``enclave_peak_mib_fast`` = peak memory of the enclave's process in small, second and total,
+release included; what the first two cost is ``small_ratio`` and ``second_ratio``, over fp32.
 ``slalom_speedup`` = the products of a Slalom-style
 scheme over ours, ``advise_worst_ratio`` = seconds that `sealtune advise` says over those measured
 here, the farthest from 1. A key that has no figure is null; ``missing`` says why.
@@ -50,9 +52,16 @@ _NO_PIECES = {"wall", "cpu", "cpu_accelerator", "loss", "pads_ahead"}
 _AHEAD = 2048  # MiB of pads: a whole step's
 _KEYS = (
     "online_ratio", "total_ratio", "grad_rel_err", "integrity_share", "enclave_peak_mib",
-    "enclave_peak_mib_second", "enclave_peak_mib_checkpointing", "slalom_speedup",
-    "advise_worst_ratio", "bf16_online_ratio",
+    "enclave_peak_mib_second", "enclave_peak_mib_fast", "slalom_speedup", "advise_worst_ratio",
+    "bf16_online_ratio", "small_ratio", "second_ratio",
 )  # fmt: skip
+
+# key -> the way whose enclave it is of
+_PEAKS = {
+    "enclave_peak_mib": "small",
+    "enclave_peak_mib_second": "second",
+    "enclave_peak_mib_fast": "masked",
+}
 
 
 class Benchmark:
@@ -81,7 +90,9 @@ class Benchmark:
         self.stage.party("masked", masked)
         self.stage.party("ahead", {**masked, "pad_budget": _AHEAD})
         second = self.stage.pad_accelerator(plan.model_dump(mode="json"))
-        self.stage.party("second", {**masked, "second": second})
+        small = {**masked, "sections": {"train": {"checkpointing": True}}}
+        self.stage.party("small", small)
+        self.stage.party("second", {**small, "second": second})
         self.stage.party("enclave_bf16", {**site, "way": "placed", "precision": "bf16"})
         self.stage.party("fp32", {**base, "way": "plain", "precision": "fp32"})
         self.stage.party("bf16", {**base, "way": "plain", "precision": "bf16"})
@@ -93,7 +104,7 @@ class Benchmark:
 
     def steps(self) -> None:
         """Interleaved rounds and the ratios."""
-        wanted = ("masked", "ahead", "second", "enclave_bf16", "fp32", "bf16")
+        wanted = ("masked", "ahead", "small", "second", "enclave_bf16", "fp32", "bf16")
         names = [name for name in wanted if name in self.stage.processes]
         ways = {name: lambda name=name: self._step(name) for name in names}
         seconds = rounds(ways, self.options.rounds, self.options.until - 110)
@@ -106,6 +117,7 @@ class Benchmark:
             ("total_ratio", "total", "fp32"),
             ("bf16_online_ratio", "online", "bf16"),
             ("enclave_bf16_ratio", "enclave_bf16", "fp32"),
+            ("small_ratio", "small", "fp32"),
             ("second_ratio", "second", "fp32"),
         ):
             if above in walls:
@@ -157,28 +169,13 @@ class Benchmark:
         self.found["loss_rel_err"] = abs(first["loss"] - second["loss"]) / second["loss"]
 
     def memory(self) -> None:
-        """Peaks of the enclave: after its steps, and after its release."""
-        masked = self.stage.processes["masked"]
-        self.found["enclave_mib"] = masked.ask("memory")
-        released = masked.ask("release")
-        self.found["enclave_peak_mib"] = released["peak"]
-        self.found["release"] = released["check"]
-
-    def memory_checkpointing(self) -> None:
-        """The same with ``train.checkpointing``, whose steps take no part in the ratios."""
-        settings = json.loads((self.stage.folder / "masked.json").read_text())
-        settings["sections"] = {"train": {"checkpointing": True}}
-        process = self.stage.party("checkpointing", settings)
-        process.read(180)
-        for _ in range(2):
-            process.ask("step")
-        self.found["enclave_peak_mib_checkpointing"] = process.ask("release")["peak"]
-
-    def memory_second(self) -> None:
-        """The same of one whose pads a second accelerator makes."""
-        self.found["enclave_peak_mib_second"] = self.stage.processes["second"].ask("release")[
-            "peak"
-        ]
+        """Peaks of each masked way's enclave: after its steps, and after its release."""
+        for key, name in _PEAKS.items():
+            process = self.stage.processes[name]
+            self.found[f"{name}_mib"] = process.ask("memory")
+            released = process.ask("release")
+            self.found[key] = released["peak"]
+            self.found[f"{name}_release"] = released["check"]
 
     def slalom(self) -> None:
         """Another scheme's products against ours."""
@@ -258,9 +255,7 @@ def measure(options: argparse.Namespace) -> Figures:
         benchmark = Benchmark(options, stage)
         benchmark.prepare()
         benchmark.attempt("online_ratio total_ratio bf16_online_ratio", "steps")
-        benchmark.attempt("enclave_peak_mib", "memory")
-        benchmark.attempt("enclave_peak_mib_second", "memory_second")
-        benchmark.attempt("enclave_peak_mib_checkpointing", "memory_checkpointing")
+        benchmark.attempt(" ".join(_PEAKS), "memory")
         benchmark.attempt("grad_rel_err", "gradient")
     benchmark.attempt("advise_worst_ratio", "advise")
     benchmark.attempt("integrity_share", "integrity")
