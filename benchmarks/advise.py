@@ -198,15 +198,16 @@ def measure(piece: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     return found
 
 
-def resolved_of(job: Any, labels: tuple[str, ...], cut: int | None) -> Any:
-    """As much of a resolved job as the parties' code looks at."""
+def admitted_of(job: Any, labels: tuple[str, ...], cut: int | None) -> Any:
+    """As much of an admitted job as the parties' code looks at."""
     return SimpleNamespace(
         job=job,
         labels=labels,
         plan=SimpleNamespace(cut=cut),
         cut=cut,
+        device="cpu",
         split=job.split,
-        manifest=SimpleNamespace(model=SimpleNamespace(name="model")),
+        manifest=SimpleNamespace(model=SimpleNamespace(name="model"), rounds=1),
         model_digest="0" * 64,
         job_id="0" * 96,
     )
@@ -233,7 +234,7 @@ def _bottom(
     from sealtune.owner.bottom_site import CutMaker
 
     texts = _task(job, labels).encode(rows_of(options, piece["rows"] * 2, piece["length"]))
-    maker = CutMaker(resolved_of(job, labels, piece["cut"]), texts.pad_id)
+    maker = CutMaker(admitted_of(job, labels, piece["cut"]), texts.pad_id)
     span = range(len(texts))
     maker.chunk("train", texts, span)
     watch = Stopwatch()
@@ -271,7 +272,7 @@ def _top(
     )
     watch = Stopwatch()
     trainer = TopTrainer(
-        resolved_of(job, labels, piece["cut"]),
+        admitted_of(job, labels, piece["cut"]),
         store,  # type: ignore[arg-type]
         lambda event: watch.lap() if isinstance(event, Step) else None,
     )
@@ -339,7 +340,7 @@ def _masked(
 
     from sealtune.job.plan import SlicePlan
     from sealtune.memory import peak_mib
-    from sealtune.model.load import load_model
+    from sealtune.model.rest import load_rest
     from sealtune.model.training import local_round
     from sealtune.offload.remote import RemoteAccelerator
     from sealtune.offload.session import OffloadSession
@@ -356,9 +357,9 @@ def _masked(
 
     task = _task(job, labels)
     texts = task.encode(rows_of(options, piece["rows"] * 2, piece["length"]))
-    counted = Counted(RemoteAccelerator.connect(piece["address"], plan.groups))
+    counted = Counted(RemoteAccelerator.connect(piece["address"], plan.groups, patience=120.0))
     with OffloadSession(counted, plan, integrity_bits=40, owner="advise") as session:
-        model = load_model(job.model, len(labels) or None)
+        model = load_rest(job.model, len(labels) or None, plan)
         model = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
         session.install(model)
         pads = TimedPads(session)
@@ -382,7 +383,7 @@ def _masked(
             save_adapter(Path(name) / "adapter", model, fingerprint)
             batch = texts.batch(range(4))
             try:
-                check_export(Path(name) / "adapter", model.eval(), batch)
+                check_export(Path(name) / "adapter", model.eval(), batch, elsewhere=plan.quantised)
             except Exception as error:  # an adapter of four steps; only its memory counts here
                 print(f"check_export: {error}", file=sys.stderr)
     return {
@@ -464,10 +465,10 @@ class Estimates:
             works = {"forward": ahead * 2}
         elif kind == "top":
             again = piece.get("checkpointing", False)
-            memory = costs.top_memory(shape, cut, batch.tokens, checkpointing=again)
+            memory = costs.top_memory(shape, cut, batch, checkpointing=again)
             works = {"step": costs.step_work(shape, batch, cut, checkpointing=again)}
         elif kind == "plain":
-            memory = costs.plain_memory(shape, batch.tokens)
+            memory = costs.plain_memory(shape, batch)
             works = {"step": costs.step_work(shape, batch)}
         else:
             step = costs.masked_step(shape, batch, 0, backward=True)
@@ -525,10 +526,13 @@ def against_run(folder: Path) -> Iterator[Item]:
 
 
 def child(piece: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Run a piece in a process of its own."""
+    """Run a piece in a process of its own, with the settings that ``sealtune run`` gives it."""
+    from sealtune.launch.threads import cores, thread_settings
+
     words = [sys.executable, __file__, "--piece", json.dumps(piece)]
     words += ["--model", options.model, "--text", options.text]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    environment = os.environ | thread_settings("client", 1, cores())
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{title(piece)}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -546,7 +550,8 @@ def all_items(options: argparse.Namespace) -> Iterator[Item]:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "plan.json"
         path.write_text(plan.model_dump_json())
-        for piece in [*QUICK, *([] if options.quick else MORE)]:
+        quick = json.loads(options.pieces) if options.pieces else QUICK
+        for piece in [*quick, *([] if options.quick else MORE)]:
             if piece["kind"] == "aggregator":
                 size = estimates.shape({}).trainable()
                 yield Item(
@@ -604,6 +609,7 @@ def main() -> None:
     parser.add_argument("--run", help="folder of a finished split run, to compare with as well")
     parser.add_argument("--quick", action="store_true", help="within 4 minutes")
     parser.add_argument("--json", action="store_true", help="last line is one JSON object")
+    parser.add_argument("--pieces", help="JSON list of pieces instead of the first ones")
     parser.add_argument("--piece", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.piece:

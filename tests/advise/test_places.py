@@ -21,12 +21,12 @@ from tests.advise.test_choose import COUNTS
 from tests.sample_job import make_job
 
 WAYS = ("body/cpu/fp32", "body/cpu/bf16", "head/cpu/fp32", "head/cpu/bf16")
-PIECES = {"step": 1.0, "accelerator": 0.2, "pads": 0.0, "passes": 0.1}
+PIECES = {"step": 1.0, "cpu": 1.5, "accelerator": 0.2, "pads": 0.0, "passes": 0.1}
 PARTS = {
     **{way: {**PIECES, "step": 1.0} for way in WAYS},
-    "head/cpu/fp32": {**PIECES, "step": 2.0},
+    "head/cpu/fp32": {**PIECES, "step": 2.0, "cpu": 3.5},
     "body/masked": {**PIECES, "step": 0.8},
-    "body/inline": {**PIECES, "step": 1.3, "pads": 0.4},
+    "body/inline": {**PIECES, "step": 1.3, "cpu": 2.1, "pads": 0.4},
 }
 
 
@@ -54,6 +54,7 @@ def test_every_place_is_measured_with_pieces(settings: dict[str, Any]) -> None:
     parts = measuring.measure({**settings, "seconds": 0.1})["parts"]
     assert set(parts) == set(PARTS)
     assert all(parts[way]["step"] > 0 for way in parts)
+    assert all(parts[way]["cpu"] > 0 for way in parts)
     for way in ("body/masked", "body/inline"):
         assert parts[way]["accelerator"] > 0
         assert parts[way]["passes"] > 0
@@ -84,6 +85,10 @@ def test_pieces_add_up_and_pads_are_what_inline_takes_longer(llama: Path) -> Non
     assert places["second accelerator"].step == pytest.approx(10 * 0.8 + head)
     assert places["enclave"].step == pytest.approx(10 * 1.0 + head)
     assert "attested GPU" not in places  # there was none
+    head_cpu = (3.5 - 1.5 / 2) * 3  # of processor time
+    assert places["masked"].cpu == pytest.approx(10 * 2.1 + head_cpu)
+    assert places["second accelerator"].cpu == pytest.approx(10 * 1.5 + head_cpu)
+    assert places["enclave, bf16"].cpu == pytest.approx(10 * 1.5 + (1.5 - 1.5 / 2) * 3)
 
 
 def test_the_fastest_is_of_the_jobs_own_precision(llama: Path) -> None:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,15 +68,17 @@ class Way:
         self._loss = lambda: task.loss(model, batch)
 
     def step(self) -> Pieces:
-        """Forward, loss and backward; seconds, and those of the session's pieces."""
+        """Forward, loss and backward; seconds, those of the session's pieces, and the processor's:
+        an accelerator's are among them, since it is a thread of this process."""
         before = dict(self.session.seconds)
-        start = time.perf_counter()
+        cpu, start = time.process_time(), time.perf_counter()
         self._model.zero_grad(set_to_none=True)
         self._loss().backward()  # type: ignore[no-untyped-call]
         if self._cuda:
             torch.cuda.synchronize()
         step = time.perf_counter() - start
-        return {"step": step, **{k: v - before[k] for k, v in self.session.seconds.items()}}
+        pieces = {key: value - before[key] for key, value in self.session.seconds.items()}
+        return {"step": step, "cpu": time.process_time() - cpu, **pieces}
 
     def ahead(self) -> Pieces:
         """A step whose pads are made first."""
@@ -154,7 +157,8 @@ _NOTHING = Backbone(path="", tensors={})
 def _rounds(ways: Mapping[str, Callable[[], Pieces]], seconds: float) -> dict[str, Pieces]:
     """Turn after turn until the time is up, two at least after one that warms up.
 
-    The fastest step of each is what the machine does when it is left alone.
+    The fastest step of each is what the machine does when it is left alone. Processor time, which
+    others on the machine hardly change, is the median.
     """
     found: dict[str, list[Pieces]] = {name: [] for name in ways}
     until, number = time.perf_counter() + seconds, 0
@@ -163,6 +167,8 @@ def _rounds(ways: Mapping[str, Callable[[], Pieces]], seconds: float) -> dict[st
             found[name].append(way())
         number += 1
     best = {name: min(steps[1:], key=lambda step: step["step"]) for name, steps in found.items()}
+    for name, steps in found.items():
+        best[name] = {**best[name], "cpu": median(step["cpu"] for step in steps[1:])}
     return {name: {k: round(v, 6) for k, v in step.items()} for name, step in best.items()}
 
 

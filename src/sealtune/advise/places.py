@@ -44,6 +44,7 @@ class Place:
         needs: what must be there and be trusted, besides the site's enclave.
         seconds: of a step, by piece; ``pads`` on top if they are made within the step.
         precision: of the enclave's own arithmetic.
+        cpu: seconds of processor time of a step, the accelerator's included.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Place:
     needs: str
     seconds: Mapping[str, float]
     precision: str
+    cpu: float
 
     @property
     def step(self) -> float:
@@ -74,20 +76,29 @@ class Measured:
     head: float
     of: int
 
-    def step(self, device: str) -> float:
-        """A step in one place, without an accelerator: such as ``cpu/fp32``."""
-        body = self.parts[f"body/{device}"]["step"]
-        return body * self.blocks + self.head_seconds(device)
+    def step(self, device: str, clock: str = "step") -> float:
+        """A step in one place, without an accelerator: such as ``cpu/fp32``.
 
-    def head_seconds(self, device: str) -> float:
+        Args:
+            device: place and precision.
+            clock: ``cpu`` for processor time.
+        """
+        return self.body(device, clock) + self.head_seconds(device, clock)
+
+    def body(self, way: str, clock: str = "step") -> float:
+        """All blocks of a step."""
+        return self.parts[f"body/{way}"][clock] * self.blocks
+
+    def head_seconds(self, device: str, clock: str = "step") -> float:
         """Output matrix and loss."""
-        body, both = (self.parts[f"{part}/{device}"]["step"] for part in ("body", "head"))
+        body, both = (self.parts[f"{part}/{device}"][clock] for part in ("body", "head"))
         return max(0.0, both - body / self.of) * self.head
 
     def pieces(self, way: str) -> dict[str, float]:
         """Seconds of a masked step by piece, the loss left out."""
         found = {key: value * self.blocks for key, value in self.parts[f"body/{way}"].items()}
         step = found.pop("step")
+        del found["cpu"]
         return {"rest": step - sum(found.values()), **found}
 
 
@@ -166,7 +177,8 @@ def _block_flops(shape: Shape, batch: Batch, blocks: int) -> float:
 def places_of(measured: Measured, job: Job) -> list[Place]:
     """Every way that was measured."""
     precision = job.train.precision
-    head = measured.head_seconds(f"cpu/{precision if precision == 'bf16' else 'fp32'}")
+    own = f"cpu/{precision if precision == 'bf16' else 'fp32'}"
+    head, head_cpu = measured.head_seconds(own), measured.head_seconds(own, "cpu")
     ahead, inline = measured.pieces("masked"), measured.pieces("inline")
     online = {
         "enclave": ahead["rest"] + ahead["passes"] + head,
@@ -175,19 +187,22 @@ def places_of(measured: Measured, job: Job) -> list[Place]:
     pads = max(0.0, sum(inline.values()) - sum(ahead.values()))
     found = [
         Place("masked", 'compute = "masked"', "an accelerator that learns nothing",
-              {**online, "pads": pads}, precision),
+              {**online, "pads": pads}, precision, measured.body("inline", "cpu") + head_cpu),
         Place("second accelerator", 'pads = "second-accelerator"',
-              "two accelerators of operators who do not collude", online, precision),
+              "two accelerators of operators who do not collude", online, precision,
+              measured.body("masked", "cpu") + head_cpu),
         Place("enclave", 'compute = "enclave"', "nothing else",
-              {"enclave": measured.step("cpu/fp32")}, "fp32"),
+              {"enclave": measured.step("cpu/fp32")}, "fp32", measured.step("cpu/fp32", "cpu")),
         Place("enclave, bf16", 'compute = "enclave", train.precision = "bf16"',
-              "nothing else", {"enclave": measured.step("cpu/bf16")}, "bf16"),
+              "nothing else", {"enclave": measured.step("cpu/bf16")}, "bf16",
+              measured.step("cpu/bf16", "cpu")),
     ]  # fmt: skip
     if "body/cuda/bf16" in measured.parts:
         gpu = {"enclave": measured.step("cuda/bf16")}
         needs = "an NVIDIA GPU in confidential mode"
         setting = 'compute = "attested-gpu", train.precision = "bf16"'
-        found.append(Place("attested GPU", setting, needs, gpu, "bf16"))
+        spent = measured.step("cuda/bf16", "cpu")
+        found.append(Place("attested GPU", setting, needs, gpu, "bf16", spent))
     return found
 
 
