@@ -121,7 +121,8 @@ def enclave(settings: dict[str, Any]) -> None:  # noqa: PLR0915
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        del loss
+        optimizer.zero_grad(set_to_none=True)
+        del loss, optimizer  # as ``local_round`` leaves it
         phase("step")
         with torch.no_grad():
             task.outcome(model.eval(), batch)

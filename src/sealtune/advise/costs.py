@@ -37,7 +37,7 @@ EXPORT_SHARE = 0.7
 # Buffers of T x V floats at the peak of plain PEFT's causal-lm step: logits, the picked rows, their
 # log-softmax, one gradient. Ours makes them of a few rows at a time (``model.head_loss``).
 LOGIT_BUFFERS = 4
-LOGITS = 32 * MIB
+LOGITS = 8 * MIB
 
 # Memory traffic of what is no matrix product (norms, rotations, activation functions, sums), in
 # units of what autograd keeps. Measured 6 to 8 forward and 13 to 16 backward.

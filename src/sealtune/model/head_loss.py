@@ -25,7 +25,7 @@ from sealtune.model.texts import Batch
 # what families do to their logits after the output matrix, by the keys of their configurations
 _PROCESSED = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
 _PROCESSED_LATER: WeakSet[nn.Module] = WeakSet()
-_LOGITS = 1 << 23  # of one part: 32 MiB of float32
+_LOGITS = 1 << 21  # of one part: 8 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def logit_parts(base: Any, model: nn.Module, batch: Batch) -> Iterator[Tensor] |
     if found is None:
         return None
     head, hidden = found[0], found[1][batch.attention_mask.bool()]
-    size = max(1, _LOGITS // 4 // int(cast(Any, head).out_features))  # compared in float64
+    size = max(1, _LOGITS // 4 // int(cast(Any, head).out_features))  # two models' at once
     return (head(hidden[i : i + size]).float() for i in range(0, len(hidden), size))
 
 
