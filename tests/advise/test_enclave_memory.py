@@ -23,11 +23,11 @@ def parts_of(folder: Path, **sections: Any) -> dict[str, float]:
 
 
 def test_what_is_kept_is_what_the_file_has(llama: Path) -> None:
-    """A tied head is the embedding; of the blocks norms alone stay."""
+    """A tied head is the embedding; of the four blocks norms alone stay."""
     parts = parts_of(llama)
     assert parts["embedding"] == 4 * 400 * 64
-    assert parts["norms, biases and head"] == 4 * (2 * 2 * 64 + 64)
-    assert parts["int8 weights, to make pads"] == 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 96)
+    assert parts["norms, biases and head"] == 4 * (4 * 2 * 64 + 64)
+    assert parts["int8 weights, to make pads"] == 4 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 96)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
