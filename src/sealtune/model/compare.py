@@ -52,7 +52,7 @@ def _few_rows(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, 
         if expected.shape != got.shape:
             raise ValueError(f"logits {tuple(expected.shape)} against {tuple(got.shape)}")
         count = max(1, _COMPARED // expected.shape[-1])
-        yield from zip(expected.split(count), got.split(count), strict=True)
+        yield from zip(torch.split(expected, count), torch.split(got, count), strict=True)
 
 
 def compare_parts(
