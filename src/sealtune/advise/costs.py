@@ -50,7 +50,7 @@ ATTENTION_BACKWARD = 5 / 4
 
 # Passes over the codes of a masked product, both matrices together, in units of their 4 bytes a
 # value: norm and code with mask and check sum, then unmask, range, check sum and decode. With what
-# each call costs besides. Fitted to 512 tokens of SmolLM2-135M; of 256 it then says 0.84.
+# each call costs besides. Fitted to 512 tokens of SmolLM2-135M; of 256 that gives 0.84, computed.
 TRAFFIC_CODES = 14.0
 
 AES_TRAFFIC = 2.0  # making a key stream, in units of its bytes
