@@ -70,7 +70,7 @@ def test_table(folder: Path) -> None:
 @pytest.mark.parametrize("page", ["advise.md", "figures.md"])
 def test_the_pages_state_the_same_accuracy(page: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / page).read_text().replace("`", "")
-    for words in ("within 10 %", "a step of causal-lm takes 40 % longer than estimated"):
+    for words in ("within 30 %", "a step of causal-lm takes 40 % longer than estimated"):
         assert words in ACCURACY
         assert words in text
 

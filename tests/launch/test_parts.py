@@ -44,7 +44,7 @@ def test_threads(role: str, sites: int, available: int, threads: str) -> None:
     settings = thread_settings(role, sites, available)
     pages = settings.pop("GLIBC_TUNABLES", None)
     assert settings == {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads}
-    assert pages == (None if role == "server" else "glibc.malloc.hugetlb=1")
+    assert pages == (None if role in ("server", "client") else "glibc.malloc.hugetlb=1")
     assert cores() >= 1
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # docs/advise.md and docs/figures.md say the same, with what was measured
 ACCURACY = (
-    "Estimates of memory, bytes and processor time are within 10 % of measured pieces of a 135M "
-    "model; a step of causal-lm takes 40 % longer than estimated. Times assume machines that do "
+    "Estimates of memory and processor time are within 30 % of measured pieces of a 135M model, "
+    "bytes exact; a step of causal-lm takes 40 % longer than estimated. Times assume machines that do "
     "nothing else (docs/advise.md)."
 )
 PLACES = (

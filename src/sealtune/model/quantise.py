@@ -20,7 +20,8 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
         weight: float [N, K].
 
     Returns:
-        ``(codes int8 [N, K], scale float32 [N])``; a row of zeros gets scale 1.
+        ``(codes int8 [N, K], scale float32 [N])``; a row of zeros gets scale 0: what a gradient
+        holds for it counts for nothing, and takes no bits from what does.
 
     Raises:
         ModelError: the weight holds NaN or infinity.
@@ -29,6 +30,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     largest = weight.abs().amax(dim=1)
     if not bool(torch.isfinite(largest).all()):
         raise ModelError("a frozen weight holds NaN or infinity", hint="the model file is damaged")
-    scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
-    codes = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    scale = largest / 127
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    codes = (weight / divisor[:, None]).round().clamp(-127, 127).to(torch.int8)
     return codes, scale

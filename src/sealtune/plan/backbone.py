@@ -27,6 +27,8 @@ from sealtune.model.quantise import quantise
 from sealtune.model.rest import read_layers
 from sealtune.offload.wire import tensor_bytes
 
+_FORM = "2"  # of rounding: files that another one made are left alone
+
 
 def prepare_backbone(spec: ModelSpec, linear: Sequence[str]) -> Backbone:
     """The int8 file for the named linear layers, made once and kept in the cache.
@@ -35,7 +37,7 @@ def prepare_backbone(spec: ModelSpec, linear: Sequence[str]) -> Backbone:
         spec: the public model.
         linear: dotted names of the frozen linear layers.
     """
-    names = hashlib.sha256(json.dumps(sorted(linear)).encode()).hexdigest()
+    names = hashlib.sha256(json.dumps([_FORM, *sorted(linear)]).encode()).hexdigest()
     key = f"{model_digest(spec)[:24]}-{names[:8]}"
     path = cache_folder() / "backbones" / f"{key}.safetensors"
     if not path.is_file():
