@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # docs/advise.md and docs/figures.md say the same, with what was measured
 ACCURACY = (
     "Estimates of memory and processor time are within 30 % of measured pieces of a 135M model, "
-    "bytes exact; a step of causal-lm takes 40 % longer than estimated. Times assume machines that do "
-    "nothing else (docs/advise.md)."
+    "bytes exact; a step of causal-lm takes 40 % longer than estimated. Times assume machines "
+    "that do nothing else (docs/advise.md)."
 )
 PLACES = (
     "A small model of this make was trained in each place and scaled up. On a machine that does "
