@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 
 import torch
 
-from sealtune import frames, sockets
+from sealtune import frames
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.exchange import Shared, Stream
+from sealtune.accelerator.listener import Listener
 from sealtune.errors import AcceleratorLostError, FrameError, SealtuneError, StorageError
 from sealtune.frames import Frame
 from sealtune.offload import wire
@@ -27,7 +27,7 @@ from sealtune.offload.arena import Arena
 _FAULTS = (SealtuneError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class Server:
+class Server(Listener):
     """Listens at an address and answers with an engine's products.
 
     Args:
@@ -43,31 +43,8 @@ class Server:
     def __init__(self, engine: Engine, address: str, *, untrusted_shm: Path | None = None) -> None:
         if untrusted_shm is not None and not untrusted_shm.is_dir():
             raise StorageError(f"untrusted_shm: there is no folder {untrusted_shm}")
-        self.engine = engine
+        super().__init__(engine, address)
         self.untrusted_shm = untrusted_shm
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self._lock = threading.Lock()
-        self._listener = sockets.listen(address)
-
-    @property
-    def port(self) -> int:
-        """TCP port that it listens on (0 for a Unix socket)."""
-        name = self._listener.getsockname()
-        return int(name[1]) if isinstance(name, tuple) else 0
-
-    def serve_forever(self) -> None:
-        """Accept enclaves until the listener is closed."""
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def close(self) -> None:
-        """Stop accepting."""
-        self._listener.close()
 
     def _serve(self, sock: socket.socket) -> None:
         with sock:
@@ -78,12 +55,6 @@ class Server:
                 pass  # the enclave is gone or talks nonsense: only its own connection ends
             finally:
                 connection.close()
-
-    def count(self, received: int, sent: int) -> None:
-        """Add to the byte counters."""
-        with self._lock:
-            self.bytes_in += received
-            self.bytes_out += sent
 
 
 class _Connection:

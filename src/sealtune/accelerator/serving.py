@@ -11,34 +11,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sealtune.accelerator.engine import Engine
+from sealtune.accelerator.listener import Listener
 from sealtune.errors import SealtuneError
 from sealtune.memory import peak_mib
 
 _REPORT_EVERY = 5.0  # seconds
 
 
-class Serving(Protocol):
-    """Listens, and answers with an engine's products.
-
-    Attributes:
-        bytes_in, bytes_out: received and sent.
-    """
-
-    engine: Engine
-    bytes_in: int
-    bytes_out: int
-
-    def serve_forever(self) -> None:
-        """Accept enclaves until it is closed."""
-
-    def close(self) -> None:
-        """Stop accepting."""
-
-
-def serve(make: Callable[[dict[str, Any]], Serving]) -> int:
+def serve(make: Callable[[dict[str, Any]], Listener]) -> int:
     """Serve until SIGTERM; returns the exit code.
 
     Args:
@@ -69,7 +51,7 @@ def serve(make: Callable[[dict[str, Any]], Serving]) -> int:
     return 0
 
 
-def _report(server: Serving) -> None:
+def _report(server: Listener) -> None:
     _emit(
         event="offload",
         calls=server.engine.calls,

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from sealtune import frames, sockets
+from sealtune import frames
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.exchange import Shared
+from sealtune.accelerator.listener import Listener
 from sealtune.channel.hpke import KeyPair
 from sealtune.errors import FrameError, SealtuneError
 from sealtune.frames import Frame, is_count
@@ -29,7 +30,7 @@ _SEALED = 1 << 13  # more than a sealed seed has
 _FAULTS = (SealtuneError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class Server:
+class Server(Listener):
     """Listens at an address and answers with products of pads.
 
     Args:
@@ -47,37 +48,10 @@ class Server:
     def __init__(
         self, engine: Engine, address: str, *, key: KeyPair, job_id: bytes, sites: Collection[str]
     ) -> None:
-        self.engine = engine
-        self.bytes_in = self.bytes_out = 0
+        super().__init__(engine, address)
         self._key = key
         self._job_id = job_id
         self._sites = frozenset(sites)
-        self._lock = threading.Lock()
-        self._listener = sockets.listen(address)
-
-    @property
-    def port(self) -> int:
-        """TCP port that it listens on (0 for a Unix socket)."""
-        name = self._listener.getsockname()
-        return int(name[1]) if isinstance(name, tuple) else 0
-
-    def serve_forever(self) -> None:
-        """Accept enclaves until the listener is closed."""
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            _start(self._serve, sock)
-
-    def close(self) -> None:
-        """Stop accepting."""
-        self._listener.close()
-
-    def count(self, sent: int) -> None:
-        """Add to the byte counter."""
-        with self._lock:
-            self.bytes_out += sent
 
     def _serve(self, sock: socket.socket) -> None:
         with sock:
@@ -182,7 +156,7 @@ class _Connection:
             except OSError:
                 self._line.close()
                 return
-            self._server.count(len(frame.body))
+            self._server.count(0, len(frame.body))
 
 
 def refuse(sock: socket.socket, error: Exception) -> None:
