@@ -245,12 +245,7 @@ def rest(session: Any) -> dict[str, float]:
     """Let pads be made ahead until nothing is left to make; returns what that took."""
     session.rest()  # counts what was made before
     before = session.seconds["pads"]
-    quiet, last = 0, time.process_time()
-    while quiet < 25:  # half a second, on a machine that is busy with other things
-        time.sleep(0.02)
-        now = time.process_time()
-        quiet, last = (quiet + 1 if now - last < 0.005 else 0), now
-    session.rest()
+    session.rest(wait=True)
     return {"pads": session.seconds["pads"] - before}
 
 

@@ -16,6 +16,7 @@ import re
 import socket
 import stat
 from collections.abc import Iterator
+from time import monotonic, sleep
 from typing import NamedTuple
 
 from sealtune.errors import StorageError
@@ -23,6 +24,7 @@ from sealtune.errors import StorageError
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _LAST_PORT = 2**16 - 1
 _LAST_VSOCK = 2**32 - 1
+_RETRY = 0.1  # seconds
 
 # A host that is cut off for a minute or two finds its connections as they were: TCP sends again
 # after pauses that double, so the limit is well beyond twice that. One that is gone is noticed.
@@ -80,17 +82,28 @@ def _host(place: str) -> str:
     return "" if set(place) & set(":[]/ ") else place
 
 
-def connect(text: str, *, timeout: float | None = None) -> socket.socket:
+def connect(text: str, *, timeout: float | None = None, patience: float = 0.0) -> socket.socket:
     """Connect to an address.
 
     Args:
         timeout: seconds for this and for whatever is done with the socket; None: no limit.
+        patience: seconds that whoever is to answer may still need before he listens.
 
     Raises:
         OSError: nobody answers there.
         ValueError: it is no address.
     """
-    address = parse(text)
+    address, last = parse(text), monotonic() + patience
+    while True:
+        try:
+            return _connect(address, timeout)
+        except OSError:
+            if monotonic() >= last:
+                raise
+            sleep(_RETRY)
+
+
+def _connect(address: Address, timeout: float | None) -> socket.socket:
     if address.scheme == "tcp":
         sock = socket.create_connection((address.place, address.port), timeout)
         keep_alive(sock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from sealtune.accelerator.engine import Engine
 from sealtune.job.plan import Backbone, LinearGroup, SlicePlan
 from sealtune.model.quantise import quantise
 from sealtune.offload.accelerator import Accelerator
-from sealtune.offload.enclave_pads import EnclavePads
 from sealtune.offload.in_process import InProcess
 from sealtune.offload.session import OffloadSession
 
@@ -58,16 +56,6 @@ class Setup:
         given: Any = multiplier or self.engine
         near = InProcess(given, self.plan.groups)
         return OffloadSession(near, self.plan, integrity_bits=40, owner="test", **options)
-
-
-def wait_for(pads: EnclavePads) -> None:
-    """Until its thread has nothing left to make, or has failed."""
-    with pads._wake:
-        while pads._failure is None:
-            wanted = Counter(way for way, _ in pads._wanted)
-            if wanted <= Counter({way: len(made) for way, made in pads._ready.items()}):
-                break
-            pads._wake.wait(0.01)
 
 
 def product(

@@ -13,7 +13,7 @@ from sealtune.errors import OffloadError, PadReuseError
 from sealtune.offload import enclave_pads, ring
 from sealtune.offload.enclave_pads import EnclavePads
 from sealtune.offload.pads import Pad, PadStream
-from tests.offload.layers import INNER, Setup, Toy, make_setup, wait_for
+from tests.offload.layers import INNER, Setup, Toy, make_setup
 
 STEP = [("q", False), ("o", False), ("o", True), ("q", True)]
 BYTES = {("q", False): 56 * 4, ("o", False): 24 * 4, ("o", True): 40 * 4, ("q", True): 24 * 4}
@@ -50,8 +50,7 @@ def take_step(source: EnclavePads, rows: int) -> list[Pad]:
 
 def rest(source: EnclavePads) -> dict[tuple[str, bool], list[int]]:
     """Let it rest until its thread has nothing left to make; rows of what it holds then."""
-    source.rest()
-    wait_for(source)
+    source.rest(wait=True)
     return {way: [len(m.product) for m in made] for way, made in source._ready.items() if len(made)}
 
 
@@ -167,7 +166,7 @@ def test_a_pad_that_nobody_wants_any_more_when_it_is_made_is_thrown_away(
     take_step(source, 1)
     source.rest()
     go_on.set()
-    wait_for(source)
+    source.rest(wait=True)
     with source._wake:
         rows = {way: [len(one.product) for one in held] for way, held in source._ready.items()}
     assert rows == {way: [1] for way in STEP}

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from sealtune.offload.enclave_pads import EnclavePads
-from tests.offload.layers import INNER, Toy, make_setup, wait_for
+from tests.offload.layers import INNER, Toy, make_setup
 
 TOKENS = 400
 
@@ -96,8 +96,7 @@ def test_pads_made_ahead_hide_as_much(tmp_path: Path) -> None:
         ahead = 0
         for _ in range(10):
             model(x).square().sum().backward()
-            session.rest()
-            wait_for(pads)
+            session.rest(wait=True)
             ahead += sum(map(len, pads._ready.values()))
     assert ahead == 40
     for group in range(4):

@@ -3,10 +3,10 @@
 It trains miniatures of a job's model for some five seconds, with the code that runs use, and prints
 a JSON line. The ways take turns, so that what else the machine does meets all of them alike:
 
-    enclave/fp32, enclave/bf16   everything in the enclave
-    masked                       an accelerator on this machine, pads made ahead
-    inline                       the same, each pad made while the accelerator works
-    gpu                          everything on a CUDA device, in bf16, if there is one
+    cpu/fp32, cpu/bf16   everything in the enclave
+    masked               an accelerator on this machine, pads made ahead
+    inline               the same, each pad made while the accelerator works
+    cuda/bf16            everything on a CUDA device, if there is one
 
 A process of its own, with the environment that `sealtune run` gives an enclave.
 
@@ -82,20 +82,11 @@ class Way:
 
     def ahead(self) -> Pieces:
         """A step whose pads are made first."""
-        self.session.rest()
-        _until_idle()
+        self.session.rest(wait=True)
         return self.step()
 
 
 _NO_TOKENIZER = SimpleNamespace(pad_token_id=0)
-
-
-def _until_idle() -> None:
-    quiet, last = 0, time.process_time()
-    while quiet < 5:
-        time.sleep(0.02)
-        now = time.process_time()
-        quiet, last = (quiet + 1 if now - last < 0.002 else 0), now
 
 
 @contextmanager

@@ -91,11 +91,10 @@ class EnclavePads:
         key = PadKey(self._stream, self._stream.reserve())
         return Pad(key, lambda: self._make(key, way, rows))
 
-    def rest(self) -> None:
+    def rest(self, *, wait: bool = False) -> None:
         """See ``PadSource.rest``."""
         with self._wake:
-            self._seconds["pads"] += self._spent
-            self._spent = 0.0
+            self._count()
             if self._budget == 0 or self._closed:
                 return
             if any(backward for _, backward in self._widest) or not self._wanted:
@@ -107,6 +106,9 @@ class EnclavePads:
                 self._thread = threading.Thread(target=self._produce, name="pads", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
+            if wait:
+                self._wake.wait_for(lambda: self._failure or self._closed or not self._missing())
+                self._count()
 
     def close(self) -> None:
         """See ``PadSource.close``."""
@@ -117,6 +119,10 @@ class EnclavePads:
             self._thread.join()
         self._wanted = []
         self._drop_others()
+
+    def _count(self) -> None:
+        self._seconds["pads"] += self._spent
+        self._spent = 0.0
 
     def _learn(self, way: _Way, rows: int) -> None:
         self._widest[way] = max(rows, self._widest.get(way, 0))
@@ -155,12 +161,18 @@ class EnclavePads:
         """Wait for something that is wanted and not held, the most urgent first; None: closed."""
         with self._wake:
             while not self._closed:
-                held = Counter({way: len(made) for way, made in self._ready.items()})
-                for way, rows in self._wanted if self._resting else ():
-                    if held[way] == 0:
-                        return way, rows
-                    held[way] -= 1
+                if self._resting and (missing := self._missing()):
+                    return missing
                 self._wake.wait()
+        return None
+
+    def _missing(self) -> tuple[_Way, int] | None:
+        """The first that is wanted and not held."""
+        held = Counter({way: len(made) for way, made in self._ready.items()})
+        for way, rows in self._wanted:
+            if held[way] == 0:
+                return way, rows
+            held[way] -= 1
         return None
 
     def _produce(self) -> None:
@@ -173,9 +185,11 @@ class EnclavePads:
                     self._spent += perf_counter() - start
                     self._ready.setdefault(job[0], deque()).append(made)
                     self._drop_others()  # it may have become one of them while it was made
+                    self._wake.notify_all()
         except BaseException as error:  # whatever it is, the next call says it
             with self._wake:
                 self._failure = error
+                self._wake.notify_all()
 
     def _make(self, key: PadKey, way: _Way, rows: int) -> Tensor:
         group, backward = way

@@ -84,8 +84,12 @@ class PadSource(Protocol):
         """
         ...
 
-    def rest(self) -> None:
-        """Nothing is to be done until the next ``take``: time to make pads ahead."""
+    def rest(self, *, wait: bool = False) -> None:
+        """Nothing is to be done until the next ``take``: time to make pads ahead.
+
+        Args:
+            wait: return when there is nothing left to make, or making has failed.
+        """
         ...
 
     def close(self) -> None:

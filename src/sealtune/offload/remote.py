@@ -10,7 +10,6 @@ import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Self
 
 import torch
@@ -24,7 +23,6 @@ from sealtune.job.printable import printable
 from sealtune.offload import arena, wire
 from sealtune.offload.arena import Arena
 
-_RETRY = 0.1  # seconds
 _GROWTH = 1.5  # longer batches come one by one, and each new arena costs its page faults anew
 _HINT = "see the accelerator's log; start the run again with --resume"
 
@@ -79,17 +77,12 @@ class RemoteAccelerator:
         Raises:
             AcceleratorLostError: nothing answers.
         """
-        last = monotonic() + patience
-        while True:
-            try:
-                sock = sockets.connect(address, timeout=timeout)
-                break
-            except OSError as error:
-                if monotonic() >= last:
-                    raise AcceleratorLostError(
-                        f"no accelerator answers at {address}: {error}", hint="is it running?"
-                    ) from error
-                sleep(_RETRY)
+        try:
+            sock = sockets.connect(address, timeout=timeout, patience=patience)
+        except OSError as error:
+            raise AcceleratorLostError(
+                f"no accelerator answers at {address}: {error}", hint="is it running?"
+            ) from error
         near = sock.family == socket.AF_UNIX
         return cls(sock, groups, shared_memory=near, untrusted_shm=untrusted_shm)
 

@@ -16,7 +16,6 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic, sleep
 from typing import Self
 
 import torch
@@ -35,7 +34,6 @@ from sealtune.offload.pads import Pad, PadKey
 AHEAD = 1 << 24  # bytes of answers that lie ready in the enclave or are under way; one may be more
 MOST_ASKED = 512  # requests ahead of their use
 _HELLO = 1 << 12  # more than a public key has
-_RETRY = 0.1  # seconds
 _HINT = "see the pad accelerator's log; start the run again with --resume"
 
 
@@ -99,7 +97,12 @@ class SecondSource:
         Raises:
             AcceleratorLostError: nothing answers, or not as a pad accelerator of this job does.
         """
-        sock = _reach(address, timeout, patience)
+        try:
+            sock = sockets.connect(address, timeout=timeout, patience=patience)
+        except OSError as error:
+            raise AcceleratorLostError(
+                f"no pad accelerator answers at {address}: {error}", hint="is it running?"
+            ) from error
         seed = secrets.token_bytes(2 * HALF)
         try:
             hello = _receive(sock, "hello", _HELLO)
@@ -133,7 +136,7 @@ class SecondSource:
         blind.spend()
         return Pad(mask, lambda: self._answers.take(one), blind)
 
-    def rest(self) -> None:
+    def rest(self, *, wait: bool = False) -> None:
         """See ``PadSource.rest``: whoever makes the pads does not rest."""
 
     def close(self) -> None:
@@ -301,19 +304,6 @@ class _Answers:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
-
-
-def _reach(address: str, timeout: float, patience: float) -> socket.socket:
-    last = monotonic() + patience
-    while True:
-        try:
-            return sockets.connect(address, timeout=timeout)
-        except OSError as error:
-            if monotonic() >= last:
-                raise AcceleratorLostError(
-                    f"no pad accelerator answers at {address}: {error}", hint="is it running?"
-                ) from error
-            sleep(_RETRY)
 
 
 def _receive(sock: socket.socket, kind: str, limit: int) -> Frame:

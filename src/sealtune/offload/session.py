@@ -147,10 +147,13 @@ class OffloadSession:
         """One product by itself, for tests and benchmarks (see ``GroupChannel.multiply``)."""
         return self._shared[group].channel.multiply(values, backward=backward)
 
-    def rest(self) -> None:
-        """Nothing is to be done until the next pass: time to make pads ahead."""
+    def rest(self, *, wait: bool = False) -> None:
+        """Nothing is to be done until the next pass: time to make pads ahead (``PadSource.rest``).
+
+        What making them took is in ``seconds`` after the next rest, or after this one if it waits.
+        """
         if self._link.pads is not None:
-            self._link.pads.rest()
+            self._link.pads.rest(wait=wait)
 
     def close(self) -> None:
         """End the connection, and whoever makes pads."""
