@@ -7,7 +7,8 @@ import torch
 
 from sealtune.errors import ModelError
 from sealtune.model.quantise import quantise
-from sealtune.offload.codes import Budget, encode
+from sealtune.offload.codes import Budget
+from tests.offload.integers import encoded
 
 
 def test_a_weight_is_within_half_a_step_of_its_codes() -> None:
@@ -25,7 +26,7 @@ def test_a_row_of_zeros_takes_no_bits_from_the_gradient_of_the_others() -> None:
     assert not codes[3].any()
     gradient = torch.randn(5, 8)
     budget = Budget(float(codes.double().norm(dim=0).max()), 8)
-    found, step = encode(gradient * scale, budget)
+    found, step = encoded(gradient * scale, budget)
     wanted = (gradient * scale).double() @ codes.double()
     error = (found.double() * step) @ codes.double() - wanted
     assert error.norm() / wanted.norm() < 1e-6

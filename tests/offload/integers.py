@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sealtune.offload import passes
+from sealtune.offload.codes import Budget
+
 EDGES = (-(2**31), 2**31 - 1, -1, 0, 127, 128, -128, -129, 0x7F7F7F80)
 
 
@@ -28,3 +31,10 @@ def random_codes(rng: np.random.Generator, rows: int, cols: int) -> torch.Tensor
     where = rng.random((rows, cols)) < 0.3
     values[where] = rng.choice(EDGES, where.sum())
     return torch.from_numpy(values.astype(np.int32))
+
+
+def encoded(x: torch.Tensor, budget: Budget) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes int32 [T, K] without a mask, and their steps float32 [T, 1]."""
+    codes = torch.empty(x.shape, dtype=torch.int32)
+    step = passes.encode_mask(x.float(), budget, None, None, codes).step
+    return codes, step[:, None]

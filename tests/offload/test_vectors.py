@@ -21,13 +21,13 @@ from sealtune import frames
 from sealtune.frames import Frame
 from sealtune.job.plan import LinearGroup
 from sealtune.offload import prime_check, ring, wire
-from sealtune.offload.codes import Budget, encode
+from sealtune.offload.codes import Budget
 from sealtune.offload.enclave_pads import EnclavePads
 from sealtune.offload.frozen import FrozenGroup
 from sealtune.offload.in_process import InProcess
 from sealtune.offload.masked import GroupChannel, Link
 from sealtune.offload.pads import PadStream
-from tests.offload.integers import multiply, wrap
+from tests.offload.integers import encoded, multiply, wrap
 
 ENTROPY = bytes(range(32))
 PURPOSE = "0123abcd/north"
@@ -105,7 +105,7 @@ def test_codes() -> None:
     rows = [[3.0, 4.0, 0.0, 0.0], [-2.0, 1.0, 0.0, 2.0], [0.0] * 4, [1e-21, 0.0, 0.0, 0.0]]
     budget = Budget(127.0, 4)
     assert budget.code_norm == (1 - 2**-14) * 2**30 / 127 - 1 == BUDGET
-    codes, step = encode(torch.tensor(rows), budget)
+    codes, step = encoded(torch.tensor(rows), budget)
     for row, found, unit in zip(rows, codes.tolist(), step.flatten().tolist(), strict=True):
         norm = math.hypot(*row)  # 5, 3, 0: exact in float32
         scale = float32(float32(budget.code_norm) / norm) if norm > 1e-20 else 0.0

@@ -1,4 +1,4 @@
-"""Real numbers to ring codes and back, with a budget that cannot overflow.
+"""The budget of ring codes, which cannot overflow; ``passes`` encodes with it.
 
 Each row of ``x`` is scaled so that ``|round(f x)|_2 * max_n |W_n|_2 < 2^30``. By Cauchy-Schwarz
 every entry of ``W round(f x)`` then lies in (-2^30, 2^30), half of what int32 holds. The spare bit
@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 from sealtune.errors import OffloadError
 
 RESULT_LIMIT = 2**30  # every honest result is smaller in absolute value
 _MARGIN = 1 - 2.0**-14  # covers float32 rounding of norms, scales and products
-_SMALLEST_NORM = 1e-20  # rows smaller than this are coded as zeros
 
 
 class Budget:
@@ -42,33 +38,3 @@ class Budget:
     def bits(self) -> float:
         """Bits below the 2-norm of a row: its relative resolution is 2^-bits."""
         return math.log2(self.code_norm)
-
-
-def encode(x: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
-    """Round rows to ring codes.
-
-    Args:
-        x: float32 [T, K].
-        budget: of the matrix that the codes will be multiplied with.
-
-    Returns:
-        ``(codes int32 [T, K], step float32 [T, 1])`` with ``x ~ codes * step``.
-
-    Raises:
-        OffloadError: ``x`` holds NaN or infinity.
-    """
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    if not bool(torch.isfinite(norm).all()):
-        raise OffloadError(
-            "NaN or infinity reached a masked layer",
-            hint="lower train.learning_rate, or check the data",
-        )
-    scale = budget.code_norm / norm.clamp_min(_SMALLEST_NORM)
-    scale.masked_fill_(norm < _SMALLEST_NORM, 0.0)
-    codes = (x * scale).round_().to(torch.int32)
-    return codes, norm.div_(budget.code_norm)
-
-
-def decode(codes: Tensor, step: Tensor) -> Tensor:
-    """Ring codes back to float32: ``codes * step``."""
-    return codes.to(torch.float32).mul_(step)
