@@ -32,12 +32,9 @@ from sealtune.job.plan import (
     plain_name,
 )
 from sealtune.job.spec import Job
-from sealtune.model.checkpointing import compute_blocks_again
-from sealtune.model.example_gradients import trainable_layers
-from sealtune.model.load import load_model
-from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import trainable_state
 from sealtune.plan.backbone import prepare_backbone
+from sealtune.plan.federated import tuned_structure
 from sealtune.plan.personal import personal_tensors
 from sealtune.plan.trace import (
     TOKENS,
@@ -49,7 +46,7 @@ from sealtune.plan.trace import (
     is_listed,
     starts_with_embedding,
 )
-from sealtune.tuning.apply import apply_tuning, first_values
+from sealtune.tuning.apply import first_values
 
 
 def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> SlicePlan:
@@ -64,13 +61,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
         ConfigError: a personal part is none of this model's, or nothing is left to share.
         TargetModulesError: the adapter's targets match nothing that is linear.
     """
-    model = load_model(job.model, num_labels, meta=True)
-    blocks_name, blocks = find_blocks(model)
-    tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
-    if job.train.checkpointing:
-        compute_blocks_again(model)  # refuses where it cannot
-    if job.privacy.unit == "example":
-        trainable_layers(tuned)  # refuses what has no gradient of single examples
+    model, tuned, blocks_name, blocks = tuned_structure(job, num_labels)
     every, tainted = _watch(tuned, blocks_name, len(blocks))
     protect = job.protection.protect
     prefix = tainted if protect == "adapter" and starts_with_embedding(model, blocks) else 0
@@ -107,11 +98,6 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
         if backbone
         else Backbone(path="", tensors={}),
     )
-
-
-def first_block(_job: Job, _blocks: int) -> int:
-    """Every block is tuned, unless the tuning names some."""
-    return 0
 
 
 def _watch(model: nn.Module, blocks_name: str, blocks: int) -> tuple[list[Call], int]:

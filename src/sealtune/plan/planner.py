@@ -12,13 +12,11 @@ from sealtune.job.spec import Job
 
 
 class Planner(Protocol):
-    """A module that plans jobs of one kind: see the functions below."""
+    """A module that plans jobs of one kind: see the function below."""
 
     def make_plan(
         self, job: Job, num_labels: int | None, /, *, backbone: bool = True
     ) -> SlicePlan: ...
-
-    def first_block(self, job: Job, blocks: int, /) -> int: ...
 
 
 def _planner(job: Job) -> Planner:
@@ -50,9 +48,13 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
 
 
 def first_block(job: Job, blocks: int) -> int:
-    """The first of ``blocks`` blocks that ``job`` tunes.
+    """The first of ``blocks`` blocks that ``job`` can tune: all of them, or those behind the cut.
 
     Raises:
         ConfigError: there is none.
     """
-    return _planner(job).first_block(job, blocks)
+    if not job.job.rules.server_trains:
+        return 0
+    from sealtune.plan import split
+
+    return split.first_block(job, blocks)

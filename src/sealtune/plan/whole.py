@@ -14,14 +14,11 @@ from torch import nn
 from sealtune.job.compute_rules import GPU
 from sealtune.job.plan import Backbone, ModulePlan, Placement, Role, SlicePlan, plain_name
 from sealtune.job.spec import Job
-from sealtune.model.checkpointing import compute_blocks_again
-from sealtune.model.example_gradients import trainable_layers
-from sealtune.model.load import load_model
-from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import trainable_state
+from sealtune.plan.federated import tuned_structure
 from sealtune.plan.personal import personal_tensors
 from sealtune.plan.trace import block_index, is_listed
-from sealtune.tuning.apply import apply_tuning, first_values
+from sealtune.tuning.apply import first_values
 
 OWNED = "secure-aggregation"
 
@@ -37,13 +34,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
         UnsupportedModelError, TargetModulesError: the tuning does not fit the model.
         ConfigError: a personal part is none of this model's, or nothing is left to share.
     """
-    model = load_model(job.model, num_labels, meta=True)
-    blocks_name, blocks = find_blocks(model)
-    tuned = apply_tuning(model, job.tuning, job.model.task, job.job.seed)
-    if job.train.checkpointing:
-        compute_blocks_again(model)  # refuses where it cannot
-    if job.privacy.unit == "example":
-        trainable_layers(tuned)  # refuses what has no gradient of single examples
+    model, tuned, blocks_name, blocks = tuned_structure(job, num_labels)
     embedding = model.get_input_embeddings()
     modules = []
     for path, module in tuned.named_modules():
@@ -69,11 +60,6 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
         first_values=first_values(tuned, job.tuning),
         backbone=Backbone(path="", tensors={}),
     )
-
-
-def first_block(_job: Job, _blocks: int) -> int:
-    """Every block is tuned, unless the tuning names some."""
-    return 0
 
 
 def _place(job: Job, role: Role, module: nn.Module) -> tuple[Placement, str]:
