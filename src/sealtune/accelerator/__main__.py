@@ -7,16 +7,12 @@ Trust domain: accelerator (untrusted).
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.server import Server
-from sealtune.accelerator.serving import serve
+from sealtune.accelerator.serving import device_of, run
 
 
 def _server(config: dict[str, Any]) -> Server:
@@ -27,13 +23,10 @@ def _server(config: dict[str, Any]) -> Server:
 
         model = config["model"]
         prefix = PlainBlocks(model["path"], model["revision"], blocks, backbone)
-    device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    engine = Engine(backbone, config["groups"], prefix=prefix, device=device)
+    engine = Engine(backbone, config["groups"], prefix=prefix, device=device_of(config))
     folder = config.get("untrusted_shm")
     return Server(engine, config["listen"], untrusted_shm=Path(folder) if folder else None)
 
 
 if __name__ == "__main__":
-    code = serve(_server)
-    sys.stdout.flush()
-    os._exit(code)  # a connection may be inside a product; its thread cannot be joined
+    run(_server)

@@ -6,18 +6,33 @@ Trust domain: accelerator (untrusted).
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import torch
 
 from sealtune.accelerator.listener import Listener
 from sealtune.errors import SealtuneError
 from sealtune.memory import peak_mib
 
 _REPORT_EVERY = 5.0  # seconds
+
+
+def device_of(config: dict[str, Any]) -> str:
+    """Where a program's file has it compute; where that is left open, on CUDA, if it can."""
+    return str(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def run(make: Callable[[dict[str, Any]], Listener]) -> NoReturn:
+    """Serve, and end the process: see ``serve``."""
+    code = serve(make)
+    sys.stdout.flush()
+    os._exit(code)  # a connection may be inside a product; its thread cannot be joined
 
 
 def serve(make: Callable[[dict[str, Any]], Listener]) -> int:

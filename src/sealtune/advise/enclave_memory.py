@@ -20,6 +20,7 @@ from sealtune.advise.costs import (
 )
 from sealtune.advise.shape import Shape
 from sealtune.job.spec import Job
+from sealtune.offload import prime_check
 
 # Python, torch, transformers, PEFT and a tokenizer of 49,152 tokens, in a program that finds its
 # listed packages alone. Measured with torch 2.13 for CPU, transformers 5.23.
@@ -44,7 +45,7 @@ def enclave_parts(shape: Shape, batch: Batch, job: Job, first: int = 0) -> dict[
     widest = max((k + n for k, n in products(shape, first, backward=True)), default=0)
     own_pads = job.protection.pads == "enclave" and job.protection.protect != "insecure-none"
     checks = sum(k + n for k, n in products(shape, first, backward=True))
-    vectors = -(-job.protection.integrity_bits // 31)
+    vectors = prime_check.count(job.protection.integrity_bits)
     again = job.train.checkpointing
     step = activation_memory(shape, batch, first, checkpointing=again)
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ def _error(error: Exception) -> Frame:
     return Frame("error", {"message": f"{type(error).__name__}: {error}"[:500]})
 
 
-def _start(work: Any, *arguments: Any) -> threading.Thread:
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
+def _start(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
