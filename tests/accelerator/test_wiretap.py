@@ -29,6 +29,7 @@ class Proxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
+        self._ended = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -40,6 +41,7 @@ class Proxy:
         back.start()
         self._copy(client, server, self.seen)
         back.join()
+        self._ended.set()
         for sock in (client, server, self._listener):
             sock.close()
 
@@ -51,7 +53,10 @@ class Proxy:
         target.shutdown(socket.SHUT_WR)
 
     def frames(self, *, back: bool = False) -> list[Frame]:
-        """The recorded stream, parsed; ``back``: that of the answers, as far as it is whole."""
+        """The recorded stream of a connection that the enclave has closed, parsed; ``back``: that
+        of the answers, as far as it is whole.
+        """
+        assert self._ended.wait(60)
         found, rest = [], bytes(self.answered if back else self.seen)
         while len(rest) >= frames.HEADER.size:
             meta, body = frames.parse_header(rest[: frames.HEADER.size])

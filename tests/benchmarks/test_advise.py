@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "advise.py"
+from tests.benchmarks.scripts import FOLDER, load
+
 SHAPE = {"rows": 2, "length": 8}
 
 
 @pytest.fixture(scope="module")
 def advise() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("advise_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("advise")
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ def _no_probe(advise: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_masked_step_is_measured_with_its_accelerator(
     advise: ModuleType, monkeypatch: pytest.MonkeyPatch, deep_llama: Path, text: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(advise, "child", advise.measure)  # in this process: it has torch
     pieces = json.dumps([{"kind": "masked", **SHAPE}])
     options = argparse.Namespace(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,24 +12,17 @@ import torch
 from torch import Tensor
 
 from sealtune.offload.pads import PadStream
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "offload_slalom.py"
+from tests.benchmarks.scripts import FOLDER, load
 
 
 @pytest.fixture(scope="module")
 def slalom() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("offload_slalom", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("offload_slalom")
 
 
 def test_it_prints_both_ways_and_their_errors() -> None:
     sizes = ["--tokens", "9", "--hidden", "64", "--kv", "16", "--mlp", "96", "--layers", "1"]
-    command = [sys.executable, str(SCRIPT), *sizes, "--seconds", "0"]
+    command = [sys.executable, str(FOLDER / "offload_slalom.py"), *sizes, "--seconds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["slalom_speedup"] > 0
