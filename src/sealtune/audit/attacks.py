@@ -1,0 +1,10 @@
+"""Which attacks there are. To add one, write its file and name it below.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+from sealtune.audit.attack import Attack
+
+ATTACKS: tuple[Attack, ...] = ()
