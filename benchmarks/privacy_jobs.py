@@ -2,33 +2,22 @@
 
     Jobs(folder, "site", model, data).figures(report)
 
-Server enclave, site enclaves and accelerators are objects of one process; between them pass the
-sealed bytes that a network would carry. The tokenizer and the rows are those of the demo.
+The parties are objects of one process (``in_process``). The tokenizer and the rows are those of the
+demo.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sealtune.accelerator.engine import Engine
-from sealtune.cli.signing import throw_away
-from sealtune.job.events import Event
+from in_process import Objects
 from sealtune.job.federated_sections import PrivacySpec
 from sealtune.job.sections import JobSpec, SitesSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import DataSpec, Job, ModelSpec
-from sealtune.launch.parties import MANIFEST, admit_party, line_up
-from sealtune.methods.federated.server import FederatedServer
-from sealtune.methods.federated.site_trainer import SiteTrainer
 from sealtune.model.load import quiet
-from sealtune.offload.in_process import InProcess
-from sealtune.offload.session import OffloadSession
-from sealtune.party.driver import Driver
-from sealtune.party.site_program import SiteProgram
-from sealtune.plan.resolve import resolve
 
 SITES = ("north", "south")
 BUDGET = 4.3
@@ -72,66 +61,22 @@ class Jobs:
 
     def figures(self, report: Callable[[str], None]) -> dict[str, Any]:
         """What an uninterrupted job and one that is resumed twice have spent."""
-        whole = _Run(self._job, self._folder / "whole")
-        whole.carry(whole.server(resume=False), 100)
-        broken = _Run(self._job, self._folder / "broken")
-        broken.carry(broken.server(resume=False), 4)  # handshake, evaluation; dies in round 1
+        folders = [self._folder / name for name in ("whole", "broken")]
+        whole, broken = (Objects(self._job, folder) for folder in folders)
+        whole.carry(whole.server())
+        broken.carry(broken.server(), 4)  # handshake, evaluation; dies in round 1
         broken.carry(broken.server(resume=True), 4)  # handshake, round 1; dies in round 2
-        broken.carry(broken.server(resume=True), 100)
+        broken.carry(broken.server(resume=True))
         report(f"budget, unit {self._unit}")
         return {
             "budget": BUDGET,
-            "allowed": whole.allowed,
+            "allowed": whole.admitted.manifest.rounds,
             "trained": len(whole.of("round")) - 1,
             "spent": whole.of("privacy")[-1]["epsilon"],
             "spent_resumed": broken.of("privacy")[-1]["epsilon"],
             "ended": whole.of("privacy")[-1]["ended"],
-            "released": all((whole.folder / "sites" / s / "adapter").is_dir() for s in SITES),
+            "released": all((folders[0] / "sites" / site / "adapter").is_dir() for site in SITES),
         }
-
-
-class _Run:
-    """One job's processes as objects."""
-
-    def __init__(self, job: Job, folder: Path) -> None:
-        folder.mkdir()
-        (folder / MANIFEST).write_bytes(throw_away(resolve(job)).encode())
-        self.folder = folder
-        self._parties = {p.site or p.role: p for p in line_up(job, folder, keys={})}
-        self._events: list[dict[str, Any]] = []
-        self._admitted = admit_party(self._parties["server"])
-        self.allowed = self._admitted.manifest.rounds
-        self._sites = {site: self._site(site) for site in SITES}
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """Events of one kind."""
-        return [event for event in self._events if event["event"] == kind]
-
-    def server(self, *, resume: bool) -> Driver:
-        """A fresh server enclave."""
-        admitted = dataclasses.replace(self._admitted, resumes=resume)
-        return Driver(FederatedServer(admitted, self._emit), admitted, self._emit)
-
-    def carry(self, server: Driver, exchanges: int) -> None:
-        """Messages to and fro, for so many exchanges or until the job is done."""
-        for _ in range(exchanges):
-            outgoing = server.next()
-            if outgoing is None:
-                return
-            for site, message in outgoing.items():
-                server.reply(site, self._sites[site].deliver(message))
-
-    def _emit(self, event: Event) -> None:
-        self._events.append(event.fields())
-
-    def _site(self, site: str) -> SiteProgram:
-        admitted = admit_party(self._parties[site])
-        plan = admitted.plan
-        engine = Engine(Path(plan.backbone.path), [g.model_dump() for g in plan.groups])
-        session = OffloadSession(
-            InProcess(engine, plan.groups), plan, integrity_bits=40, owner=f"budget/{site}"
-        )
-        return SiteProgram(admitted, SiteTrainer(admitted, session, self._emit), self._emit)
 
 
 def _tiny_model(folder: Path, demo: Path) -> None:

@@ -3,9 +3,9 @@
     python benchmarks/split.py                 # about ten minutes
     python benchmarks/split.py --quick --json  # within four
 
-One job on real data, SmolLM2-135M cut behind block 24 of 30, three sites, run by the real programs
-of server enclave and data owners in one process (no Flower between them), so that every sealed byte
-is counted where it would leave a machine. Then, in the same process:
+One job on real data, SmolLM2-135M cut behind block 24 of 30, three sites, in one process
+(``in_process``), so that every sealed byte is counted where it would leave a machine. Then, in the
+same process:
 
 * uplink_ratio: sealed bytes that went up for all epochs, handshakes included, against tokens x
   hidden x bytes per element; beside it vanilla split learning, which sends activations up and
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from sealtune.cli.signing import throw_away
+from in_process import Objects
 from sealtune.data.site import load_sites
-from sealtune.job.events import Event
-from sealtune.job.key_files import load_private, new_key
 from sealtune.job.sections import (
     JobSpec,
     LoraSpec,
@@ -48,8 +46,6 @@ from sealtune.job.sections import (
     TuningSpec,
 )
 from sealtune.job.spec import DataSpec, Job, ModelSpec
-from sealtune.launch.parties import MANIFEST, admit_party, line_up
-from sealtune.methods.split.sample_store import SampleStore
 from sealtune.methods.split.server import SplitServer
 from sealtune.methods.split.top_trainer import EVERYBODY, TopTrainer
 from sealtune.model.activations import bytes_per_token
@@ -61,31 +57,12 @@ from sealtune.model.samples import CutBatch, Samples
 from sealtune.model.tasks import make_task
 from sealtune.model.texts import join
 from sealtune.model.training import RoundResult, local_round, make_optimizer
-from sealtune.owner.bottom_site import BottomSite
-from sealtune.party.admit import Admitted
-from sealtune.party.driver import Driver
-from sealtune.party.site_program import SiteProgram
-from sealtune.plan.resolve import resolve
 from sealtune.tuning.apply import apply_tuning
 
 SITES = ("north", "south", "west")
 CUT = 24
 HIDDEN = 576
 TARGETS = {"uplink_ratio": 1.02, "loss_rel_err": 1e-5, "server_step_ratio": 1.07}
-
-
-@dataclass
-class Events:
-    """Keeps what the programs report."""
-
-    found: list[dict[str, Any]] = field(default_factory=list)
-
-    def __call__(self, event: Event) -> None:
-        self.found.append(event.fields())
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """Events of one kind."""
-        return [event for event in self.found if event["event"] == kind]
 
 
 def make_job(options: argparse.Namespace, folder: Path) -> Job:
@@ -109,64 +86,47 @@ def make_job(options: argparse.Namespace, folder: Path) -> Job:
 class _Recorded(TopTrainer):
     """Keeps every step's loss with all its digits; events carry five."""
 
-    def __init__(
-        self, resolved: Admitted, store: SampleStore, emit: Events, losses: list[float]
-    ) -> None:
-        super().__init__(resolved, store, emit)
-        self._losses = losses
+    losses: tuple[float, ...] = ()
 
     def train(self, round_: int) -> RoundResult:
         """As ever."""
         result = super().train(round_)
-        self._losses += result.losses
+        self.losses += result.losses
         return result
 
 
-class Run:
+class Run(Objects):
     """The programs of one job, and what they sent."""
 
     def __init__(self, job: Job, folder: Path) -> None:
-        keys = {site: new_key(site, folder / "keys")[0] for site in SITES}
-        private = {site: load_private(path) for site, path in keys.items()}
-        (folder / MANIFEST).write_bytes(throw_away(resolve(job), private).encode())
-        parties = {p.site or p.role: admit_party(p) for p in line_up(job, folder, keys=keys)}
-        self.resolved = admitted = parties["server"]
-        self.events = Events()
-        self.up = self.down = 0
-        self.losses: list[float] = []
-        enclave = SplitServer(admitted, self.events)
+        super().__init__(job, folder)
+        enclave = SplitServer(self.admitted, self.emit)
         self.store = enclave._store
-        self.trainer = _Recorded(self.resolved, self.store, self.events, self.losses)
+        self.trainer = _Recorded(self.admitted, self.store, self.emit)
         enclave._trainer = self.trainer
-        self.server = Driver(enclave, admitted, self.events)
-        self.sites = {}
-        for site in SITES:
-            worker = BottomSite(parties[site], self.events)
-            self.sites[site] = SiteProgram(parties[site], worker, self.events)
+        self._server = self.server(enclave)
 
     def to_the_end(self, say: Any) -> None:
         """Carry every message."""
-        while (outgoing := self.server.next()) is not None:
-            for site, message in outgoing.items():
-                answer = self.sites[site].deliver(message)
-                self.down += len(message)
-                self.up += len(answer)
-                self.server.reply(site, answer)
-            rounds = len(self.events.of("round"))
-            say(f"{len(self.events.of('upload'))} chunks up, {max(0, rounds - 1)} epochs done")
+
+        def advance(_: int) -> None:
+            rounds = len(self.of("round"))
+            say(f"{len(self.of('upload'))} chunks up, {max(0, rounds - 1)} epochs done")
+
+        self.carry(self._server, advance=advance)
 
 
 def traffic(run: Run, job: Job) -> dict[str, Any]:
     """Bytes of this run, of its activations alone, and of vanilla split learning."""
     assert job.split is not None
     form = job.split.activations
-    tokens = sum(event["tokens"] for event in run.events.of("uploaded"))
+    tokens = sum(event["tokens"] for event in run.of("uploaded"))
     train = sum(s.tokens for site in SITES for s in run.store.samples(site, "train"))
     test = tokens - train
     each = bytes_per_token(form, HIDDEN)
     element = {"fp32": 4, "bf16": 2, "int8": 1}[form]
     epochs = job.job.rounds
-    rounds = [e for e in run.events.of("round") if e["round"] > 0]
+    rounds = [e for e in run.of("round") if e["round"] > 0]
     gradient = sum(s["bytes_down"] for e in rounds for s in e["sites"].values())
     return {
         "uplink_ratio": round(run.up / (tokens * HIDDEN * element), 4),
@@ -182,7 +142,7 @@ def traffic(run: Run, job: Job) -> dict[str, Any]:
 
 def unsplit_losses(run: Run, job: Job, steps: int) -> list[float]:
     """The same steps on the whole model."""
-    labels = run.resolved.labels
+    labels = run.admitted.labels
     task = _task(run, job)
     whole = apply_tuning(
         load_model(job.model, len(labels)), job.tuning, job.model.task, job.job.seed,
@@ -201,7 +161,7 @@ def unsplit_losses(run: Run, job: Job, steps: int) -> list[float]:
 def _task(run: Run, job: Job) -> Any:
     return make_task(
         job.model.task, load_tokenizer(job.model), max_tokens=job.data.max_tokens,
-        template=job.data.template, labels=run.resolved.labels,
+        template=job.data.template, labels=run.admitted.labels,
     )  # fmt: skip
 
 
@@ -209,7 +169,7 @@ class Plain:
     """Plain PEFT on the same top blocks: no enclave, no store, batches at hand in memory."""
 
     def __init__(self, run: Run, job: Job) -> None:
-        top = load_part(job.model, len(run.resolved.labels), CUT, "top")
+        top = load_part(job.model, len(run.admitted.labels), CUT, "top")
         self.entry = CutEntry(top, CUT)
         self._task = _task(run, job)
         self._model = apply_tuning(
@@ -232,7 +192,7 @@ def step_ratio(run: Run, job: Job, rounds: int) -> dict[str, Any]:
     samples = [s for site in SITES for s in run.store.samples(site, "train")]
     steps = 4
     train = job.train.model_copy(update={"steps_per_round": steps})
-    top = load_part(job.model, len(run.resolved.labels), CUT, "top")
+    top = load_part(job.model, len(run.admitted.labels), CUT, "top")
     task = _task(run, job)
     data = Samples(samples, run.store.read, CutEntry(top, CUT), task.pad_id)
     enclave = apply_tuning(top, job.tuning, job.model.task, job.job.seed, first_block=CUT)
@@ -273,14 +233,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="split-") as name:
         job = make_job(options, Path(name))
         say("loading the sites' blocks")
-        run = Run(job, Path(name))
+        run = Run(job, Path(name) / "run")
         run.to_the_end(say)
         result = traffic(run, job)
         if options.form == "fp32":
-            count = min(len(run.losses), options.compared)
+            count = min(len(run.trainer.losses), options.compared)
             say(f"the same {count} steps on the whole model")
             expected = unsplit_losses(run, job, count)
-            pairs = zip(run.losses[:count], expected, strict=True)
+            pairs = zip(run.trainer.losses[:count], expected, strict=True)
             result["loss_rel_err"] = max(abs(a - b) / b for a, b in pairs)
         say("steps of the enclave against plain PEFT, interleaved")
         result |= step_ratio(run, job, options.rounds)
