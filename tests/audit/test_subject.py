@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sealtune.audit.attack import Attack
-from sealtune.audit.finding import Finding, Rate
-from sealtune.audit.record import AUDIT, broken, carry_out, entries
 from sealtune.audit.subject import Subject
 from sealtune.errors import DigestMismatchError, StorageError
 from sealtune.model.load import load_model
@@ -97,29 +93,3 @@ def test_rows_and_models_that_were_not_signed_are_refused(tmp_path: Path, llama:
         Subject(run_dir)
     with pytest.raises(StorageError, match="holds no"):
         Subject(tmp_path)
-
-
-def attack(name: str, protected: Rate, why_not: str = "") -> Attack:
-    found = Finding(name, "", "right", 0.5, Rate(0.9, 0.8, 1.0, 9), protected)
-    return Attack(name, "tries", "who tries", lambda _, report: [found], lambda _: why_not)
-
-
-def test_findings_are_kept_in_the_run_folder(run_dir: Path) -> None:
-    subject, seen = Subject(run_dir), list[tuple[str, float]]()
-
-    def progress(one: Attack, share: float, what: str) -> None:
-        seen.append((one.name, share))
-
-    good, bad = Rate(0.5, 0.4, 0.6, 9), Rate(0.9, 0.8, 1.0, 9)
-    attacks = [attack("a", good), attack("b", bad), attack("c", bad, "not here")]
-    record = carry_out(subject, attacks, progress)
-    assert json.loads((run_dir / AUDIT).read_text()) == record
-    assert [one["findings"][0]["verdict"] for one in record["attacks"][:2]] == ["held", "broken"]
-    assert record["attacks"][2]["findings"] == []
-    assert broken(record) == ["b"]
-    assert seen[-1] == ("c", 1.0)
-    kept = entries(run_dir, subject.job_id)
-    record = carry_out(subject, [attack("b", good)], progress, kept)
-    assert [one["name"] for one in record["attacks"]] == ["a", "c", "b"]
-    assert broken(record) == []
-    assert entries(run_dir, "another job") == []

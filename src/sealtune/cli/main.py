@@ -16,6 +16,7 @@ import typer
 from sealtune import __version__
 from sealtune.cli.advise import advise
 from sealtune.cli.attest import attest
+from sealtune.cli.audit import audit
 from sealtune.cli.clean import clean
 from sealtune.cli.demo import demo_data, demo_model
 from sealtune.cli.demo_hosts import demo_hosts
@@ -79,6 +80,7 @@ app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("merge")(merge)
 app.command("report")(report)
+app.command("audit")(audit)
 app.command("clean")(clean)
 app.command("tcb")(tcb)
 app.add_typer(keys, name="keys")

@@ -27,6 +27,7 @@ from sealtune.report.values import Json, table, text
 
 METRICS = "metrics.jsonl"
 MANIFEST = "job.manifest.json"
+AUDIT = "audit.json"
 BASELINES = ("local", "pooled", "plain-federated")
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Round)
@@ -40,6 +41,7 @@ class RunLog:
     signed: Json  # what was signed, as ``_read_signed`` gives it, or an empty object
     baselines: dict[str, Json]  # contents of ``baselines/<kind>.json`` by kind
     unreadable: int  # number of lines of ``metrics.jsonl`` that are no events
+    audit: Json  # contents of ``audit.json``, or an empty object
 
     def of(self, kind: type[E], role: str | None = None) -> Iterator[E]:
         """All events of one kind in order, of one process or all."""
@@ -192,6 +194,7 @@ def read_run(run_dir: Path) -> RunLog:
         signed=_read_signed(run_dir),
         baselines={kind: figures for kind, figures in baselines.items() if figures},
         unreadable=len(lines) - len(events),
+        audit=_read_object(run_dir / AUDIT),
     )
 
 

@@ -19,6 +19,7 @@ from sealtune.errors import StorageError
 from sealtune.job.storage import write_atomic
 from sealtune.job.training_events import CutTexts
 from sealtune.report import (
+    audit,
     curves,
     evidence,
     heads,
@@ -99,6 +100,7 @@ def context(log: RunLog, summary: Json) -> Json:
     view, split = view_of(log.method), summary["split"]
     verdicts = evidence.verdicts(log)
     uploads = split_figures.uploads(split) if split else []
+    attacks = audit.attacks(log)
     return {
         "s": summary,
         "view": view,
@@ -131,6 +133,12 @@ def context(log: RunLog, summary: Json) -> Json:
         "chain": evidence.chain(verdicts, log.sites, view),
         "signed": bool(log.signed),
         "missing": evidence.missing(log),
+        "attacks": attacks,
+        "audit_verdicts": audit.verdicts(attacks),
+        "audit": {
+            "level": values.number(log.audit.get("level")),
+            "same_code": log.audit.get("same_code"),
+        },
         "plan": sections.plan_rows(log),
         "settings": list(sections.settings(log, view)),
         "code": log.start.code,
