@@ -6,5 +6,6 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 from sealtune.audit.attack import Attack
+from sealtune.audit.cut_inversion import CUT_INVERSION
 
-ATTACKS: tuple[Attack, ...] = ()
+ATTACKS: tuple[Attack, ...] = (CUT_INVERSION,)

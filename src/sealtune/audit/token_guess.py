@@ -1,0 +1,106 @@
+"""Tokens from cut activations: two ways to guess them, with texts that the attacker has.
+
+    known = Known(activations, ids, first)               # of the attacker's own texts
+    nearest(known, seen, first)                          # int64 [N]
+    Inverter(known, embedding).guess(seen, first)
+
+The model is public: whoever has texts of his own runs its first blocks on them, and so knows what
+activations of known tokens look like, at any depth.
+
+Trust domain: operator (untrusted).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_RIDGE = 1e-3  # of the number of tokens
+_AT_ONCE = 1024  # tokens that are compared with all known ones at a time
+
+
+@dataclass(frozen=True)
+class Known:
+    """Tokens whose activations the attacker has made.
+
+    Attributes:
+        activations: float [N, D].
+        ids: int64 [N].
+        first: bool [N], whether it is the first of its text: many decoders turn that one into a
+            sink for attention, which looks like no other.
+    """
+
+    activations: Tensor
+    ids: Tensor
+    first: Tensor
+
+    @cached_property
+    def candidates(self) -> Tensor:
+        """The tokens that can be guessed, int64 [C], sorted."""
+        return torch.unique(self.ids)
+
+    @cached_property
+    def _scales(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each value, [D] each, over tokens that are no sinks."""
+        inner = self.activations[~self.first].double()
+        return inner.mean(0), inner.std(0).clamp_min(1e-12)
+
+    def scaled(self, seen: Tensor) -> Tensor:
+        """Activations [M, D] in units in which all values count alike, float64."""
+        mean, deviation = self._scales
+        return (seen.double() - mean) / deviation
+
+
+def nearest(known: Known, seen: Tensor, first: Tensor) -> Tensor:
+    """For each of some activations [M, D] the token of the known one with the largest cosine.
+
+    Args:
+        first: bool [M], as of ``Known``; first ones are compared with first ones.
+    """
+    guess = torch.zeros(len(seen), dtype=torch.int64)
+    for kind in (True, False):
+        mine, theirs = first == kind, known.first == kind
+        if not mine.any():
+            continue
+        if not theirs.any():
+            theirs = torch.ones_like(theirs)
+        book = normalize(known.scaled(known.activations[theirs]), dim=1)
+        asked = normalize(known.scaled(seen[mine]), dim=1)
+        best = torch.cat([(part @ book.T).argmax(1) for part in torch.split(asked, _AT_ONCE)])
+        guess[mine] = known.ids[theirs][best]
+    return guess
+
+
+class Inverter:
+    """A linear map from activations to token embeddings, fitted by ridge regression.
+
+    Args:
+        known: what it is trained on.
+        embedding: the model's token embeddings, [V, D'].
+    """
+
+    def __init__(self, known: Known, embedding: Tensor) -> None:
+        self._known = known
+        table = embedding[known.candidates].double()
+        self._mean = table.mean(0)
+        self._table = normalize(table - self._mean, dim=1)  # [C, D']
+        inner = ~known.first
+        inputs = self._inputs(known.activations[inner])
+        places = torch.searchsorted(known.candidates, known.ids[inner])
+        weight = torch.eye(inputs.shape[1], dtype=torch.float64) * _RIDGE * len(inputs)
+        self._map = torch.linalg.solve(inputs.T @ inputs + weight, inputs.T @ self._table[places])
+
+    def guess(self, seen: Tensor, first: Tensor) -> Tensor:
+        """The candidate of each activation [M, D], int64 [M]; first tokens by ``nearest``."""
+        scores = normalize(self._inputs(seen) @ self._map, dim=1) @ self._table.T  # [M, C]
+        guess = self._known.candidates[scores.argmax(1)]
+        guess[first] = nearest(self._known, seen[first], first[first])
+        return guess
+
+    def _inputs(self, activations: Tensor) -> Tensor:
+        scaled = self._known.scaled(activations)
+        return torch.cat([scaled, torch.ones(len(scaled), 1, dtype=torch.float64)], dim=1)
