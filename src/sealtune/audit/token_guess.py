@@ -41,7 +41,8 @@ class Known:
     @cached_property
     def candidates(self) -> Tensor:
         """The tokens that can be guessed, int64 [C], sorted."""
-        return torch.unique(self.ids)
+        found: Tensor = torch.unique(self.ids)
+        return found
 
     @cached_property
     def _scales(self) -> tuple[Tensor, Tensor]:
