@@ -38,7 +38,7 @@ def messages(asked: dict[str, Frame], round_: int = 3) -> tuple[dict[str, bytes]
     for site, question in short.items():
         beside = part if is_short(question) else b""
         own = session("seal", site).seal(frames.encode(question), round_, beside=beside)
-        sent[site] = attach(own, part) if beside else own
+        sent[site] = attach(own) + part if beside else own
     return sent, part
 
 
@@ -131,14 +131,14 @@ def test_a_site_cannot_alter_another_ones_body_though_it_has_the_key() -> None:
     assert opened.body != BODY  # the forgery is one: by itself the part opens
     own = session("seal", "north").seal(frames.encode(short["north"]), 3, beside=part)
     with pytest.raises(SealError, match="beside it was altered"):
-        received("north", attach(own, bytes(forged)))
+        received("north", attach(own) + bytes(forged))
 
 
 def test_a_part_of_another_round_or_job() -> None:
     part, short = share(questions(), JOB, 2)
     own = session("seal", "north").seal(frames.encode(short["north"]), 3, beside=part)
     with pytest.raises(ChannelError, match="another job or round"):
-        received("north", attach(own, part))
+        received("north", attach(own) + part)
     sent, _ = messages(questions())
     with pytest.raises(ChannelError, match="another job or round"):
         received("north", sent["north"], job=bytes(48))

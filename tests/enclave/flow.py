@@ -163,7 +163,7 @@ class Federation:
             outgoing = aggregator.next()
             if outgoing is None:
                 return
-            for site, message in reversed(outgoing.items()):
+            for site, message in reversed([*outgoing.items()]):
                 answer = self._carry(site, number, message, network)
                 if isinstance(answer, str):
                     aggregator.absent(site, answer)

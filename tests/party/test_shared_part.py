@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from sealtune.attest.platforms.simulated import (
     SimulatedVerifier,
     simulated_policy,
 )
+from sealtune.channel.shared import Messages
 from sealtune.errors import SealError
 from sealtune.federation.enclave_link import _split
 from sealtune.frames import Frame
@@ -32,17 +34,19 @@ class Asking:
     answer_limit = 1 << 20
     history = None
 
-    def __init__(self) -> None:
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        self.sites = sites
         self.outcomes: list[Any] = []
 
     def program(self) -> Program:
+        sites = self.sites
         for number, bodies in enumerate(
-            [dict.fromkeys(SITES, ADAPTER)] * 2
-            + [{site: ADAPTER + site.encode() for site in SITES}]
+            [dict.fromkeys(sites, ADAPTER)] * 2
+            + [{site: ADAPTER + site.encode() for site in sites}]
         ):
-            outcomes = new_outcomes(SITES)
+            outcomes = new_outcomes(sites)
             self.outcomes.append(outcomes)
-            questions = {s: Frame("train", {"round": number, "for": s}, bodies[s]) for s in SITES}
+            questions = {s: Frame("train", {"round": number, "for": s}, bodies[s]) for s in sites}
             yield Ask(questions, number, lambda site, answer: answer, self._take, outcomes)
 
     def _take(self, site: str, answer: Frame) -> None:
@@ -57,24 +61,28 @@ class Echo:
         return Frame("update", {"for": question.meta["for"]}, question.body)
 
 
-@pytest.fixture
-def parties() -> tuple[Asking, Driver, dict[str, SiteProgram]]:
+def make(names: tuple[str, ...], server: Any = None) -> tuple[Driver, dict[str, SiteProgram]]:
     key = Ed25519PrivateKey.generate()
     verifier = SimulatedVerifier((key.public_key().public_bytes_raw(),))
     trust = Trust(SimulatedAttester(key), verifier, simulated_policy())
     settings = SimpleNamespace(network=SimpleNamespace(deadline=60.0))
     common = {"job_id": bytes(48).hex(), "settings": settings, "continuity": None}
     silent = lambda event: None  # noqa: E731
-    server = Asking()
-    admitted: Any = SimpleNamespace(**common, site="", trust=dict.fromkeys(SITES, trust))
+    admitted: Any = SimpleNamespace(**common, site="", trust=dict.fromkeys(names, trust))
     sites = {}
-    for site in SITES:
+    for site in names:
         own: Any = SimpleNamespace(**common, site=site, trust={SERVER: trust})
         sites[site] = SiteProgram(own, Echo(), silent)
-    return server, Driver(server, admitted, silent), sites
+    return Driver(server or Asking(names), admitted, silent), sites
 
 
-def exchange(driver: Driver, sites: dict[str, SiteProgram]) -> dict[str, bytes]:
+@pytest.fixture
+def parties() -> tuple[Asking, Driver, dict[str, SiteProgram]]:
+    server = Asking(SITES)
+    return server, *make(SITES, server)
+
+
+def exchange(driver: Driver, sites: dict[str, SiteProgram]) -> Messages:
     """Deliver what the server has for the sites; returns it."""
     outgoing = driver.next()
     assert outgoing is not None
@@ -99,12 +107,25 @@ def test_the_relay_gets_it_once(parties: Any) -> None:
         driver.reply(site, sites[site].deliver(message))
 
 
+def test_it_lies_in_memory_once_however_many_sites_there_are() -> None:
+    peaks = []
+    for count in (2, 16):
+        driver, sites = make(tuple(f"site-{number}" for number in range(count)))
+        shake_hands(driver, sites)
+        tracemalloc.start()
+        sent = _answer(Frame("next"), driver)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(sent.meta["alike"]) == count
+    assert peaks[1] < peaks[0] + len(ADAPTER)
+
+
 def test_every_site_works_on_it_and_alone_where_they_differ(parties: Any) -> None:
     server, driver, sites = parties
     shake_hands(driver, sites)
     for alike in (True, True, False):
         outgoing = exchange(driver, sites)
-        assert bool(driver.part) is alike
+        assert bool(outgoing.part) is alike
         assert all(len(message) > len(ADAPTER) for message in outgoing.values())
     assert driver.next() is None
     for outcomes in server.outcomes:
@@ -115,12 +136,11 @@ def test_every_site_works_on_it_and_alone_where_they_differ(parties: Any) -> Non
 def test_a_relay_that_exchanges_it_is_refused_and_does_no_harm(parties: Any) -> None:
     _, driver, sites = parties
     shake_hands(driver, sites)
-    first, earlier = exchange(driver, sites), driver.part
-    assert first
+    earlier = exchange(driver, sites).part
     outgoing = driver.next()
     assert outgoing is not None
     site, message = "north", outgoing["north"]
-    own = message[: -len(driver.part)]
+    own = outgoing.own[site]
     altered = message[:-20] + bytes([message[-20] ^ 1]) + message[-19:]
     for exchanged in (altered, own + earlier, message[:-1], message + b"\0"):
         with pytest.raises(SealError):

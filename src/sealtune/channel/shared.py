@@ -1,7 +1,8 @@
 """What several sites are sent alike is sealed once; each site's own message has the key to it.
 
     part, questions = share(questions, job_id, round)     # the server
-    message = attach(session.seal(encoded, round, beside=part), part)
+    own = attach(session.seal(encoded, round, beside=part))
+    message = Messages({site: own}, part, {site})[site]
 
     own, part = detach(message)                           # a site
     question = restore(decode(session.open(own, round, beside=part)), part, job_id, round)
@@ -22,7 +23,8 @@ import hashlib
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from sealtune.channel import stream
 from sealtune.channel.stream import (
@@ -70,9 +72,38 @@ def is_short(question: Frame) -> bool:
     return _KEY in question.meta
 
 
-def attach(own: bytes, part: bytes) -> bytes:
-    """A site's message."""
-    return _HEAD.pack(MAGIC, len(own)) + own + part
+def attach(own: bytes) -> bytes:
+    """What a site's message is before the shared part, which follows it."""
+    return _HEAD.pack(MAGIC, len(own)) + own
+
+
+@dataclass(frozen=True, eq=False)
+class Messages(Mapping[str, bytes]):
+    """Each site's message. The part lies in memory once, however many sites there are: a message
+    is put together when it is asked for.
+
+    Attributes:
+        own: site -> what it has of its own.
+        part: follows that of the sites ``alike``.
+    """
+
+    own: dict[str, bytes] = field(default_factory=dict)
+    part: bytes = b""
+    alike: Collection[str] = frozenset()
+
+    def __getitem__(self, site: str) -> bytes:
+        own = self.own[site]
+        return own + self.part if site in self.alike else own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def size(self, site: str) -> int:
+        """Bytes of a site's message."""
+        return len(self.own[site]) + len(self.part) * (site in self.alike)
 
 
 def detach(message: bytes) -> tuple[memoryview, memoryview]:

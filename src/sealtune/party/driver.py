@@ -25,13 +25,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from sealtune import frames
 from sealtune.channel.sealed import NO_CHANNEL
-from sealtune.channel.shared import share
+from sealtune.channel.shared import Messages, is_short, share
 from sealtune.errors import FrameError, RollbackError, SealtuneError
 from sealtune.frames import Frame
 from sealtune.party.admit import Admitted
@@ -99,12 +99,10 @@ class Driver:
     Attributes:
         deadline: seconds that a site may take for one message.
         max_message: bytes that an honest site's message has at most.
-        part: what several of the messages under way end with alike; empty: nothing.
     """
 
     def __init__(self, server: Server, admitted: Admitted, emit: Emit) -> None:
         self._job_id = bytes.fromhex(admitted.job_id)
-        self.part = b""
         self.deadline = admitted.settings.network.deadline
         self.max_message = 2 * server.answer_limit
         self._limit = server.answer_limit
@@ -116,22 +114,22 @@ class Driver:
         self._ask: Ask[Any] | None = None
         self._answered: Any = None  # what the program is sent next: a generator starts with None
         self._chances: dict[str, int] = {}  # site that the Ask waits for -> messages it may lose
-        self._awaited: dict[str, bytes] = {}  # site that is to be answered for -> its message
+        self._awaited = Messages()  # of the sites that are to be answered for
         self._asked: set[str] = set()  # those of them that hold the question, not a handshake
         self._since = monotonic()  # when these messages were made
         self._repeats = 0  # times that they were handed out again
         self._restarts: Counter[str] = Counter()  # during this Ask, by site
 
-    def next(self) -> dict[str, bytes] | None:
+    def next(self) -> Messages | None:
         """Messages to send now, or None when the job is done.
 
         Raises:
             SealtuneError: the job cannot go on.
         """
-        if self._awaited and self._repeats < _REPEATS:
+        if self._awaited.own and self._repeats < _REPEATS:
             self._repeats += 1
-            return dict(self._awaited)
-        for site in sorted(self._awaited):
+            return self._under_way()
+        for site in sorted(self._awaited.own):
             self.absent(site, "no outcome was reported")
         while not self._chances:
             try:
@@ -140,7 +138,7 @@ class Driver:
                 return None
             self._answered = []
             if self._ask is None:
-                return {}
+                return Messages()
             self._chances = dict.fromkeys(self._ask.questions, self._ask.patience)
             self._restarts.clear()
             for link in self._links.values() if self._ask.anew else ():
@@ -201,30 +199,31 @@ class Driver:
             raise FrameError("nothing was asked")
         return self._ask
 
-    def _send(self, ask: Ask[Any]) -> dict[str, bytes]:
+    def _send(self, ask: Ask[Any]) -> Messages:
         """Ask every site that is left; those without a channel shake hands first, all together."""
-        self.part = b""
         strangers = [site for site in self._chances if not self._links[site].open]
         if strangers:
-            outgoing = {site: self._links[site].handshake_message() for site in strangers}
+            outgoing = Messages({s: self._links[s].handshake_message() for s in strangers})
         else:
             questions = {site: ask.questions[site] for site in self._chances}
-            self.part, questions = share(questions, self._job_id, ask.round)
-            outgoing = {
-                site: self._links[site].seal(question, ask.round, self.part)
-                for site, question in questions.items()
-            }
+            part, questions = share(questions, self._job_id, ask.round)
+            own = {s: self._links[s].seal(q, ask.round, part) for s, q in questions.items()}
+            outgoing = Messages(own, part, {s for s, q in questions.items() if is_short(q)})
         self._asked = set() if strangers else set(outgoing)
-        for site, body in outgoing.items():
-            ask.outcomes[site].bytes_down += len(body)
+        for site in outgoing:
+            ask.outcomes[site].bytes_down += outgoing.size(site)
         self._awaited, self._since, self._repeats = outgoing, monotonic(), 0
-        return dict(outgoing)
+        return self._under_way()
+
+    def _under_way(self) -> Messages:
+        """Of the sites that have not been answered for."""
+        return replace(self._awaited, own=dict(self._awaited.own))
 
     def _turn_of(self, site: str) -> Ask[Any]:
         """One outcome for each message: a second answer must not count twice."""
-        if site not in self._awaited:
+        if site not in self._awaited.own:
             raise FrameError(f"an outcome for {site[:40]!r}, of which nothing was asked")
-        del self._awaited[site]
+        del self._awaited.own[site]
         return self._current
 
     def _shake_hands_anew(self, site: str) -> None:

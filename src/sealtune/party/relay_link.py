@@ -103,9 +103,8 @@ def _answer(question: Frame, program: Driver) -> Frame:
     outgoing = program.next()
     if outgoing is None:
         return Frame("done")
-    part = program.part  # leaves once, behind what each site has of its own
-    alike = [site for site, body in outgoing.items() if part and body.endswith(part)]
-    own = {s: len(b) - len(part) * (s in alike) for s, b in outgoing.items()}
+    alike = [site for site in outgoing if site in outgoing.alike]
+    own = {site: len(body) for site, body in outgoing.own.items()}
     meta = {
         "to": own,
         "alike": alike,
@@ -113,5 +112,5 @@ def _answer(question: Frame, program: Driver) -> Frame:
         "left": program.left,
         "limit": program.max_message,
     }
-    views = [memoryview(body)[: own[site]] for site, body in outgoing.items()]
-    return Frame("send", meta, b"".join([*views, part if alike else b""]))
+    last = outgoing.part if alike else b""  # leaves once, behind what each site has of its own
+    return Frame("send", meta, b"".join([*outgoing.own.values(), last]))

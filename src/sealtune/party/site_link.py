@@ -88,14 +88,14 @@ class SiteLink:
         """A sealed message to the site, with the head of the server's history.
 
         Args:
-            part: what several sites get alike; it goes along if it has this message's body.
+            part: what several sites get alike; it is to follow if it has this message's body.
         """
         if self._history is not None:
             told = self._history.stated(self._told)
             frame = replace(frame, meta={**frame.meta, "head": told.fields})
             self._told = told.head.round
         sealed = partial(self._session("outgoing").seal, frames.encode(frame), round)
-        return attach(sealed(beside=part), part) if is_short(frame) else sealed()
+        return attach(sealed(beside=part)) if is_short(frame) else sealed()
 
     def unseal(self, body: bytes, round: int) -> bytes:
         """What the site sealed; whether it is a message is not looked at.
