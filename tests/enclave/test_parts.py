@@ -16,6 +16,7 @@ from safetensors.torch import save as torch_save
 from sealtune import frames
 from sealtune.attest.evidence import Kind
 from sealtune.attest.platforms import platform
+from sealtune.channel.shared import Messages
 from sealtune.errors import AdapterMismatchError, FrameError, StorageError
 from sealtune.federation.enclave_link import ServerEnclave
 from sealtune.job.manifest import DataIdentity
@@ -209,12 +210,11 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_relay_that_hangs_up_does_not_end_the_server() -> None:
     class Program:
         max_message = 1 << 20
-        part = b""
         deadline = left = 1.0
         done = False
 
-        def next(self) -> dict[str, bytes] | None:
-            return None if self.done else {"north": bytes(1 << 20)}
+        def next(self) -> Messages | None:
+            return None if self.done else Messages({"north": bytes(1 << 20)})
 
     for done in (False, True):
         program = Program()
@@ -234,7 +234,7 @@ def test_the_end_is_told_until_a_relay_has_heard_it(tmp_path: Path) -> None:
         max_message = 1 << 20
         deadline = left = 1.0
 
-        def next(self) -> dict[str, bytes] | None:
+        def next(self) -> Messages | None:
             return None
 
     path, ready = str(tmp_path / "s"), threading.Event()

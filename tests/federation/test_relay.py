@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sealtune.channel.shared import Messages
 from sealtune.errors import FederationError, FrameError
 from sealtune.federation.enclave_link import Outcome
 from sealtune.federation.flower_transport import FlowerTransport
@@ -77,14 +78,14 @@ class Counts:
     """A server program that asks two sites once; its enclave reads answers of 8 bytes."""
 
     max_message = 8
-    part = b""
     deadline = left = 5.0
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
 
-    def next(self) -> dict[str, bytes] | None:
-        return None if self.outcomes else {"greedy": b"9 bytes..", "honest": b"8 bytes."}
+    def next(self) -> Messages | None:
+        own = {"greedy": b"9 bytes..", "honest": b"8 bytes."}
+        return None if self.outcomes else Messages(own)
 
     def reply(self, site: str, body: bytes) -> None:
         self.outcomes[site] = body.decode()
