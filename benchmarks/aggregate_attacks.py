@@ -304,7 +304,7 @@ class Server:
         if attack == "far flipped":
             largest = {name: float(np.abs(t).max()) for name, t in self.adapter.items()}
             train, tuning = self.settings.train, self.settings.tuning
-            limits = UpdateBound(train, tuning, self._rows[site]).limits(largest)
+            limits = UpdateBound(train, tuning, [1.0] * STEPS).limits(largest)
             factor *= _JUST * min(limits[n] / float(np.abs(t).max()) for n, t in moved.items())
         with np.errstate(over="ignore", invalid="ignore"):
             return {n: before + np.float32(factor) * moved[n] for n, before in self.adapter.items()}
@@ -321,12 +321,13 @@ class Server:
             manifest=SimpleNamespace(
                 data={site: SimpleNamespace(train_rows=rows) for site, rows in self._rows.items()},
                 dp=None,
+                rounds=self.settings.job.rounds,
             ),
             state_folder=self._folder,
             sealing_key=bytes(32),
             job_id="00" * 48,
         )
-        round_ = TrainingRound(admitted, outgoing, self._ratio, self._standings)
+        round_ = TrainingRound(admitted, outgoing, self._ratio, self._standings, number=1)
         refused = set()
         for site, answer in answers.items():
             try:

@@ -133,13 +133,13 @@ def _round(folder: Path) -> TrainingRound:
     admitted: Any = SimpleNamespace(
         settings=settings,
         plan=SimpleNamespace(shared=SHAPES, trainable=SHAPES),
-        manifest=SimpleNamespace(data=rows, dp=None),
+        manifest=SimpleNamespace(data=rows, dp=None, rounds=settings.job.rounds),
         state_folder=folder,
         sealing_key=bytes(32),
         job_id="00" * 48,
     )
     outgoing = Outgoing((folder / "before").read_bytes(), SHAPES, settings.tuning)
-    return TrainingRound(admitted, outgoing, FIRST_RATIO, {})
+    return TrainingRound(admitted, outgoing, FIRST_RATIO, {}, number=1)
 
 
 def memory(folder: Path, sites: int) -> dict[str, Any]:

@@ -51,11 +51,11 @@ from torch import Tensor, nn
 
 from cut_data import CutData, CutSpec, benchmark_cache, cut_data, make_cut_data
 from output import progress, table
-from sealtune.job.sections import LoraSpec, SpfSpec, TrainSpec, TuningSpec
+from sealtune.job.sections import HEAD, LoraSpec, SpfSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import ModelSpec
 from sealtune.model.activations import Form, bytes_per_token
 from sealtune.model.cut import CutEntry
-from sealtune.model.load import HEAD, load_tokenizer
+from sealtune.model.load import load_tokenizer
 from sealtune.model.partial import load_part
 from sealtune.model.samples import CutBatch
 from sealtune.model.structure import find_blocks

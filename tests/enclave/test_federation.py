@@ -34,6 +34,9 @@ from tests.enclave.flow import (
 WEIGHTS = "adapter_model.safetensors"
 # exchanges of a run: 0 challenge, 1 key, 2 evaluation, 3 round 1, 4 round 2, 5 release
 ROUND_1, ROUND_2 = 3, 4
+SCHEDULED = TrainSpec(
+    steps_per_round=3, batch_size=4, learning_rate=5e-3, schedule="cosine", warmup=0.2
+)
 
 
 def whole_run(job: Job, run_dir: Path) -> Federation:
@@ -198,6 +201,22 @@ def test_a_resumed_run_gives_the_same_bytes(llama: Path, tmp_path: Path, exchang
     for site in SITES:
         expected = adapter_file(straight, site).read_bytes()
         assert adapter_file(resumed, site).read_bytes() == expected
+
+
+def test_a_schedule_goes_over_all_rounds_resumed_or_not(llama: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, llama, train=SCHEDULED, job={"seed": 3, "rounds": 3})
+    straight = whole_run(job, tmp_path / "straight")
+    broken = make_federation(job, tmp_path / "broken")
+    broken.run(broken.aggregator(), exchanges=ROUND_2)
+    resumed = make_federation(job, tmp_path / "broken")
+    resumed.run(resumed.aggregator(resume=True))
+    bench = int8_workbench(job)
+    expected = plain_federated(bench, job)
+    for site in SITES:
+        found = load_file(adapter_file(resumed, site))
+        assert adapter_file(resumed, site).read_bytes() == adapter_file(straight, site).read_bytes()
+        moved = max(float((expected[n] - bench.initial[n]).abs().max()) for n in found)
+        assert max(float((t - expected[n]).abs().max()) for n, t in found.items()) < 0.05 * moved
 
 
 def test_a_restarted_server_goes_on_with_the_same_sites(llama: Path, tmp_path: Path) -> None:

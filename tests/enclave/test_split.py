@@ -154,9 +154,11 @@ def test_each_sample_goes_up_once(llama: Path, tmp_path: Path, form: str) -> Non
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_resume_gives_the_same_bytes(llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_resume_gives_the_same_bytes(llama: Path, tmp_path: Path, schedule: str) -> None:
     """The server and both sites are killed again and again: the adapter is the same."""
-    job = make_split_job(tmp_path, llama)
+    train = TRAIN.model_copy(update={"schedule": schedule})
+    job = make_split_job(tmp_path, llama, train=train)
     expected = files(adapter(whole_run(job, tmp_path / "straight")))
     federation = make_split(job, tmp_path / "broken")
     for life in range(40):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sealtune.errors import UpdateBoundError
+from sealtune.job.schedule import rate_shares
 from sealtune.job.sections import LoraSpec, TrainSpec, TuningSpec
 from sealtune.methods.federated.update import read_update
 from sealtune.methods.federated.update_bound import LARGEST_STEP, UpdateBound
@@ -20,12 +21,22 @@ def adapter(value: float) -> dict[str, np.ndarray]:
     return {NAME: np.full((2, 4), value, np.float32)}
 
 
-def trained(spec: TrainSpec, start: float, gradients: Sequence[float]) -> list[float]:
-    """Where AdamW takes a number, step after step."""
+def bound(spec: TrainSpec, tuning: TuningSpec | None = None, number: int = 1) -> UpdateBound:
+    """Of a round in a job of ten."""
+    shares = rate_shares(spec, spec.steps(30), number, 10)
+    return UpdateBound(spec, tuning or TuningSpec(), shares)
+
+
+def trained(
+    spec: TrainSpec, start: float, gradients: Sequence[float], number: int = 1
+) -> list[float]:
+    """Where AdamW takes a number, step after step, in a round of a job of ten."""
+    shares = rate_shares(spec, len(gradients), number, 10)
     value = torch.nn.Parameter(torch.full((1,), start, dtype=torch.float64))
     optimizer = torch.optim.AdamW([value], lr=spec.learning_rate, weight_decay=spec.weight_decay)
     path = [start]
-    for gradient in gradients:
+    for gradient, share in zip(gradients, shares, strict=True):
+        optimizer.param_groups[0]["lr"] = spec.learning_rate * share
         value.grad = torch.full((1,), -gradient, dtype=torch.float64)
         optimizer.step()
         path.append(float(value.detach()))
@@ -46,22 +57,39 @@ def test_no_gradients_take_adamw_beyond_the_bound(
 ) -> None:
     spec = TrainSpec(learning_rate=1e-3, weight_decay=decay, steps_per_round=steps)
     end = trained(spec, start, growing(steps, ratio))[-1]
-    read_update(
-        adapter(end), adapter(start), UpdateBound(spec, TuningSpec(), 30).limits({NAME: abs(start)})
+    read_update(adapter(end), adapter(start), bound(spec).limits({NAME: abs(start)}))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1, 100.0])
+@pytest.mark.parametrize("number", [1, 2, 5, 10])
+@pytest.mark.parametrize("ratio", [1.0, 1.11, 3.0])
+def test_a_schedule_bounds_each_round_by_its_own_rates(
+    decay: float, number: int, ratio: float
+) -> None:
+    """An honest round passes; one at the whole rate does not where the schedule has a tenth."""
+    spec = TrainSpec(
+        learning_rate=1e-3, weight_decay=decay, steps_per_round=10, schedule="cosine", warmup=0.1
     )
+    limits = bound(spec, number=number).limits({NAME: 0.3})
+    end = trained(spec, 0.3, growing(10, ratio), number)[-1]
+    read_update(adapter(end), adapter(0.3), limits)
+    if number == 10 and ratio == 1.11 and not decay:
+        whole = trained(spec.model_copy(update={"schedule": "constant"}), 0.3, growing(10, ratio))
+        with pytest.raises(UpdateBoundError):
+            read_update(adapter(whole[-1]), adapter(0.3), limits)
 
 
 def test_each_tensor_has_the_bound_of_its_own_rate() -> None:
     """With LoRA+ B moves faster: an honest B passes, and A is held to its own rate."""
     spec = TrainSpec(learning_rate=1e-3, weight_decay=0.1, steps_per_round=5)
     tuning = TuningSpec(lora=LoraSpec(learning_rate_ratio=16.0))
-    one, faster = UpdateBound(spec, TuningSpec(), 30), UpdateBound(spec, tuning, 30)
+    one, faster = bound(spec), bound(spec, tuning)
     names = dict.fromkeys((NAME, NAME.replace("lora_A", "lora_B")), 0.3)
     slow, fast = one.limits(names), faster.limits(names)
     b = NAME.replace("lora_A", "lora_B")
     assert fast[NAME] == slow[NAME] == slow[b]
     quick = spec.model_copy(update={"learning_rate": 16e-3})
-    assert fast[b] == pytest.approx(UpdateBound(quick, TuningSpec(), 30).limits(names)[b])
+    assert fast[b] == pytest.approx(bound(quick).limits(names)[b])
     end = trained(quick, 0.3, growing(5, 1.11))[-1]
     assert abs(end - 0.3) <= fast[b]
     assert abs(end - 0.3) > slow[b]
@@ -76,7 +104,7 @@ def test_the_bound_of_a_step_can_all_but_be_reached() -> None:
 @pytest.mark.parametrize("factor", [1.05, -1.05, 100.0, float("inf"), float("nan")])
 def test_beyond_the_bound_is_refused(factor: float) -> None:
     train = TrainSpec(learning_rate=1e-3, steps_per_round=4)
-    limits = UpdateBound(train, TuningSpec(), 30).limits({NAME: 0.25})
+    limits = bound(train).limits({NAME: 0.25})
     move = limits[NAME]
     inside = adapter(0.25 + move * 0.99)
     read_update(inside, adapter(0.25), limits)

@@ -38,7 +38,30 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
             "train": {"learning_rate": 0.1, "weight_decay": 0.2},
         },
         "tuning.lora.learning_rate_ratio",
+        "times train.learning_rate times train.weight_decay is above 1: no step may pass 0",
+    ),
+    (
+        {
+            "tuning": {"lora": {"learning_rate_ratio": 100.0, "learning_rate": 0.1}},
+            "train": {"learning_rate": 1e-4, "weight_decay": 0.2},
+        },
+        "tuning.lora.learning_rate_ratio",
+        "times tuning.lora.learning_rate times train.weight_decay is above 1",
+    ),
+    (
+        {**SPLIT, "tuning": {"spf": {"learning_rate": 0.1}}, "train": {"weight_decay": 20.0}},
+        "tuning.spf.learning_rate",
         "above 1: no step may pass 0",
+    ),
+    (
+        {"train": {"weight_decay": 20.0, "head_learning_rate": 0.1}},
+        "train",
+        "head_learning_rate times weight_decay is above 1",
+    ),
+    (
+        {"train": {"head_learning_rate": 0.1}, "model": {"task": "causal-lm"}},
+        "train.head_learning_rate",
+        "no head is trained",
     ),
 ]
 

@@ -48,11 +48,14 @@ def context(
 def admitted(folder: Path, weights: Mapping[str, int], **sections: Any) -> Any:
     """A job as far as ``TrainingRound`` looks at it; its adapter has ``SHAPES``."""
     sites = {"names": tuple(weights), "partition": "label"}
+    settings = job(sites=sites, **sections).settings
     return SimpleNamespace(
-        settings=job(sites=sites, **sections).settings,
+        settings=settings,
         plan=SimpleNamespace(shared=SHAPES),
         manifest=SimpleNamespace(
-            dp=None, data={site: SimpleNamespace(train_rows=rows) for site, rows in weights.items()}
+            dp=None,
+            data={site: SimpleNamespace(train_rows=rows) for site, rows in weights.items()},
+            rounds=settings.job.rounds,
         ),
         state_folder=folder,
         sealing_key=bytes(32),
@@ -65,7 +68,8 @@ def training_round(
     before: Tensors,
     ratio: float = FIRST_RATIO,
     standings: Mapping[str, Standing] | None = None,
+    number: int = 1,
 ) -> TrainingRound:
     """The round in which sites are sent ``before``."""
     outgoing = Outgoing(write_adapter(before), SHAPES, admitted.settings.tuning)
-    return TrainingRound(admitted, outgoing, ratio, standings or {})
+    return TrainingRound(admitted, outgoing, ratio, standings or {}, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save as torch_save
 
 from sealtune.errors import AdapterMismatchError, UpdateBoundError
+from sealtune.job.schedule import rate_shares
 from sealtune.methods.federated.adapter import AdapterReader, write_adapter
 from sealtune.methods.federated.norm_bound import NormBound
 from sealtune.methods.federated.update import read_update
@@ -85,11 +87,23 @@ def test_one_bad_number_anywhere_is_found(value: float, place: int) -> None:
 ROWS = {"north": 100, "south": 1000, "west": 10}
 
 
-def norms(bound: float | str = "auto", ratio: float = 1.0, **tuning: Any) -> NormBound:
-    train = {"learning_rate": 1e-3, "batch_size": 10}
-    settings = job(train=train, aggregation={"norm_bound": bound}, tuning={"lora": tuning})
+def norms(
+    bound: float | str = "auto",
+    ratio: float = 1.0,
+    *,
+    number: int = 1,
+    train: Mapping[str, Any] | None = None,
+    **tuning: Any,
+) -> NormBound:
+    """Of a round in a job of ten."""
+    given = {"learning_rate": 1e-3, "batch_size": 10, **(train or {})}
+    settings = job(train=given, aggregation={"norm_bound": bound}, tuning={"lora": tuning})
+    shares = {
+        site: rate_shares(settings.train, settings.train.steps(rows), number, 10)
+        for site, rows in ROWS.items()
+    }
     sizes = {"q.lora_A.weight": 300, "q.lora_B.weight": 100}
-    return NormBound(settings, ROWS, dict.fromkeys(ROWS, sizes), ratio)
+    return NormBound(settings, dict.fromkeys(ROWS, sizes), shares, ratio)
 
 
 def test_tensors_with_another_rate_count_for_what_they_move() -> None:
@@ -97,6 +111,21 @@ def test_tensors_with_another_rate_count_for_what_they_move() -> None:
     assert norms(learning_rate_ratio=8.0).of("north") == pytest.approx(
         1e-3 * 10 * math.sqrt(300 + 100 * 8**2)
     )
+
+
+def test_a_rate_of_its_own_counts_for_what_it_moves() -> None:
+    own = norms(learning_rate_ratio=8.0, learning_rate=2e-3)
+    assert own.of("north") == pytest.approx(10 * 2e-3 * math.sqrt(300 + 100 * 8**2))
+
+
+def test_steps_count_by_their_rates() -> None:
+    """Warm-up: rounds of an honest site that move twice as far as the one before are not cut."""
+    train = {"schedule": "cosine", "warmup": 0.4}
+    bounds = [norms(train=train, number=number).of("north") for number in (1, 2, 10)]
+    whole = 1e-3 * math.sqrt(400)
+    assert bounds[0] == pytest.approx(whole * sum(range(1, 11)) / 40)
+    assert bounds[1] == pytest.approx(whole * sum(range(11, 21)) / 40)
+    assert (bounds[2] or 0) < 0.1 * whole * 10
 
 
 def test_the_first_bound_is_what_adam_does_in_one_direction() -> None:

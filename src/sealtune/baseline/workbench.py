@@ -98,6 +98,7 @@ class Workbench:
             seed=self._job.job.seed,
             round=round,
             site=site,
+            rounds=self._job.job.rounds,
             first=first,
             proximal=proximal,
             decays=decays,

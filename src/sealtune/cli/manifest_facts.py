@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from sealtune.attest import AppraisalPolicy
 from sealtune.cli.evidence_facts import NO_TEE, evidence, weak_evidence
-from sealtune.cli.training_view import count, rounds, tuned
+from sealtune.cli.training_view import count, rates, rounds, tuned
 from sealtune.errors import ManifestError
 from sealtune.job.compute_rules import GPU, is_gpu_stand_in
 from sealtune.job.key_files import spaced
@@ -248,6 +248,7 @@ def _training(manifest: Manifest) -> list[Line]:
             f"{count(steps, 'step') if isinstance(steps, int) else 'one pass over the data'}, "
             f"{count(train.batch_size, 'example')} a step",
         ),
+        *rates(settings),
         *rounds(settings),
         ("task", settings.model.task),
         ("text", printable(settings.data.template)),

@@ -37,6 +37,19 @@ def _updates(settings: Settings) -> list[tuple[str, str]]:
     return [("updates", ", ".join(said))]
 
 
+def rates(settings: Settings) -> list[tuple[str, str]]:
+    """Learning rates and their schedule, in one line."""
+    tuning, train = settings.tuning, settings.train
+    own = {
+        "SPF": tuning.spf and tuning.spf.learning_rate,
+        "LoRA": tuning.lora and tuning.lora.learning_rate,
+        "head": train.head_learning_rate,
+    }
+    said = [f"{train.learning_rate:g}", *(f"{n} {rate:g}" for n, rate in own.items() if rate)]
+    warm = f" after {100 * train.warmup:g} % warm-up" if train.warmup else ""
+    return [("rates", f"{', '.join(said)}; {train.schedule}{warm}")]
+
+
 def tuned(tuning: TuningSpec) -> str:
     """What is tuned, in one line."""
     parts = []

@@ -181,7 +181,7 @@ def _validate(raw: dict[str, Any]) -> tuple[list[Problem], JobFile | None]:
     problems += unread(method, protection)
     problems += compute_disagreements(method, protection)
     problems += pad_disagreements(protection)
-    problems += tuning_disagreements(method, tuning, train)
+    problems += tuning_disagreements(method, model, tuning, train)
     problems += aggregation_problems(method, aggregation)
     problems += participation_disagreements(method, sites, network, aggregation)
     problems += robust_disagreements(sites, aggregation)

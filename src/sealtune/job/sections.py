@@ -32,9 +32,11 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 NonEmpty = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 ModuleNames = Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
 Blocks = tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None
+Rate = Annotated[float, Field(gt=0, le=1, strict=True)]
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 EvidenceKind = Literal["simulated", "sgx", "tdx", "sev-snp"]
 Precision = Literal["fp32", "bf16", "autocast"]
+HEAD = "score"  # module of a classification head, in the names of its tensors
 
 
 class Section(BaseModel):
@@ -126,11 +128,9 @@ class LoraSpec(Section):
     """How the matrices begin: B at zero, or both at random and orthogonal, with a product of zero;
     `pissa` changes the frozen weights and is refused."""
     learning_rate_ratio: float = Field(default=1.0, ge=1, le=1000, strict=True)
-    """LoRA+: learning rate of B over `train.learning_rate`, which A keeps."""
-
-    def rate_ratio(self, name: str) -> float:
-        """Learning rate of the trainable tensor ``name``, over ``train.learning_rate``."""
-        return self.learning_rate_ratio if ".lora_B." in name else 1.0
+    """LoRA+: learning rate of B over that of A."""
+    learning_rate: Rate | None = Field(default=None, examples=[1e-3])
+    """Of A, and of what DoRA adds; without it, `train.learning_rate`."""
 
     def of_site(self, site: str) -> Self:
         """What a site tunes: of its own rank, with B A scaled as the others' is."""
@@ -162,6 +162,8 @@ class SpfSpec(Section):
     """What ranks heads: their weights' L1 norm, the seed, or four batches' gradients or outputs."""
     layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
     """Only these blocks are tuned; without it, all behind the cut."""
+    learning_rate: Rate | None = Field(default=None, examples=[1e-3])
+    """Of what SPF tunes; without it, `train.learning_rate`."""
 
     @model_validator(mode="after")
     def _tunes_something(self) -> Self:
@@ -184,9 +186,17 @@ class TuningSpec(Section):
     spf: SpfSpec | None = None
     """Whole attention heads of each block, in split jobs only; with `lora`, both are trained."""
 
-    def rate_ratio(self, name: str) -> float:
-        """See ``LoraSpec.rate_ratio``."""
-        return self.lora.rate_ratio(name) if self.lora else 1.0
+    def learning_rate(self, name: str, train: TrainSpec) -> float:
+        """The learning rate of the trainable tensor ``name``, before ``train.schedule``."""
+        own, ratio = None, 1.0
+        if self.lora and ".lora_" in name:
+            own = self.lora.learning_rate
+            ratio = self.lora.learning_rate_ratio if ".lora_B." in name else 1.0
+        elif self.spf and ".spf." in name:
+            own = self.spf.learning_rate
+        elif f".{HEAD}." in f".{name}":
+            own = train.head_learning_rate
+        return (own or train.learning_rate) * ratio
 
     @property
     def virtual_tokens(self) -> int:
@@ -257,8 +267,14 @@ class TrainSpec(Section):
     """Optimizer steps in each round, of each site or the server; or one pass over the examples."""
     batch_size: int = Field(default=16, ge=1, strict=True)
     """Rows in a step."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1, strict=True)
-    """Of AdamW."""
+    learning_rate: Rate = 1e-3
+    """Of AdamW, for all that has no rate of its own."""
+    head_learning_rate: Rate | None = Field(default=None, examples=[3e-4])
+    """Of the classification head; without it, `learning_rate`."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How learning rates go through the job, all rounds together: `cosine` lets them fall to 0."""
+    warmup: float = Field(default=0.0, ge=0, lt=1, strict=True)
+    """Share of the job's steps in which learning rates rise from 0, before the schedule begins."""
     weight_decay: float = Field(default=0.0, ge=0, strict=True)
     """Of AdamW."""
     eval_batch_size: int = Field(default=32, ge=1, strict=True)
@@ -272,9 +288,15 @@ class TrainSpec(Section):
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
-        if self.learning_rate * self.weight_decay > 1:
-            raise ValueError("learning_rate times weight_decay is above 1: no step may pass 0")
+        for key in ("learning_rate", "head_learning_rate"):
+            if (getattr(self, key) or 0) * self.weight_decay > 1:
+                raise ValueError(f"{key} times weight_decay is above 1: no step may pass 0")
         return self
+
+    @property
+    def changes_rates(self) -> bool:
+        """Whether some step has another learning rate than the one before."""
+        return self.schedule != "constant" or self.warmup > 0
 
     def steps(self, examples: int) -> int:
         """Optimizer steps of one round on so many examples."""

@@ -122,7 +122,7 @@ class Settings(Section):
             *unread(self.job, self.protection),
             *compute_disagreements(self.job, self.protection),
             *pad_disagreements(self.protection),
-            *tuning_disagreements(self.job, self.tuning, self.train),
+            *tuning_disagreements(self.job, self.model, self.tuning, self.train),
             *aggregation_problems(self.job, self.aggregation),
             *participation_disagreements(self.job, self.sites, self.network, self.aggregation),
             *robust_disagreements(self.sites, self.aggregation),

@@ -6,20 +6,28 @@ Trust domain: every process; settings only.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from sealtune.errors import Problem
 from sealtune.job.sections import JobSpec, LoraSpec, TrainSpec, TuningSpec
 
+if TYPE_CHECKING:
+    from sealtune.job.settings import ModelSettings
+
+_NO_STEP = "times train.weight_decay is above 1: no step may pass 0"
+
 
 def tuning_disagreements(
     job: JobSpec | None,
+    model: ModelSettings | None,
     tuning: TuningSpec | None,
     train: TrainSpec | None,
 ) -> list[Problem]:
     """Faults of ``[tuning]`` with itself and others; a section that is itself faulty is None."""
+    problems = [*_of_head(model, train)]
     if tuning is None:
-        return []
-    problems = [*_of_ptuning(tuning, train)]
+        return problems
+    problems += [*_of_ptuning(tuning, train), *_of_spf(tuning, train)]
     if tuning.lora is not None:
         problems += _of_lora(job, tuning.lora, tuning.spf is not None, train)
     return problems
@@ -39,6 +47,20 @@ def _of_ptuning(tuning: TuningSpec, train: TrainSpec | None) -> Iterator[Problem
     if train is not None and train.checkpointing:
         words = "would compute blocks anew without the virtual tokens of tuning.ptuning"
         yield Problem("train.checkpointing", words)
+
+
+def _of_spf(tuning: TuningSpec, train: TrainSpec | None) -> Iterator[Problem]:
+    rate = tuning.spf.learning_rate if tuning.spf else None
+    if rate and train is not None and rate * train.weight_decay > 1:
+        yield Problem("tuning.spf.learning_rate", _NO_STEP)
+
+
+def _of_head(model: ModelSettings | None, train: TrainSpec | None) -> Iterator[Problem]:
+    if model is None or train is None or train.head_learning_rate is None:
+        return
+    if model.task != "classification":
+        words = f'is given, but no head is trained: model.task is "{model.task}"; leave it out'
+        yield Problem("train.head_learning_rate", words)
 
 
 def _of_lora(
@@ -63,7 +85,7 @@ def _of_lora(
     if lora.start == "orthogonal" and lora.rank % 2:
         words = f'is "orthogonal", which needs an even {key}.rank; it is {lora.rank}'
         yield Problem(f"{key}.start", words)
-    ratio = lora.learning_rate_ratio
-    if train is not None and train.learning_rate * ratio * train.weight_decay > 1:
-        words = "times train.learning_rate and train.weight_decay is above 1: no step may pass 0"
-        yield Problem(f"{key}.learning_rate_ratio", words)
+    ratio, own = lora.learning_rate_ratio, lora.learning_rate
+    if train is not None and (own or train.learning_rate) * ratio * train.weight_decay > 1:
+        rate = "tuning.lora.learning_rate" if own else "train.learning_rate"
+        yield Problem(f"{key}.learning_rate_ratio", f"times {rate} {_NO_STEP}")

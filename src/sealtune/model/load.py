@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sealtune.errors import ModelError, UnsupportedModelError
 from sealtune.job.printable import first_line
+from sealtune.job.sections import HEAD
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
 from sealtune.model.weights import Weights
@@ -29,7 +30,6 @@ _LOOKS_AHEAD: dict[str, tuple[object, ...]] = {
     "causal": (False,),  # XLM
     "attn_type": ("bi",),  # XLNet
 }
-HEAD = "score"  # the classification head's name in every Hugging Face decoder
 
 
 @contextlib.contextmanager

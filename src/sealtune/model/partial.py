@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from sealtune.errors import UnsupportedModelError
+from sealtune.job.sections import HEAD
 from sealtune.job.spec import ModelSpec
 from sealtune.model.files import model_files
-from sealtune.model.load import HEAD, factory_and_config, keep_head_in_float32, quiet, require_head
+from sealtune.model.load import factory_and_config, keep_head_in_float32, quiet, require_head
 from sealtune.model.structure import find_blocks
 from sealtune.model.weights import Weights, renaming
 

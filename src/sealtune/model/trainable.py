@@ -7,7 +7,7 @@ Trust domain: client or server enclave; whoever received the adapter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from sealtune.errors import AdapterMismatchError
 from sealtune.job.first_values import draw
 from sealtune.job.plan import FirstValue
+from sealtune.job.sections import TrainSpec
 
+RateOf = Callable[[TrainSpec], float]
 ADAPTER = "default"  # peft's name for the only adapter
 _MAGNITUDE = ".lora_magnitude_vector"  # DoRA's lengths, which are a module by themselves
 
@@ -36,14 +38,15 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in sorted(trainable_parameters(model).items())}
 
 
-def rate_ratio(parameter: nn.Parameter) -> float:
-    """Learning rate of a trainable parameter, over the job's."""
-    return float(getattr(parameter, "rate_ratio", 1.0))
+def learning_rate(parameter: nn.Parameter, train: TrainSpec) -> float:
+    """Of a trainable parameter, before ``train.schedule``."""
+    own: RateOf | None = getattr(parameter, "learning_rate", None)
+    return own(train) if own else train.learning_rate
 
 
-def set_rate_ratio(parameter: nn.Parameter, ratio: float) -> None:
+def set_learning_rate(parameter: nn.Parameter, own: RateOf) -> None:
     """Give a trainable parameter a learning rate of its own, for whoever makes an optimizer."""
-    parameter.rate_ratio = ratio  # type: ignore[attr-defined]
+    parameter.learning_rate = own  # type: ignore[attr-defined]
 
 
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "") -> None:

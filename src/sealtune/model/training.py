@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from sealtune.errors import ModelError
+from sealtune.job.schedule import falling, rate_shares
 from sealtune.job.sections import TrainSpec
 from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Task
 from sealtune.model.texts import Dataset
-from sealtune.model.trainable import rate_ratio, trainable_parameters, trainable_state
+from sealtune.model.trainable import learning_rate, trainable_parameters, trainable_state
 
 if TYPE_CHECKING:
     from sealtune.model.private_gradients import PrivateGradients
@@ -82,6 +83,7 @@ def local_round(
     seed: int,
     round: int,
     site: str,
+    rounds: int | None = None,
     first: int | None = None,
     proximal: float = 0.0,
     decays: bool = False,
@@ -95,23 +97,25 @@ def local_round(
         model: a PeftModel, frozen but for its adapter.
         task: what is learned.
         data: the site's training data.
-        spec: batch size, steps, learning rate.
+        spec: batch size, steps, learning rates and their schedule.
         seed: the job's seed.
         round: number of the round, from 1.
         site: whose data these are; part of what the order of batches follows from.
+        rounds: of the job, over which a schedule goes; a job of one needs not say so.
         first: number of the first step since the site began, from 0; default: every round before
             was as long as this one.
         proximal: FedProx (Li et al., arXiv 1812.06127): weight mu of ``mu / 2 |w - w_0|^2`` in the
             loss of every step, w_0 being the trainable tensors as they are at the start; the losses
             returned are without it.
-        decays: the learning rate falls from step to step, to nothing after the last: what ends
-            here has no average after it that would smooth it.
+        decays: the learning rate falls from step to step, to nothing after the last, whatever the
+            job's schedule: what ends here has no average after it that would smooth it.
         optimizer: goes on with this one; default: a fresh one (``make_optimizer``).
         private: draws, clips and adds noise by itself, from nothing of ``seed``; default: batches
             as they are.
         on_step: called after each step.
 
     Raises:
+        ValueError: the job's schedule ends before this round.
         ModelError: the loss is not finite, a trainable tensor did not move, or a frozen one did.
     """
     steps = spec.steps(len(data))
@@ -124,6 +128,7 @@ def local_round(
     first = (round - 1) * steps if first is None else first
     batches = step_batches(data.lengths, spec.batch_size, first, steps, seed, site)
     gradients = private or _Batches(model, task, data, iter(batches))
+    shares = falling(steps) if decays else rate_shares(spec, steps, round, rounds or 1)
     rates = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
     tokens = 0
@@ -137,14 +142,13 @@ def local_round(
             if proximal:
                 _pull_back(model, compared.before, proximal)
             _check_gradients(parameters, i + 1)
-            if decays:
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * (1 - i / steps)
+            _set_rates(optimizer, rates, shares[i])
             optimizer.step()
             losses.append(value)
             tokens += seen
             if on_step:
                 on_step(StepInfo(i + 1, steps, value, seen))
+    _set_rates(optimizer, rates, 1.0)  # for the round after this one
     optimizer.zero_grad(set_to_none=True)
     return RoundResult(
         sum(losses) / len(losses),
@@ -179,9 +183,14 @@ def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
     """AdamW over the trainable tensors, in the order of ``trainable_state``, each at its rate."""
     rates: dict[float, list[nn.Parameter]] = {}
     for _, parameter in sorted(trainable_parameters(model).items()):
-        rates.setdefault(spec.learning_rate * rate_ratio(parameter), []).append(parameter)
+        rates.setdefault(learning_rate(parameter, spec), []).append(parameter)
     groups = [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
     return torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float], share: float) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * share
 
 
 def evaluate(

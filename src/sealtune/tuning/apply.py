@@ -6,6 +6,7 @@ Trust domain: client enclave (federated), server enclave (split).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,12 @@ from torch import nn
 from sealtune.errors import ConfigError, ModelError, Problem
 from sealtune.job.plan import FirstValue
 from sealtune.job.sections import TuningSpec
-from sealtune.model.trainable import draw_tensors, trainable_state
+from sealtune.model.trainable import (
+    draw_tensors,
+    set_learning_rate,
+    trainable_parameters,
+    trainable_state,
+)
 from sealtune.tuning.head import head_first_value
 from sealtune.tuning.registry import registered, sections
 from sealtune.tuning.tuner import Calibrate, Context, Tuner
@@ -67,6 +73,8 @@ def apply_tuning(
         model = tuner.apply(model, settings, context)
         # also before the next tuner looks at what the model does
         draw_tensors(trainable_state(model), _laws(model, {tuner: settings}), seed)
+    for name, parameter in trainable_parameters(model).items():
+        set_learning_rate(parameter, partial(tuning.learning_rate, name))
     return model
 
 

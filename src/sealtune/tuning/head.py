@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sealtune.job.plan import FirstValue
-from sealtune.model.load import HEAD
+from sealtune.job.sections import HEAD
 from sealtune.model.trainable import draw_tensors
 
 _FIRST = FirstValue(law="normal", scale=0.02)

@@ -17,15 +17,13 @@ from transformers.pytorch_utils import Conv1D
 from sealtune.errors import AdapterMismatchError, ModelError, TargetModulesError
 from sealtune.job.plan import FirstValue
 from sealtune.job.printable import first_line
-from sealtune.job.sections import LoraSpec
-from sealtune.model.load import HEAD, quiet
+from sealtune.job.sections import HEAD, LoraSpec
+from sealtune.model.load import quiet
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import (
     ADAPTER,
     load_trainable_state,
     read_tensors,
-    set_rate_ratio,
-    trainable_parameters,
     trainable_state,
     write_tensors,
 )
@@ -82,10 +80,7 @@ class Lora(Tuner):
             use_rslora=settings.scaling == "rslora",
             use_dora=settings.dora,
         )
-        model = _wrapped(model, config)
-        for name, parameter in trainable_parameters(model).items():
-            set_rate_ratio(parameter, settings.rate_ratio(name))
-        return model
+        return _wrapped(model, config)
 
     def first_value(
         self, name: str, shape: tuple[int, ...], settings: LoraSpec

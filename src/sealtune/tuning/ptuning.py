@@ -22,8 +22,7 @@ from torch import Tensor
 from sealtune.errors import AdapterMismatchError, ModelError, UnsupportedModelError
 from sealtune.job.plan import FirstValue
 from sealtune.job.printable import first_line
-from sealtune.job.sections import PtuningSpec
-from sealtune.model.load import HEAD
+from sealtune.job.sections import HEAD, PtuningSpec
 from sealtune.model.structure import find_blocks
 from sealtune.model.trainable import (
     load_trainable_state,

@@ -1,8 +1,8 @@
 """The L2 norm to which each site's update is clipped (``aggregation.norm_bound``).
 
 A site that trains ``k`` steps on ``d`` numbers moves them by ``learning_rate * k * sqrt(d)`` if
-Adam takes each of them the same way in every step; where tensors have rates of their own, each
-number counts by its rate. An update's norm over this is its ratio, which makes sites with many and
+Adam takes each of them the same way in every step; where tensors or steps have rates of their own,
+each counts by its rate. An update's norm over this is its ratio, which makes sites with many and
 with few steps comparable. ``auto`` clips to a ratio: 1 in round 1, and then 1.5 times the median
 ratio of the round before, measured before clipping: the honest majority sets it, and nobody has to
 know how far a model moves. Where noise hides each site, the bound is ``privacy.clip``, the same for
@@ -14,7 +14,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median_low
 
 from sealtune.job.settings import Settings
@@ -28,8 +28,8 @@ class NormBound:
 
     Args:
         settings: of the job.
-        weights: site -> its signed number of training rows.
         sizes: site -> tensor of its update -> how many numbers it has.
+        shares: site -> what each of its steps multiplies learning rates with (``rate_shares``).
         ratio: for ``auto``: what the round before left (``next_ratio``).
 
     Attributes:
@@ -39,20 +39,20 @@ class NormBound:
     def __init__(
         self,
         settings: Settings,
-        weights: Mapping[str, int],
         sizes: Mapping[str, Mapping[str, int]],
+        shares: Mapping[str, Sequence[float]],
         ratio: float,
     ) -> None:
-        train, ratio_of = settings.train, settings.tuning.rate_ratio
+        train, rate_of = settings.train, settings.tuning.learning_rate
         squares = {
-            site: sum(size * ratio_of(name) ** 2 for name, size in own.items())
+            site: sum(size * rate_of(name, train) ** 2 for name, size in own.items())
             for site, own in sizes.items()
         }
         private = settings.privacy.unit == "site"
         self._bound = settings.privacy.clip if private else settings.aggregation.norm_bound
         self._units = {
-            site: train.learning_rate * train.steps(rows) * math.sqrt(squares[site])
-            for site, rows in weights.items()
+            site: math.fsum(of_steps) * math.sqrt(squares[site])
+            for site, of_steps in shares.items()
         }
         self.ratio = ratio
         self._ratios: list[float] = []

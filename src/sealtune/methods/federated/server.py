@@ -117,7 +117,9 @@ class FederatedServer:
         outgoing = Outgoing(self._adapter.body, self._shapes, self._manifest.settings.tuning)
         if kind == "train":
             state = self._state
-            updates = TrainingRound(self._admitted, outgoing, state.norm_ratio, state.standings)
+            updates = TrainingRound(
+                self._admitted, outgoing, state.norm_ratio, state.standings, number
+            )
         answered = yield Ask(
             {s: Frame(kind, self._meta(s, number), outgoing.to(s).body) for s in asked},
             number,

@@ -195,6 +195,7 @@ class SiteTrainer:
             seed=self._job.job.seed,
             round=round_,
             site=self._site,
+            rounds=self._admitted.manifest.rounds,
             first=(round_ - 1) * self._round_steps,
             proximal=self._job.aggregation.proximal if phase == "train" else 0.0,
             decays=phase == "personal",

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sealtune.errors import SiteLostError
 from sealtune.job.dp_terms import DpTerms
 from sealtune.job.robust_rules import fewest_sites
+from sealtune.job.schedule import rate_shares
 from sealtune.job.settings import Settings
 from sealtune.methods.federated.adapter import Tensors
 from sealtune.methods.federated.aggregation import RoundContext, Rule
@@ -39,6 +40,7 @@ class TrainingRound:
         outgoing: the global adapter, as the sites are sent it.
         norm_ratio: what the round before left (``NormBound.next_ratio``).
         standings: what it left of the sites (``Agreement.close``).
+        number: of the round, from 1.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TrainingRound:
         outgoing: Outgoing,
         norm_ratio: float,
         standings: Mapping[str, Standing],
+        number: int,
     ) -> None:
         settings: Settings = admitted.settings
         self._settings = settings
@@ -54,9 +57,14 @@ class TrainingRound:
         weights = {site: data.train_rows for site, data in admitted.manifest.data.items()}
         self._outgoing, self.before = outgoing, outgoing.whole.tensors
         largest = {n: max(float(t.max()), -float(t.min())) for n, t in self.before.items()}
-        self._limits: Mapping[str, Mapping[str, float]] = {
-            site: UpdateBound(settings.train, settings.tuning, rows).limits(largest)
+        train, rounds = settings.train, admitted.manifest.rounds
+        shares = {
+            site: rate_shares(train, train.steps(rows), number, rounds)
             for site, rows in weights.items()
+        }
+        self._limits: Mapping[str, Mapping[str, float]] = {
+            site: UpdateBound(train, settings.tuning, of_steps).limits(largest)
+            for site, of_steps in shares.items()
         }
         reach = max(_LEAST, *(max(limits.values()) for limits in self._limits.values()))
         context = RoundContext(shapes, self.before, settings, weights, reach, admitted.state_folder)
@@ -64,7 +72,7 @@ class TrainingRound:
         self._weights = weights
         sent = {site: outgoing.to(site).tensors for site in weights}
         sizes = {site: {name: t.size for name, t in own.items()} for site, own in sent.items()}
-        self.norms = NormBound(settings, weights, sizes, norm_ratio)
+        self.norms = NormBound(settings, sizes, shares, norm_ratio)
         self._sites: list[str] = []
         self._agreement = None
         if settings.privacy.unit != "site":  # else what single updates are like must not show

@@ -1,7 +1,7 @@
 """How far an honest round can move an adapter; an update beyond that is not averaged.
 
 A round starts a fresh AdamW at the global adapter, so its settings alone bound every number. One
-step moves it by at most ``learning_rate * S`` besides weight decay, where by Cauchy-Schwarz
+step moves it by at most its learning rate times S besides weight decay, where by Cauchy-Schwarz
 
     |m_t| / sqrt(v_t) <= S = (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.27
 
@@ -15,7 +15,7 @@ Trust domain: server enclave.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sealtune.job.sections import TrainSpec, TuningSpec
 
@@ -26,16 +26,17 @@ _SLACK = 1.01
 
 
 class UpdateBound:
-    """The bound of one site's rounds.
+    """The bound of one site's round.
 
     Args:
         train: the job's settings.
         tuning: as well: some tensors have a learning rate of their own.
-        rows: the site's signed number of training rows.
+        shares: what each step of the round multiplies its learning rates with (``rate_shares``).
     """
 
-    def __init__(self, train: TrainSpec, tuning: TuningSpec, rows: int) -> None:
-        self._train, self._tuning, self._steps = train, tuning, train.steps(rows)
+    def __init__(self, train: TrainSpec, tuning: TuningSpec, shares: Sequence[float]) -> None:
+        self._train, self._tuning, self._shares = train, tuning, shares
+        self._reaches: dict[float, tuple[float, float]] = {}
 
     def limits(self, magnitudes: Mapping[str, float]) -> dict[str, float]:
         """Tensor -> how far a round takes any number in it, given the largest that it begins with.
@@ -45,9 +46,16 @@ class UpdateBound:
         return {name: self._limit(name, largest) for name, largest in magnitudes.items()}
 
     def _limit(self, name: str, largest: float) -> float:
-        rate = self._train.learning_rate * self._tuning.rate_ratio(name)
-        keep = abs(1 - rate * self._train.weight_decay)  # at most 1: see ``tuning_rules``
-        kept = keep**self._steps
-        decay = self._steps if keep == 1 else (1 - kept) / (1 - keep)
-        shrink = 1 - kept + self._steps * _ULP
-        return rate * LARGEST_STEP * decay * _SLACK + shrink * largest
+        rate = self._tuning.learning_rate(name, self._train)
+        if rate not in self._reaches:
+            self._reaches[rate] = self._reach(rate)
+        moved, shrink = self._reaches[rate]
+        return moved + shrink * largest
+
+    def _reach(self, rate: float) -> tuple[float, float]:
+        """How far steps take any number, and which share of it weight decay takes off."""
+        moved, kept = 0.0, 1.0
+        for share in self._shares:
+            keep = 1 - rate * share * self._train.weight_decay  # at least 0: see ``tuning_rules``
+            moved, kept = keep * moved + rate * share * LARGEST_STEP, keep * kept
+        return moved * _SLACK, 1 - kept + len(self._shares) * _ULP

@@ -53,7 +53,8 @@ class Vectors:
         self._questions = {site: one.test_rows * each for site, one in data.items()}
         everything, questions = sum(self._rows.values()), sum(self._questions.values())
         steps = max(map(settings.train.steps, self._rows.values()))
-        rate = settings.train.learning_rate * max(map(settings.tuning.rate_ratio, self._shapes))
+        tuning, train = settings.tuning, settings.train
+        rate = max(tuning.learning_rate(name, train) for name in self._shapes)
         bound = settings.aggregation.norm_bound
         self._bound = bound if isinstance(bound, float) else math.inf
         self._changes = FixedPoint(_REACH * rate * steps, everything)

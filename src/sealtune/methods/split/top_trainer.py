@@ -151,6 +151,7 @@ class TopTrainer:
             seed=self._job.job.seed,
             round=round_,
             site=EVERYBODY,
+            rounds=self._job.job.rounds,
             optimizer=self._optimizer,
             on_step=on_step,
         )

@@ -10,8 +10,7 @@ from typing import Any
 
 from sealtune.errors import AdapterMismatchError
 from sealtune.job.plan import FirstValue
-from sealtune.job.sections import SpfSpec
-from sealtune.model.load import HEAD
+from sealtune.job.sections import HEAD, SpfSpec
 from sealtune.tuning.file_names import SPF_CONFIG, SPF_WEIGHTS
 from sealtune.tuning.head import fresh_head
 from sealtune.tuning.spf.apply import apply_spf, chosen_heads, merge_spf
