@@ -43,7 +43,7 @@ def tuned(folder: Path, tuning: TuningSpec = BOTH) -> Any:
 
 
 def theirs(optimizer: torch.optim.Optimizer, train: TrainSpec) -> Any:
-    """Of all steps; one longer than the job, and begun at the second, since none has a rate of 0."""
+    """Of all steps; one longer than the job, and begun at the second: none has a rate of 0."""
     total = ROUNDS * STEPS + 1
     if train.schedule == "cosine":
         made = get_cosine_schedule_with_warmup(optimizer, WARM, total)
