@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARY := src/sealtune/native/libsealtune.so
 # Two at a time: much of a whole run is waiting.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 # Tests whose result hangs on the processor's arithmetic, run again as on a processor without AVX-512
 # and VNNI, and on any other. Not among them: files and formats, hostile peers, and runs in several
 # processes, which compute what the same code computes here. test_processors.py sets instructions itself.

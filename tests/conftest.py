@@ -5,20 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-_TOGETHER = ("deploy", "images")  # rooms whose tests share what takes long to make
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """See ``tests.groups``."""
+    from tests.groups import Groups
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (``-n 2 --dist loadgroup``), a file's tests stay with one."""
-    here = Path(__file__).parent
-    for item in items:
-        path = item.path.relative_to(here)
-        group = path.parts[0] if path.parts[0] in _TOGETHER else path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
