@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """See ``tests.groups``."""

@@ -5,7 +5,6 @@ pytest-xdist's own groups hang on its writing a test's id anew, which pytest 9.2
 
 from __future__ import annotations
 
-import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 _TOGETHER = ("deploy", "images")  # rooms whose tests share what takes long to make
