@@ -68,6 +68,22 @@ def test_a_unix_socket_is_this_users_alone_and_goes_at_the_end(tmp_path: Path) -
         end.close()
 
 
+def test_a_unix_socket_may_lie_deep(tmp_path: Path) -> None:
+    """An address holds 107 bytes of a path; the folder's descriptor stands for the rest."""
+    path = tmp_path / ("d" * 120) / ("n" * sockets.LONGEST_NAME)
+    path.parent.mkdir()
+    for end in exchange(f"unix:{path}"):
+        end.close()
+    with sockets.listening(str(path)), pytest.raises(StorageError, match="another run"):
+        sockets.listen(str(path))
+    assert not path.exists()
+    sockets.listen(str(path)).close()
+    for end in exchange(str(path)):  # the file of a dead one is replaced there, too
+        end.close()
+    with pytest.raises(FileNotFoundError):
+        sockets.connect(f"unix:{path.parent}/none.sock")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
 def test_a_tcp_connection_notices_a_lost_peer_and_survives_a_short_cut(host: str) -> None:
     if host == "[::1]" and not os.path.exists("/proc/net/if_inet6"):

@@ -17,7 +17,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from time import monotonic, sleep
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sealtune.errors import StorageError
 
@@ -25,6 +25,8 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 _LAST_PORT = 2**16 - 1
 _LAST_VSOCK = 2**32 - 1
 _RETRY = 0.1  # seconds
+_LONGEST = 107  # bytes of a path in a Unix socket's address
+LONGEST_NAME = 80  # bytes of a Unix socket's name, however deep its folder
 
 # A host that is cut off for a minute or two finds its connections as they were: TCP sends again
 # after pauses that double, so the limit is well beyond twice that. One that is gone is noticed.
@@ -111,7 +113,8 @@ def _connect(address: Address, timeout: float | None) -> socket.socket:
     sock, place = _socket(address)
     try:
         sock.settimeout(timeout)
-        sock.connect(place)
+        with _within(place) as near:
+            sock.connect(near)
     except BaseException:
         sock.close()
         raise
@@ -135,7 +138,8 @@ def listen(text: str) -> socket.socket:
         if address.scheme == "tcp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             keep_alive(sock)  # what it accepts inherits this
-        sock.bind(place)
+        with _within(place) as near:
+            sock.bind(near)
         if address.scheme == "unix":
             os.chmod(address.place, 0o600)
         sock.listen()
@@ -181,6 +185,19 @@ def _socket(address: Address) -> tuple[socket.socket, str | tuple[str, int] | tu
     return socket.socket(family), (str(place[0]), int(place[1]))
 
 
+@contextlib.contextmanager
+def _within(place: str | tuple[Any, ...]) -> Iterator[str | tuple[Any, ...]]:
+    """The place, and of a path that is too long for an address, one by its folder's descriptor."""
+    if not isinstance(place, str) or len(os.fsencode(place)) <= _LONGEST:
+        yield place
+        return
+    folder = os.open(os.path.dirname(place), os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(place)}"
+    finally:
+        os.close(folder)
+
+
 def _remove_dead(path: str) -> None:
     """Remove the file of a socket on which nobody listens: its program was killed."""
     with contextlib.suppress(FileNotFoundError):
@@ -189,13 +206,14 @@ def _remove_dead(path: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(0)  # one whose queue is full is alive, too
             try:
-                sock.connect(path)
+                with _within(path) as near:
+                    sock.connect(near)
             except ConnectionRefusedError:
                 os.unlink(path)
 
 
 def _refused(text: str, error: OSError | ValueError) -> StorageError:
-    paths = "socket paths may have 107 bytes; is another run using this folder?"
+    paths = f"a socket's name may have {LONGEST_NAME} bytes; is another run using this folder?"
     ports = "is another program using this port, and is the address one of this host?"
     return StorageError(
         f"cannot listen on {text}: {getattr(error, 'strerror', None) or error}",

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from sealtune.attest.errors import UnknownSignerError
 from sealtune.attest.platforms.simulated import own_signer
 from sealtune.cli.main import app
-from sealtune.errors import FederationError, SealtuneError
+from sealtune.errors import FederationError, SealtuneError, StorageError
 from sealtune.job.local import Local
 from sealtune.job.local_file import load_local
 from sealtune.job.network_keys import new_certificate, new_node_key
@@ -237,6 +237,14 @@ def test_a_key_of_simulated_evidence_that_nobody_accepts(
             found(["ab" * 32])
         assert (tmp_path / "data").exists() == make, "none is made by looking"
     assert found([own_signer().hex()]) == found("any") == "this machine makes simulated evidence"
+
+
+def test_a_socket_s_name_has_a_limit_and_its_folder_has_none(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    assert room._listen(f"{folder}/n.sock") == f"{folder}/n.sock is free"
+    with pytest.raises(StorageError, match="longer than the 80 bytes of a socket's name"):
+        room._listen(str(tmp_path / ("n" * 81)))
 
 
 def test_the_table_and_the_code(hosts: Make) -> None:

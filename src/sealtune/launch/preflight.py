@@ -45,7 +45,6 @@ from sealtune.launch.reach import Asked, check_clock, reach
 
 _LEAST_FREE = 1 << 30  # bytes
 _PATIENCE = 5.0  # seconds for an accelerator to answer
-_LONGEST = 107  # bytes of a socket's path
 
 
 @dataclass(frozen=True)
@@ -190,10 +189,9 @@ def _listen(address: str) -> str:
 
 
 def _socket_file(path: Path) -> str:
-    if len(os.fsencode(path)) > _LONGEST:
-        raise StorageError(
-            f"{path} is longer than the {_LONGEST} bytes that a socket's path may be"
-        )
+    if len(os.fsencode(path.name)) > sockets.LONGEST_NAME:
+        limit = sockets.LONGEST_NAME
+        raise StorageError(f"{path.name} is longer than the {limit} bytes of a socket's name")
     if not path.parent.is_dir():
         raise StorageError(f"there is no folder {path.parent} for the socket")
     try:
