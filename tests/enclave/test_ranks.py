@@ -39,7 +39,7 @@ def ranks_job(folder: Path, base: Path, rank: int = 16, rounds: int = 2, **lora:
         job={"seed": 3, "rounds": rounds},
         sites=SitesSpec(names=tuple(RANKS), partition="dirichlet", alpha=5.0),
         tuning=TuningSpec(lora=spec),
-        aggregation={"rule": "exact"},
+        aggregation={"rule": "exact", "outliers": "report"},  # equal whatever the server's key
     )
 
 

@@ -182,3 +182,24 @@ def test_a_site_of_a_low_rank_is_no_outlier() -> None:
         fields = agreement.close()[1]
         named = {site for site in SITES if fields[site]["outlier"]}
         assert named == (set() if sign == 1 else {"south"})
+
+
+def test_honest_sites_of_low_ranks_that_hardly_agree_are_seldom_far_out() -> None:
+    """Of sixteen directions; in few numbers the error of a sketch weighs more."""
+    source, far = np.random.default_rng(9), 0
+    shapes = {"a": (16, 500), "b": (400, 16)}
+    low = {"four": 4, "eight": 8, "sixteen": 16}
+    sizes = {site: 900 * rank for site, rank in low.items()}
+    updates = {
+        site: {
+            "a": source.normal(size=(rank, 500)).astype(np.float32),
+            "b": source.normal(size=(400, rank)).astype(np.float32),
+        }
+        for site, rank in low.items()
+    }
+    for key in range(400):
+        agreement = Agreement(Sketcher(key.to_bytes(32, "big"), shapes), {}, sizes)
+        for site, update in updates.items():
+            agreement.note(site, update)
+        far += sum(fields["outlier"] for fields in agreement.close()[1].values())
+    assert far <= 1

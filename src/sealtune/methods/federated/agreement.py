@@ -9,7 +9,7 @@ past, so updates still stream through.
 
 A site of a lower rank has a part of the numbers, in which all of its update lies and about as large
 a part of the others' squares: its cosine with them is that among the shared numbers times the root
-of that part, by which it is divided.
+of that part, by which it is divided, and with it what a sketch's cosine is off by.
 
 Trust domain: server enclave.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from statistics import median_high
+from statistics import median_high, median_low
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Agreement:
     ) -> None:
         self._sketcher = sketcher
         self._sizes = sizes
+        self._noise = {site: _NOISE / _usual_part(site, sizes) for site in sizes}
         self._standings = dict(standings)
         self._sketches: dict[str, Sketch] = {}
 
@@ -75,18 +76,27 @@ class Agreement:
 
     def _is_far(self, site: str) -> bool:
         own, usual = self._standings.get(site, (0.0, 0.0))
-        return own < _FAR * usual - _NOISE
+        return own < _FAR * usual - self._noise[site]
 
 
 def agreements(sketches: Mapping[str, Sketch], sizes: Mapping[str, int]) -> dict[str, float]:
     """Agreement of each of at least two sites, from the sketches and sizes of their updates."""
     sites = sorted(sketches)
-    root = np.sqrt([sizes[site] for site in sites])
-    part = np.minimum(root[:, None], root) / np.maximum(root[:, None], root)
+    part = np.array([[_part(sizes[one], sizes[other]) for other in sites] for one in sites])
     between = np.clip(cosines(np.stack([sketches[site] for site in sites])) / part, -1.0, 1.0)
     others = between[~np.eye(len(sites), dtype=bool)].reshape(len(sites), -1)  # [n, n - 1]
     middle = others.shape[1] // 2
     return dict(zip(sites, np.sort(others, axis=1)[:, middle].tolist(), strict=True))
+
+
+def _part(one: int, other: int) -> float:
+    """Of a cosine among the numbers that two updates share, what is left of it among all."""
+    return math.sqrt(min(one, other) / max(one, other))
+
+
+def _usual_part(site: str, sizes: Mapping[str, int]) -> float:
+    others = [_part(sizes[site], size) for other, size in sizes.items() if other != site]
+    return median_low(others) if others else 1.0
 
 
 def _blend(past: float, new: float) -> float:
