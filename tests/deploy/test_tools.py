@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from sealtune.demo.hosts.capture import header, record
 from tests.deploy import needles
-from tests.deploy.wire import Way, frames_of, streams
+from tests.deploy.wire import Way, frames_of, streams, talkers
 
 PEM = Encoding.PEM
 
@@ -47,6 +47,12 @@ def test_segments_are_put_in_order_and_read_once(tmp_path: Path) -> None:
     assert streams(path) == {way: b"a needle in a hay"}
     assert needles.found_in(path.read_bytes(), {"n": b"needle"}) == []
     assert needles.found_in(streams(path)[way], {"n": b"needle"}) == ["n"]
+
+
+def test_who_talks_to_others_on_the_same_device_is_left_out() -> None:
+    ways = [Way("10.83.0.11", 1, "10.83.0.12", 2), Way("10.83.0.12", 2, "10.83.0.11", 1)]
+    flooded = Way("10.83.0.13", 3, "10.83.0.12", 4)
+    assert talkers([*ways, flooded], "10.83.0.11") == {"10.83.0.11", "10.83.0.12"}
 
 
 def test_texts_and_words_are_found(tmp_path: Path) -> None:

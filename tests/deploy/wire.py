@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,15 @@ def streams(path: Path) -> dict[Way, bytes]:
             held = segments[way].get(offset, b"")
             segments[way][offset] = max(held, payload, key=len)
     return {way: _joined(parts) for way, parts in segments.items()}
+
+
+def talkers(ways: Iterable[Way], host: str) -> set[str]:
+    """Addresses that said something to ``host``, or to which it did.
+
+    A device carries more: a switch sends a frame to every port while it does not know the one
+    behind which the receiver is, as after a cut.
+    """
+    return {way.source for way in ways if host in (way.source, way.target)}
 
 
 def _joined(parts: dict[int, bytes]) -> bytes:
