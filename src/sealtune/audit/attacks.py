@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from sealtune.audit.attack import Attack
 from sealtune.audit.cut_inversion import CUT_INVERSION
+from sealtune.audit.gradient_inversion import GRADIENT_INVERSION
 
-ATTACKS: tuple[Attack, ...] = (CUT_INVERSION,)
+ATTACKS: tuple[Attack, ...] = (CUT_INVERSION, GRADIENT_INVERSION)

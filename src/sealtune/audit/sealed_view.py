@@ -13,8 +13,8 @@ from sealtune.channel import stream
 
 
 def seal(body: bytes) -> bytes:
-    """A message, sealed as every message of a job is; key and salt are fixed: an audit repeats."""
-    secret, salt = (hashlib.sha256(name).digest() for name in (b"secret", b"salt"))
+    """A message, sealed as every message of a job is; its salt follows from it: audits repeat."""
+    secret, salt = (hashlib.sha256(name + body).digest() for name in (b"secret", b"salt"))
     header = stream.Header(stream.DEFAULT_CHUNK, 0, 0, bytes(48), bytes(stream.DIGEST_SIZE), salt)
     return stream.seal(secret, header, memoryview(body))[0]
 
