@@ -9,7 +9,7 @@ import torch
 
 from sealtune.audit import offload_view, watched
 from sealtune.audit.finding import Verdict
-from sealtune.audit.offload_view import ATTACK, regress
+from sealtune.audit.offload_view import ADAPTER_EXTRACTION, regress
 from sealtune.audit.subject import Subject
 from tests.audit.run_folder import SPLIT, make_run
 
@@ -41,7 +41,7 @@ def test_the_regression_finds_what_was_put_in() -> None:
 
 
 def test_it_succeeds_without_masks_alone(run_dir: Path) -> None:
-    found = {one.variant: one for one in ATTACK.run(Subject(run_dir), quiet)}
+    found = {one.variant: one for one in ADAPTER_EXTRACTION.run(Subject(run_dir), quiet)}
     assert {one.verdict for one in found.values()} == {Verdict.HELD}
     assert found["activations of a test"].baseline.value > 0.95
     assert found["one step's gradients"].baseline.value > 0.4
@@ -54,17 +54,19 @@ def test_masks_that_are_switched_off_are_seen(
     monkeypatch.setattr(
         offload_view, "watched", lambda small, job_id, masked: honest(small, job_id, masked=False)
     )
-    found = ATTACK.run(Subject(run_dir), quiet)
+    found = ADAPTER_EXTRACTION.run(Subject(run_dir), quiet)
     assert [one.verdict for one in found] == [Verdict.BROKEN] * 2
 
 
 def test_other_runs(tmp_path: Path, llama: Path, gpt2: Path) -> None:
     split = Subject(make_run(tmp_path / "split", llama, **SPLIT))
-    assert "no accelerator takes part" in ATTACK.applies(split)
+    assert "no accelerator takes part" in ADAPTER_EXTRACTION.applies(split)
     prefix = {"tuning": {"ptuning": {"virtual_tokens": 2}}}
-    assert "no LoRA" in ATTACK.applies(Subject(make_run(tmp_path / "p", llama, **prefix)))
+    assert "no LoRA" in ADAPTER_EXTRACTION.applies(
+        Subject(make_run(tmp_path / "p", llama, **prefix))
+    )
     bare = make_run(tmp_path / "bare", llama, protection={"protect": "insecure-none"})
-    assert {one.verdict for one in ATTACK.run(Subject(bare), quiet)} == {Verdict.LIMIT}
+    assert {one.verdict for one in ADAPTER_EXTRACTION.run(Subject(bare), quiet)} == {Verdict.LIMIT}
     other = make_run(tmp_path / "gpt2", gpt2, tuning={"targets": ["c_attn", "c_proj"]})
-    (finding,) = ATTACK.run(Subject(other), quiet)
+    (finding,) = ADAPTER_EXTRACTION.run(Subject(other), quiet)
     assert (finding.variant, finding.verdict) == ("one step's gradients", Verdict.HELD)

@@ -9,7 +9,7 @@ import pytest
 
 from sealtune.audit import pads, watched
 from sealtune.audit.finding import Finding, Verdict
-from sealtune.audit.pads import COLLUSION, REUSE
+from sealtune.audit.pads import COLLUSION, PAD_REUSE
 from sealtune.audit.subject import Subject
 from tests.audit.run_folder import SPLIT, make_run
 
@@ -30,8 +30,8 @@ def test_a_mask_used_twice_gives_differences_away(
 ) -> None:
     tuning = {"layers": [1]} if protection == {"protect": "adapter"} else {}
     subject = Subject(make_run(tmp_path, llama, protection=protection, tuning=tuning))
-    assert REUSE.applies(subject) == ""
-    found = by_variant(REUSE.run(subject, quiet))
+    assert PAD_REUSE.applies(subject) == ""
+    found = by_variant(PAD_REUSE.run(subject, quiet))
     assert set(found) == {"two calls of one process", "before and after a restart"}
     for one in found.values():
         assert one.verdict is Verdict.HELD
@@ -50,7 +50,7 @@ def test_pads_that_repeat_are_seen(
         return honest(small, job_id, masked=masked, kept_secret=kept)
 
     monkeypatch.setattr(pads, "watched", repeating)
-    found = by_variant(REUSE.run(Subject(make_run(tmp_path, llama)), quiet))
+    found = by_variant(PAD_REUSE.run(Subject(make_run(tmp_path, llama)), quiet))
     assert found["before and after a restart"].verdict is Verdict.BROKEN
     assert found["two calls of one process"].verdict is Verdict.HELD
 
@@ -68,9 +68,9 @@ def test_two_accelerators_together_see_everything(tmp_path: Path, llama: Path) -
 
 def test_runs_without_masks_or_without_a_second_accelerator(tmp_path: Path, llama: Path) -> None:
     split = Subject(make_run(tmp_path / "split", llama, **SPLIT))
-    assert "nothing is masked" in REUSE.applies(split)
+    assert "nothing is masked" in PAD_REUSE.applies(split)
     assert "nothing is masked" in COLLUSION.applies(split)
     own = Subject(make_run(tmp_path / "own", llama))
     assert "no pad accelerator" in COLLUSION.applies(own)
     bare = make_run(tmp_path / "bare", llama, protection={"protect": "insecure-none"})
-    assert "insecure-none" in REUSE.applies(Subject(bare))
+    assert "insecure-none" in PAD_REUSE.applies(Subject(bare))

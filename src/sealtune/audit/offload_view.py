@@ -253,7 +253,7 @@ def _read(one: Watched, name: str) -> Tensor:
         return tensor
 
 
-ATTACK = Attack(
+ADAPTER_EXTRACTION = Attack(
     NAME,
     "Computes the adapter, or its next values, from the inputs and gradients of frozen layers.",
     "Whoever runs the accelerator; knows the public model, the plan and the first values.",

@@ -121,7 +121,7 @@ def _has_masks(subject: Subject) -> str:
     return _BARE if subject.job.protection.protect == "insecure-none" else ""
 
 
-REUSE = Attack(
+PAD_REUSE = Attack(
     "pad-reuse",
     "Subtracts codes of two calls that might lie under the same mask.",
     "Whoever runs the accelerator, and can stop and start the enclave.",
