@@ -8,5 +8,13 @@ from __future__ import annotations
 from sealtune.audit.attack import Attack
 from sealtune.audit.cut_inversion import CUT_INVERSION
 from sealtune.audit.gradient_inversion import GRADIENT_INVERSION
+from sealtune.audit.offload_view import ADAPTER_EXTRACTION
+from sealtune.audit.pads import COLLUSION, PAD_REUSE
 
-ATTACKS: tuple[Attack, ...] = (CUT_INVERSION, GRADIENT_INVERSION)
+ATTACKS: tuple[Attack, ...] = (
+    ADAPTER_EXTRACTION,
+    CUT_INVERSION,
+    GRADIENT_INVERSION,
+    PAD_REUSE,
+    COLLUSION,
+)
