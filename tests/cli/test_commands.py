@@ -80,7 +80,8 @@ def test_init_writes_a_valid_file(tmp_path: Path) -> None:
 def test_init_names_every_key(tmp_path: Path) -> None:
     """Keys that are left out by default stand there as comments, and are valid when switched on."""
     named: set[str] = set()
-    with_another = ("hidden", "ranks", "server_learning_rate")  # each says which, if alone
+    # each says which, if alone
+    with_another = ("hidden", "preset", "qkv", "ranks", "server_learning_rate")
     for method in ("federated-lora", "split"):
         text = template(method)
         for body in re.split(r"\n(?=(?:# )?\[)", text)[1:]:

@@ -20,19 +20,27 @@ from sealtune.methods.split.top_trainer import EVERYBODY
 from sealtune.model import cut_chunk
 from sealtune.model.activations import bytes_per_token
 from sealtune.model.load import load_model, load_tokenizer
+from sealtune.model.partial import load_part
 from sealtune.model.samples import Contents, Sample
 from sealtune.model.tasks import Task, make_task
 from sealtune.model.texts import Texts, join
+from sealtune.model.trainable import trainable_state
 from sealtune.model.training import evaluate, local_round, make_optimizer
 from sealtune.party.driver import Driver
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.folder import load_adapter
+from sealtune.tuning.spf import read_spf_config
 from tests.enclave.flow import SITES
 from tests.enclave.split_flow import TRAIN, SplitFederation, make_split, make_split_job
 from tests.float64 import as_near_as, in_float64
 
 SMALL = 16_000  # bytes of a chunk, so that a tiny site has several
 SPARE = NetworkSpec(min_sites=1)
+WARMER = TRAIN.model_copy(update={"learning_rate": 0.05})
+FISHER = TuningSpec(
+    lora=LoraSpec(rank=4, dropout=0.1),
+    spf=SpfSpec(query=0, key=0, value=1, dense=0.25, select="fisher", warm_steps=2),
+)
 
 
 @pytest.fixture
@@ -154,11 +162,16 @@ def test_each_sample_goes_up_once(llama: Path, tmp_path: Path, form: str) -> Non
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_resume_gives_the_same_bytes(llama: Path, tmp_path: Path, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("tuned", "schedule"), [("both", "constant"), ("both", "cosine"), ("fisher", "cosine")]
+)
+def test_resume_gives_the_same_bytes(
+    llama: Path, tmp_path: Path, tuned: str, schedule: str
+) -> None:
     """The server and both sites are killed again and again: the adapter is the same."""
     train = TRAIN.model_copy(update={"schedule": schedule})
-    job = make_split_job(tmp_path, llama, train=train)
+    tuning = FISHER if tuned == "fisher" else TUNED[tuned]
+    job = make_split_job(tmp_path, llama, train=train, tuning=tuning)
     expected = files(adapter(whole_run(job, tmp_path / "straight")))
     federation = make_split(job, tmp_path / "broken")
     for life in range(40):
@@ -301,7 +314,7 @@ def test_a_full_disk_keeps_what_is_there(
 
 
 def test_selectors_look_at_every_sites_samples(llama: Path, tmp_path: Path) -> None:
-    tuning = TuningSpec(spf=SpfSpec(qkv=0.5, dense=0.5, select="activation"))
+    tuning = TuningSpec(spf=SpfSpec(qkv=0.5, dense=0.5, select="activation", release_heads=True))
     federation = make_split(make_split_job(tmp_path, llama, tuning=tuning), tmp_path / "run")
     server = federation.server()
     read: list[str] = []
@@ -317,6 +330,51 @@ def test_selectors_look_at_every_sites_samples(llama: Path, tmp_path: Path) -> N
             server.reply(site, federation.sites[site].deliver(message))
     assert set(read) == set(SITES)
     assert len(read) == 4 * 8
+
+
+@pytest.mark.parametrize("select", ["gradient", "activation", "fisher"])
+def test_heads_chosen_by_data_stay_inside(llama: Path, tmp_path: Path, select: str) -> None:
+    """What is said on the operator's side tells no head unless the manifest asks for it."""
+    told = {}
+    for release in (False, True):
+        spf = {"qkv": 0.5, "dense": 0.5, "select": select, "release_heads": release}
+        spf |= {"warm_steps": 2} if select == "fisher" else {}
+        tuning = TuningSpec.model_validate({"lora": {"rank": 4}, "spf": spf})
+        folder = tmp_path / str(release)
+        folder.mkdir()
+        federation = whole_run(make_split_job(folder, llama, tuning=tuning), folder / "run")
+        chosen = read_spf_config(adapter(federation)).heads
+        assert chosen == federation.enclave._trainer.heads
+        told[release] = json.dumps(federation.events)
+        assert [event["heads"] for event in federation.of("heads")] == [
+            json.loads(json.dumps(chosen))
+        ] * release
+    assert "self_attn" in told[True]
+    assert "self_attn" not in told[False]
+
+
+def test_fisher_begins_anew_after_its_warm_start(llama: Path, tmp_path: Path) -> None:
+    """Other heads than without a warm start, and first values as if nothing had been trained."""
+    chosen = []
+    for steps in (0, 6):
+        spf = SpfSpec(qkv=0.25, dense=0.25, select="fisher", warm_steps=steps)
+        tuning = TuningSpec(lora=LoraSpec(rank=4, dropout=0.1), spf=spf)
+        job = make_split_job(tmp_path, llama, tuning=tuning, train=WARMER)
+        federation = make_split(job, tmp_path / f"run{steps}")
+        server = federation.server()
+        while not federation.of("round"):
+            _steps(federation, server, 1)
+        trainer = federation.enclave._trainer
+        top = load_part(job.model, len(federation.resolved.labels), 1, "top")
+        choices = {"spf": trainer.heads}
+        seed = job.job.seed
+        fresh = apply_tuning(top, tuning, "classification", seed, first_block=1, choices=choices)
+        mine, theirs = trainable_state(trainer._model), trainable_state(fresh)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+        assert not any(module.training for module in trainer._model.modules())
+        chosen.append(trainer.heads)
+    assert chosen[0] != chosen[1]
 
 
 def test_padding_of_tokenizer_and_model_agree(llama: Path, tmp_path: Path) -> None:

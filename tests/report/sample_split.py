@@ -39,7 +39,8 @@ def resolved(release: str = "participants", **changes: object) -> Json:
     job["split"] = {"cut": 4, "activations": "bf16"}
     job["train"]["precision"] = "fp32"
     lora = {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj"], "layers": None}
-    spf = {"qkv": 0.5, "dense": 0.25, "select": "l1-largest", "layers": None}
+    qkv = dict.fromkeys(("query", "key", "value"), 0.5)
+    spf = {**qkv, "dense": 0.25, "select": "l1-largest", "layers": None}
     job["tuning"] = {"lora": lora, "spf": spf}
     for dotted, value in changes.items():
         section, key = dotted.split("__")

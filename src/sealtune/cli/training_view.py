@@ -5,7 +5,7 @@ Trust domain: a participant's own machine; manifests come from outside.
 
 from __future__ import annotations
 
-from sealtune.job.sections import LoraSpec, TuningSpec
+from sealtune.job.sections import LoraSpec, SpfSpec, TuningSpec
 from sealtune.job.settings import Settings
 
 _SAID_ELSEWHERE = {"rule", "norm_bound", "participation", "personal", "personal_steps"}
@@ -54,8 +54,7 @@ def tuned(tuning: TuningSpec) -> str:
     """What is tuned, in one line."""
     parts = []
     if tuning.spf is not None:
-        spf = tuning.spf
-        parts.append(f"SPF {spf.qkv:.3g} of QKV and {spf.dense:.3g} of dense, {spf.select}")
+        parts.append(f"SPF {_shares(tuning.spf)}, {_selector(tuning.spf)}")
     if tuning.lora is not None:
         lora = tuning.lora
         targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
@@ -66,6 +65,22 @@ def tuned(tuning: TuningSpec) -> str:
         through = " through a perceptron" if tuning.ptuning.projection else ""
         parts.append(f"P-tuning v2, {count(tuning.virtual_tokens, 'virtual token')}{through}")
     return " and ".join(parts)
+
+
+def _shares(spf: SpfSpec) -> str:
+    """``0.25 of QKV and 0.25 of dense``, or each projection by itself; without those of 0."""
+    shares = {"query": spf.query, "key": spf.key, "value": spf.value, "dense": spf.dense}
+    if spf.query == spf.key == spf.value:
+        shares = {"QKV": spf.query, "dense": spf.dense}
+    said = [f"{share:.3g} of {name}" for name, share in shares.items() if share]
+    return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
+
+
+def _selector(spf: SpfSpec) -> str:
+    """What ranks heads, and whether its choice gets out."""
+    warm = f" after {count(spf.warm_steps, 'warm step')}" if spf.select == "fisher" else ""
+    shown = ", chosen heads released" if spf.looks_at_data and spf.release_heads else ""
+    return f"{spf.select}{warm}{shown}"
 
 
 def _variants(lora: LoraSpec) -> list[str]:

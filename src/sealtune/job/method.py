@@ -84,9 +84,11 @@ _ONLY_SPLIT = {
         "job.method", 'is "federated-lora", but there is a section [split]; set "split"'
     ),
     "tuning.spf": Problem(
-        "tuning.spf", 'needs job.method = "split": it runs in a large server enclave'
+        "tuning.spf",
+        'needs job.method = "split": it runs in a large server enclave (a preset may ask for it)',
     ),
 }
+_OF_SPLIT = ("split", "tuning.spf", "tuning.preset")
 _NEEDS_SPLIT = "there is no large server enclave"
 NO_ACCELERATOR = "no accelerator takes part"
 # keys of [protection] that are of its accelerator
@@ -108,7 +110,7 @@ METHODS = {
             least_organisations=2,  # an average of one's updates would hand them to the others
             required={},
             refused=_ONLY_SPLIT,
-            unused=dict.fromkeys(("split", "tuning.spf"), _NEEDS_SPLIT) | _FOR_ADVICE,
+            unused=dict.fromkeys(_OF_SPLIT, _NEEDS_SPLIT) | _FOR_ADVICE,
         ),
         Method(
             name="federated-lora-secagg",
@@ -122,7 +124,7 @@ METHODS = {
             required={},
             refused=_ONLY_SPLIT,
             unused={
-                **dict.fromkeys(("split", "tuning.spf"), _NEEDS_SPLIT),
+                **dict.fromkeys(_OF_SPLIT, _NEEDS_SPLIT),
                 "tuning.lora.ranks": "factors of different ranks have no sum",
                 "protection": "there is neither enclave nor accelerator",
                 **_FOR_ADVICE,

@@ -26,6 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sealtune.errors import Problem
 from sealtune.job.method import METHODS, Attested, Compute, Method, method_name
+from sealtune.job.presets import Preset, spelled_out, with_preset
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9-]{0,39}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -37,6 +38,7 @@ Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 EvidenceKind = Literal["simulated", "sgx", "tdx", "sev-snp"]
 Precision = Literal["fp32", "bf16", "autocast"]
 HEAD = "score"  # module of a classification head, in the names of its tensors
+SelectHeads = Literal["l1-largest", "l1-smallest", "random", "gradient", "activation", "fisher"]
 
 
 class Section(BaseModel):
@@ -154,21 +156,42 @@ class PtuningSpec(Section):
 class SpfSpec(Section):
     """``[tuning.spf]``: whole attention heads, a share of each block's (``tuning/spf``)."""
 
-    qkv: float = Field(default=0.25, ge=0, le=1, strict=True)
-    """Share of the heads (and key/value heads) whose query, key and value rows are tuned."""
+    qkv: float | None = Field(default=None, ge=0, le=1, strict=True, exclude=True, examples=[0.25])
+    """Short for `query`, `key` and `value` with one share."""
+    query: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the heads whose query rows are tuned."""
+    key: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the key/value heads whose key rows are tuned."""
+    value: float = Field(default=0.25, ge=0, le=1, strict=True)
+    """Share of the key/value heads whose value rows are tuned."""
     dense: float = Field(default=0.25, ge=0, le=1, strict=True)
     """Share of the heads whose columns of the attention's output projection are tuned."""
-    select: Literal["l1-largest", "l1-smallest", "random", "gradient", "activation"] = "l1-largest"
-    """What ranks heads: their weights' L1 norm, the seed, or four batches' gradients or outputs."""
+    select: SelectHeads = "l1-largest"
+    """What ranks heads: their weights' L1 norm, the seed, four batches' gradients or outputs, or
+    squared gradients after a warm start (`fisher`)."""
+    warm_steps: int = Field(default=48, ge=0, le=100_000, strict=True)
+    """For `fisher`: steps of LoRA and head before heads are ranked; training then begins anew."""
+    release_heads: bool = Field(default=False, strict=True)
+    """Whether heads that follow from data may stand in the server's log, summary and report."""
     layers: Blocks = Field(default=None, min_length=1, examples=[[28, 29]])
     """Only these blocks are tuned; without it, all behind the cut."""
     learning_rate: Rate | None = Field(default=None, examples=[1e-3])
     """Of what SPF tunes; without it, `train.learning_rate`."""
 
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether the choice of heads tells something of the samples."""
+        return self.select in ("gradient", "activation", "fisher")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, values: Any) -> Any:
+        return spelled_out(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _tunes_something(self) -> Self:
-        if self.qkv == 0 and self.dense == 0:
-            raise ValueError("qkv and dense are both 0, so nothing would be tuned")
+        if not any((self.query, self.key, self.value, self.dense)):
+            raise ValueError("query, key, value and dense are all 0, so nothing would be tuned")
         return self
 
 
@@ -179,6 +202,10 @@ class TuningSpec(Section):
     short for ``[tuning.lora] rank = 4``.
     """
 
+    preset: Preset | None = Field(default=None, exclude=True, examples=["spf-vo"])
+    """A recipe by name, in split jobs; keys of `lora` and `spf` beside it win. `paper`: a quarter
+    of the heads by L1 norm, and LoRA on q, k, v, o. `spf-vo`: all values and two ninths of the
+    output heads, by `fisher`, and LoRA on q, k and the MLP."""
     lora: LoraSpec | None = None
     """Low-rank adapters; without any of these tables, there is `lora` with its defaults."""
     ptuning: PtuningSpec | None = None
@@ -217,6 +244,7 @@ class TuningSpec(Section):
             rest["lora"] = short
         elif short:
             raise ValueError("has keys of LoRA beside a table lora: move them into [tuning.lora]")
+        rest = with_preset(rest)
         if all(rest.get(name) is None for name in cls.model_fields):
             rest["lora"] = {}
         return rest

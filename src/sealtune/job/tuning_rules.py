@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sealtune.errors import Problem
-from sealtune.job.sections import JobSpec, LoraSpec, TrainSpec, TuningSpec
+from sealtune.job.sections import JobSpec, LoraSpec, SpfSpec, TrainSpec, TuningSpec
 
 if TYPE_CHECKING:
     from sealtune.job.settings import ModelSettings
@@ -27,7 +27,7 @@ def tuning_disagreements(
     problems = [*_of_head(model, train)]
     if tuning is None:
         return problems
-    problems += [*_of_ptuning(tuning, train), *_of_spf(tuning, train)]
+    problems += [*_of_ptuning(tuning, train), *_of_spf(tuning.spf, train)]
     if tuning.lora is not None:
         problems += _of_lora(job, tuning.lora, tuning.spf is not None, train)
     return problems
@@ -49,10 +49,19 @@ def _of_ptuning(tuning: TuningSpec, train: TrainSpec | None) -> Iterator[Problem
         yield Problem("train.checkpointing", words)
 
 
-def _of_spf(tuning: TuningSpec, train: TrainSpec | None) -> Iterator[Problem]:
-    rate = tuning.spf.learning_rate if tuning.spf else None
+def _of_spf(spf: SpfSpec | None, train: TrainSpec | None) -> Iterator[Problem]:
+    key = "tuning.spf"
+    if spf is None:
+        return
+    if spf.select != "fisher" and spf.changes("warm_steps"):
+        words = f'is {spf.warm_steps}, but select = "fisher" alone reads it; leave it out'
+        yield Problem(f"{key}.warm_steps", words)
+    if spf.release_heads and not spf.looks_at_data:
+        words = f'is true, but heads chosen by "{spf.select}" follow from no data; leave it out'
+        yield Problem(f"{key}.release_heads", words)
+    rate = spf.learning_rate
     if rate and train is not None and rate * train.weight_decay > 1:
-        yield Problem("tuning.spf.learning_rate", _NO_STEP)
+        yield Problem(f"{key}.learning_rate", _NO_STEP)
 
 
 def _of_head(model: ModelSettings | None, train: TrainSpec | None) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ _DOING = {
     "release": "taking over the result",
     "personal": "going on alone",
     "upload": "uploading",
+    "warm": "choosing heads",
 }
 _SENT = "all samples sent"
 _SERVER = "server"

@@ -49,6 +49,16 @@ def set_learning_rate(parameter: nn.Parameter, own: RateOf) -> None:
     parameter.learning_rate = own  # type: ignore[attr-defined]
 
 
+def own_writes(tensor: Tensor) -> int:
+    """How often a tuner has written its part into a frozen tensor."""
+    return int(getattr(tensor, "own_writes", 0))
+
+
+def count_own_write(tensor: Tensor) -> None:
+    """Say that a tuner has just written its part into a frozen tensor, once and in place."""
+    tensor.own_writes = own_writes(tensor) + 1  # type: ignore[attr-defined]
+
+
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "") -> None:
     """Copy ``state`` into the model's trainable tensors; nothing is copied unless all of it fits.
 

@@ -25,7 +25,12 @@ from sealtune.model.batches import sorted_batches, step_batches
 from sealtune.model.seeds import derive_seed
 from sealtune.model.tasks import Task
 from sealtune.model.texts import Dataset
-from sealtune.model.trainable import learning_rate, trainable_parameters, trainable_state
+from sealtune.model.trainable import (
+    learning_rate,
+    own_writes,
+    trainable_parameters,
+    trainable_state,
+)
 
 if TYPE_CHECKING:
     from sealtune.model.private_gradients import PrivateGradients
@@ -253,18 +258,25 @@ class _Compared:
 def _only_the_adapter_moves(model: nn.Module) -> Iterator[_Compared]:
     """Check after the block that every trainable tensor moved and no frozen one was written to.
 
+    What a tuner writes into its own slice of a frozen tensor is counted (``own_writes``), and all
+    else is a fault.
+
     Training that "succeeds" and leaves a useless adapter is the failure that users notice last.
     """
     before = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
     frozen = {  # embedding and head may be buffers
-        name: (tensor, tensor._version, tensor.data_ptr())
+        name: (tensor, _foreign_writes(tensor), tensor.data_ptr())
         for name, tensor in model.state_dict(keep_vars=True).items()
         if not tensor.requires_grad
     }
     compared = _Compared(before)
     yield compared
-    for name, (tensor, version, address) in frozen.items():
-        if tensor._version != version or tensor.data_ptr() != address or tensor.requires_grad:
+    for name, (tensor, writes, address) in frozen.items():
+        if (
+            _foreign_writes(tensor) != writes
+            or tensor.data_ptr() != address
+            or tensor.requires_grad
+        ):
             raise ModelError(f"the frozen tensor {name} was changed by training")
     compared.frozen_unchanged = True
     after = trainable_parameters(model)
@@ -276,6 +288,11 @@ def _only_the_adapter_moves(model: nn.Module) -> Iterator[_Compared]:
             hint="raise train.learning_rate, or check that these layers take part in the model",
         )
     compared.trained_moved = True
+
+
+def _foreign_writes(tensor: Tensor) -> int:
+    """Changes in place that no tuner has counted."""
+    return tensor._version - own_writes(tensor)
 
 
 def _waits(parameter: nn.Parameter) -> bool:

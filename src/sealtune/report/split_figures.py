@@ -21,6 +21,7 @@ from sealtune.report.values import Json, add, number, ratio, table, text, whole
 ELEMENT = {"bf16": 2, "int8": 1, "fp32": 4}  # bytes of one value, without int8's scales
 _INWARD = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 _OUTWARD = ("o_proj", "out_proj", "down_proj")
+_PROJECTIONS = ("query", "key", "value", "dense")
 _STEP = 32  # hidden sizes are multiples of it
 _LEAST = 500  # tokens below which bytes say too little about one
 
@@ -146,14 +147,24 @@ def tuned(log: RunLog) -> str | None:
     parts: list[str] = []
     spf = table(settings.get("spf"))
     if spf:
-        qkv, dense = number(spf.get("qkv")) or 0.0, number(spf.get("dense")) or 0.0
-        same = f"SPF {_share(qkv)}"
-        parts.append(same if qkv == dense else f"{same} of QKV and {_share(dense)} of dense")
+        parts.append(f"SPF {_shares(spf)}")
     if table(settings.get("lora")) or settings.get("method") == "lora":
         parts.append("DoRA" if table(settings.get("lora")).get("dora") is True else "LoRA")
     if table(settings.get("ptuning")):
         parts.append("P-tuning v2")
     return " + ".join(parts) or text(settings.get("method"))
+
+
+def _shares(spf: Json) -> str:
+    """``25 %`` of all, ``25 % of QKV and 50 % of dense``, or each projection by itself."""
+    query, key, value, dense = (number(spf.get(n)) or 0.0 for n in _PROJECTIONS)
+    if query == key == value == dense:
+        return _share(query)
+    every = {"query": query, "key": key, "value": value, "dense": dense}
+    if query == key == value:
+        every = {"QKV": query, "dense": dense}
+    said = [f"{_share(share)} of {name}" for name, share in every.items() if share]
+    return " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:])))
 
 
 def _share(value: float) -> str:

@@ -22,7 +22,7 @@ from sealtune.model.trainable import (
 )
 from sealtune.tuning.head import head_first_value
 from sealtune.tuning.registry import registered, sections
-from sealtune.tuning.tuner import Calibrate, Context, Tuner
+from sealtune.tuning.tuner import Calibrate, Context, Tuner, Warm
 
 
 def apply_tuning(
@@ -33,6 +33,7 @@ def apply_tuning(
     *,
     first_block: int = 0,
     calibrate: Calibrate | None = None,
+    warm: Warm | None = None,
     choices: Mapping[str, Any] | None = None,
 ) -> Any:
     """Put what ``tuning`` names on ``model``, with the first values that follow from the seed.
@@ -44,6 +45,7 @@ def apply_tuning(
         seed: the job's seed.
         first_block: blocks before it are left alone: they run elsewhere.
         calibrate: for tuners that look at data.
+        warm: for tuners that choose after a few steps.
         choices: what ``tuning_choices`` returned, to tune the same again.
 
     Returns:
@@ -67,6 +69,7 @@ def apply_tuning(
             head=task == "classification" and place == 0,
             layers=_layers(settings) or (behind_cut if first_block else None),
             calibrate=calibrate,
+            warm=warm,
             choices=(choices or {}).get(name),
         )
         tuner = registered(name).load()

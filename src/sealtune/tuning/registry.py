@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sealtune.errors import ModelError
-from sealtune.job.sections import TuningSpec
+from sealtune.job.sections import Section, TuningSpec
 from sealtune.tuning.file_names import (
     PEFT_CONFIG,
     PEFT_WEIGHTS,
@@ -80,4 +80,4 @@ def registered(name: str) -> Registered:
 def sections(tuning: TuningSpec) -> dict[str, Any]:
     """The sections of ``[tuning]`` that a job has, in the order in which they are applied."""
     every = {name: getattr(tuning, name) for name in type(tuning).model_fields}
-    return {name: section for name, section in every.items() if section is not None}
+    return {name: section for name, section in every.items() if isinstance(section, Section)}

@@ -22,6 +22,8 @@ from sealtune.model.trainable import trainable_state
 
 # runs the model on a few batches and returns their loss, or yields one loss after another
 Calibrate = Callable[[], Tensor | Iterable[Tensor]]
+# trains what is trainable of a model for so many steps, on the samples that it is tuned on
+Warm = Callable[[Any, int], None]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Context:
             one does.
         layers: numbers of the blocks to tune, ascending; None: all.
         calibrate: for tuners that look at data before they choose.
+        warm: for tuners that choose after a few steps, and begin anew.
         choices: what ``Tuner.choices`` returned, to tune the same again; None: choose.
     """
 
@@ -43,6 +46,7 @@ class Context:
     head: bool = False
     layers: tuple[int, ...] | None = None
     calibrate: Calibrate | None = None
+    warm: Warm | None = None
     choices: Any = None
 
 

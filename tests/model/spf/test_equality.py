@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from sealtune.errors import ModelError, TargetModulesError, UnsupportedModelError
 from sealtune.model.load import quiet
 from sealtune.tuning.spf import SPFConfig, apply_spf, chosen_heads, merge_spf
+from sealtune.tuning.spf.apply import remove_spf
 from sealtune.tuning.spf.layer import SparseDelta
 from tests.model.spf.decoders import (
     ARRANGEMENTS,
@@ -183,15 +184,28 @@ def test_half_of_the_heads_need_half_of_the_optimizer_state(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_frozen_weights_stay_as_they_are_bit_for_bit(name: str) -> None:
+    """Outside the chosen slices at all times, and everywhere once SPF is off again."""
     plain, model = make(name), apply_spf(make(name), SOME)
     first = loss_of(model).item()
     steps(model, 5)
     assert loss_of(model).item() < first
+    chosen = {
+        path: mask
+        for weight, mask in masks(name, plain, chosen_heads(model)).items()
+        for path, own in plain.named_parameters()
+        if own is weight
+    }
     state = model.state_dict()
     for key, value in plain.state_dict().items():
-        assert torch.equal(state.pop(key), value)
-    assert set(state) == {f"{path}.delta" for path in deltas(model)}
-    assert all(delta.any() for delta in state.values())
+        mask = chosen.get(key, torch.zeros_like(value, dtype=torch.bool))
+        assert torch.equal(state[key][~mask], value[~mask])
+        assert not mask.any() or bool((state.pop(key) != value)[mask].float().mean() > 0.9)
+    own = {key: value for key, value in state.items() if key.endswith(".spf.delta")}
+    assert set(own) == {f"{path}.delta" for path in deltas(model)}
+    assert all(delta.any() for delta in own.values())
+    after = remove_spf(model).state_dict()
+    assert after.keys() == plain.state_dict().keys()
+    assert all(torch.equal(after[key], value) for key, value in plain.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
@@ -307,8 +321,9 @@ def test_lora_and_spf_train_together_and_merge_one_after_the_other(name: str) ->
     first = loss_of(model).item()
     steps(model, 3)
     assert loss_of(model).item() < first
+    written = {n.replace(".spf.delta", ".weight") for n in own}
     for n, p in model.named_parameters():
-        assert torch.equal(p, start[n]) == (n not in own | adapters), n
+        assert torch.equal(p, start[n]) == (n not in own | adapters | written), n
     live = logits_of(model)
     merge_spf(model)
     assert not deltas(model)
@@ -440,8 +455,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str, lora: bool) 
         if on:
             model.activation_checkpointing_enable()
         calls = []
-        spf = next(iter(deltas(model).values()))
-        spf.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        layer = next(m for m in model.modules() if isinstance(getattr(m, "spf", None), SparseDelta))
+        layer.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
         loss_of(model).backward()
         assert len(calls) == (2 if on else 1)  # recomputed in the backward pass
         found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})

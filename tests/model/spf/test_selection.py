@@ -236,7 +236,7 @@ def test_random_gives_every_head_a_chance() -> None:
 @pytest.mark.parametrize("select", ["gradient", "activation"])
 def test_selectors_that_look_at_data_refuse_without_it(select: Any) -> None:
     model = make("llama")
-    assert SPFConfig(select=select).needs_data
+    assert SPFConfig(select=select).looks_at_data
     with pytest.raises(ModelError, match=f"'{select}' looks at data, and none was given"):
         apply_spf(model, SPFConfig(select=select))
     assert not any(isinstance(module, SparseDelta) for module in model.modules())
@@ -247,7 +247,7 @@ def test_the_other_selectors_never_run_the_model(select: Any) -> None:
     def calibrate() -> Tensor:
         raise AssertionError
 
-    assert not SPFConfig(select=select).needs_data
+    assert not SPFConfig(select=select).looks_at_data
     apply_spf(make("llama"), SPFConfig(select=select), calibrate=calibrate)
 
 

@@ -46,6 +46,7 @@ from sealtune.tuning.adapter import (
 from sealtune.tuning.apply import apply_tuning, tuning_choices
 
 EVERYBODY = "all"  # whose samples are trained on, as a part of the seed
+WARM = "warm"  # as a part of the seed of the steps before heads are chosen
 CALIBRATION = 4  # batches that SPF's selectors look at
 _CHECKED = 8  # samples on which an export is compared with the live top
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -115,7 +116,8 @@ class TopTrainer:
         if saved:
             load_trainable_state(self._model, _below("model/", tensors))
             self._load_optimizer(tensors)
-        if self.heads:
+        spf = self._job.tuning.spf
+        if spf is not None and (spf.release_heads or not spf.looks_at_data):
             config = self._model.config
             shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
             heads = int(config.num_attention_heads)
@@ -226,18 +228,24 @@ class TopTrainer:
             ):
                 yield self._task.loss(top, replace(data.batch(chosen), shows_padding=True))
 
-        tuned = apply_tuning(
+        def warm(model: Any, steps: int) -> None:
+            self._emit(Phase(round=0, phase="warm", of=0))
+            train, seed = self._job.train, self._job.job.seed
+            train = train.model_copy(update={"steps_per_round": steps})
+            local_round(model, self._task, self._train, train, seed=seed, round=1, site=WARM)
+
+        if self._job.train.checkpointing:
+            compute_blocks_again(top)
+        return apply_tuning(
             top,
             self._job.tuning,
             self._job.model.task,
             self._job.job.seed,
             first_block=self._admitted.cut,
             calibrate=calibrate,
+            warm=warm,
             choices=choices,
         )
-        if self._job.train.checkpointing:
-            compute_blocks_again(top)
-        return tuned
 
     def _top(self) -> tuple[Any, CutEntry]:
         """The frozen top as it is published, and where activations enter it."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sealtune.errors import ModelError, TargetModulesError
 from sealtune.job.plan import plain_name
 from sealtune.tuning.spf.config import SPFConfig
-from sealtune.tuning.spf.heads import HeadGroup, Projection, find_heads, weight_of
-from sealtune.tuning.spf.layer import SparseDelta, add_delta
-from sealtune.tuning.spf.ranking import choose, count_in
+from sealtune.tuning.spf.heads import HeadGroup, Projection
+from sealtune.tuning.spf.layer import SparseDelta, train_delta, write_delta
+from sealtune.tuning.spf.ranking import choose, count_in, groups_of
 from sealtune.tuning.tuner import Calibrate
 
 M = TypeVar("M", bound=nn.Module)
@@ -48,7 +48,7 @@ def apply_spf(
     """
     if any(isinstance(module, SparseDelta) for module in model.modules()):
         raise ModelError("SPF is on this model already", hint="merge_spf makes it plain again")
-    groups = find_heads(model, config.layers)
+    groups = groups_of(model, config)
     saved = [_module_to_save(model, name) for name in config.modules_to_save]
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
@@ -62,8 +62,9 @@ def apply_spf(
             slices.setdefault(part.projection, []).append((part.axis, index))
     for projection, parts in slices.items():
         index = torch.cat([index for _, index in parts]).sort().values
-        projection.add_module("spf", SparseDelta(weight_of(projection), index, parts[0][0]))
-        projection.register_forward_hook(add_delta)
+        projection.add_module("spf", SparseDelta(projection, index, parts[0][0]))
+        projection.register_forward_pre_hook(write_delta)
+        projection.register_forward_hook(train_delta)
     for module in saved:
         module.requires_grad_(True)
     model._spf_config = config  # type: ignore[assignment]
@@ -75,7 +76,7 @@ def check_counts(
     model: nn.Module, config: SPFConfig, heads: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Raise ModelError unless ``heads`` are as many of each group as the settings ask for."""
-    for group in find_heads(model, config.layers):
+    for group in groups_of(model, config):
         named = len(heads.get(group.attention, {}).get(group.role, ()))
         wanted = count_in(group, config)
         if named != wanted:
@@ -87,7 +88,7 @@ def check_counts(
 
 
 def chosen_heads(model: nn.Module) -> Heads:
-    """Attention module -> ``query``, ``key-value``, ``qkv`` or ``dense`` -> chosen heads.
+    """Attention module -> role (``spf.heads.HeadGroup``) -> chosen heads.
 
     Raises:
         ModelError: there is no SPF on the model.
@@ -119,28 +120,38 @@ def spf_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def merge_spf(model: M) -> M:
-    """Add every delta to its weight and take SPF off: a plain model with the same answers.
+    """Leave every delta in its weight and take SPF off: a plain model with the same answers.
 
     Returns:
         ``model``, changed in place.
     """
     chosen_heads(model)
-    for module in model.modules():
-        spf = getattr(module, "spf", None)
-        if isinstance(spf, SparseDelta):
-            spf.add_to(weight_of(module))
-    return remove_spf(model)
+    for layer, spf in _layers(model):
+        spf.write(layer)
+    return _take_off(model)
 
 
 def remove_spf(model: M) -> M:
-    """Take SPF off and leave the frozen weights as they are, in place."""
+    """Take SPF off and put the frozen weights back as they were, in place."""
     chosen_heads(model)
-    for module in list(model.modules()):
-        if isinstance(getattr(module, "spf", None), SparseDelta):
-            del module.spf
-            for key, hook in list(module._forward_hooks.items()):
-                if hook is add_delta:
-                    del module._forward_hooks[key]
+    for layer, spf in _layers(model):
+        spf.take_out(layer)
+    return _take_off(model)
+
+
+def _layers(model: nn.Module) -> list[tuple[Any, SparseDelta]]:
+    """The linear layers with a delta."""
+    each = [(module, getattr(module, "spf", None)) for module in model.modules()]
+    return [(layer, spf) for layer, spf in each if isinstance(spf, SparseDelta)]
+
+
+def _take_off(model: M) -> M:
+    for layer, _ in _layers(model):
+        del layer.spf
+        for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if hook in (write_delta, train_delta):
+                    del hooks[key]
     del model._spf_config, model._spf_heads
     return model
 

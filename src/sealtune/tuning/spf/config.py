@@ -13,9 +13,10 @@ from sealtune.job.sections import SpfSpec
 class SPFConfig(SpfSpec):
     """How many heads of each block are tuned, and which: a job's settings and what goes with them.
 
-    With grouped queries, query heads and key/value heads are chosen apart, each by the share
-    ``qkv``. ``gradient`` is the L1 norm of the loss gradient of a head's own weights,
-    ``activation`` the mean magnitude of its output.
+    With grouped queries, query heads and key/value heads are chosen apart; projections that have
+    the same heads are chosen together where their shares are the same. ``gradient`` is the L1 norm
+    of the loss gradient of a head's own weights, ``fisher`` the sum of its squares (a diagonal of
+    the empirical Fisher information), ``activation`` the mean magnitude of a head's output.
 
     Attributes:
         seed: for ``random``.
@@ -25,11 +26,6 @@ class SPFConfig(SpfSpec):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     modules_to_save: tuple[str, ...] = ()
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether heads are ranked by what they do on data."""
-        return self.select in ("gradient", "activation")
 
 
 def count_of(share: float, heads: int) -> int:

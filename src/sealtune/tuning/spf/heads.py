@@ -14,8 +14,8 @@ Trust domain: server enclave; structure only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,7 +27,8 @@ from sealtune.job.plan import plain_name
 from sealtune.model.structure import find_blocks
 
 Projection: TypeAlias = nn.Linear | Conv1D
-Role = Literal["query", "key-value", "qkv", "dense"]
+Share = Literal["query", "key", "value", "dense"]  # what SPF has a share of the heads of
+Role = Literal["query", "key", "value", "key-value", "qkv", "dense"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class Part:
     """What the heads of a group own of one projection.
 
     Attributes:
+        share: which of the four it is.
         projection: the linear layer.
         axis: 0: rows of ``W [N, K]`` (outputs); 1: columns (inputs).
         index: int64 [heads, width], the rows or columns of each head.
     """
 
+    share: Share
     projection: Projection
     axis: int
     index: Tensor
@@ -53,9 +56,11 @@ class HeadGroup:
         block: number of the block.
         attention: name of the attention module in the plain model.
         role: what is chosen: ``qkv`` where every head has its own key and value, otherwise
-            ``query`` and ``key-value`` apart; ``dense`` for the output projection.
+            ``query`` and ``key-value`` apart; ``dense`` for the output projection. Single
+            projections where their shares differ.
         heads: how many there are.
         parts: what they own.
+        output: the columns of the output projection that read the block's (query) heads.
     """
 
     block: int
@@ -63,12 +68,20 @@ class HeadGroup:
     role: Role
     heads: int
     parts: tuple[Part, ...]
+    output: Part
 
 
 def weight_of(projection: Projection) -> Tensor:
     """The weight as ``[N, K]``, a view (Conv1D keeps it transposed)."""
     weight: Tensor = projection.weight.detach()
     return weight.t() if isinstance(projection, Conv1D) else weight
+
+
+def apart(group: HeadGroup, shares: Mapping[Share, float]) -> list[HeadGroup]:
+    """The groups that are ranked by themselves: all of ``group``, or where shares differ, parts."""
+    if len({shares[part.share] for part in group.parts}) == 1:
+        return [group]
+    return [replace(group, role=part.share, parts=(part,)) for part in group.parts]
 
 
 def find_heads(model: Any, layers: Sequence[int] | None = None) -> list[HeadGroup]:
@@ -129,6 +142,9 @@ _ARRANGEMENTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
+_QKV: tuple[Share, Share, Share] = ("query", "key", "value")
+
+
 def _in_attention(name: str) -> bool:
     """Whether a layer's own parent is an attention: GPT-2's MLP has a ``c_proj``, too."""
     return "att" in (name.split(".")[-2] if "." in name else "")
@@ -154,14 +170,15 @@ def _groups(
             hint="SPF tunes whole heads, so it must know where each one is",
         )
     query, key, value = _rows(projections[:-1], inward, heads, shared, width)
-    dense = HeadGroup(number, attention, "dense", heads, (Part(output, 1, _runs(heads, width, 0)),))
+    columns = Part("dense", output, 1, _runs(heads, width, 0))
+
+    def group(role: Role, count: int, *parts: Part) -> HeadGroup:
+        return HeadGroup(number, attention, role, count, parts, columns)
+
+    dense = group("dense", heads, columns)
     if shared == heads:
-        return [HeadGroup(number, attention, "qkv", heads, (query, key, value)), dense]
-    return [
-        HeadGroup(number, attention, "query", heads, (query,)),
-        HeadGroup(number, attention, "key-value", shared, (key, value)),
-        dense,
-    ]
+        return [group("qkv", heads, query, key, value), dense]
+    return [group("query", heads, query), group("key-value", shared, key, value), dense]
 
 
 def _rows(
@@ -174,7 +191,7 @@ def _rows(
     rows = [_runs(n, width, s) for n, s in zip((heads, shared, shared), starts, strict=True)]
     if inward == ("query_key_value",):
         rows = list(_runs(heads, 3 * width, 0).chunk(3, dim=1))
-    query, key, value = (Part(p, 0, index) for p, index in zip(owners, rows, strict=True))
+    query, key, value = (Part(n, p, 0, i) for n, p, i in zip(_QKV, owners, rows, strict=True))
     return query, key, value
 
 

@@ -17,8 +17,23 @@ from transformers.pytorch_utils import Conv1D
 from sealtune.errors import ModelError
 from sealtune.model.seeds import generator
 from sealtune.tuning.spf.config import SPFConfig, count_of
-from sealtune.tuning.spf.heads import HeadGroup, Part, weight_of
+from sealtune.tuning.spf.heads import HeadGroup, Part, Share, apart, find_heads, weight_of
 from sealtune.tuning.tuner import Calibrate
+
+
+def groups_of(model: nn.Module, config: SPFConfig) -> list[HeadGroup]:
+    """The groups of heads that ``config`` chooses from, each by itself.
+
+    Raises:
+        UnsupportedModelError, ModelError: see ``find_heads``.
+    """
+    shares = shares_of(config)
+    return [one for group in find_heads(model, config.layers) for one in apart(group, shares)]
+
+
+def shares_of(config: SPFConfig) -> dict[Share, float]:
+    """Projection -> the share of its heads that is tuned."""
+    return {"query": config.query, "key": config.key, "value": config.value, "dense": config.dense}
 
 
 def choose(
@@ -33,8 +48,7 @@ def choose(
         groups: of one model.
         config: ratios and selector.
         calibrate: runs the model on a few batches and returns their loss, or yields one loss after
-            another; for ``gradient`` and ``activation`` only.
-
+            another; for selectors that look at data only.
         model: that the groups are of; where it is given, ``activation`` leaves padding out.
 
     Raises:
@@ -43,17 +57,20 @@ def choose(
     counts = [count_in(group, config) for group in groups]
     if any(weight_of(part.projection).is_meta for g in groups for part in g.parts):
         return [tuple(range(count)) for count in counts]  # shapes only: any heads will do
-    scores = _scores(groups, config, calibrate, model)
-    # ties go to the lower number, so that everybody chooses the same
-    return [
-        tuple(sorted(torch.argsort(score, descending=True, stable=True)[:count].tolist()))
-        for score, count in zip(scores, counts, strict=True)
-    ]
+    numbered = list(enumerate(zip(groups, counts, strict=True)))
+    undecided = {i: g for i, (g, count) in numbered if 0 < count < g.heads}
+    scores = _scores(list(undecided.values()), config, calibrate, model) if undecided else []
+    chosen = [tuple(range(count)) for count in counts]  # all of them, or none
+    for i, score in zip(undecided, scores, strict=True):
+        # ties go to the lower number, so that everybody chooses the same
+        best = torch.argsort(score, descending=True, stable=True)[: counts[i]]
+        chosen[i] = tuple(sorted(best.tolist()))
+    return chosen
 
 
 def count_in(group: HeadGroup, config: SPFConfig) -> int:
     """How many heads of a group are tuned."""
-    return count_of(config.dense if group.role == "dense" else config.qkv, group.heads)
+    return count_of(shares_of(config)[group.parts[0].share], group.heads)
 
 
 def _scores(
@@ -68,7 +85,7 @@ def _scores(
             torch.rand(g.heads, generator=generator("spf", config.seed, g.block, g.role)).double()
             for g in groups
         ]
-    if not config.needs_data:
+    if not config.looks_at_data:
         sign = 1 if config.select == "l1-largest" else -1
         return [sign * _l1(g) for g in groups]
     if calibrate is None:
@@ -76,24 +93,30 @@ def _scores(
             f"the selector '{config.select}' looks at data, and none was given",
             hint="pass calibrate=..., which runs the model on a few batches and returns the loss",
         )
-    if config.select == "gradient":
-        return _gradient(groups, calibrate)
-    return _activation(groups, calibrate, model)
+    if config.select == "activation":
+        return _activation(groups, calibrate, model)
+    return _gradient(groups, calibrate, torch.abs if config.select == "gradient" else torch.square)
 
 
 def _l1(group: HeadGroup) -> Tensor:
     """L1 norm of the weights that each head owns."""
-    return torch.stack([_per_head(weight_of(p.projection), p) for p in group.parts]).sum(dim=0)
+    each = [_per_head(weight_of(p.projection), p, torch.abs) for p in group.parts]
+    return torch.stack(each).sum(dim=0)
 
 
-def _per_head(weight: Tensor, part: Part) -> Tensor:
-    """Sum of magnitudes in ``weight`` [N, K] over what each head owns: float64 [heads]."""
-    along = weight.detach().abs().sum(dim=1 - part.axis, dtype=torch.float64)
+def _per_head(weight: Tensor, part: Part, size: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sum of ``size`` of ``weight`` [N, K] over what each head owns: float64 [heads]."""
+    along = size(weight.detach()).sum(dim=1 - part.axis, dtype=torch.float64)
     return along[part.index.to(along.device)].sum(dim=1).cpu()
 
 
-def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]:
-    """L1 norm of the gradient of each head's weights; one layer's gradient exists at a time."""
+def _gradient(
+    groups: Sequence[HeadGroup], calibrate: Calibrate, size: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """Sum of ``size`` of the gradient of each head's weights, over all losses.
+
+    One layer's gradient exists at a time.
+    """
     scores = [torch.zeros(g.heads, dtype=torch.float64) for g in groups]
     owners: dict[nn.Module, list[tuple[Tensor, Part]]] = {}
     for group, score in zip(groups, scores, strict=True):
@@ -107,7 +130,7 @@ def _gradient(groups: Sequence[HeadGroup], calibrate: Calibrate) -> list[Tensor]
                 return
             matrix = gradient.t() if isinstance(module, Conv1D) else gradient
             for score, part in owners[module]:
-                score.add_(_per_head(matrix, part))
+                score.add_(_per_head(matrix, part, size))
 
         return hook
 
@@ -156,10 +179,9 @@ def _activation(
         return hook
 
     with ExitStack() as hooks, torch.no_grad():
-        for group in groups:
-            for part in group.parts if group.role == "dense" else ():
-                hook = watch(group.block, part)
-                hooks.enter_context(part.projection.register_forward_pre_hook(hook))
+        for block, part in {group.block: group.output for group in groups}.items():
+            hook = watch(block, part)
+            hooks.enter_context(part.projection.register_forward_pre_hook(hook))
         for module in model.modules() if model is not None else ():
             if isinstance(module, PreTrainedModel):
                 hooks.enter_context(module.register_forward_pre_hook(see_mask, with_kwargs=True))
