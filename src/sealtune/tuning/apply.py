@@ -76,8 +76,8 @@ def apply_tuning(
         model = tuner.apply(model, settings, context)
         # also before the next tuner looks at what the model does
         draw_tensors(trainable_state(model), _laws(model, {tuner: settings}), seed)
-    for name, parameter in trainable_parameters(model).items():
-        set_learning_rate(parameter, partial(tuning.learning_rate, name))
+        for key, parameter in trainable_parameters(model).items():
+            set_learning_rate(parameter, partial(tuning.learning_rate, key))
     return model
 
 
