@@ -10,6 +10,7 @@ from sealtune.audit.cut_inversion import CUT_INVERSION
 from sealtune.audit.gradient_inversion import GRADIENT_INVERSION
 from sealtune.audit.offload_view import ADAPTER_EXTRACTION
 from sealtune.audit.pads import COLLUSION, PAD_REUSE
+from sealtune.audit.replay import RELAY, REPLAY
 
 ATTACKS: tuple[Attack, ...] = (
     ADAPTER_EXTRACTION,
@@ -17,4 +18,6 @@ ATTACKS: tuple[Attack, ...] = (
     GRADIENT_INVERSION,
     PAD_REUSE,
     COLLUSION,
+    REPLAY,
+    RELAY,
 )

@@ -40,7 +40,7 @@ from sealtune.model.training import evaluate, local_round
 NAME = "adapter-extraction"
 ROUNDS = 12  # of the alternation
 TRAINED = 8  # steps after which the adapter is extracted
-_ROWS, _TOKENS, _BLOCKS = 200, 32, 4
+_ROWS, _TOKENS, _BLOCKS = 100, 32, 4  # of each site, of a row, of the model
 # residual stream, norm by root mean square, attention, and again with the perceptron
 _AS_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "granite")
 

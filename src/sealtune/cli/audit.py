@@ -158,36 +158,32 @@ def _report(run_dir: Path) -> Path | None:
 
 
 def _show(record: Mapping[str, Any], console: Console, page: Path | None) -> None:
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = Table(title=f"{record['level']:.1%} intervals", title_justify="left")
-    for heading in ("attack", "success counts"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("guessing", "without protection", "with it"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
     for entry in record["attacks"]:
+        console.print(Text(entry["name"], style="bold"))
         if entry["not_applicable"]:
-            words = Text(f"does not apply: {entry['not_applicable']}", style="dim")
-            table.add_row(entry["name"], words)
+            console.print(
+                Padding(Text(f"does not apply: {entry['not_applicable']}", "dim"), (0, 2))
+            )
         for one in entry["findings"]:
-            name = f"{entry['name']}\n{one['variant']}" if one["variant"] else entry["name"]
-            verdict = Text(one["verdict"], style=_COLOURS[one["verdict"]])
-            rates = _rate(one["baseline"]), _rate(one["protected"])
-            table.add_row(name, one["measure"], f"{one['chance']:.3g}", *rates, verdict)
-        table.add_section()
-    console.print(table)
-    for entry in record["attacks"]:
-        for one in entry["findings"]:
-            if one["note"]:
-                label = " ".join(filter(None, (entry["name"], one["variant"])))
-                console.print(Text(f"{label}: {one['note']}", style="dim"))
+            head = Text.assemble(
+                (f"{one['verdict']:<15} ", _COLOURS[one["verdict"]]), one["variant"]
+            )
+            rates = (
+                f"without protection {_rate(one['baseline'])}, with it {_rate(one['protected'])}, "
+                f"guessing {one['chance']:.3g}"
+            )
+            lines = [head, Text(rates), Text(one["measure"], "dim"), Text(one["note"], "dim")]
+            for number, line in enumerate(filter(None, lines)):
+                console.print(Padding(line, (0, 0, 0, 18 if number else 2)))
+    console.print(f"{record['level']:.1%} intervals")
     if page:
         console.print(f"report: {page}", soft_wrap=True)
 
 
 def _rate(rate: Mapping[str, float] | None) -> str:
     if rate is None:
-        return "no protection"
-    return f"{rate['value']:.3g}\n({rate['low']:.3g} to {rate['high']:.3g})"
+        return "is none"
+    return f"{rate['value']:.3g} ({rate['low']:.3g} to {rate['high']:.3g})"
