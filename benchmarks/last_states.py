@@ -1,13 +1,7 @@
-"""A real model that trains in milliseconds: all below its last linear layer is computed once.
+"""States below the last linear layer (``sealtune.audit.last_layer``) of a demo set, kept.
 
-A text is classified from its last token alone, and so the last layer (``down_proj``), the final
-norm and the head see one vector a text. What is frozen below is run once and kept; LoRA on that
-layer and the head are trained on it. Weights, texts, first values, optimizer and adapter are the
-product's own.
-
-    states = last_states("icd10", train=4000, test=2000)
-    top = Top(seed=1, labels=states.labels)
-    local_round(top.model, top, states.train.part(rows), ...)
+    data = last_states(CutSpec("icd10", train=4000, test=2000, cut=0, form="bf16"))
+    top = Top(spec.model_spec, data.labels, seed=1)
 
 Files lie below ``cache_folder() / "benchmarks"``.
 """
@@ -15,80 +9,16 @@ Files lie below ``cache_folder() / "benchmarks"``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from cut_data import CutSpec, benchmark_cache, label_names, text_rows, text_task
-from sealtune.job.sections import LoraSpec, TuningSpec
-from sealtune.job.spec import ModelSpec
+from sealtune.audit.last_layer import States, states_of
 from sealtune.job.storage import write_atomic
-from sealtune.model.batches import sorted_batches
-from sealtune.model.load import load_config, load_model, load_tokenizer
-from sealtune.model.partial import load_part
-from sealtune.model.structure import find_blocks
-from sealtune.model.tasks import Outcome, base_model
-from sealtune.tuning.apply import apply_tuning
-
-TARGETS = ("down_proj",)
-
-
-@dataclass(frozen=True)
-class StateBatch:
-    """Some texts.
-
-    Attributes:
-        states: what goes past the MLP, float32 [B, D].
-        inner: what enters its last layer, float32 [B, H].
-        labels: class numbers, int64 [B].
-    """
-
-    states: Tensor
-    inner: Tensor
-    labels: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """One a text."""
-        return len(self.states)
-
-
-@dataclass(frozen=True)
-class States:
-    """Texts of one part of a data set, as ``StateBatch``."""
-
-    states: Tensor
-    inner: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """All texts are of one vector."""
-        return [1] * len(self)
-
-    def batch(self, chosen: Sequence[int]) -> StateBatch:
-        """The texts with these numbers."""
-        rows = list(chosen)
-        return StateBatch(self.states[rows], self.inner[rows], self.labels[rows])
-
-    def part(self, chosen: Sequence[int]) -> States:
-        """The texts with these numbers, as a data set."""
-        batch = self.batch(chosen)
-        return States(batch.states, batch.inner, batch.labels)
-
-    def relabelled(self, labels: Tensor) -> States:
-        """The same texts under other labels."""
-        return replace(self, labels=labels)
+from sealtune.model.load import load_model, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -98,44 +28,6 @@ class LastStates:
     labels: tuple[str, ...]
     train: States
     test: States
-
-
-class Top:
-    """The last layer with LoRA, the final norm and the head: a model and a task in one.
-
-    Attributes:
-        model: a PeftModel of which nothing else is used.
-    """
-
-    def __init__(self, spec: ModelSpec, labels: Sequence[str], seed: int, rank: int = 8) -> None:
-        self.labels = tuple(labels)
-        last = int(load_config(spec).num_hidden_layers) - 1
-        top = load_part(spec, len(labels), last, "top")
-        tuning = TuningSpec(lora=LoraSpec(rank=rank, alpha=2 * rank, targets=TARGETS))
-        self.model = apply_tuning(top, tuning, "classification", seed, first_block=last)
-        self._block = find_blocks(top)[1][-1]
-
-    def logits(self, batch: StateBatch) -> Tensor:
-        """Scores of the classes, float32 [B, labels]."""
-        base = base_model(self.model)
-        after = batch.states + self._block.mlp.down_proj(batch.inner)
-        scores: Tensor = base.score(base.model.norm(after))
-        return scores
-
-    def loss(self, _model: nn.Module, batch: StateBatch) -> Tensor:
-        """As of a ``Task``."""
-        return functional.cross_entropy(self.logits(batch), batch.labels)
-
-    def outcome(self, _model: nn.Module, batch: StateBatch) -> Outcome:
-        """As of a ``Task``."""
-        logits = self.logits(batch)
-        predicted = logits.argmax(dim=1)
-        return Outcome(
-            correct=int((predicted == batch.labels).sum()),
-            total=len(predicted),
-            loss_sum=float(functional.cross_entropy(logits, batch.labels, reduction="sum")),
-            predicted=tuple(predicted.tolist()),
-        )
 
 
 def last_states(spec: CutSpec) -> LastStates:
@@ -157,42 +49,11 @@ def last_states(spec: CutSpec) -> LastStates:
     return LastStates(labels, train, test)
 
 
-class _FarEnoughError(Exception):
-    """Nothing above is needed."""
-
-
 def _compute(spec: CutSpec) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Run the model up to its last linear layer."""
     task = text_task(spec, load_tokenizer(spec.model_spec), label_names(spec))
-    model: Any = load_model(spec.model_spec, len(task.labels))
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-        seen.append(inputs[0])
-
-    def stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        keep(module, inputs)
-        raise _FarEnoughError
-
-    block = find_blocks(model)[1][-1]
-    block.post_attention_layernorm.register_forward_pre_hook(keep)
-    block.mlp.down_proj.register_forward_pre_hook(stop)
+    model = load_model(spec.model_spec, len(task.labels))
     tensors: dict[str, Tensor] = {}
     for part, count in (("train", spec.train), ("test", spec.test)):
-        rows = text_rows(spec, part, task.labels, count)
-        texts = task.encode(rows)
-        kept: list[Tensor] = [torch.empty(0)] * len(rows)
-        for chosen in sorted_batches(texts.lengths, 32):
-            batch = texts.batch(chosen)
-            with torch.no_grad(), suppress(_FarEnoughError):
-                model(**batch.inputs())
-            last = torch.arange(len(chosen)), batch.lengths - 1
-            both = torch.cat([one[last] for one in seen], dim=1)  # [B, D + H]
-            seen.clear()
-            for i, row in zip(chosen, both, strict=True):
-                kept[i] = row
-        whole, width = torch.stack(kept), model.config.hidden_size
-        tensors[f"{part}.states"] = whole[:, :width].contiguous()
-        tensors[f"{part}.inner"] = whole[:, width:].contiguous()
-        tensors[f"{part}.labels"] = torch.tensor([row.label for row in rows])
+        found = states_of(model, task.encode(text_rows(spec, part, task.labels, count)))
+        tensors |= {f"{part}.{key}": value for key, value in vars(found).items()}
     return task.labels, tensors

@@ -10,6 +10,7 @@ from sealtune.audit.cut_inversion import CUT_INVERSION
 from sealtune.audit.gradient_inversion import GRADIENT_INVERSION
 from sealtune.audit.offload_view import ADAPTER_EXTRACTION
 from sealtune.audit.pads import COLLUSION, PAD_REUSE
+from sealtune.audit.poisoning import POISONING
 from sealtune.audit.replay import RELAY, REPLAY
 
 ATTACKS: tuple[Attack, ...] = (
@@ -20,4 +21,5 @@ ATTACKS: tuple[Attack, ...] = (
     COLLUSION,
     REPLAY,
     RELAY,
+    POISONING,
 )
