@@ -45,7 +45,7 @@ def table_1(options: argparse.Namespace) -> dict[str, Any]:
     wanted = Wanted(size, options.sets, seeds=tuple(range(1, options.seeds + 1)))
     if options.quick:
         quick = replace(size, train=120, test=60, rounds=2)
-        wanted = Wanted(quick, ("hpo",), seeds=(1,), few_rates=True)
+        wanted = Wanted(quick, ("hpo",), seeds=(1,), tuned_on=("hpo",))
     places = Places(options.model, options.data)
     jobs = accuracies(wanted, places, workers=options.workers, fresh=options.fresh)
     found = table_accuracy_page.figures(wanted, jobs)
