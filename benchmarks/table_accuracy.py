@@ -89,7 +89,7 @@ class Column:
 
 LORA = {"lora": {"rank": 8}}
 PTUNING = {"ptuning": {"virtual_tokens": 16}}
-SPF = {"lora": {"rank": 8}, "spf": {"qkv": 0.25, "dense": 0.25}}
+SPF = {"preset": "spf-vo", "lora": {}, "spf": {}}
 COLUMNS = {
     "local": Column("local, LoRA", "local", LORA, (1e-3, 3e-3, 1e-2)),
     "pooled": Column("pooled, LoRA", "pooled", LORA, (1e-3, 3e-3, 1e-2)),
@@ -139,10 +139,10 @@ def job_values(settings: Settings, size: Size, model: Path) -> dict[str, Any]:
     column = COLUMNS[settings["column"]]
     blocks = size.blocks or 30
     top = list(range(blocks - size.tuned, blocks))
-    tuning = {k: dict(v) for k, v in column.tuning.items()}
-    for name in ("lora", "spf"):
-        if name in tuning:
-            tuning[name]["layers"] = top
+    tuning = {
+        key: {**value, "layers": top} if key in ("lora", "spf") else value
+        for key, value in column.tuning.items()
+    }
     steps, rounds = size.steps, size.rounds
     values = {
         "job": {"name": "table", "seed": settings["seed"], "rounds": rounds},

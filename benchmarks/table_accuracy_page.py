@@ -118,10 +118,12 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
         f"rows at most, drawn by the seed and dealt out to three sites "
         f"(Dirichlet, {size.alpha:g}); "
         f"{size.rounds} rounds of {size.steps} steps of {size.batch} rows at each site, pooled and "
-        "Method 2 as many steps as all sites together. LoRA of rank 8 and SPF (a quarter of the "
-        f"heads) tune the last {size.tuned} blocks, P-tuning v2 (16 virtual tokens) works on all. "
-        "Rates were chosen for each set and column on held-out training rows of another seed; "
-        "Method 1 has the plain run's. TF-IDF reads whole texts.",
+        "Method 2 as many steps as all sites together; rates warm up and fall to zero (cosine). "
+        "LoRA (rank 8) and SPF + LoRA (preset `spf-vo`) tune the last "
+        f"{size.tuned} blocks, P-tuning v2 (16 virtual tokens) works on all. Each column's rate was "
+        f"chosen on held-out training rows of {' and '.join(wanted.tuned_on)}, in half the rounds; "
+        "Method 1 has the plain run's, Method 2 with LoRA the pooled one's. TF-IDF (words and "
+        "pairs of words, logistic regression) reads whole texts.",
         "On all rows: the test rows of all sites (local: mean over the sites' adapters).",
         _rows(wanted, accuracy, "all"),
         "On own rows: mean over sites, each on its own test rows.",
