@@ -32,7 +32,7 @@ def figures(wanted: Wanted, jobs: Sequence[Stored]) -> dict[str, Any]:
 
     Returns:
         ``accuracy``: set -> column -> ``all`` and ``own``: every seed, in percent.
-        ``rates``: set -> column -> learning rate.
+        ``rates``: column -> learning rate.
         ``masked_minus_plain``: set -> tuner -> ``mean`` over seeds, in points, and ``spread``, from
         the least to the most of the plain column's seeds.
         ``federated_minus_pooled``, ``federated_minus_local_mean``: Method 1 with LoRA, mean over
@@ -51,14 +51,7 @@ def figures(wanted: Wanted, jobs: Sequence[Stored]) -> dict[str, Any]:
         }
         for name in wanted.sets
     }
-    rates = {
-        name: {
-            j.settings["column"]: j.settings["rate"]
-            for j in jobs
-            if j.settings["set"] == name and "rate" in j.settings
-        }
-        for name in wanted.sets
-    }
+    rates = {j.settings["column"]: j.settings["rate"] for j in jobs if "rate" in j.settings}
     found = {"accuracy": accuracy, "rates": rates, "masked_minus_plain": _masked(accuracy)}
     for key, one, other in (
         ("federated_minus_pooled", "method-1-lora", "pooled"),
@@ -111,33 +104,28 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     """The section of the page."""
     accuracy, size = found["accuracy"], wanted.size
     blocks = f"cut to its first {size.blocks} blocks" if size.blocks else "whole"
+    said = f"""
+    Right answers in percent, mean of {len(wanted.seeds)} seeds (least to most). SmolLM2-135M
+    {blocks}; texts cut to {size.tokens} tokens; {size.train} training and {size.test} test rows at
+    most, drawn by the seed and dealt out to three sites (Dirichlet, {size.alpha:g}); {size.rounds}
+    rounds of {size.steps} steps of {size.batch} rows at each site, pooled and Method 2 as many as
+    all sites together; rates warm up and fall to zero (cosine). LoRA (rank 8) and SPF + LoRA
+    (preset `spf-vo`) tune the last {size.tuned} blocks, P-tuning v2 (16 virtual tokens) works on
+    all. Each column's rate was chosen on held-out training rows of {" and ".join(wanted.tuned_on)},
+    in half the rounds; Method 1 has the plain run's, Method 2 with LoRA the pooled one's. TF-IDF
+    (words and pairs of words, logistic regression) reads whole texts.
+    """
     parts = [
-        f"Right answers in percent, mean of {len(wanted.seeds)} seeds (least to most). "
-        "SmolLM2-135M "
-        f"{blocks}; texts cut to {size.tokens} tokens; {size.train} training and {size.test} test "
-        f"rows at most, drawn by the seed and dealt out to three sites "
-        f"(Dirichlet, {size.alpha:g}); "
-        f"{size.rounds} rounds of {size.steps} steps of {size.batch} rows at each site, pooled and "
-        "Method 2 as many steps as all sites together; rates warm up and fall to zero (cosine). "
-        "LoRA (rank 8) and SPF + LoRA (preset `spf-vo`) tune the last "
-        f"{size.tuned} blocks, P-tuning v2 (16 virtual tokens) works on all. Each column's rate was "
-        f"chosen on held-out training rows of {' and '.join(wanted.tuned_on)}, in half the rounds; "
-        "Method 1 has the plain run's, Method 2 with LoRA the pooled one's. TF-IDF (words and "
-        "pairs of words, logistic regression) reads whole texts.",
+        " ".join(said.split()),
         "On all rows: the test rows of all sites (local: mean over the sites' adapters).",
         _rows(wanted, accuracy, "all"),
         "On own rows: mean over sites, each on its own test rows.",
         _rows(wanted, accuracy, "own"),
         "![Right answers by set and column](table-1.svg)",
         _said(found),
-        "Learning rates:",
-        markdown_table(
-            ("set", *(_TITLES[column] for column in wanted.columns)),
-            [
-                (name, *(f"{found['rates'][name][column]:g}" for column in wanted.columns))
-                for name in wanted.sets
-            ],
-        ),
+        "Learning rates: "
+        + ", ".join(f"{_TITLES[c]} {found['rates'][c]:g}" for c in wanted.columns)
+        + ".",
     ]
     return "\n\n".join(parts)
 

@@ -5,7 +5,6 @@
     python benchmarks/tables.py --only table-1
 
     table-1   accuracy of each method and of its baselines on five medical sets (table_accuracy)
-    table-2   how much of the attention heads SPF tunes (table_ratios)
     table-3   seconds, memory and bytes of each way to compute (table_costs)
 
 Data sets that are not there are made from published packages. Results are stored job by job, so a
@@ -31,12 +30,13 @@ import torch
 
 import table_accuracy
 import table_accuracy_page
+import table_costs
 from demo_rows import SETS
 from page import write_section
 from sealtune.demo.data_sets import DATA_SETS
 from table_accuracy import CPU, CUDA, Places, Wanted, accuracies
 
-TABLES = ("table-1",)
+TABLES = ("table-1", "table-3")
 
 
 def table_1(options: argparse.Namespace) -> dict[str, Any]:
@@ -47,12 +47,21 @@ def table_1(options: argparse.Namespace) -> dict[str, Any]:
         quick = replace(size, train=120, test=60, rounds=2)
         wanted = Wanted(quick, ("hpo",), seeds=(1,), tuned_on=("hpo",))
     places = Places(options.model, options.data)
-    jobs = accuracies(wanted, places, workers=options.workers, fresh=options.fresh)
+    table = table_accuracy.TABLE + "-quick" * options.quick
+    jobs = accuracies(wanted, places, table=table, workers=options.workers, fresh=options.fresh)
     found = table_accuracy_page.figures(wanted, jobs)
     if not options.quick:
         write_section(table_accuracy.TABLE, table_accuracy_page.markdown(wanted, found))
         table_accuracy_page.draw(wanted, found)
     return found
+
+
+def table_3(options: argparse.Namespace) -> dict[str, Any]:
+    """Cost."""
+    jobs = table_costs.costs(options.model, options.data, quick=options.quick, fresh=options.fresh)
+    if not options.quick:
+        write_section(table_costs.TABLE, table_costs.markdown(jobs))
+    return table_costs.figures(jobs)
 
 
 def main() -> None:
@@ -73,7 +82,7 @@ def main() -> None:
     options.sets = tuple(options.sets.split(","))
     for name in options.sets:
         DATA_SETS[name].make(options.data / name, lambda said: None)
-    run = {"table-1": table_1}
+    run = {"table-1": table_1, "table-3": table_3}
     found: dict[str, Any] = {}
     for table in options.only.split(","):
         found |= run[table](options)
