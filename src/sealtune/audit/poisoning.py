@@ -245,7 +245,7 @@ def _run(subject: Subject, report: Report) -> list[Finding]:
     small = subject.miniature(blocks=_BLOCKS, train=subject.scaled(300), test=subject.scaled(300))
     report(0.0, "the frozen layers below")
     on, found = ground(small), list[Finding]()
-    for one in findings(on, rounds=subject.scaled(ROUNDS, 5)):
+    for one in findings(on, rounds=subject.scaled(ROUNDS, 3)):
         found.append(one)
         report(len(found) / (len(PROTECTED) * (len(MEASURES) + 1)), one.variant)
     return found
