@@ -14,7 +14,7 @@ Trust domain: operator (untrusted).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,18 +22,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sealtune.audit.subject import Subject
+from sealtune.errors import UnsupportedModelError
 from sealtune.job.sections import LoraSpec, TuningSpec
 from sealtune.job.spec import ModelSpec
 from sealtune.model.batches import sorted_batches
-from sealtune.model.load import load_config
+from sealtune.model.load import load_config, load_model
 from sealtune.model.partial import load_part
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import Outcome, base_model
 from sealtune.model.texts import Texts
+from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.tuning.apply import apply_tuning
 
 TARGETS = ("down_proj",)
+ABSENT = -100  # the label of a row that is counted, and adds nothing to loss and gradients
 _BATCH = 32
+_BOUND = 1e-4  # of what goes into the final norm, relative: float32
+
+
+def applies(subject: Subject) -> str:
+    """Why a run's model has no such last layer; empty: it has one."""
+    if subject.job.model.task != "classification":
+        return "the job trains no head on classes, which is what this attack is carried out on"
+    model = load_model(subject.job.model, len(subject.labels), meta=True)
+    block = find_blocks(model)[1][-1]
+    linear = hasattr(getattr(block, "mlp", None), TARGETS[0])
+    return "" if linear else f"the model's last linear layer is not called {TARGETS[0]}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,11 @@ class Top:
         tuning = TuningSpec(lora=LoraSpec(rank=rank, alpha=2 * rank, targets=TARGETS))
         self.model = apply_tuning(top, tuning, "classification", seed, first_block=last)
         self._block: Any = find_blocks(top)[1][-1]
+        self._first = {n: t.clone() for n, t in trainable_state(self.model).items()}
+
+    def reset(self) -> None:
+        """Forget what was trained: back to the first values."""
+        load_trainable_state(self.model, self._first)
 
     def logits(self, batch: StateBatch) -> Tensor:
         """Scores of the classes, float32 [B, labels]."""
@@ -114,11 +134,14 @@ class Top:
         scores: Tensor = base.score(base.model.norm(after))
         return scores
 
+    def scores(self, rows: States) -> Tensor:
+        """Of each text and class, float32 [n, labels]."""
+        with torch.no_grad():
+            return self.logits(rows.batch(range(len(rows))))
+
     def answers(self, rows: States) -> Tensor:
         """Class of each text, int64 [n]."""
-        with torch.no_grad():
-            found: Tensor = self.logits(rows.batch(range(len(rows)))).argmax(dim=1)
-        return found
+        return self.scores(rows).argmax(dim=1)
 
     def right(self, rows: States) -> float:
         """Share of right answers."""
@@ -126,7 +149,12 @@ class Top:
 
     def loss(self, _model: nn.Module, batch: StateBatch) -> Tensor:
         """As of a ``Task``."""
-        return functional.cross_entropy(self.logits(batch), batch.labels)
+        return functional.cross_entropy(self.logits(batch), batch.labels, ignore_index=ABSENT)
+
+    def losses(self, _model: nn.Module, batch: StateBatch) -> Tensor:
+        """As of a ``Task``; of rows whose label is ``ABSENT`` zero, and so is their gradient."""
+        logits = self.logits(batch)
+        return functional.cross_entropy(logits, batch.labels, ignore_index=ABSENT, reduction="none")
 
     def outcome(self, _model: nn.Module, batch: StateBatch) -> Outcome:
         """As of a ``Task``."""
@@ -150,33 +178,43 @@ def states_of(model: Any, texts: Texts) -> States:
     Args:
         model: whole, with a classification head.
         texts: with their labels.
+
+    Raises:
+        UnsupportedModelError: more is done between that layer and the final norm than to add.
     """
-    seen: list[Tensor] = []
+    seen: dict[str, Tensor] = {}
 
-    def keep(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-        seen.append(inputs[0])
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen[name] = inputs[0]
+            if name == "after":
+                raise _FarEnoughError
 
-    def stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        keep(module, inputs)
-        raise _FarEnoughError
+        return hook
 
     block: Any = find_blocks(model)[1][-1]
-    hooks = (
-        block.post_attention_layernorm.register_forward_pre_hook(keep),
-        block.mlp.down_proj.register_forward_pre_hook(stop),
-    )
-    kept: list[Tensor] = [torch.empty(0)] * len(texts)
-    for chosen in sorted_batches(texts.lengths, _BATCH):
-        batch = texts.batch(chosen)
-        with torch.no_grad(), suppress(_FarEnoughError):
-            model(**batch.inputs())
-        last = torch.arange(len(chosen)), batch.lengths - 1
-        both = torch.cat([one[last] for one in seen], dim=1)  # [B, D + H]
-        seen.clear()
-        for i, row in zip(chosen, both, strict=True):
-            kept[i] = row
-    for hook in hooks:
-        hook.remove()
-    whole, width = torch.stack(kept), model.config.hidden_size
-    labels = torch.tensor([int(label or 0) for label in texts.labels])
-    return States(whole[:, :width].contiguous(), whole[:, width:].contiguous(), labels)
+    places = {
+        "states": block.post_attention_layernorm,
+        "inner": block.mlp.down_proj,
+        "after": model.model.norm,
+    }
+    kept: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in places.items():
+            hooks.enter_context(module.register_forward_pre_hook(keep(name)))
+        for chosen in sorted_batches(texts.lengths, _BATCH):
+            batch = texts.batch(chosen)
+            with suppress(_FarEnoughError):
+                model(**batch.inputs())
+            last = torch.arange(len(chosen)), batch.lengths - 1
+            states, inner, after = (seen[name][last] for name in places)
+            made = states + functional.linear(inner, block.mlp.down_proj.weight)
+            if not (made - after).norm() <= _BOUND * after.norm():
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} does more than add its last linear layer's output",
+                    hint="audit a Llama, SmolLM, Qwen or Mistral model",
+                )
+            for i, one in zip(chosen, zip(states, inner, strict=True), strict=True):
+                kept[i] = one
+    below, inner = (torch.stack(one) for one in zip(*kept, strict=True))
+    return States(below, inner, torch.tensor([int(label or 0) for label in texts.labels]))

@@ -46,7 +46,7 @@ from sealtune.audit.attacked_rounds import (
 )
 from sealtune.audit.attacked_rounds import Attack as Attacker
 from sealtune.audit.finding import Finding, Rate
-from sealtune.audit.last_layer import States, Top, states_of
+from sealtune.audit.last_layer import States, Top, applies, states_of
 from sealtune.audit.miniature import Miniature
 from sealtune.audit.statistics import share
 from sealtune.audit.subject import Subject
@@ -54,7 +54,6 @@ from sealtune.data.partition import partition
 from sealtune.data.site import Example
 from sealtune.methods.federated.adapter import Tensors
 from sealtune.model.load import load_model
-from sealtune.model.structure import find_blocks
 
 NAME = "poisoning"
 BACKDOOR, LABELS, ENLARGED = "backdoor", "labels", "backdoor enlarged"
@@ -232,15 +231,6 @@ def _taught(labels: Tensor, classes: int) -> Tensor:
 # --- the attack on a run ------------------------------------------------------------------------
 
 
-def _applies(subject: Subject) -> str:
-    if subject.job.model.task != "classification":
-        return "the job trains no head on classes, which is what this attack is carried out on"
-    model = load_model(subject.job.model, len(subject.labels), meta=True)
-    block = find_blocks(model)[1][-1]
-    linear = hasattr(getattr(block, "mlp", None), "down_proj")
-    return "" if linear else "the model's last linear layer is not called down_proj"
-
-
 def _run(subject: Subject, report: Report) -> list[Finding]:
     small = subject.miniature(blocks=_BLOCKS, train=subject.scaled(300), test=subject.scaled(300))
     report(0.0, "the frozen layers below")
@@ -256,5 +246,5 @@ POISONING = Attack(
     "Trains a backdoor, and wrong labels, through one site of five, against each way to aggregate.",
     "a site that takes part",
     _run,
-    _applies,
+    applies,
 )
