@@ -66,7 +66,8 @@ def test_an_update_that_is_too_long_is_clipped(
     )
     federation = make_federation(job, tmp_path / "run")
     rows = {s: d.train_rows for s, d in federation.resolved.manifest.data.items()}
-    far = UpdateBound(job.train, job.tuning, rows["south"]).limits({"any": 0.0})["any"]
+    steps = [1.0] * job.train.steps(rows["south"])
+    far = UpdateBound(job.train, job.tuning, steps).limits({"any": 0.0})["any"]
     heard = listen(federation, {"south": -0.98 * far})
     federation.run(federation.aggregator())
     event = federation.of("round")[1]
