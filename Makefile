@@ -4,18 +4,30 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARY := src/sealtune/native/libsealtune.so
+# what pytest makes of a test file is kept for the runs that follow, and for the other worker
+unexport PYTHONDONTWRITEBYTECODE
 # Two at a time: much of a whole run is waiting.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 # Tests whose result hangs on the processor's arithmetic, run again as on a processor without AVX-512
-# and VNNI, and on any other. Not among them: files and formats, hostile peers, and runs in several
-# processes, which compute what the same code computes here. test_processors.py sets instructions itself.
-NUMERIC := tests/offload tests/accelerator tests/baseline \
+# and VNNI, and on any other. Not among them: files and formats, hostile peers, what happens when and
+# in which order, and runs in several processes, which compute what the same code computes here.
+# test_processors.py sets instructions itself.
+NUMERIC := $(addprefix tests/offload/,test_codes.py test_frozen.py test_kernels.py test_lies.py \
+    test_masked.py test_prime_check.py test_ring.py test_training.py test_vectors.py test_wiretap.py \
+    test_enclave_pads.py::test_no_number_depends_on_when_a_pad_was_made \
+    test_second.py::test_products_are_right_however_steps_go) \
+  $(addprefix tests/accelerator/,test_lanes.py::test_products_are_exact_in_any_order_of_events \
+    test_server.py::test_products_are_those_of_the_engine) \
   $(addprefix tests/tuning/,test_lora_variants.py test_new_tuner.py test_ptuning.py) \
   $(addprefix tests/model/,spf/test_equality.py spf/test_selection.py test_activations.py \
     test_cut.py test_example_gradients.py test_families.py test_inference.py test_lora.py test_merge.py \
     test_tasks.py test_training.py) \
-  tests/enclave/test_federation.py tests/enclave/test_split.py \
-  --ignore=tests/offload/test_processors.py --ignore=tests/offload/test_wire.py
+  $(addprefix tests/enclave/test_federation.py::,test_the_result_is_that_of_plain_fedavg \
+    test_other_tasks_run_through test_other_levels_of_protection_run_through \
+    test_checkpointing_changes_nothing_but_the_number_of_products) \
+  $(addprefix tests/enclave/test_split.py::,test_split_equals_unsplit test_checkpointing_changes_nothing \
+    test_bf16_weights_under_what_is_tuned test_precisions_of_the_server) \
+  tests/baseline/test_run.py::test_a_baseline_repeats
 AVX2 = SEALTUNE_NATIVE=$(shell [ -f $(LIBRARY) ] && echo avx2 || echo off) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 BASIC := SEALTUNE_NATIVE=off ATEN_CPU_CAPABILITY=default
 

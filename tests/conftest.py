@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """See ``tests.groups``; alone, tests run in the order of their files."""
+    if hasattr(config, "workerinput"):
+        from tests.groups import longest_first
+
+        longest_first(items)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,6 +41,14 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_DATA_HOME", str(base / "data-home"))
         patch.setenv("XDG_STATE_HOME", str(base / "state-home"))
         patch.setenv("SEALTUNE_CACHE", str(base / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
+    """No test takes the power away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+HOOKS = ("pytest_collection_modifyitems", "pytest_xdist_make_scheduler")
 TEST = """\
 import os
 import pytest
@@ -22,8 +23,8 @@ def test_it(number: int) -> None:
 
 def test_a_room_and_a_file_stay_with_one_worker(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").touch()
-    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_xdist_make_scheduler")
-    for place in ("deploy/test_a", "deploy/test_b", "other/test_c", "other/test_d"):
+    (tmp_path / "conftest.py").write_text("from tests.conftest import " + ", ".join(HOOKS))
+    for place in ("deploy/test_a", "deploy/test_b", "a/test_c", "a/test_d", "deploy/test_guide"):
         file = tmp_path / "tests" / f"{place}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(TEST)
@@ -42,7 +43,8 @@ def test_a_room_and_a_file_stay_with_one_worker(tmp_path: Path) -> None:
     ran = (tmp_path / "ran").read_text().splitlines()
     for name, worker in map(str.split, ran):
         workers[name].add(worker)
-    assert len(ran) == 32
+    assert len(ran) == 40
     assert all(len(found) == 1 for found in workers.values())
-    assert workers["test_a"] == workers["test_b"]
-    assert set.union(*workers.values()) == {"gw0", "gw1"}
+    assert workers["test_a"] == workers["test_b"] != workers["test_guide"]
+    begun = {worker: name for name, worker in map(str.split, reversed(ran))}
+    assert set(begun.values()) == {"test_a", "test_guide"}  # before the shorter room
