@@ -9,7 +9,7 @@ standard errors. The largest size is also predicted from the others, and how far
 stated. Keys of the JSON line:
 
     server_mib_64_over_2     the server enclave's peak memory with 64 sites over that with 2
-    seconds_exponent_sites   of the processor seconds of all processes, 1 to 64 sites
+    seconds_exponent_sites   of the processor seconds of whole jobs, 1 to 64 sites
     series                   for each size that grows: sizes, costs, exponents
     extrapolated             for 1,000 sites and a model of 8 billion parameters
 
@@ -33,24 +33,29 @@ from sealtune.job.units import size
 from stored_jobs import Stored, stored
 
 TABLE = "scale"
-BASE = {"sites": 2, "rows": 16, "tokens": 32, "layers": 2, "hidden": 256, "rounds": 2, "rank": 8}
+BASE = {"sites": 2, "rows": 32, "tokens": 32, "layers": 2, "hidden": 256, "rounds": 2, "rank": 8}
 # many sites do little each, and send much: an adapter's size is what a server could hold too often
 MANY = {"rows": 8, "tokens": 16, "rank": 64}
 SERIES: Mapping[str, tuple[Sequence[int], Mapping[str, int]]] = {
     "sites": ((1, 2, 4, 8, 16, 32, 64), MANY),
-    "rows": ((8, 16, 32, 64, 128), {}),
+    "rows": ((16, 32, 64, 128, 256), {}),
     "tokens": ((16, 32, 64, 128, 256), {}),
-    "layers": ((2, 4, 8, 16, 32), {"hidden": 128}),
-    "hidden": ((128, 256, 512, 1024), {}),
-    "rounds": ((1, 2, 4, 8, 16), {"hidden": 128}),
+    "layers": ((2, 4, 8, 16, 32), {}),
+    "hidden": ((256, 512, 1024, 2048), {}),
+    "rounds": ((1, 2, 4, 8, 16), {}),
 }
-QUICK: Mapping[str, Sequence[int]] = {"sites": (2, 8, 64), "tokens": (16, 64), "hidden": (128, 512)}
+QUICK: Mapping[str, Sequence[int]] = {
+    "sites": (2, 8, 64),
+    "tokens": (16, 64),
+    "hidden": (256, 1024),
+}
 TITLES = {"sites": "sites", "rows": "rows of a site", "tokens": "tokens of a text",
           "layers": "blocks", "hidden": "width", "rounds": "rounds"}  # fmt: skip
 COSTS: Mapping[str, Callable[[Stored], float]] = {
-    "seconds": lambda job: sum(job.figures["seconds"].values()),
-    "server seconds": lambda job: float(job.figures["seconds"]["server"]),
-    "accelerator seconds": lambda job: float(job.figures["seconds"]["accelerator"]),
+    "job seconds": lambda job: sum(job.figures["seconds"].values()),
+    "seconds": lambda job: sum(job.figures["training"].values()),
+    "server seconds": lambda job: float(job.figures["training"]["server"]),
+    "accelerator seconds": lambda job: float(job.figures["training"]["accelerator"]),
     "bytes": lambda job: float(job.figures["up"] + job.figures["down"]),
     "masked bytes": lambda job: float(job.figures["masked"]),
     "server MiB": lambda job: float(job.figures["server_mib"]),
@@ -119,7 +124,7 @@ def measure(*, quick: bool, fresh: bool) -> dict[str, Grown]:
     """All series."""
     sizes = QUICK if quick else {what: values for what, (values, _) in SERIES.items()}
     asked = [settings(what, value) for what, values in sizes.items() for value in values]
-    jobs = iter(stored(TABLE, asked, run, fresh=fresh))
+    jobs = iter(stored(f"{TABLE}-quick" if quick else TABLE, asked, run, fresh=fresh))
     return {what: Grown.of(values, [next(jobs) for _ in values]) for what, values in sizes.items()}
 
 
@@ -135,8 +140,8 @@ def extrapolated(series: Mapping[str, Grown]) -> dict[str, float]:
     """
     sites = series["sites"].fits
     found = {
-        "seconds_per_site_1000_over_64": sites["seconds"].at(FAR_SITES) / FAR_SITES
-        / (sites["seconds"].at(64) / 64),
+        "seconds_per_site_1000_over_64": sites["job seconds"].at(FAR_SITES) / FAR_SITES
+        / (sites["job seconds"].at(64) / 64),
         "server_mib_1000_over_2": sites["server MiB"].at(FAR_SITES) / sites["server MiB"].at(2),
     }  # fmt: skip
     if "layers" in series:
@@ -159,24 +164,27 @@ def page(series: Mapping[str, Grown]) -> str:
         off = grown.fits["seconds"].off or 0.0
         sizes = f"{TITLES[what]}, {grown.sizes[0]} to {grown.sizes[-1]}"
         rows.append((sizes, *shown, _mib(grown), f"{100 * off:+.0f} %"))
-    columns = ("what grows", "seconds", "of the server", "of the accelerator", "bytes",
-               "masked bytes", "server's peak, MiB", "largest predicted")  # fmt: skip
+    columns = ("what grows", "seconds, job", "seconds, rounds", "of the server",
+               "of the accelerator", "bytes", "masked bytes", "server's peak, MiB",
+               "largest predicted")  # fmt: skip
+    adapter = series["sites"].adapter
     return "\n\n".join((
         "Method 1 with the real programs of server enclave and accelerator, one accelerator for "
         "all sites of the machine. Exponents of `cost = a * size ^ exponent`, with two standard "
         "errors: 1 is in proportion, 0 is not at all. Seconds are processor seconds of all "
-        "processes from when everything is loaded; bytes are what the network carries, masked "
-        "bytes what goes to the accelerator and back. The last column: seconds at the largest "
-        "size as the smaller ones predict them, against those measured.",
+        "processes from when everything is loaded: of the whole job, and of its training rounds "
+        "without evaluation, release and export, of which the two columns behind it are parts. "
+        "Bytes are what the network carries, masked bytes what goes to the accelerator and back. "
+        "The last column: the rounds' seconds at the largest size as the smaller ones predict "
+        "them, against those measured.",
         markdown_table(columns, rows),
         f"Where nothing else is said a job has {BASE['sites']} sites of {BASE['rows']} rows of "
         f"{BASE['tokens']} tokens, {BASE['rounds']} rounds of one epoch in steps of 8 rows, and a "
         f"random model of {BASE['layers']} blocks, {BASE['hidden']} wide, with Llama 3's "
-        f"proportions and LoRA of rank {BASE['rank']} on every linear layer; for blocks and rounds "
-        f"it is 128 wide. In the first line each site has {MANY['rows']} rows of "
-        f"{MANY['tokens']} tokens, and rank {MANY['rank']} makes an adapter of "
-        f"{size(series['sites'].adapter)}: kept once for each of 64 sites, it would be "
-        f"{size(64 * series['sites'].adapter)}.",
+        f"proportions and LoRA of rank {BASE['rank']} on every linear layer. In the first line "
+        f"each site has {MANY['rows']} rows of {MANY['tokens']} tokens, and rank {MANY['rank']} "
+        f"makes an adapter of {size(adapter)}: kept once for each of 64 sites, it would be "
+        f"{size(64 * adapter)}.",
         _words(series),
         "![Costs against sizes, both on logarithmic axes](scale.svg)",
     ))  # fmt: skip
@@ -232,7 +240,7 @@ def keys(series: Mapping[str, Grown]) -> dict[str, Any]:
     peak = dict(zip(sites.sizes, sites.costs["server MiB"], strict=True))
     return {
         "server_mib_64_over_2": round(peak[64] / peak[2], 3),
-        "seconds_exponent_sites": round(sites.fits["seconds"].exponent, 3),
+        "seconds_exponent_sites": round(sites.fits["job seconds"].exponent, 3),
         "series": {what: asdict(grown) for what, grown in series.items()},
         "extrapolated": extrapolated(series),
     }

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -30,6 +31,7 @@ from sealtune.job.local_file import anchored
 from sealtune.job.scratch import scratch_folder
 from sealtune.job.sections import JobSpec, SitesSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import DataSpec, Job, ModelSpec
+from sealtune.job.training_events import Worked
 from sealtune.launch import environment
 from sealtune.launch.child import Child, Exit
 from sealtune.launch.parties import MANIFEST, admit_party, command, domain_of, line_up
@@ -56,7 +58,8 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
             adapter. Every row is trained on once a round.
 
     Returns:
-        ``seconds`` of server, accelerator and sites; ``up`` and ``down``, bytes through the
+        ``seconds`` of server, accelerator and sites, in the whole job and, ``training``, in its
+        rounds without evaluation and release; ``up`` and ``down``, bytes through the
         network; ``masked``, bytes to the accelerator and back; ``adapter``, bytes;
         ``server_mib`` and ``accelerator_mib`` at most, ``server_idle_mib`` before the job.
     """
@@ -86,29 +89,43 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _carried(
-    server: Local, averages: Child, multiplies: Child, sites: Mapping[str, SiteProgram]
+    server: Local, averages: Child, multiplies: Child, sites: Mapping[str, _Site]
 ) -> dict[str, Any]:
     """The whole job's messages, and what they cost."""
     up = down = 0
-    begun, before = time.perf_counter(), (_seconds(averages), _seconds(multiplies))
-    working, after = 0.0, before
+    first, last, working = 0, 0, 0.0
+    clocks: list[list[float]] = []
+
+    def look() -> None:
+        clocks.append([_seconds(averages), _seconds(multiplies), working])
+
+    look()
     with ServerEnclave(connect(server.listen)) as enclave:
         while (order := enclave.next()) is not None:
+            look()
             for site, message in order.to.items():
                 start = time.process_time()
-                answer = sites[site].deliver(message)
+                answer = sites[site].program.deliver(message)
                 working += time.process_time() - start
                 up, down = up + len(answer), down + len(message)
                 enclave.report(Outcome(site, answer, "", 1, 0.0, len(message)))
-            after = (_seconds(averages), _seconds(multiplies))
-    spent = [round(late - early, 3) for late, early in zip(after, before, strict=True)]
+            if any(one.trains for one in sites.values()):
+                first, last = first or len(clocks) - 1, len(clocks) - 1
+            for one in sites.values():
+                one.trains = False
+            ended = [_seconds(averages), _seconds(multiplies), working]
     return {
-        "seconds": dict(zip(("server", "accelerator"), spent, strict=True))
-        | {"sites": round(working, 3)},
-        "wall_seconds": round(time.perf_counter() - begun, 2),
+        "seconds": _between(clocks[0], ended),
+        # from when the first round's question is out to when what follows the last one is
+        "training": _between(clocks[first], clocks[last + 1]),
         "up": up,
         "down": down,
     }
+
+
+def _between(before: list[float], after: list[float]) -> dict[str, float]:
+    spent = (round(late - early, 3) for early, late in zip(before, after, strict=True))
+    return dict(zip(("server", "accelerator", "sites"), spent, strict=True))
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -149,13 +166,21 @@ def _seconds(child: Child) -> float:
     return time.clock_gettime((~child.process.pid << 3) | 2)
 
 
+@dataclass
+class _Site:
+    """A site's enclave, in this process; ``trains``: it has, since somebody last asked."""
+
+    program: SiteProgram
+    trains: bool = False
+
+
 @contextmanager
-def _site(party: Local) -> Iterator[SiteProgram]:
-    """A site's enclave, in this process."""
+def _site(party: Local) -> Iterator[_Site]:
     admitted = admit_party(party)
 
-    def emit(_: Event) -> None:
-        pass
+    def emit(event: Event) -> None:
+        if isinstance(event, Worked) and event.stage == "train":
+            site.trains = True
 
     with OffloadSession.connect(
         party.accelerator,
@@ -163,7 +188,8 @@ def _site(party: Local) -> Iterator[SiteProgram]:
         integrity_bits=admitted.job.protection.integrity_bits,
         owner=f"{admitted.job_id}/{admitted.site}",
     ) as session:
-        yield SiteProgram(admitted, SiteTrainer(admitted, session, emit), emit)
+        site = _Site(SiteProgram(admitted, SiteTrainer(admitted, session, emit), emit))
+        yield site
 
 
 # --- the job ------------------------------------------------------------------------------------
