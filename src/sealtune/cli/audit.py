@@ -169,7 +169,7 @@ def _show(record: Mapping[str, Any], console: Console, page: Path | None) -> Non
             )
         for one in entry["findings"]:
             head = Text.assemble(
-                (f"{one['verdict']:<15} ", _COLOURS[one["verdict"]]), one["variant"]
+                (f"{one['verdict']}: ", _COLOURS[one["verdict"]]), one["variant"]
             )
             rates = (
                 f"without protection {_rate(one['baseline'])}, with it {_rate(one['protected'])}, "
@@ -177,7 +177,7 @@ def _show(record: Mapping[str, Any], console: Console, page: Path | None) -> Non
             )
             lines = [head, Text(rates), Text(one["measure"], "dim"), Text(one["note"], "dim")]
             for number, line in enumerate(filter(None, lines)):
-                console.print(Padding(line, (0, 0, 0, 18 if number else 2)))
+                console.print(Padding(line, (0, 0, 0, 6 if number else 2)))
     console.print(f"{record['level']:.1%} intervals")
     if page:
         console.print(f"report: {page}", soft_wrap=True)
