@@ -168,9 +168,7 @@ def _show(record: Mapping[str, Any], console: Console, page: Path | None) -> Non
                 Padding(Text(f"does not apply: {entry['not_applicable']}", "dim"), (0, 2))
             )
         for one in entry["findings"]:
-            head = Text.assemble(
-                (f"{one['verdict']}: ", _COLOURS[one["verdict"]]), one["variant"]
-            )
+            head = Text.assemble((f"{one['verdict']}: ", _COLOURS[one["verdict"]]), one["variant"])
             rates = (
                 f"without protection {_rate(one['baseline'])}, with it {_rate(one['protected'])}, "
                 f"guessing {one['chance']:.3g}"
