@@ -33,9 +33,8 @@ def clipped(tensors_: Tensors) -> Tensors:
     """As a round clips a site's update before the rule gets it."""
     norm = float(np.linalg.norm(flat(tensors_)))
     update = Update(tensors_, {n: np.zeros_like(t) for n, t in tensors_.items()}, norm)
-    bound = NormBound(
-        job(privacy=PRIVATE), ROWS, {site: {"x": flat(ZEROS).size} for site in ROWS}, 1.0
-    )
+    sizes = {site: {"x": flat(ZEROS).size} for site in ROWS}
+    bound = NormBound(job(privacy=PRIVATE), sizes, dict.fromkeys(ROWS, [1.0]), 1.0)
     assert bound.of("north") == bound.of("east") == CLIP
     return dict(replace(update, factor=bound.clip("north", norm)))
 

@@ -61,8 +61,7 @@ def spf_files(model: nn.Module) -> dict[str, bytes]:
     weights = write_tensors({name: t.float() for name, t in spf_state(model).items()})
     digest = hashlib.sha256(weights).hexdigest()
     content = SPFFile(config=spf_config(model), weights=digest, heads=chosen_heads(model))
-    values = content.model_dump(mode="json", exclude={"config": {"learning_rate"}})
-    text = json.dumps(values, indent=2) + "\n"
+    text = json.dumps(content.model_dump(mode="json"), indent=2) + "\n"
     return {SPF_WEIGHTS: weights, SPF_CONFIG: text.encode()}
 
 
