@@ -34,7 +34,7 @@ def clipped(tensors_: Tensors) -> Tensors:
     norm = float(np.linalg.norm(flat(tensors_)))
     update = Update(tensors_, {n: np.zeros_like(t) for n, t in tensors_.items()}, norm)
     sizes = {site: {"x": flat(ZEROS).size} for site in ROWS}
-    bound = NormBound(job(privacy=PRIVATE), sizes, dict.fromkeys(ROWS, [1.0]), 1.0)
+    bound = NormBound(job(privacy=PRIVATE), sizes, {site: [1.0] for site in ROWS}, 1.0)
     assert bound.of("north") == bound.of("east") == CLIP
     return dict(replace(update, factor=bound.clip("north", norm)))
 

@@ -5,6 +5,7 @@ Models are float64, so that nothing but a wrong formula can make a difference.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from transformers import AutoModelForCausalLM
 
 from sealtune.errors import UnsupportedModelError
 from sealtune.job.sections import LoraSpec, TuningSpec
+from sealtune.model.compute import Compute
 from sealtune.model.cut import CutEntry
+from sealtune.model.frozen_prefix import FrozenPrefix
 from sealtune.model.load import load_model, quiet
 from sealtune.model.partial import load_part
-from sealtune.model.samples import Contents, Sample, Samples
+from sealtune.model.samples import Contents, CutBatch, Sample, Samples
+from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import CausalLM, LabelWords, Task
 from sealtune.model.texts import Batch
 from sealtune.owner.bottom import Bottom
 from sealtune.plan.planner import make_plan
+from sealtune.plan.steady import steady_blocks
 from sealtune.tuning.folder import load_adapter
 from sealtune.tuning.merge import merge_adapter
 from tests.float64 import in_float64
@@ -134,6 +139,34 @@ def test_through_a_cut(folder_of: FolderOf, name: str) -> None:
             return data.batch(range(len(samples)))
 
     check(top, folder, through)
+
+
+class _Double(Compute):
+    """On the processor, in float64."""
+
+    dtype = torch.float64
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_first_blocks_by_themselves(folder_of: FolderOf, name: str) -> None:
+    """What they make of a text enters the rest in the place of the text."""
+    where = spec(folder_of(name), "causal-lm")
+    tuned = load_model(where, None, meta=True)
+    _, blocks = find_blocks(tuned)
+    if name in UNCUT:  # blocks that give out more, or that no plan can be made of
+        with contextlib.suppress(UnsupportedModelError):
+            assert steady_blocks(tuned, blocks) == 0
+        return
+    assert steady_blocks(tuned, blocks) == len(blocks)
+    model = load_model(where, None).double()
+    prefix = FrozenPrefix(model, CUT, _Double())
+
+    def through(task: Task, texts: Sequence[Text]) -> Batch:
+        batch = batch_of(task, texts)
+        entering = prefix(batch)
+        return CutBatch(batch.input_ids, batch.lengths, batch.labels, entering, prefix.entry)
+
+    check(model, folder_of(name), through)
 
 
 @pytest.mark.parametrize("name", UNCUT)

@@ -5,9 +5,11 @@ Trust domain: none; for comparison only.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -15,15 +17,19 @@ from torch import Tensor
 
 from sealtune.data.site import discover_labels, load_sites
 from sealtune.job.spec import Job
+from sealtune.methods.federated.prefixed_texts import PrefixedTexts, PrefixStore
 from sealtune.model.checkpointing import compute_blocks_again
+from sealtune.model.compute import Compute
+from sealtune.model.cut_chunk import layout_of
+from sealtune.model.frozen_prefix import FrozenPrefix
 from sealtune.model.load import load_model, load_tokenizer
 from sealtune.model.structure import find_blocks
 from sealtune.model.tasks import task_of
-from sealtune.model.texts import SiteTexts, Texts, join
+from sealtune.model.texts import Dataset, SiteTexts, Texts, join
 from sealtune.model.trainable import load_trainable_state, trainable_state
 from sealtune.model.training import Evaluation, OnStep, RoundResult, evaluate, local_round
 from sealtune.plan.personal import personal_tensors
-from sealtune.plan.planner import first_block
+from sealtune.plan.planner import first_block, make_plan
 from sealtune.tuning.apply import apply_tuning
 from sealtune.tuning.folder import load_adapter
 
@@ -66,6 +72,9 @@ class Workbench:
         if job.train.checkpointing:
             compute_blocks_again(base)
         self.initial = self.state()
+        plan = make_plan(job, count, backbone=False)
+        self._first = plan.steady_blocks or plan.cut or 0
+        self._rows: dict[int, tuple[Texts, Dataset]] = {}
         blocks_name, _ = find_blocks(base)
         self.personal = personal_tensors(self.initial, job.aggregation.personal, blocks_name)
 
@@ -93,7 +102,7 @@ class Workbench:
         result = local_round(
             self._model,
             self._task,
-            data,
+            self._prefixed(data),
             self._job.train.model_copy(update={"steps_per_round": steps}),
             seed=self._job.job.seed,
             round=round,
@@ -122,7 +131,10 @@ class Workbench:
     def test(self, state: State) -> dict[str, Evaluation]:
         """Each site's test rows, answered with ``state``."""
         load_trainable_state(self._model, state)
-        return self._test(self._model)
+        return {
+            name: self._evaluate(self._model, self._prefixed(data.test))
+            for name, data in self.sites.items()
+        }
 
     def test_adapter(self, folder: Path) -> dict[str, Evaluation]:
         """The same with a released adapter.
@@ -130,14 +142,27 @@ class Workbench:
         Raises:
             ModelError: there is none, or it is of another model.
         """
-        return self._test(load_adapter(folder, base=self._job.model.path).model)
+        model = load_adapter(folder, base=self._job.model.path).model
+        return {name: self._evaluate(model, data.test) for name, data in self.sites.items()}
 
-    def _test(self, model: Any) -> dict[str, Evaluation]:
-        size = self._job.train.eval_batch_size
-        return {
-            name: evaluate(model, self._task, data.test, batch_size=size)
-            for name, data in self.sites.items()
-        }
+    def _evaluate(self, model: Any, rows: Dataset) -> Evaluation:
+        return evaluate(model, self._task, rows, batch_size=self._job.train.eval_batch_size)
+
+    def _prefixed(self, texts: Texts) -> Dataset:
+        """``texts``, of which blocks below the first tuned one are run once, as in a client
+        enclave.
+        """
+        if not self._first:
+            return texts
+        if not self._rows:
+            layout = layout_of(self._job, len(self._task.labels), "fp32")
+            self._store = PrefixStore(Path(mkdtemp(prefix="sealtune-")), bytes(48), layout)
+            weakref.finalize(self, self._store.close)
+            self._prefix = FrozenPrefix(self._model, self._first, Compute())
+        if id(texts) not in self._rows:
+            rows = PrefixedTexts(texts, str(len(self._rows)), self._prefix, self._store)
+            self._rows[id(texts)] = texts, rows
+        return self._rows[id(texts)][1]
 
 
 def weighted_mean(states: Sequence[State], weights: Sequence[int]) -> dict[str, Tensor]:

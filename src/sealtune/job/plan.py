@@ -92,6 +92,8 @@ class SlicePlan(_Frozen):
         blocks: number of decoder blocks.
         cut: how many leading blocks run at the data owner; None unless the job is split.
         prefix_blocks: how many leading blocks run whole and plain on the accelerator.
+        steady_blocks: how many leading blocks make the same of a text in every step; a site runs
+            each of its texts through them once, and keeps the result sealed.
         modules: placement of each module that holds parameters or computes.
         groups: the linear layers that are called on the accelerator.
         trainable: PEFT state-dict name -> shape of every trainable tensor.
@@ -106,6 +108,7 @@ class SlicePlan(_Frozen):
     blocks: Size
     cut: Size | None = None
     prefix_blocks: Size
+    steady_blocks: Size = 0
     modules: tuple[ModulePlan, ...]
     groups: tuple[LinearGroup, ...]
     trainable: dict[str, tuple[Size, ...]]

@@ -79,6 +79,12 @@ class Compute:
         """``model`` on the device, in place."""
         return model.to(self.device)
 
+    def forward(self) -> contextlib.AbstractContextManager[Any]:
+        """For a forward pass; a backward pass takes the types of its forward pass."""
+        if self.precision != "autocast":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
     def task(self, task: Task) -> Task:
         """``task`` for a model on the device."""
         return task if self == Compute() else _PlacedTask(task, self)
@@ -114,33 +120,33 @@ class _PlacedTask(Task):
         return self._task.encode(examples)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self._precision():
+        with self._compute.forward():
             return self._task.loss(model, self._moved(batch))
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self._precision():
+        with self._compute.forward():
             return self._task.losses(model, self._moved(batch))
 
     def outcome(self, model: nn.Module, batch: Batch) -> Outcome:
-        with self._precision():
+        with self._compute.forward():
             return self._task.outcome(model, self._moved(batch))
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self._precision():
+        with self._compute.forward():
             return self._task.scores(model, self._moved(batch))
 
     def next_tokens(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self._precision():
+        with self._compute.forward():
             return self._task.next_tokens(model, self._moved(batch))
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self._precision():
+        with self._compute.forward():
             return self._task.logits(model, self._moved(batch))
 
     def logit_parts(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         parts = self._task.logit_parts(model, self._moved(batch))
         while True:
-            with self._precision():  # and not while somebody looks at the part
+            with self._compute.forward():  # and not while somebody looks at the part
                 part = next(parts, None)
             if part is None:
                 return
@@ -148,9 +154,3 @@ class _PlacedTask(Task):
 
     def _moved(self, batch: Batch) -> Batch:
         return batch.to(self._compute.device)
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        """For the forward pass; a backward pass takes the types of its forward pass."""
-        if self._compute.precision != "autocast":
-            return contextlib.nullcontext()
-        return torch.autocast(self._compute.device.type, dtype=torch.bfloat16)

@@ -5,13 +5,14 @@
     entry.feed(hidden)
     top(input_ids=anything, attention_mask=mask).logits
 
-Trust domain: server enclave.
+Trust domain: server enclave (split); client enclave, whose own blocks make them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sealtune.errors import ModelError
@@ -24,12 +25,13 @@ class CutEntry:
     Args:
         model: from ``load_part(..., "top")``, with or without PEFT and SPF around it.
         cut: number of the block that they enter.
+        dtype: in which they enter; default: that of the block's weights.
     """
 
-    def __init__(self, model: Any, cut: int) -> None:
+    def __init__(self, model: Any, cut: int, dtype: torch.dtype | None = None) -> None:
         self._activations: Tensor | None = None
         _, blocks = find_blocks(model)
-        self._dtype = next(blocks[cut].parameters()).dtype
+        self._dtype = dtype or next(blocks[cut].parameters()).dtype
         blocks[cut].register_forward_pre_hook(self._put, with_kwargs=True)
 
     def feed(self, activations: Tensor) -> None:

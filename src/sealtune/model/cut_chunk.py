@@ -23,6 +23,7 @@ from sealtune.frames import is_count
 from sealtune.job.spec import Job
 from sealtune.model.activations import LARGEST, Form, bytes_per_token, unpack
 from sealtune.model.load import load_config
+from sealtune.model.texts import Texts
 
 CHUNK = 30 << 20  # bytes of activations, about: a chunk fits into one piece of the network engine
 MAX_SAMPLES = 1 << 24
@@ -160,15 +161,31 @@ def _bytes(values: Sequence[int], kind: str) -> bytes:
     return np.asarray(values, dtype=kind).tobytes()
 
 
-def layout_of(job: Job, classes: int) -> Layout:
-    """What the samples of a split job look like.
+def chunk_of(
+    part: PartName, texts: Texts, rows: Sequence[int], packed: Sequence[bytes], layout: Layout
+) -> Chunk:
+    """Some rows of ``texts``, with the packed activations of each."""
+    labels = [texts.labels[row] for row in rows]
+    ids = None if layout.classes else tuple(tuple(row.tolist()) for row in texts.rows(rows))
+    return Chunk(
+        part,
+        tuple(texts.lengths[row] for row in rows),
+        tuple(-1 if label is None else label for label in labels),
+        ids,
+        tuple(packed),
+    )
+
+
+def layout_of(job: Job, classes: int, form: Form | None = None) -> Layout:
+    """What a job's samples look like.
 
     Args:
         classes: how many the job has; 0 for ``causal-lm``.
+        form: of the activations; default: that of the split job.
     """
     config = load_config(job.model)
     return Layout(
-        form=job.split_settings.activations,
+        form=form or job.split_settings.activations,
         width=int(config.hidden_size),
         max_tokens=job.data.max_tokens,
         classes=classes,

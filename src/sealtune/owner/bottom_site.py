@@ -18,7 +18,7 @@ from sealtune.methods.split.messages import upload_head
 from sealtune.model.activations import pack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.compute import Compute
-from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_spans, layout_of
+from sealtune.model.cut_chunk import Chunk, Layout, PartName, chunk_of, chunk_spans, layout_of
 from sealtune.model.fit import check_length
 from sealtune.model.load import load_config
 from sealtune.model.partial import load_part
@@ -54,15 +54,7 @@ class CutMaker:
         Raises:
             DataError: the model gives values that are not finite.
         """
-        rows = texts.rows(span)
-        labels = [texts.labels[i] for i in span]
-        return Chunk(
-            part,
-            tuple(map(len, rows)),
-            tuple(-1 if label is None else label for label in labels),
-            None if self.layout.classes else tuple(tuple(row.tolist()) for row in rows),
-            tuple(self.packed(rows)),
-        )
+        return chunk_of(part, texts, span, self.packed(texts.rows(span)), self.layout)
 
     def check_length(self, tokens: int) -> None:
         """Raise DataError if the whole model has no place for a text of so many tokens."""

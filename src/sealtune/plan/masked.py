@@ -36,6 +36,7 @@ from sealtune.model.trainable import trainable_state
 from sealtune.plan.backbone import prepare_backbone
 from sealtune.plan.federated import tuned_structure
 from sealtune.plan.personal import personal_tensors
+from sealtune.plan.steady import steady_blocks
 from sealtune.plan.trace import (
     TOKENS,
     Call,
@@ -88,6 +89,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = True) -> Sli
         protect=protect,
         blocks=len(blocks),
         prefix_blocks=prefix,
+        steady_blocks=steady_blocks(tuned, blocks),
         modules=tuple(modules),
         groups=tuple(groups),
         trainable={k: tuple(v.shape) for k, v in trainable_state(tuned).items()},

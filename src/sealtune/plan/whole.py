@@ -17,6 +17,7 @@ from sealtune.job.spec import Job
 from sealtune.model.trainable import trainable_state
 from sealtune.plan.federated import tuned_structure
 from sealtune.plan.personal import personal_tensors
+from sealtune.plan.steady import steady_blocks
 from sealtune.plan.trace import block_index, is_listed
 from sealtune.tuning.apply import first_values
 
@@ -53,6 +54,7 @@ def make_plan(job: Job, num_labels: int | None, *, backbone: bool = False) -> Sl
         protect=job.compute or OWNED,
         blocks=len(blocks),
         prefix_blocks=0,
+        steady_blocks=steady_blocks(tuned, blocks),
         modules=tuple(modules),
         groups=(),
         trainable={name: tuple(tensor.shape) for name, tensor in trainable.items()},

@@ -140,6 +140,7 @@ def check_export(
     live: nn.Module,
     batch: Batch,
     *,
+    live_batch: Batch | None = None,
     compute: Compute | None = None,
     least: float = ROUNDED_LEAST,
     elsewhere: Collection[str] = (),
@@ -153,6 +154,7 @@ def check_export(
         folder: what was written.
         live: the model that was written, in evaluation mode.
         batch: a few texts.
+        live_batch: the same as the live model takes them; default: as they are.
         compute: where the live model is; default: on the processor.
         least: see ``compare_logits``.
         elsewhere: frozen layers of which the live model holds no weights: nor are they held here,
@@ -172,7 +174,7 @@ def check_export(
 
         loaded = _load(folder, base_of)
         require_same_state(live, loaded.model, loaded.fingerprint.tuning)
-        expected = compute.task(loaded.task).logit_parts(live, batch)
+        expected = compute.task(loaded.task).logit_parts(live, live_batch or batch)
         got = written.task(loaded.task).logit_parts(written.place(loaded.model), batch)
         return compare_parts(zip(expected, got, strict=True), least=least)
 

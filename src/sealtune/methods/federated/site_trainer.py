@@ -13,10 +13,12 @@ Trust domain: client enclave; data owner (secure aggregation).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sealtune.errors import FrameError
@@ -26,11 +28,16 @@ from sealtune.job.events import Busy
 from sealtune.job.training_events import Evaluated, Exported, Personal, Phase, Step, Worked
 from sealtune.memory import give_back_freed
 from sealtune.methods.federated.personal import PersonalParts
+from sealtune.methods.federated.prefixed_texts import PrefixedTexts, PrefixStore
+from sealtune.model.activations import Form
 from sealtune.model.checkpointing import compute_blocks_again
 from sealtune.model.compare import ROUNDED_LEAST, SAME_LEAST
 from sealtune.model.compute import Compute
+from sealtune.model.cut_chunk import layout_of
+from sealtune.model.frozen_prefix import FrozenPrefix
 from sealtune.model.load import load_model
 from sealtune.model.rest import load_rest
+from sealtune.model.texts import Dataset
 from sealtune.model.trainable import (
     copy_tensors,
     read_tensors,
@@ -66,6 +73,15 @@ class Session(Protocol):
         """Nothing is to be computed until the server asks again."""
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What is trained and tested on, and what to do when that is over."""
+
+    train: Dataset
+    test: Dataset
+    close: Callable[[], None] = lambda: None
+
+
 class SiteTrainer:
     """Everything that a site's enclave holds.
 
@@ -99,6 +115,9 @@ class SiteTrainer:
         self._model = self._compute.place(tuned)
         self._personal = PersonalParts(admitted, trainable_state(self._model))
         session.install(self._model)
+        self._rows = _Rows(self._data.train, self._data.test)
+        if admitted.plan.steady_blocks:
+            self._rows = self._prefixed()
         self._ledger, self._private = self._privacy()
 
     def answer(self, question: Frame) -> Frame:
@@ -133,9 +152,24 @@ class SiteTrainer:
         stated = {key: fields[key] for key in ("train_loss",) if key in fields}
         self._emit(Worked(round=round_, stage=question.kind, seconds=Busy(**spent), **stated))
         self._emit(Phase(round=round_, phase="wait", of=0))
-        if question.kind != "release":  # the last one
+        if question.kind == "release":  # the last one
+            self._rows.close()
+        else:
             self._session.rest()
         return Frame("update" if question.kind == "train" else "metrics", meta, body)
+
+    def _prefixed(self) -> _Rows:
+        """The rows as the first tuned block takes them."""
+        admitted, compute = self._admitted, self._compute
+        prefix = FrozenPrefix(self._model, admitted.plan.steady_blocks, compute)
+        form: Form = "bf16" if compute.dtype is torch.bfloat16 else "fp32"
+        layout = layout_of(self._job, len(admitted.labels), form)
+        folder, job_id = admitted.state_folder / "prefix", bytes.fromhex(admitted.job_id)
+        store = PrefixStore(folder, job_id, layout)
+        train = PrefixedTexts(self._data.train, "train", prefix, store)
+        if self._job.privacy.unit == "example":  # which rows a step draws is secret
+            train.run_all(self._job.train.eval_batch_size)
+        return _Rows(train, PrefixedTexts(self._data.test, "test", prefix, store), store.close)
 
     def _shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: t for name, t in state.items() if name not in self._personal.names}
@@ -166,7 +200,7 @@ class SiteTrainer:
         from sealtune.model.private_gradients import Noise, PrivateGradients
 
         noise = Noise(privacy.clip, dp.noise_multiplier)
-        rows, spec = self._data.train, self._job.train
+        rows, spec = self._rows.train, self._job.train
         return ledger, PrivateGradients(self._model, self._task, rows, spec, noise)
 
     def _train(self, round_: int) -> dict[str, Any]:
@@ -190,7 +224,7 @@ class SiteTrainer:
         return local_round(
             self._model,
             self._task,
-            self._data.train,
+            self._rows.train,
             self._job.train.model_copy(update={"steps_per_round": steps}),
             seed=self._job.job.seed,
             round=round_,
@@ -213,7 +247,7 @@ class SiteTrainer:
 
     def _test(self) -> Evaluation:
         size = self._job.train.eval_batch_size
-        return evaluate(self._model, self._task, self._data.test, batch_size=size)
+        return evaluate(self._model, self._task, self._rows.test, batch_size=size)
 
     def _go_on(self, round_: int, steps: int) -> None:
         """From the joint adapter, as a round of the site's own: an adapter that stays here."""
@@ -227,13 +261,15 @@ class SiteTrainer:
         from sealtune.tuning.folder import check_export, save_adapter  # needed at the end alone
 
         save_adapter(folder, self._model, fingerprint_of(self._admitted, personal_steps))
-        texts = self._data.test or self._data.train
-        batch = texts.batch(range(min(_CHECKED, len(texts))))
+        part = "test" if len(self._data.test) else "train"
+        texts, rows = getattr(self._data, part), getattr(self._rows, part)
+        few = range(min(_CHECKED, len(texts)))
         same = not self._job.accelerated and self._job.train.precision == "fp32"
         check = check_export(
             folder,
             self._model.eval(),
-            batch,
+            texts.batch(few),
+            live_batch=rows.batch(few),
             compute=self._compute,
             least=SAME_LEAST if same else ROUNDED_LEAST,
             elsewhere=self._admitted.plan.quantised if self._admitted.plan.groups else (),
