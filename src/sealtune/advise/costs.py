@@ -163,11 +163,18 @@ class MaskedStep:
     moved: float
 
 
-def masked_step(shape: Shape, batch: Batch, first: int, *, backward: bool) -> MaskedStep:
-    """A step of Method 1 whose masked products begin at block ``first``."""
+def masked_step(
+    shape: Shape, batch: Batch, first: int, *, backward: bool, kept: bool = False
+) -> MaskedStep:
+    """A step of Method 1 whose masked products begin at block ``first``.
+
+    Args:
+        kept: what enters that block is kept, and blocks before it do not run.
+    """
     pairs, tokens = products(shape, first, backward=backward), batch.tokens
     whole = step_work(shape, batch, first) if backward else forward_work(shape, batch, first)
-    plain = forward_work(shape, batch, 0, first, head=False) if first else Work()
+    runs = first > 0 and not kept
+    plain = forward_work(shape, batch, 0, first, head=False) if runs else Work()
     codes = sum(4.0 * tokens * (k + n) for k, n in pairs)
     stream = sum(4.0 * tokens * k * AES_TRAFFIC for k, _ in pairs)
     ring = sum(8.0 * tokens * k * n for k, n in pairs)
@@ -178,7 +185,7 @@ def masked_step(shape: Shape, batch: Batch, first: int, *, backward: bool) -> Ma
         ),
         pads=Work(ring=ring, traffic=stream),
         accelerator=plain + Work(ring=ring),
-        moved=codes + (tokens * (8 + 4 * shape.width) if first else 0.0),
+        moved=codes + (tokens * (8 + 4 * shape.width) if runs else 0.0),
     )
 
 

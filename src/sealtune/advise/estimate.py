@@ -166,26 +166,39 @@ class _Ways:
         )
 
     def _masked(self, site: str, first: int) -> dict[str, float]:
-        """A site's seconds by piece, and the bytes ``moved`` between enclave and accelerator."""
-        shape, client, link = self.shape, self.equipment.client, self.spec.accelerator_gbit
-        total = dict.fromkeys(("enclave", "accelerator", "pads", "accelerator_link", "moved"), 0.0)
-        alone = self.job.aggregation.personal_steps
-        for batch, times, backward in (
-            (self.counts.train[site].step, self.rounds * self.steps[site] + alone, True),
-            (self.counts.test[site].whole, 3 if alone else 2, False),
+        """A site's seconds by piece, and the bytes ``moved`` between enclave and accelerator.
+
+        Blocks below the first tuned one run once for each row.
+        """
+        train, test, shape = self.counts.train[site], self.counts.test[site], self.shape
+        alone, kept = self.job.aggregation.personal_steps, shape.first_tuned
+        steps = self.rounds * self.steps[site] + alone
+        total: dict[str, float] = {}
+        for batch, times, new, backward in (
+            (train.step, steps, min(steps, train.rows / self.job.train.batch_size), True),
+            (test.whole, 3 if alone else 2, 1, False),
         ):
-            step = costs.masked_step(shape, batch, first, backward=backward)
-            for piece, seconds in (
-                ("enclave", client.seconds(step.enclave)),
-                ("accelerator", self.equipment.accelerator.seconds(step.accelerator)),
-                ("pads", client.seconds(step.pads)),
+            for part, count in (
+                (costs.masked_step(shape, batch, kept, backward=backward, kept=True), times),
+                (costs.masked_step(shape, batch, first, backward=False), new),
+                (costs.masked_step(shape, batch, kept, backward=False, kept=True), -new),
             ):
-                total[piece] += times * seconds * self.factors.get(piece, 1.0)
-            total["accelerator_link"] += (
-                0.0 if link is None else times * step.moved * 8 / (link * 1e9)
-            )
-            total["moved"] += times * step.moved
+                for piece, amount in self._pieces(part).items():
+                    total[piece] = total.get(piece, 0.0) + count * amount
         return total
+
+    def _pieces(self, step: costs.MaskedStep) -> dict[str, float]:
+        client, link = self.equipment.client, self.spec.accelerator_gbit
+        seconds = {
+            "enclave": client.seconds(step.enclave),
+            "accelerator": self.equipment.accelerator.seconds(step.accelerator),
+            "pads": client.seconds(step.pads),
+        }
+        return {
+            **{piece: s * self.factors.get(piece, 1.0) for piece, s in seconds.items()},
+            "accelerator_link": 0.0 if link is None else step.moved * 8 / (link * 1e9),
+            "moved": step.moved,
+        }
 
     def split(self, cut: int) -> Option:
         shape, server = self.shape, self.equipment.server

@@ -119,6 +119,7 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
         staying = sum(prod(plan.trainable[name]) for name in plan.personal)
         trainable += f", of which {staying:,} stay at each site"
     products = sum(1 + g.backward for g in plan.groups)
+    lines: tuple[str, ...]
     if plan.cut is None:
         lines = (
             f"{len(plan.groups)} groups of frozen layers, {products} products a step; "
@@ -128,6 +129,9 @@ def show(plan: SlicePlan, console: Console, *, every: bool) -> None:
         if plan.protect in _WHOLE:
             where, rest = _WHOLE[plan.protect]
             lines = (f"the whole model runs {where}; {trainable}", rest)
+        if plan.steady_blocks:
+            said = f"blocks 0 to {plan.steady_blocks - 1} run once for each text, kept sealed"
+            lines = (*lines, said)
     else:
         lines = (
             f"blocks 0 to {plan.cut - 1} of {plan.blocks} run at the sites, once for each text; "
