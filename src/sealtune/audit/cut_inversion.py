@@ -110,7 +110,7 @@ def inversion(cut: Cut, form: Form) -> list[Finding]:
         "nearest": lambda seen: nearest(known, seen, first),
         "inverter": lambda seen: inverter.guess(seen, first),
     }
-    reach = float(torch.isin(ids, known.candidates).double().mean())
+    reach = float(torch.isin(ids, known.ids).double().mean())
     found = []
     for name, guess in guesses.items():
         plain, sealed = (share(int((guess(one) == ids).sum()), len(ids)) for one in seen)

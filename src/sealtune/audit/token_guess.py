@@ -29,7 +29,7 @@ class Known:
 
     Attributes:
         activations: float [N, D].
-        ids: int64 [N].
+        ids: int64 [N], their tokens.
         first: bool [N], whether it is the first of its text: many decoders turn that one into a
             sink for attention, which looks like no other.
     """
@@ -37,12 +37,6 @@ class Known:
     activations: Tensor
     ids: Tensor
     first: Tensor
-
-    @cached_property
-    def candidates(self) -> Tensor:
-        """The tokens that can be guessed, int64 [C], sorted."""
-        found: Tensor = torch.unique(self.ids)
-        return found
 
     @cached_property
     def _scales(self) -> tuple[Tensor, Tensor]:
@@ -79,6 +73,8 @@ def nearest(known: Known, seen: Tensor, first: Tensor) -> Tensor:
 class Inverter:
     """A linear map from activations to token embeddings, fitted by ridge regression.
 
+    It finds tokens, too, that the attacker's own texts lack.
+
     Args:
         known: what it is trained on.
         embedding: the model's token embeddings, [V, D'].
@@ -86,19 +82,18 @@ class Inverter:
 
     def __init__(self, known: Known, embedding: Tensor) -> None:
         self._known = known
-        table = embedding[known.candidates].double()
-        self._mean = table.mean(0)
-        self._table = normalize(table - self._mean, dim=1)  # [C, D']
+        table = embedding.double()
+        self._table = normalize(table - table.mean(0), dim=1)  # [V, D']
         inner = ~known.first
         inputs = self._inputs(known.activations[inner])
-        places = torch.searchsorted(known.candidates, known.ids[inner])
         weight = torch.eye(inputs.shape[1], dtype=torch.float64) * _RIDGE * len(inputs)
-        self._map = torch.linalg.solve(inputs.T @ inputs + weight, inputs.T @ self._table[places])
+        targets = self._table[known.ids[inner]]
+        self._map = torch.linalg.solve(inputs.T @ inputs + weight, inputs.T @ targets)
 
     def guess(self, seen: Tensor, first: Tensor) -> Tensor:
-        """The candidate of each activation [M, D], int64 [M]; first tokens by ``nearest``."""
-        scores = normalize(self._inputs(seen) @ self._map, dim=1) @ self._table.T  # [M, C]
-        guess = self._known.candidates[scores.argmax(1)]
+        """The token of each activation [M, D], int64 [M]; first tokens by ``nearest``."""
+        scores = normalize(self._inputs(seen) @ self._map, dim=1) @ self._table.T  # [M, V]
+        guess = scores.argmax(1)
         guess[first] = nearest(self._known, seen[first], first[first])
         return guess
 
