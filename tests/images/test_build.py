@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import subprocess
@@ -217,7 +218,7 @@ def test_modules_of_the_kernel_come_after_what_they_need() -> None:
         "boot/vmlinuz-6.9": b"kernel",
         "lib/modules/6.9/kernel/virtio_net.ko": module("net_failover"),
         "lib/modules/6.9/kernel/net_failover.ko": module("failover"),
-        "lib/modules/6.9/kernel/failover.ko": module(),
+        "lib/modules/6.9/kernel/failover.ko.xz": lzma.compress(module()),
         "lib/modules/6.9/kernel/9pnet_virtio.ko": module("9pnet"),
         "lib/modules/6.9/kernel/9pnet.ko": module(),
         "lib/modules/6.9/kernel/9p.ko": module("9pnet"),
@@ -230,6 +231,7 @@ def test_modules_of_the_kernel_come_after_what_they_need() -> None:
     network, folders = ["failover", "net_failover", "virtio_net"], ["9pnet", "9pnet_virtio", "9p"]
     order = [*network, *folders, "tsm", "sev_guest", "tdx_guest"]
     assert list(kernel.modules) == [f"{name}.ko" for name in order]
+    assert kernel.modules["failover.ko"].data == module()
     assert (kernel.release, kernel.image) == ("6.9", b"kernel")
     del files["lib/modules/6.9/kernel/tsm.ko"]
     with pytest.raises(StorageError, match="no module tsm"):

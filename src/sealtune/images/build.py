@@ -17,7 +17,7 @@ from sealtune.images import init
 from sealtune.images.archive import Entry, write_archive
 from sealtune.images.fetch import fetch, sha256_of
 from sealtune.images.image import BOOTED, LIST, Content, Contents, Image, digest_of
-from sealtune.images.kernel import Kernel, is_wanted, take_kernel, unpacked
+from sealtune.images.kernel import Kernel, is_wanted, take_kernel
 from sealtune.images.lock import Lock, Package
 from sealtune.images.parts import (
     deb_files,
@@ -68,9 +68,7 @@ def build(
     for package in debs:
         path = fetch(package, cache)
         if package.name == lock.kernel:
-            files = deb_files(path, is_wanted)
-            modules = {name: unpacked(name, data) for name, data in files.items()}
-            kernel = take_kernel(modules, package.label)
+            kernel = take_kernel(deb_files(path, is_wanted), package.label)
             continue
         files = deb_files(path, lambda name: not name.startswith("usr/share/"))
         entries |= python_files(files, package.label)

@@ -35,7 +35,7 @@ class Kernel:
 
 
 def take_kernel(files: Mapping[str, bytes], origin: str) -> Kernel:
-    """Find both among a kernel package's files.
+    """Find both among a kernel package's files, as they lie in it.
 
     Raises:
         StorageError: the package has no kernel, or lacks a module.
@@ -43,7 +43,7 @@ def take_kernel(files: Mapping[str, bytes], origin: str) -> Kernel:
     images = [path for path in files if path.startswith("boot/vmlinuz-")]
     if len(images) != 1:
         raise StorageError(f"{origin} holds {len(images)} kernels, not one")
-    found = {_name(path): data for path, data in files.items() if ".ko" in path}
+    found = {_name(path): path for path in files if ".ko" in path}
     modules: dict[str, Entry] = {}
 
     def load(name: str) -> None:
@@ -51,7 +51,7 @@ def take_kernel(files: Mapping[str, bytes], origin: str) -> Kernel:
             return
         if name not in found:
             raise StorageError(f"{origin} has no module {name}")
-        data = found[name]
+        data = _unpacked(found[name], files[found[name]])  # a few of thousands
         for other in _depends(data):
             load(other)
         modules[name] = Entry(data, origin)
@@ -67,7 +67,7 @@ def is_wanted(path: str) -> bool:
     return path.startswith("boot/vmlinuz-") or path.endswith((".ko", _COMPRESSED))
 
 
-def unpacked(path: str, data: bytes) -> bytes:
+def _unpacked(path: str, data: bytes) -> bytes:
     """A module as the kernel loads it."""
     return lzma.decompress(data) if path.endswith(_COMPRESSED) else data
 
