@@ -55,6 +55,7 @@ def check(subject: Subject, attack: Attack, variants: set[str]) -> None:
 def test_why_they_do_not_apply(federated: Subject, split: Subject) -> None:
     assert "federated" in CUT_INVERSION.applies(federated)
     assert "split" in GRADIENT_INVERSION.applies(split)
+    assert "split" in POISONING.applies(split)
 
 
 def test_a_family_without_that_layer(tmp_path: Path, gpt2: Path) -> None:

@@ -231,6 +231,14 @@ def _taught(labels: Tensor, classes: int) -> Tensor:
 # --- the attack on a run ------------------------------------------------------------------------
 
 
+def _applies(subject: Subject) -> str:
+    if subject.job.split is not None:
+        return "no updates are averaged in a split job"
+    if subject.job.job.trust == "secure-aggregation":
+        return "under secure aggregation nothing checks single updates: it is the baseline itself"
+    return applies(subject)
+
+
 def _run(subject: Subject, report: Report) -> list[Finding]:
     small = subject.miniature(blocks=_BLOCKS, train=subject.scaled(300), test=subject.scaled(300))
     report(0.0, "the frozen layers below")
@@ -246,5 +254,5 @@ POISONING = Attack(
     "Trains a backdoor, and wrong labels, through one site of five, against each way to aggregate.",
     "a site that takes part",
     _run,
-    applies,
+    _applies,
 )
