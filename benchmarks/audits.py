@@ -2,6 +2,7 @@
 
     python benchmarks/audits.py                   # what is not stored is run, attack by attack
     python benchmarks/audits.py --only federated  # one of federated, pads, split, sums
+    python benchmarks/audits.py --stored          # the page from what is stored
 
 Each run is a `sealtune run` of ICD-10 on SmolLM2-135M with few rounds: attacks work on its first
 blocks and some of its rows, under its own settings. Runs are kept in the cache. Keys of the JSON
@@ -25,7 +26,7 @@ from cut_data import benchmark_cache
 from page import markdown_table, write_section
 from sealtune.audit.attacks import ATTACKS
 from sealtune.audit.record import AUDIT
-from stored_jobs import Stored, stored
+from stored_jobs import Stored, kept, stored
 
 TABLE = "audit"
 NAMES = {
@@ -34,7 +35,7 @@ NAMES = {
     "split": "Method 2",
     "sums": "secure aggregation, no TEE",
 }
-_ROWS = {"federated": (600, 120), "pads": (600, 120), "split": (300, 60), "sums": (400, 80)}
+_ROWS = {"federated": (300, 60), "pads": (150, 30), "split": (300, 60), "sums": (200, 40)}
 _SITES = {"federated": 3, "pads": 3, "split": 2, "sums": 4}
 _LORA = "[tuning.lora]\nrank = 8\nlayers = [26, 27, 28, 29]\n"
 _OWN = {
@@ -46,7 +47,7 @@ _OWN = {
 _JOB = """[job]
 name = "{name}"
 seed = 7
-rounds = 2
+rounds = 1
 {kind}
 [model]
 path = "{model}"
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--only", choices=NAMES, help="one run; writes no page")
     parser.add_argument("--model", default="demo/model", help="folder of the backbone")
     parser.add_argument("--data", default="demo/data", help="folder of the demo sets")
+    parser.add_argument("--stored", action="store_true", help="only write what is stored")
     parser.add_argument("--fresh", action="store_true", help="run stored attacks again")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args()
@@ -179,7 +181,7 @@ def main() -> None:
         for attack in ATTACKS
     ]
     run = partial(attacked, model=options.model, data=options.data)
-    jobs = stored(TABLE, settings, run, fresh=options.fresh)
+    jobs = kept(TABLE) if options.stored else stored(TABLE, settings, run, fresh=options.fresh)
     if not options.only:
         write_section(TABLE, page(jobs))
     found = keys(jobs)

@@ -23,9 +23,7 @@ GOOD, BAD = Rate(0.5, 0.4, 0.6, 9), Rate(0.9, 0.8, 1.0, 9)
 
 def attack(name: str, protected: Rate, why_not: str = "") -> Attack:
     found = Finding(name, "first", "right answers", 0.5, BAD, protected, note="of nine")
-    return Attack(
-        name, f"Tries {name}.", "Who tries.", lambda _, report: [found], lambda _: why_not
-    )
+    return Attack(name, f"Tries {name}.", "who tries", lambda _, report: [found], lambda _: why_not)
 
 
 HELD = (attack("a", GOOD), attack("b", GOOD), attack("c", GOOD, "there is no such thing"))
@@ -92,7 +90,7 @@ def test_some_attacks_alone(run_dir: Path) -> None:
 
 
 def test_a_list_of_them(run_dir: Path) -> None:
-    assert "Tries a. Who tries." in run("--list").stdout
+    assert "Tries a.\n  Adversary: who tries." in run("--list").stdout
     assert "there is no such thing" not in run("--list").stdout
     assert "does not apply to this run: there is no such thing" in run(run_dir, "--list").stdout
     assert [one["name"] for one in json.loads(run("--list", "--json").stdout)] == ["a", "b", "c"]

@@ -28,7 +28,7 @@ def finding(verdict: str, *rates: float, **own: object) -> Json:
 def audited(folder: Path, *findings: Json, **own: object) -> Path:
     run_dir = write_run(folder / "run")
     entry = {
-        "name": "adapter-extraction", "what": "Regress.", "adversary": "Whoever.",
+        "name": "adapter-extraction", "what": "Regress.", "adversary": "whoever",
         "not_applicable": "", "quick": False, "seconds": 12.0, "findings": list(findings),
     }  # fmt: skip
     other = {**entry, "name": "relay", "not_applicable": "there is no TEE", "findings": []}
@@ -58,7 +58,7 @@ def test_the_page_draws_each_finding(tmp_path: Path) -> None:
     page = write(run_dir).read_text()
     for words in (
         'href="#audit"', "cosine &lt;to&gt; B A", "99.9\u00a0% intervals", "Does not apply: there",
-        "no protection", '<span class="badge failed">broken</span>', "0.9<br>(0.8 to 1)",
+        "Adversary: whoever.", "no protection", '<span class="badge failed">broken</span>', "0.9<br>(0.8 to 1)",
     ):  # fmt: skip
         assert words in page
     assert "The code that was attacked is not" not in page

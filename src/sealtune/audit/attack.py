@@ -25,7 +25,7 @@ class Attack:
     Attributes:
         name: on the command line, and of its findings.
         what: what is attempted, in a sentence.
-        adversary: who can attempt it, and what they hold.
+        adversary: who can attempt it, and what they hold; no sentence.
         run: carries it out on a miniature of the run, without protection and against it. The same
             run gives the same findings, but for what the protection draws at random.
         applies: why it does not apply to a run; empty: it does.

@@ -256,7 +256,7 @@ def _read(one: Watched, name: str) -> Tensor:
 ADAPTER_EXTRACTION = Attack(
     NAME,
     "Computes the adapter, or its next values, from the inputs and gradients of frozen layers.",
-    "Whoever runs the accelerator; knows the public model, the plan and the first values.",
+    "whoever runs the accelerator; knows the public model, the plan and the first values",
     _run,
     _applies,
 )

@@ -124,7 +124,7 @@ def _has_masks(subject: Subject) -> str:
 PAD_REUSE = Attack(
     "pad-reuse",
     "Subtracts codes of two calls that might lie under the same mask.",
-    "Whoever runs the accelerator, and can stop and start the enclave.",
+    "whoever runs the accelerator, and can stop and start the enclave",
     _reuse,
     _has_masks,
 )
@@ -186,7 +186,7 @@ def _has_two(subject: Subject) -> str:
 COLLUSION = Attack(
     "collusion",
     "Takes the masks off with the seed that the pad accelerator was given.",
-    "Accelerator and pad accelerator of one operator, or of two who share what they know.",
+    "accelerator and pad accelerator of one operator, or of two who share what they know",
     _collude,
     _has_two,
 )

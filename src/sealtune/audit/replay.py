@@ -155,7 +155,7 @@ def _put_back(subject: Subject, count: int) -> tuple[Rate, Rate]:
 REPLAY = Attack(
     "replay",
     "Gives recorded messages and older checkpoints again.",
-    "Network, coordinator, or whoever stores the server enclave's files.",
+    "network, coordinator, or whoever stores the server enclave's files",
     _replay,
 )
 
@@ -217,6 +217,6 @@ def _later_handshake(ends: Ends, count: int) -> Iterator[Callable[[], object]]:
 RELAY = Attack(
     "relay",
     "Shows genuine evidence of an enclave as the middle's own, or a second time.",
-    "Whoever is in the middle between a site and the server.",
+    "whoever is in the middle between a site and the server",
     _relay,
 )

@@ -115,7 +115,7 @@ def _list(attacks: Sequence[Attack], subject: Subject | None, *, as_json: bool) 
         return
     for row in rows:
         typer.secho(row["name"], bold=True)
-        typer.echo(f"  {row['what']} {row['adversary']}")
+        typer.echo(f"  {row['what']}\n  Adversary: {row['adversary']}.")
         if row["not_applicable"]:
             typer.secho(f"  does not apply to this run: {row['not_applicable']}", fg="yellow")
 
