@@ -58,7 +58,8 @@ def test_the_page_draws_each_finding(tmp_path: Path) -> None:
     page = write(run_dir).read_text()
     for words in (
         'href="#audit"', "cosine &lt;to&gt; B A", "99.9\u00a0% intervals", "Does not apply: there",
-        "Adversary: whoever.", "no protection", '<span class="badge failed">broken</span>', "0.9<br>(0.8 to 1)",
+        "Adversary: whoever.", "no protection",
+        '<span class="badge failed">broken</span>', "0.9<br>(0.8 to 1)",
     ):  # fmt: skip
         assert words in page
     assert "The code that was attacked is not" not in page
