@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sealtune.job.cache import cache_folder
 from sealtune.job.spec import ModelSpec
-from sealtune.job.storage import write_atomic
+from sealtune.job.storage import locked, write_atomic
 from sealtune.model.activations import Form, pack, unpack
 from sealtune.model.batches import sorted_batches
 from sealtune.model.cut import CutEntry
@@ -67,6 +67,7 @@ class CutSpec:
         form: how activations are written.
         model: folder of the backbone.
         data: folder that holds the demo sets.
+        tokens: longer texts are cut; 0: to the set's ``MAX_TOKENS``.
     """
 
     name: str
@@ -76,6 +77,12 @@ class CutSpec:
     form: Form
     model: str = "demo/model"
     data: str = "demo/data"
+    tokens: int = 0
+
+    @property
+    def max_tokens(self) -> int:
+        """At which texts are cut."""
+        return self.tokens or MAX_TOKENS[self.name]
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -129,7 +136,8 @@ def benchmark_cache() -> Path:
 def cut_data(spec: CutSpec) -> CutData:
     """Read the activations, making them first if they are not there."""
     if not spec.file().is_file():
-        make_cut_data(spec, (spec.form,))
+        with locked(spec.file()):  # workers ask for the same at once
+            make_cut_data(spec, (spec.form,))
     return _read(spec)
 
 
@@ -164,7 +172,7 @@ def _key(spec: CutSpec) -> str:
         "rows": [spec.train, spec.test],
         "cut": spec.cut,
         "form": spec.form,
-        "max_tokens": MAX_TOKENS[spec.name],
+        "max_tokens": spec.max_tokens,
         "model": model_digest(spec.model_spec),
         "data": [hashlib.sha256(file).hexdigest() for file in files],
     }
@@ -173,7 +181,7 @@ def _key(spec: CutSpec) -> str:
 
 def text_task(spec: CutSpec, tokenizer: Any, labels: Sequence[str]) -> Task:
     """The classification task of a demo set."""
-    tokens = MAX_TOKENS[spec.name]
+    tokens = spec.max_tokens
     return make_task(
         "classification", tokenizer, max_tokens=tokens, template="{text}", labels=labels
     )

@@ -21,9 +21,11 @@ from sealtune.cli.main import app
 from sealtune.demo import model as demo_model
 from sealtune.demo.data_set import DataSet
 from sealtune.job.describe import sections
+from sealtune.job.job_file import JobFile
 from sealtune.job.key_files import new_key
 from sealtune.job.load import load_job
 from sealtune.job.reference import template
+from sealtune.job.sections import TuningSpec
 from tests.model.tiny import make_llama
 from tests.sample_job import SITES, write_job, write_rows
 
@@ -90,17 +92,25 @@ def test_init_names_every_key(tmp_path: Path) -> None:
         alone = re.search(r"(?s)\n# \[tuning\.ptuning\].*?\n(?=\n)", text)
         assert alone is not None
         text = text.replace(alone[0], "")
+        if method == "split":  # a preset stands for them
+            assert '\npreset = "spf-vo"' in text
+            assert load_text(tmp_path, text).tuning == TuningSpec(preset="spf-vo")
+            text = re.sub(r"\n# (\[tuning\.(?:lora|spf)\])", r"\n\1", text)
         for line in text.splitlines():
             key = re.match(r"# (\w+) = ", line)
             # "train = {" is the other form of a key that is set
             if key and key[1] not in with_another and not line.startswith("# train = {"):
                 text = text.replace(line, line.removeprefix("# "))
-        (tmp_path / "job.toml").write_text(text)
-        job = load_job(tmp_path / "job.toml")
+        job = load_text(tmp_path, text)
         assert (job.network.min_sites, job.job.method) == (2, method)
     tables = sections()
     wanted = {f"{s}.{k}" for s, keys in tables.items() for k in keys if f"{s}.{k}" not in tables}
     assert {name for name in wanted if not name.startswith("equipment.")} <= named
+
+
+def load_text(folder: Path, text: str) -> JobFile:
+    (folder / "job.toml").write_text(text)
+    return load_job(folder / "job.toml")
 
 
 def job_with_data(folder: Path) -> Path:

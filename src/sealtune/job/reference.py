@@ -17,6 +17,7 @@ from typing import Any
 
 from sealtune.job.describe import describe, field, sections
 from sealtune.job.method import method_of
+from sealtune.job.presets import Preset
 from sealtune.job.storage import write_atomic
 
 _HEAD = """\
@@ -33,6 +34,9 @@ _HEAD = """\
 """
 
 _ALONE = ("tuning.ptuning",)  # tables that exclude others; a template has them as comments
+# method -> the preset that a template begins with, and the tables that it stands for
+_BEGINS_WITH: dict[str, Preset] = {"split": "spf-vo"}
+_OF_PRESET = ("tuning.lora", "tuning.spf")
 
 
 def template(method: str) -> str:
@@ -45,7 +49,8 @@ def template(method: str) -> str:
             table = f"[{name}]\n"
             table += _comment(_node(name.split("."))["description"]) if "." in name else ""
             table += "".join(_entry(path, method) for path in shown)
-            text += "\n" + (_off(table) if name in _ALONE else table)
+            off = name in _ALONE or (method in _BEGINS_WITH and name in _OF_PRESET)
+            text += "\n" + (_off(table) if off else table)
     return text
 
 
@@ -71,8 +76,10 @@ def _node(path: list[str]) -> dict[str, Any]:
 def _entry(path: list[str], method: str) -> str:
     node, key = _node(path), path[-1]
     first, *others = node.get("examples", [node.get("default")])
-    value = method if path == ["job", "method"] else first
-    off = "# " if node.get("default", "") in (None, [], {}) else ""
+    chosen = {"job.method": method, "tuning.preset": _BEGINS_WITH.get(method)}
+    value = chosen.get(".".join(path)) or first
+    left_out = node.get("default", "") in (None, [], {}) and not chosen.get(".".join(path))
+    off = "# " if left_out else ""
     lines = [f"{off}{key} = {_toml(value)}  # {describe(path)}"]
     lines += [f"# {key} = {_toml(other)}" for other in others]
     return _comment(node["description"]) + "\n".join(lines) + "\n"

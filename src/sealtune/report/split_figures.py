@@ -128,8 +128,13 @@ def _hidden_axis(name: str) -> int | None:
 
 
 def heads(log: RunLog) -> Json:
-    """The heads that SPF chose: attention module -> group -> their numbers; ``None``: no SPF."""
+    """The heads that SPF chose: attention module -> group -> their numbers; ``None``: not known.
+
+    Those that follow from data stay in the enclave (``withheld``), unless the manifest says not.
+    """
     event = log.last(Heads)
+    spf = table(table(log.job.get("tuning")).get("spf"))
+    by_data = text(spf.get("select")) in ("gradient", "activation", "fisher")
     chosen = {
         module: {group: sorted(set(numbers)) for group, numbers in groups.items()}
         for module, groups in (event.heads if event else {}).items()
@@ -138,6 +143,7 @@ def heads(log: RunLog) -> Json:
         "query_heads": event and event.query_heads,
         "key_value_heads": event and event.key_value_heads,
         "heads": chosen or None,
+        "heads_withheld": by_data and spf.get("release_heads") is not True,
     }
 
 

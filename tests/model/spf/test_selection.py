@@ -18,11 +18,12 @@ from sealtune.tuning.spf import SPFConfig, apply_spf, chosen_heads
 from sealtune.tuning.spf.config import count_of
 from sealtune.tuning.spf.heads import find_heads
 from sealtune.tuning.spf.layer import SparseDelta
-from sealtune.tuning.spf.ranking import _activation, choose
+from sealtune.tuning.spf.ranking import _activation, choose, groups_of
 from tests.model.spf.decoders import (
     ARRANGEMENTS,
     HEADS,
     SHARED,
+    WIDTH,
     attention,
     batch,
     logits_of,
@@ -32,7 +33,7 @@ from tests.model.spf.decoders import (
     owned,
 )
 
-SELECTORS = ("l1-largest", "l1-smallest", "random", "gradient", "activation")
+SELECTORS = ("l1-largest", "l1-smallest", "random", "gradient", "activation", "fisher")
 Scores = dict[tuple[int, str], list[float]]  # (block, role) -> a score for each head
 
 
@@ -148,6 +149,64 @@ def test_gradient_ranks_heads_by_the_whole_models_gradient(name: str) -> None:
         return weight.grad
 
     check_choice(name, "gradient", score_heads(name, reference, gradient))
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_fisher_ranks_heads_by_the_squares_of_each_batchs_gradient(name: str) -> None:
+    reference = make(name)
+    squares: dict[nn.Parameter, Tensor] = {}
+    for seed in (1, 2):
+        reference.zero_grad()
+        loss_of(reference, batch(seed)).backward()
+        for weight in reference.parameters():
+            if weight.grad is not None:
+                squares[weight] = squares.get(weight, 0) + weight.grad.double() ** 2
+    model = make(name).requires_grad_(False)
+    config = SPFConfig(qkv=0.375, dense=0.375, select="fisher")
+    found = choose(
+        groups_of(model, config), config, lambda: (loss_of(model, batch(s)) for s in (1, 2))
+    )
+    scores = score_heads(name, reference, lambda weight: squares[weight])
+    for group, heads in zip(groups_of(model, config), found, strict=True):
+        count = count_of(0.375, in_a_group(group.role))
+        assert heads == best(scores[group.block, group.role], count)
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_projections_with_shares_of_their_own_are_chosen_apart(name: str) -> None:
+    model = make(name)
+    found = selected(name, model, query=0, key=0.25, value=1, dense=0.25)
+    shared = HEADS if name in ("gpt2", "neox") else SHARED
+    for block in range(2):
+        mine = {role: heads for (at, role), heads in found.items() if at == block}
+        assert mine.keys() == {"query", "key", "value", "dense"}
+        assert mine["query"] == ()
+        assert len(mine["key"]) == shared // 4
+        assert mine["value"] == tuple(range(shared))
+    together = selected(name, make(name), qkv=0.25, dense=0.25)
+    assert {heads for (_, role), heads in together.items() if role == "dense"} == {
+        heads for (_, role), heads in found.items() if role == "dense"
+    }
+    rows = WIDTH[name] * (shared // 4 + shared)
+    tuned = [m for n, m in model.named_modules() if isinstance(m, SparseDelta) and m.axis == 0]
+    assert sum(len(spf.index) for spf in tuned) == 2 * rows
+
+
+def test_a_key_is_ranked_by_its_own_weights_where_it_is_chosen_apart() -> None:
+    model = make("llama")
+    weight = model.model.layers[0].self_attn.k_proj.weight.detach()
+    expected = best([float(w.abs().sum()) for w in weight.chunk(SHARED)], 2)
+    found = selected("llama", model, key=0.5, value=0.25)
+    assert found[0, "key"] == expected
+
+
+def test_nothing_is_run_where_nothing_is_to_be_chosen() -> None:
+    """All values, no queries and keys: no head is ranked, so no batch is read."""
+    config = SPFConfig(query=0, key=0, value=1, dense=1, select="fisher")
+    model = apply_spf(make("llama"), config)
+    assert {h for roles in chosen_heads(model).values() for h in roles.values()} == {
+        (), tuple(range(SHARED)), tuple(range(HEADS))
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
