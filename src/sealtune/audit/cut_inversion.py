@@ -235,7 +235,8 @@ def _texts(subject: Subject) -> tuple[Texts, Texts]:
     attacked = first.train[: subject.scaled(ATTACKED)]
     there = {row.text for row in attacked}
     every = [row for data in others for row in data.train] or first.test
-    own = [row for row in every if row.text not in there][: subject.scaled(OWN)]
+    order = np.random.default_rng(subject.seed).permutation(len(every))
+    own = [row for i in order if (row := every[i]).text not in there][: subject.scaled(OWN)]
     task, config = fitting_task(subject.job, subject.labels), load_config(subject.job.model)
 
     def encode(rows: Sequence[Example]) -> Texts:

@@ -188,11 +188,10 @@ def findings(of: Trials, what: str, settings: Settings) -> Iterator[Finding]:
         name = f"{what}, {variant}"
         return Finding(NAME, name, measure, CHANCE, baseline, rate, limit=limit, note=note)
 
-    hidden = {"sealed": sealed, "masked": masked}
-    here = ("masked",) if settings.job.trust == "secure-aggregation" else ("sealed",)
-    for view in here:
-        rate = of.against_unused([hidden[view](one) for one in single])
-        yield found(view, MEASURE, rate, "one site's update as others than its reader have it")
+    hidden = masked if settings.job.trust == "secure-aggregation" else sealed
+    rate = of.against_unused([hidden(one) for one in single])
+    note = "one site's update as others than its reader have it"
+    yield found(hidden.__name__, MEASURE, rate, note)
     for count in sorted({min(count, sites) for count in AGGREGATES}):
         means = [of.aggregate(first, count) for first in range(sites)]
         note = "who gets the joint adapter learns of the sites' texts: add noise, or more sites"

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 _RIDGE = 1e-3  # of the number of tokens
-_AT_ONCE = 1024  # tokens that are compared with all known ones at a time
+_AT_ONCE = 256  # tokens that are compared with all others at a time
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,19 @@ class Inverter:
 
     def __init__(self, known: Known, embedding: Tensor) -> None:
         self._known = known
-        table = embedding.double()
+        table = embedding.float()
         self._table = normalize(table - table.mean(0), dim=1)  # [V, D']
         inner = ~known.first
         inputs = self._inputs(known.activations[inner])
         weight = torch.eye(inputs.shape[1], dtype=torch.float64) * _RIDGE * len(inputs)
-        targets = self._table[known.ids[inner]]
+        targets = self._table[known.ids[inner]].double()
         self._map = torch.linalg.solve(inputs.T @ inputs + weight, inputs.T @ targets)
 
     def guess(self, seen: Tensor, first: Tensor) -> Tensor:
         """The token of each activation [M, D], int64 [M]; first tokens by ``nearest``."""
-        scores = normalize(self._inputs(seen) @ self._map, dim=1) @ self._table.T  # [M, V]
-        guess = scores.argmax(1)
+        found = (self._inputs(seen) @ self._map).float()  # [M, D'], a cosine needs no length of it
+        parts = torch.split(found, _AT_ONCE)
+        guess = torch.cat([(part @ self._table.T).argmax(1) for part in parts])
         guess[first] = nearest(self._known, seen[first], first[first])
         return guess
 
