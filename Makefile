@@ -13,7 +13,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 # in which order, and runs in several processes, which compute what the same code computes here.
 # test_processors.py sets instructions itself.
 NUMERIC := $(addprefix tests/offload/,test_codes.py test_frozen.py test_kernels.py test_lies.py \
-    test_masked.py test_prime_check.py test_ring.py test_training.py test_vectors.py test_wiretap.py \
+    test_masked.py test_ring.py test_training.py test_vectors.py test_wiretap.py \
+    $(addprefix test_prime_check.py::,test_honest_products_pass test_one_changed_entry_is_caught) \
     test_enclave_pads.py::test_no_number_depends_on_when_a_pad_was_made \
     test_second.py::test_products_are_right_however_steps_go) \
   $(addprefix tests/accelerator/,test_lanes.py::test_products_are_exact_in_any_order_of_events \

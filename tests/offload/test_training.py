@@ -28,8 +28,6 @@ from tests import sample_job
 from tests.model.families import make_family
 from tests.model.tiny import make_llama
 
-STEPS = 50
-
 
 def make_job(model: Path, **sections: Any) -> Job:
     tuning = TuningSpec(rank=4, targets="all-linear")
@@ -88,7 +86,7 @@ def test_a_prefix_trains_as_it_does_unmasked(
 ) -> None:
     """No token is added, so pads are for the texts' rows alone."""
     tuning = TuningSpec(ptuning=PtuningSpec(virtual_tokens=6, **settings))
-    compare(make_job(make_family(name, tmp_path / "model"), tuning=tuning), prefixed)
+    compare(make_job(make_family(name, tmp_path / "model"), tuning=tuning), prefixed, steps=15)
 
 
 @pytest.mark.parametrize("name", ["llama", "olmo"])  # olmo's norms have no weights
@@ -106,8 +104,8 @@ def test_a_prefix_trains_in_bfloat16_where_masked_layers_leave_no_parameter(
     assert all(tensor.grad.any() for tensor in model.parameters() if tensor.requires_grad)
 
 
-def compare(job: Job, tuned: Callable[[Job], Any]) -> None:
-    """Fifty steps of two models: one masked, one with the same int8 weights in the plain."""
+def compare(job: Job, tuned: Callable[[Job], Any], steps: int = 50) -> None:
+    """Steps of two models: one masked, one with the same int8 weights in the plain."""
     plan = make_plan(job, None)
     masked, plain = tuned(job), tuned(job)
     use_int8_weights(plain, plan)
@@ -118,7 +116,7 @@ def compare(job: Job, tuned: Callable[[Job], Any]) -> None:
         for m in (masked, plain)
     ]
     generator = torch.Generator().manual_seed(0)
-    for step in range(STEPS):
+    for step in range(steps):
         ids = torch.randint(2, 400, (4, 16), generator=generator)
         losses = []
         for model, optimizer in zip((masked, plain), optimizers, strict=True):
