@@ -19,8 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+from torch import Tensor
 
 from sealtune.accounting.terms import make_terms
 from sealtune.audit.last_layer import States, Top, states_of
@@ -103,6 +106,14 @@ class Trainer:
         local_round(
             self.top.model, task, rows, spec, seed=seed, round=1, site=_SITE, private=private
         )
+
+
+def log_odds_of(scores: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """``log p / (1 - p)`` of each row's own class: [N, C], [N] -> float64 [N]."""
+    scores, own = scores.double(), labels[:, None]
+    rest = scores.scatter(1, own, -torch.inf).logsumexp(1)
+    odds: NDArray[np.float64] = (scores.gather(1, own)[:, 0] - rest).numpy()
+    return odds
 
 
 class _Repeatable(PrivateGradients):

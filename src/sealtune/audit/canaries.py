@@ -23,12 +23,11 @@ import torch
 from numpy.typing import NDArray
 
 from sealtune.audit import example_privacy
-from sealtune.audit.adapter import Schedule, Trainer, frozen
+from sealtune.audit.adapter import Schedule, Trainer, frozen, log_odds_of
 from sealtune.audit.attack import Attack, Report
 from sealtune.audit.example_privacy import Measured, allowed_exposure, budgets, findings, stated
 from sealtune.audit.finding import Finding, Rate
 from sealtune.audit.last_layer import ABSENT, States, Top
-from sealtune.audit.membership import log_odds_of
 from sealtune.audit.statistics import LEVEL, mean
 from sealtune.audit.subject import Subject
 from sealtune.data.site import Example

@@ -20,7 +20,7 @@ from sealtune.audit.finding import Finding, Rate
 from sealtune.audit.subject import Subject
 from sealtune.job.federated_sections import PrivacySpec
 
-_SHOWN = tuple(PrivacySpec(unit="example", epsilon=one) for one in (8.0, 1.0))
+SHOWN = tuple(PrivacySpec(unit="example", epsilon=one) for one in (8.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Measured:
 def budgets(subject: Subject) -> tuple[PrivacySpec, ...]:
     """The job's, or where it has none what is shown beside it."""
     own = subject.job.privacy
-    return _SHOWN if own.unit is None else (own,)
+    return SHOWN if own.unit is None else (own,)
 
 
 def applies(subject: Subject, least_rows: int) -> str:

@@ -16,16 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sealtune.audit import example_privacy
-from sealtune.audit.adapter import Schedule, Trainer, frozen
+from sealtune.audit.adapter import Schedule, Trainer, frozen, log_odds_of
 from sealtune.audit.attack import Attack, Report
 from sealtune.audit.example_privacy import Measured, allowed_auc, allowed_share, budgets, findings
 from sealtune.audit.finding import Finding, Rate
 from sealtune.audit.last_layer import States
+from sealtune.audit.own_adapter import own_findings
 from sealtune.audit.statistics import auc, bootstrap
 from sealtune.audit.subject import Subject
 from sealtune.data.site import Example
@@ -75,8 +74,10 @@ def run(subject: Subject, report: Report) -> list[Finding]:
 
         trained.append(shadows(trainer, states, count, subject.seed, noise, advance))
         done += 1 / len(amounts)
+    measured = _measured(trained, subject.seed)
     return [
-        found for one in _measured(trained, subject.seed) for found in findings(subject, NAME, one)
+        *(found for one in measured for found in findings(subject, NAME, one)),
+        *own_findings(subject, NAME, measured[0].measure, measured[0].plain),
     ]
 
 
@@ -142,14 +143,6 @@ def shadows(
             accuracy = float(right[~member[0]].mean())
         advance((i + 1) / (count + 1))
     return Trained(np.stack(log_odds), member, accuracy)
-
-
-def log_odds_of(scores: Tensor, labels: Tensor) -> Floats:
-    """``log p / (1 - p)`` of each row's own class: [N, C], [N] -> float64 [N]."""
-    scores, own = scores.double(), labels[:, None]
-    rest = scores.scatter(1, own, -torch.inf).logsumexp(1)
-    odds: Floats = (scores.gather(1, own)[:, 0] - rest).numpy()
-    return odds
 
 
 def lira(trained: Trained) -> Floats:
