@@ -12,10 +12,10 @@ import pytest
 import torch
 from scipy.stats import binom  # type: ignore[import-untyped]
 
-from sealtune.audit import canaries, example_privacy, membership
+from sealtune.audit import canaries, example_privacy
 from sealtune.audit.adapter import Schedule, Trainer, frozen
 from sealtune.audit.canaries import CANARIES
-from sealtune.audit.example_privacy import allowed_auc, allowed_exposure, allowed_share
+from sealtune.audit.example_privacy import Measured, allowed_auc, allowed_exposure, allowed_share
 from sealtune.audit.finding import Finding, Rate, Verdict
 from sealtune.audit.last_layer import ABSENT, TARGETS, States, Top, states_of
 from sealtune.audit.membership import MEMBERSHIP
@@ -99,20 +99,20 @@ def test_noise_that_is_switched_off_is_seen(
     assert found[-1].verdict is Verdict.BROKEN
 
 
-def test_a_run_without_privacy_is_a_limit(plain_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "STEPS", 30)
-    monkeypatch.setattr(canaries, "EPOCHS", 10)
-    monkeypatch.setattr(example_privacy, "SHOWN", example_privacy.SHOWN[1:])
-    subject = Subject(plain_run, quick=True)
-    for attack, findings in ((MEMBERSHIP, 6), (CANARIES, 5)):
-        found = attack.run(subject, quiet)
-        assert len(found) == findings
-        own = [one for one in found if "epsilon" not in one.variant]
-        assert {one.verdict for one in own} == {Verdict.LIMIT}
-        assert {one.protected for one in own} == {None}
-        beside = [one for one in found if one not in own]
-        assert all(one.variant.endswith("(this run has none)") for one in beside)
-        assert Verdict.BROKEN not in {one.verdict for one in found}
+def test_a_run_without_privacy_is_a_limit(plain_run: Path, private_run: Path) -> None:
+    known, guessed, some = (Rate(v, v - 0.1, v + 0.1, 100) for v in (0.9, 0.5, 0.7))
+    measured = Measured("LiRA", "area", 0.5, known, [some, guessed], allowed_auc, ["", ""])
+    found = example_privacy.findings(Subject(plain_run), "membership", measured)
+    assert [(one.variant, str(one.verdict)) for one in found] == [
+        ("LiRA", "limit"),
+        ("LiRA, epsilon 8 (this run has none)", "limit"),
+        ("LiRA, epsilon 1 (this run has none)", "held"),
+    ]
+    assert found[0].protected is None
+    for rate, verdict in ((guessed, "held"), (some, "limit"), (known, "broken")):
+        measured = Measured("LiRA", "area", 0.5, known, [rate], allowed_auc, [""])
+        found = example_privacy.findings(Subject(private_run), "membership", measured)
+        assert verdicts(found) == [verdict]  # epsilon 0.5 allows 0.62
 
 
 @pytest.mark.parametrize(
