@@ -4,8 +4,8 @@ Each column's learning rate is that of its grid which does best on held-out trai
 more seed, of two sets together and in half the rounds; Method 1 takes the rate of the plain run
 that it protects, Method 2 with LoRA the pooled one's. Rows are drawn, and dealt out to the sites
 (Dirichlet), by the seed. Rates warm up in a twentieth of the steps and fall to zero (cosine). Every
-column makes the same number of steps of as many rows: local and federated ``rounds * steps`` at
-each site, pooled and Method 2 all sites' steps.
+column makes the same number of steps of as many rows, P-tuning half as many: local and federated
+``rounds * steps`` at each site, pooled and Method 2 all sites' steps. The head has one rate.
 
     local       each site alone: the mean over the sites' adapters
     pooled      all rows in one place
@@ -49,17 +49,19 @@ class Size:
         train, test: rows of all sites, at most.
         rounds, steps: of each site; a round's steps.
         batch: rows of a step.
+        head_rate: learning rate of the head.
         alpha: of the Dirichlet split.
     """
 
     blocks: int | None = 6
-    tuned: int = 3
+    tuned: int = 2
     tokens: int = 16
     train: int = 360
     test: int = 200
-    rounds: int = 18
-    steps: int = 2
+    rounds: int = 24
+    steps: int = 3
     batch: int = 8
+    head_rate: float = 3e-3
     alpha: float = 0.5
 
 
@@ -78,6 +80,7 @@ class Column:
         tuning: of the job file, ``layers`` left out.
         rates: of the grid; of another column's, where ``tuned_as`` names it.
         tuned_as: the column whose rate this one takes.
+        halved: it does half the rounds, as each step goes through all blocks, both ways.
     """
 
     title: str
@@ -85,24 +88,25 @@ class Column:
     tuning: Mapping[str, Any]
     rates: tuple[float, ...] = ()
     tuned_as: str = ""
+    halved: bool = False
 
 
 LORA = {"lora": {"rank": 8}}
 PTUNING = {"ptuning": {"virtual_tokens": 16}}
 SPF = {"preset": "spf-vo", "lora": {}, "spf": {}}
 COLUMNS = {
-    "local": Column("local, LoRA", "local", LORA, (1e-3, 3e-3, 1e-2)),
-    "pooled": Column("pooled, LoRA", "pooled", LORA, (1e-3, 3e-3, 1e-2)),
-    "plain-lora": Column("plain federated, LoRA", "plain-federated", LORA, (1e-3, 3e-3, 1e-2)),
+    "local": Column("local, LoRA", "local", LORA, (3e-4, 1e-3, 3e-3)),
+    "pooled": Column("pooled, LoRA", "pooled", LORA, (3e-4, 1e-3, 3e-3)),
+    "plain-lora": Column("plain federated, LoRA", "plain-federated", LORA, (3e-4, 1e-3, 3e-3)),
     "plain-ptuning": Column(
-        "plain federated, P-tuning v2", "plain-federated", PTUNING, (3e-3, 1e-2, 3e-2)
+        "plain federated, P-tuning v2", "plain-federated", PTUNING, (3e-3, 1e-2, 3e-2), halved=True
     ),
     "method-1-lora": Column("Method 1, LoRA", "method-1", LORA, tuned_as="plain-lora"),
     "method-1-ptuning": Column(
-        "Method 1, P-tuning v2", "method-1", PTUNING, tuned_as="plain-ptuning"
+        "Method 1, P-tuning v2", "method-1", PTUNING, tuned_as="plain-ptuning", halved=True
     ),
     "method-2-lora": Column("Method 2, LoRA", "method-2", LORA, tuned_as="pooled"),
-    "method-2-spf": Column("Method 2, SPF + LoRA", "method-2", SPF, (1e-3, 3e-3, 1e-2)),
+    "method-2-spf": Column("Method 2, SPF + LoRA", "method-2", SPF, (3e-4, 1e-3, 3e-3)),
 }
 FLOORS = ("majority", "tf-idf")
 
@@ -143,7 +147,7 @@ def job_values(settings: Settings, size: Size, model: Path) -> dict[str, Any]:
         key: {**value, "layers": top} if key in ("lora", "spf") else value
         for key, value in column.tuning.items()
     }
-    steps, rounds = size.steps, size.rounds
+    steps, rounds = size.steps, size.rounds // (1 + column.halved)
     values = {
         "job": {"name": "table", "seed": settings["seed"], "rounds": rounds},
         "model": {"path": str(model), "task": "classification"},
@@ -151,7 +155,8 @@ def job_values(settings: Settings, size: Size, model: Path) -> dict[str, Any]:
         "sites": {"names": SITES, "partition": "dirichlet", "alpha": size.alpha},
         "tuning": tuning,
         "train": {"steps_per_round": steps, "batch_size": size.batch,
-                  "learning_rate": settings["rate"], "schedule": "cosine", "warmup": 0.05},
+                  "learning_rate": settings["rate"], "head_learning_rate": size.head_rate,
+                  "schedule": "cosine", "warmup": 0.05},
         "privacy": {"site_metrics": True},
     }  # fmt: skip
     if column.way == "method-2":

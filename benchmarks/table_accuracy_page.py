@@ -110,10 +110,11 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     most, drawn by the seed and dealt out to three sites (Dirichlet, {size.alpha:g}); {size.rounds}
     rounds of {size.steps} steps of {size.batch} rows at each site, pooled and Method 2 as many as
     all sites together; rates warm up and fall to zero (cosine). LoRA (rank 8) and SPF + LoRA
-    (preset `spf-vo`) tune the last {size.tuned} blocks, P-tuning v2 (16 virtual tokens) works on
-    all. Each column's rate was chosen on held-out training rows of {" and ".join(wanted.tuned_on)},
-    in half the rounds; Method 1 has the plain run's, Method 2 with LoRA the pooled one's. TF-IDF
-    (words and pairs of words, logistic regression) reads whole texts.
+    (preset `spf-vo`) tune the last {size.tuned} blocks; P-tuning v2 (16 virtual tokens) works on
+    all, and does half the rounds. The head's rate is {size.head_rate:g}; each column's own was
+    chosen on held-out training rows of {" and ".join(wanted.tuned_on)}, in half the rounds; Method
+    1 has the plain run's, Method 2 with LoRA the pooled one's. TF-IDF (words and pairs of words,
+    logistic regression) reads whole texts.
     """
     parts = [
         " ".join(said.split()),

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
+from demo_rows import first_blocks
 from sealtune.accelerator.engine import Engine
 from sealtune.job.sections import JobSpec, LoraSpec, PtuningSpec, SitesSpec, TrainSpec, TuningSpec
 from sealtune.job.spec import DataSpec, Job, ModelSpec
@@ -156,10 +157,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="ten steps")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     options = parser.parse_args()
-    from tuning import cut_model
-
     torch.set_num_threads(1)
-    model = cut_model(options.model, BLOCKS)
+    model = first_blocks(options.model, BLOCKS)
     pairs = measure(model, options.text, 10 if options.quick else STEPS)
     if options.json:
         print(json.dumps(results(pairs)))

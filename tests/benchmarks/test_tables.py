@@ -102,7 +102,7 @@ def test_every_column_is_a_job(llama: Path) -> None:
         job = Job.model_validate(values)
         assert (job.job.method == "split") == column.startswith("method-2")
         lora = job.tuning.lora
-        assert lora is None or lora.layers == (3, 4, 5)
+        assert lora is None or lora.layers == (4, 5)
 
 
 def test_trials_have_their_own_seed_and_half_the_rounds() -> None:
