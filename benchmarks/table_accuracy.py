@@ -5,7 +5,7 @@ more seed, of two sets together and in half the rounds; Method 1 takes the rate 
 that it protects, Method 2 with LoRA the pooled one's. Rows are drawn, and dealt out to the sites
 (Dirichlet), by the seed. Rates warm up in a twentieth of the steps and fall to zero (cosine). Every
 column makes the same number of steps of as many rows, P-tuning half as many: local and federated
-``rounds * steps`` at each site, pooled and Method 2 all sites' steps. The head has one rate.
+``rounds * steps`` at each site, pooled and Method 2 all sites' steps. The head has a rate of its own.
 
     local       each site alone: the mean over the sites' adapters
     pooled      all rows in one place
@@ -49,7 +49,6 @@ class Size:
         train, test: rows of all sites, at most.
         rounds, steps: of each site; a round's steps.
         batch: rows of a step.
-        head_rate: learning rate of the head.
         alpha: of the Dirichlet split.
     """
 
@@ -58,10 +57,9 @@ class Size:
     tokens: int = 16
     train: int = 360
     test: int = 200
-    rounds: int = 24
+    rounds: int = 12
     steps: int = 3
     batch: int = 8
-    head_rate: float = 3e-3
     alpha: float = 0.5
 
 
@@ -80,6 +78,7 @@ class Column:
         tuning: of the job file, ``layers`` left out.
         rates: of the grid; of another column's, where ``tuned_as`` names it.
         tuned_as: the column whose rate this one takes.
+        head_rate: learning rate of the head; less where there are as many steps as sites together.
         halved: it does half the rounds, as each step goes through all blocks, both ways.
     """
 
@@ -88,6 +87,7 @@ class Column:
     tuning: Mapping[str, Any]
     rates: tuple[float, ...] = ()
     tuned_as: str = ""
+    head_rate: float = 1e-2
     halved: bool = False
 
 
@@ -95,18 +95,18 @@ LORA = {"lora": {"rank": 8}}
 PTUNING = {"ptuning": {"virtual_tokens": 16}}
 SPF = {"preset": "spf-vo", "lora": {}, "spf": {}}
 COLUMNS = {
-    "local": Column("local, LoRA", "local", LORA, (3e-4, 1e-3, 3e-3)),
-    "pooled": Column("pooled, LoRA", "pooled", LORA, (3e-4, 1e-3, 3e-3)),
-    "plain-lora": Column("plain federated, LoRA", "plain-federated", LORA, (3e-4, 1e-3, 3e-3)),
+    "local": Column("local, LoRA", "local", LORA, (5e-4, 2e-3)),
+    "pooled": Column("pooled, LoRA", "pooled", LORA, (5e-4, 2e-3), head_rate=3e-3),
+    "plain-lora": Column("plain federated, LoRA", "plain-federated", LORA, (5e-4, 2e-3)),
     "plain-ptuning": Column(
-        "plain federated, P-tuning v2", "plain-federated", PTUNING, (3e-3, 1e-2, 3e-2), halved=True
+        "plain federated, P-tuning v2", "plain-federated", PTUNING, (3e-3, 1e-2), halved=True
     ),
     "method-1-lora": Column("Method 1, LoRA", "method-1", LORA, tuned_as="plain-lora"),
     "method-1-ptuning": Column(
         "Method 1, P-tuning v2", "method-1", PTUNING, tuned_as="plain-ptuning", halved=True
     ),
-    "method-2-lora": Column("Method 2, LoRA", "method-2", LORA, tuned_as="pooled"),
-    "method-2-spf": Column("Method 2, SPF + LoRA", "method-2", SPF, (3e-4, 1e-3, 3e-3)),
+    "method-2-lora": Column("Method 2, LoRA", "method-2", LORA, tuned_as="pooled", head_rate=3e-3),
+    "method-2-spf": Column("Method 2, SPF + LoRA", "method-2", SPF, (5e-4, 2e-3), head_rate=3e-3),
 }
 FLOORS = ("majority", "tf-idf")
 
@@ -155,7 +155,7 @@ def job_values(settings: Settings, size: Size, model: Path) -> dict[str, Any]:
         "sites": {"names": SITES, "partition": "dirichlet", "alpha": size.alpha},
         "tuning": tuning,
         "train": {"steps_per_round": steps, "batch_size": size.batch,
-                  "learning_rate": settings["rate"], "head_learning_rate": size.head_rate,
+                  "learning_rate": settings["rate"], "head_learning_rate": column.head_rate,
                   "schedule": "cosine", "warmup": 0.05},
         "privacy": {"site_metrics": True},
     }  # fmt: skip
