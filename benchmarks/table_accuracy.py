@@ -5,7 +5,7 @@ more seed, of two sets together and in half the rounds; Method 1 takes the rate 
 that it protects, Method 2 with LoRA the pooled one's. Rows are drawn, and dealt out to the sites
 (Dirichlet), by the seed. Rates warm up in a twentieth of the steps and fall to zero (cosine). Every
 column makes the same number of steps of as many rows, P-tuning half as many: local and federated
-``rounds * steps`` at each site, pooled and Method 2 all sites' steps. The head has a rate of its own.
+``rounds * steps`` at each site, pooled and Method 2 all sites' steps. The head has its own rate.
 
     local       each site alone: the mean over the sites' adapters
     pooled      all rows in one place
@@ -147,7 +147,7 @@ def job_values(settings: Settings, size: Size, model: Path) -> dict[str, Any]:
         key: {**value, "layers": top} if key in ("lora", "spf") else value
         for key, value in column.tuning.items()
     }
-    steps, rounds = size.steps, size.rounds // (1 + column.halved)
+    steps, rounds = size.steps, size.rounds
     values = {
         "job": {"name": "table", "seed": settings["seed"], "rounds": rounds},
         "model": {"path": str(model), "task": "classification"},
@@ -218,11 +218,14 @@ class Wanted:
 
     def settings(self, name: str, column: str, seed: int, rate: float | None = None) -> Settings:
         """Of one job; those of a trial, which has a seed of its own, do half the rounds."""
-        tried = {} if rate is None else {"rate": rate}
-        size = self.size
+        size, found = self.size, {"set": name, "column": column, "seed": seed}
         if seed == HELD:
             size = replace(size, rounds=max(1, size.rounds // 2))
-        return {"set": name, "column": column, "seed": seed, **tried, "size": asdict(size)}
+        if column in COLUMNS:
+            own = COLUMNS[column]
+            size = replace(size, rounds=max(1, size.rounds // (1 + own.halved)))
+            found |= {"rate": rate, "head_rate": own.head_rate, "tuning": own.tuning}
+        return found | {"size": asdict(size)}
 
     def trials(self, column: str) -> list[Settings]:
         """The jobs that choose a column's rate."""
