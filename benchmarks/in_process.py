@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sealtune.accelerator.engine import Engine
 from sealtune.accelerator.prefix import PlainBlocks
 from sealtune.cli.signing import throw_away
@@ -178,7 +180,12 @@ def _session(admitted: Admitted) -> Session:
     if plan.prefix_blocks:
         model = admitted.job.model
         prefix = PlainBlocks(model.path, model.revision, plan.prefix_blocks, backbone)
-    engine = Engine(backbone, [group.model_dump() for group in plan.groups], prefix=prefix)
+    engine = Engine(
+        backbone,
+        [group.model_dump() for group in plan.groups],
+        prefix=prefix,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
     return OffloadSession(
         InProcess(engine, plan.groups),
         plan,

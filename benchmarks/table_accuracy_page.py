@@ -113,7 +113,7 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     (preset `spf-vo`) tune the last {size.tuned} blocks; P-tuning v2 (16 virtual tokens) works on
     all, and does half the rounds. The head's rate is 0.003 for pooled and Method 2, which make
     three times the steps, and else 0.01; each column's own was
-    chosen on held-out training rows of {" and ".join(wanted.tuned_on)}, in half the rounds; Method
+    chosen on held-out training rows of {" and ".join(wanted.tuned_on)}, in a third of the rounds; Method
     1 has the plain run's, Method 2 with LoRA the pooled one's. TF-IDF (words and pairs of words,
     logistic regression) reads whole texts.
     """

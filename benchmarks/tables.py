@@ -26,22 +26,20 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
-
 import table_accuracy
 import table_accuracy_page
 import table_costs
 from demo_rows import SETS
 from page import write_section
 from sealtune.demo.data_sets import DATA_SETS
-from table_accuracy import CPU, CUDA, Places, Wanted, accuracies
+from table_accuracy import CPU, CUDA, DEVICE, Places, Wanted, accuracies
 
 TABLES = ("table-1", "table-3")
 
 
 def table_1(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy."""
-    size = CUDA if torch.cuda.is_available() else CPU
+    size = CUDA if DEVICE == "cuda" else CPU
     wanted = Wanted(size, options.sets, seeds=tuple(range(1, options.seeds + 1)))
     if options.quick:
         quick = replace(size, train=120, test=60, rounds=2)

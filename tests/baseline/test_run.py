@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sealtune.baseline import KINDS, run
 from sealtune.baseline.workbench import Workbench, weighted_mean
@@ -113,6 +114,12 @@ def test_the_mean_is_weighted(llama: Path, tmp_path: Path) -> None:
 def test_unknown_kind(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'none' is not one of local, pooled, plain-federated"):
         run(make_job(tmp_path, llama), "none", tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finds none here"):
+        run(make_job(tmp_path, llama), "pooled", tmp_path, quiet=True, device="cuda")
 
 
 def test_a_file_in_the_way(llama: Path, tmp_path: Path) -> None:

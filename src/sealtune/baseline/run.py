@@ -30,6 +30,7 @@ import sealtune
 from sealtune.baseline.progress import Bar
 from sealtune.baseline.workbench import State, Workbench, weighted_mean
 from sealtune.errors import ConfigError, Problem
+from sealtune.job.compute_rules import Device
 from sealtune.job.method import method_of
 from sealtune.job.spec import Job
 from sealtune.job.storage import write_atomic
@@ -44,11 +45,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Answers = Mapping[str, Evaluation]  # each site's test rows
 
 
-def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str, Any]:
+def run(
+    job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False, device: Device = "cpu"
+) -> dict[str, Any]:
     """Run baseline ``kind`` of ``job``, write its file, and return what is in it.
 
     Args:
         quiet: show no progress.
+        device: where the model is trained and tested.
 
     Returns:
         ``kind, accuracy_before, accuracy_after, accuracy_own_rows, per_site, loss_curve, seconds,
@@ -58,7 +62,7 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         ``job_id`` that they are of.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: there is no such kind, or no such device.
         ModelError: a site's own adapter in the run folder cannot be loaded.
         StorageError: the file cannot be written.
     """
@@ -66,7 +70,7 @@ def run(job: Job, kind: Kind, run_dir: Path, *, quiet: bool = False) -> dict[str
         problem = Problem("--baseline", f"'{kind}' is not one of {', '.join(KINDS)}")
         raise ConfigError("command line", [problem])
     start = perf_counter()
-    bench = Workbench(job)
+    bench = Workbench(job, device)
     own, job_id = own_adapters(run_dir, bench.sites) if kind == "local" else ({}, "")
     steps = _steps(job, bench, kind)
     with Bar(f"baseline {kind}", steps, quiet=quiet) as bar:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sealtune.data.site import discover_labels, load_sites
+from sealtune.job.compute_rules import Device
 from sealtune.job.spec import Job
 from sealtune.methods.federated.prefixed_texts import PrefixedTexts, PrefixStore
 from sealtune.model.checkpointing import compute_blocks_again
@@ -39,16 +40,20 @@ State = Mapping[str, Tensor]
 class Workbench:
     """Model, task and all sites' data of ``job``.
 
+    Args:
+        device: where the model is trained and tested.
+
     Attributes:
         sites: each site's texts.
         initial: the adapter that every run starts from.
         personal: names of its tensors that stay at their site.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, device: Device = "cpu") -> None:
         labels = discover_labels(job)
-        self._job = job
-        self._task = task_of(job, labels, load_tokenizer(job.model))
+        self._job, self._compute = job, Compute.open(device, "fp32")
+        task = task_of(job, labels, load_tokenizer(job.model))
+        self._task = self._compute.task(task)
         count = len(labels) or None
         base = load_model(job.model, count)
         self.sites = {
@@ -59,9 +64,9 @@ class Workbench:
         def calibrate() -> Tensor:
             data = join([data.train for data in self.sites.values()])
             first = range(min(job.train.batch_size, len(data)))
-            return self._task.loss(base, replace(data.batch(first), shows_padding=True))
+            return task.loss(base, replace(data.batch(first), shows_padding=True))
 
-        self._model: Any = apply_tuning(
+        tuned = apply_tuning(
             base,
             job.tuning,
             job.model.task,
@@ -71,6 +76,7 @@ class Workbench:
         )
         if job.train.checkpointing:
             compute_blocks_again(base)
+        self._model: Any = self._compute.place(tuned)
         self.initial = self.state()
         plan = make_plan(job, count, backbone=False)
         self._first = plan.steady_blocks or plan.cut or 0
@@ -142,7 +148,7 @@ class Workbench:
         Raises:
             ModelError: there is none, or it is of another model.
         """
-        model = load_adapter(folder, base=self._job.model.path).model
+        model = self._compute.place(load_adapter(folder, base=self._job.model.path).model)
         return {name: self._evaluate(model, data.test) for name, data in self.sites.items()}
 
     def _evaluate(self, model: Any, rows: Dataset) -> Evaluation:
@@ -158,7 +164,7 @@ class Workbench:
             layout = layout_of(self._job, len(self._task.labels), "fp32")
             self._store = PrefixStore(Path(mkdtemp(prefix="sealtune-")), bytes(48), layout)
             weakref.finalize(self, self._store.close)
-            self._prefix = FrozenPrefix(self._model, self._first, Compute())
+            self._prefix = FrozenPrefix(self._model, self._first, self._compute)
         if id(texts) not in self._rows:
             rows = PrefixedTexts(texts, str(len(self._rows)), self._prefix, self._store)
             self._rows[id(texts)] = texts, rows

@@ -131,7 +131,9 @@ def run(
     job = load_job(job_file)
     run_dir = runs / job.job.name
     if baseline is not None:
-        _baseline(job, baseline, run_dir)
+        _baseline(
+            job, baseline, run_dir, cast("compute_rules.Device", (device or Device.CPU).value)
+        )
         return
     if key and manifest is None and not resume:
         raise ConfigError(
@@ -206,13 +208,13 @@ def _again(job_file: Path, run_dir: Path) -> str:
     return shlex.join([*command, "--resume"])
 
 
-def _baseline(job: Job, kind: Baseline, run_dir: Path) -> None:
+def _baseline(job: Job, kind: Baseline, run_dir: Path, device: compute_rules.Device) -> None:
     """Run a comparison; its results join those of the run."""
     from sealtune import baseline, report
     from sealtune.job.load import check_files
 
     check_files(job)
-    baseline.run(job, kind.value, run_dir)
+    baseline.run(job, kind.value, run_dir, device=device)
     if (run_dir / "metrics.jsonl").exists():
         from rich.console import Console
 
