@@ -1,11 +1,11 @@
 """Table 1: accuracy of each way to an adapter, on five medical sets.
 
 Each column's learning rate is that of its grid which does best on held-out training rows of one
-more seed, of two sets together and in a third of the rounds; Method 1 takes the rate of the plain run
-that it protects, Method 2 with LoRA the pooled one's. Rows are drawn, and dealt out to the sites
-(Dirichlet), by the seed. Rates warm up in a twentieth of the steps and fall to zero (cosine). Every
-column makes the same number of steps of as many rows, P-tuning half as many: local and federated
-``rounds * steps`` at each site, pooled and Method 2 all sites' steps. The head has its own rate.
+more seed, of two sets together and in a third of the rounds; Method 1 takes the rate of the plain
+run that it protects, Method 2 with LoRA the pooled one's. Rows are drawn, and dealt out to the
+sites (Dirichlet), by the seed. Rates warm up in a twentieth of the steps and fall to zero (cosine);
+the head has its own. Every column makes the same number of steps of as many rows, P-tuning half as
+many: local and federated ``rounds * steps`` at each site, pooled and Method 2 all sites' steps.
 
     local       each site alone: the mean over the sites' adapters
     pooled      all rows in one place
