@@ -111,8 +111,8 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     rounds of {size.steps} steps of {size.batch} rows at each site, pooled and Method 2 as many as
     all sites together; rates warm up and fall to zero (cosine). LoRA (rank 8) and SPF + LoRA
     (preset `spf-vo`) tune the last {size.tuned} blocks; P-tuning v2 (16 virtual tokens) works on
-    all, and does half the rounds. The head's rate is 0.003 for pooled and Method 2, which make three
-    times the steps, and else 0.01; each column's own was chosen on held-out training rows of
+    all, and does half the rounds. The head's rate is 0.003 for pooled and Method 2, with three
+    times the steps, and 0.01 otherwise; each column's own was chosen on held-out training rows of
     {" and ".join(wanted.tuned_on)}, in a third of the rounds; Method 1 has the plain run's, Method
     2 with LoRA the pooled one's. TF-IDF (words and pairs of words, logistic regression) reads whole
     texts.
