@@ -131,9 +131,7 @@ def run(
     job = load_job(job_file)
     run_dir = runs / job.job.name
     if baseline is not None:
-        _baseline(
-            job, baseline, run_dir, cast("compute_rules.Device", (device or Device.CPU).value)
-        )
+        _baseline(job, baseline, run_dir, (device or Device.CPU).value)
         return
     if key and manifest is None and not resume:
         raise ConfigError(
