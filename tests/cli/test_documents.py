@@ -27,7 +27,7 @@ PAGES = (
         for name in (
             "threat-model", "attestation", "limitations", "manifest", "split", "figures",
             "glossary", "recorded-evidence", "doctor", "deploy", "images", "kubernetes", "slurm",
-            "flower", "advise", "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
+            "flower", "advise", "results", "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
         )
     ),
 )  # fmt: skip
