@@ -25,9 +25,9 @@ PAGES = (
     *(
         f"docs/{name}.md"
         for name in (
-            "threat-model", "attestation", "limitations", "manifest", "split", "figures",
+            "threat-model", "attestation", "limitations", "manifest", "split", "figures", "results",
             "glossary", "recorded-evidence", "doctor", "deploy", "images", "kubernetes", "slurm",
-            "flower", "advise", "results", "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
+            "flower", "advise", "hardware-snp", "hardware-tdx", "hardware-sgx", "hardware-cloud",
         )
     ),
 )  # fmt: skip
