@@ -114,9 +114,10 @@ def _sealtune(*words: str, may_be_broken: bool = False) -> None:
 
 def page(jobs: Sequence[Stored]) -> str:
     """The section: a table for each run."""
-    parts = []
+    parts, order = [], [attack.name for attack in ATTACKS]
     for name, title in NAMES.items():
-        of_run = [job for job in jobs if job.settings["run"] == name]
+        found = {job.settings["attack"]: job for job in jobs if job.settings["run"] == name}
+        of_run = [found[attack] for attack in order if attack in found]
         rows = [
             (
                 job.settings["attack"], one["variant"], one["measure"], f"{one['chance']:.3g}",
@@ -129,11 +130,15 @@ def page(jobs: Sequence[Stored]) -> str:
         if not rows:
             continue
         columns = ("attack", "variant", "success counts", "guessing", "without", "with", "verdict")
-        seconds = sum(job.figures["seconds"] for job in of_run)
-        words = f"All attacks together took {seconds / 60:.0f} min."
-        if apart:
-            words += f" Do not apply: {', '.join(apart)}."
-        parts.append(f"### {title}\n\n{markdown_table(columns, rows)}\n\n{words}")
+        words = [
+            f"{what}: {', '.join(names)}."
+            for what, names in (
+                ("Do not apply", apart),
+                ("Not stored yet", [attack for attack in order if attack not in found]),
+            )
+            if names
+        ]
+        parts.append(f"### {title}\n\n{markdown_table(columns, rows)}\n\n{' '.join(words)}")
     return "\n\n".join(parts)
 
 
