@@ -5,6 +5,7 @@
     python benchmarks/tables.py --only table-1
 
     table-1   accuracy of each method and of its baselines on five medical sets (table_accuracy)
+    table-2   accuracy, steps and parameters by share of the heads (table_ratios)
     table-3   seconds, memory and bytes of each way to compute (table_costs)
 
 Data sets that are not there are made from published packages. Results are stored job by job, so a
@@ -29,12 +30,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import table_accuracy
 import table_accuracy_page
 import table_costs
+import table_ratios
+import top_jobs
 from demo_rows import SETS
 from page import write_section
 from sealtune.demo.data_sets import DATA_SETS
 from table_accuracy import CPU, CUDA, DEVICE, Places, Wanted, accuracies
 
-TABLES = ("table-1", "table-3")
+TABLES = ("table-1", "table-2", "table-3")
 
 
 def table_1(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,6 +55,17 @@ def table_1(options: argparse.Namespace) -> dict[str, Any]:
         write_section(table_accuracy.TABLE, table_accuracy_page.markdown(wanted, found))
         table_accuracy_page.draw(wanted, found)
     return found
+
+
+def table_2(options: argparse.Namespace) -> dict[str, Any]:
+    """Shares of the heads."""
+    place = top_jobs.Place(str(options.model), str(options.data))
+    found = table_ratios.ratios(
+        place, quick=options.quick, workers=options.workers, fresh=options.fresh
+    )
+    if not options.quick:
+        write_section(table_ratios.TABLE, table_ratios.markdown(found))
+    return table_ratios.figures(found)
 
 
 def table_3(options: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +94,7 @@ def main() -> None:
     options.sets = tuple(options.sets.split(","))
     for name in options.sets:
         DATA_SETS[name].make(options.data / name, lambda said: None)
-    run = {"table-1": table_1, "table-3": table_3}
+    run = {"table-1": table_1, "table-2": table_2, "table-3": table_3}
     found: dict[str, Any] = {}
     for table in options.only.split(","):
         found |= run[table](options)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,7 +53,7 @@ class OneStep:
     ) -> None:
         spec = ModelSpec(path=model, task="classification")
         source = torch.Generator().manual_seed(3)
-        top = load_part(spec, LABELS, CUT, "top")
+        top = deepcopy(_top(model))
         self._batch = CutBatch(
             torch.ones(ROWS, TOKENS, dtype=torch.int64),
             torch.full((ROWS,), TOKENS),
@@ -138,6 +140,11 @@ def _add_product(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) 
     if spf.axis == 0:
         return output.index_add(-1, spf.index, functional.linear(inputs[0], spf.delta))
     return output + functional.linear(inputs[0].index_select(-1, spf.index), spf.delta)
+
+
+@cache
+def _top(model: str) -> Any:
+    return load_part(ModelSpec(path=model, task="classification"), LABELS, CUT, "top")
 
 
 def _whole(top: Any) -> Any:
