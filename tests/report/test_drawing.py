@@ -160,6 +160,13 @@ def test_heat_map_holds_every_head_in_its_frame(blocks: int, query: int, shared:
 
 
 def test_heat_map_puts_a_head_where_it_belongs() -> None:
+    apart = heads.maps(
+        {"heads": {"h.7.attn": {"value": [0], "key": [], "query": []}}, "query_heads": 9,
+         "key_value_heads": 3}
+    )  # fmt: skip
+    assert [(heat.name, heat.heads) for heat in apart] == [
+        ("query heads", 9), ("key heads", 3), ("value heads", 3)
+    ]  # fmt: skip
     chosen = {"h.7.attn": {"qkv": [], "dense": [3]}, "h.8.attn": {"qkv": [0, 1, 3]}}
     qkv, dense = heads.maps({"heads": chosen, "query_heads": 4, "key_value_heads": 4})
     assert [row.said for row in qkv.rows] == [

@@ -134,6 +134,15 @@ def test_no_spf_no_map(tmp_path: Path) -> None:
     assert "LoRA of SmolLM2" in page
 
 
+def test_heads_that_follow_from_data_are_said_to_be_withheld(tmp_path: Path) -> None:
+    happened = [e for e in sample.events() if e["event"] != "heads"]
+    spf = {"query": 0.5, "key": 0.5, "value": 0.5, "dense": 0.5, "select": "fisher"}
+    for released in (False, True):
+        tuning = {**spf, "release_heads": released}
+        page = page_of(tmp_path / "run", happened, sample.resolved(tuning__spf=tuning))
+        assert ("They stayed in the server enclave" in page) is not released
+
+
 def test_trust_chain_of_keys_and_evidence() -> None:
     signed = Verdict(SERVER, "north", PARTICIPANT, False, True, 1.8e9)
     for good, look in ((True, "enclave"), (False, "simulated")):

@@ -18,10 +18,13 @@ from sealtune.report.values import Json
 NAMES = {
     "query": "query heads",
     "key-value": "key/value heads",
+    "key": "key heads",
+    "value": "value heads",
     "qkv": "query, key and value heads",
     "dense": "dense (output) heads",
 }
-_COLOURS = {"query": "h0", "key-value": "h1", "qkv": "h0"}
+_COLOURS = {"query": "h0", "key-value": "h1", "key": "h1", "value": "h1", "qkv": "h0"}
+_SHARED = ("key-value", "key", "value")  # where queries share them, there are fewer
 _ROOM = 780.0  # pixels that all maps share, without their block numbers and captions
 _LARGEST, _SMALLEST = 18.0, 5.0  # of a cell's side
 _DIGIT = 7  # pixels of a digit of a head's number
@@ -68,7 +71,7 @@ def _groups(split: Json) -> Iterator[tuple[str, int, Mapping[int, list[int]]]]:
     order = list(NAMES)
     for key in sorted(by_key, key=lambda k: order.index(k) if k in order else 9):
         seen = max((head + 1 for heads in by_key[key].values() for head in heads), default=0)
-        stated = split["key_value_heads" if key == "key-value" else "query_heads"] or 0
+        stated = split["key_value_heads" if key in _SHARED else "query_heads"] or 0
         yield key, max(seen, stated if stated <= _MOST else 0), dict(sorted(by_key[key].items()))
 
 
