@@ -123,7 +123,7 @@ def markdown(found: dict[str, Any]) -> str:
 
     return "\n\n".join(
         (
-            f"Accuracy: {SET}, blocks {size.cut} to 29 of SmolLM2-135M and a fresh head, "
+            f"Accuracy: {SET}, blocks of SmolLM2-135M from {size.cut} on (of 30) and a fresh head, "
             f"{size.steps} steps of {size.batch} texts, learning rate {RATE:g}, "
             f"{len(quarter[0].figures['right'])} test rows, mean (lowest to highest) of "
             f"{len(quarter)} seeds; difference with the same seeds and rows, in points (standard "
