@@ -183,7 +183,8 @@ def _how(recipes: Recipes) -> str:
     return (
         f"Test rows answered rightly, in %: mean (lowest to highest) of {len(recipes.seeds)} "
         f"seeds. Blocks of SmolLM2-135M from {size.cut} on (of 30) and a fresh head, "
-        f"{size.steps} steps of {size.batch} texts, {size.precision}, at most {size.train - size.held:,} training rows"
+        f"{size.steps} steps of {size.batch} texts, {size.precision}, at most "
+        f"{size.train - size.held:,} training rows"
         f"{f' of at most {size.tokens} tokens' if size.tokens else ''}. The head's learning rate "
         f"is {recipes.head_rate:g}; those of what is tuned in blocks were chosen on held-out "
         f"training rows of {'each set' if len(recipes.tuned_on) > 1 else sets[0]}: {rates}."
