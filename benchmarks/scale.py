@@ -38,11 +38,11 @@ BASE = {"sites": 2, "rows": 32, "tokens": 32, "layers": 2, "hidden": 256, "round
 MANY = {"rows": 8, "tokens": 16, "rank": 64}
 SERIES: Mapping[str, tuple[Sequence[int], Mapping[str, int]]] = {
     "sites": ((1, 2, 4, 8, 16, 32, 64), MANY),
-    "rows": ((16, 32, 64, 128, 256), {}),
-    "tokens": ((16, 32, 64, 128, 256), {}),
-    "layers": ((2, 4, 8, 16, 32), {}),
-    "hidden": ((256, 512, 1024, 2048), {}),
-    "rounds": ((1, 2, 4, 8, 16), {}),
+    "rows": ((32, 64, 128), {}),
+    "tokens": ((32, 64, 128), {}),
+    "layers": ((2, 4, 8), {}),
+    "hidden": ((256, 512, 1024), {}),
+    "rounds": ((2, 4, 8), {}),
 }
 QUICK: Mapping[str, Sequence[int]] = {
     "sites": (2, 8, 64),
@@ -59,7 +59,9 @@ COSTS: Mapping[str, Callable[[Stored], float]] = {
     "bytes": lambda job: float(job.figures["up"] + job.figures["down"]),
     "masked bytes": lambda job: float(job.figures["masked"]),
     "server MiB": lambda job: float(job.figures["server_mib"]),
+    "accelerator MiB": lambda job: float(job.figures["accelerator_mib"]),
 }
+PEAKS = ("server MiB", "accelerator MiB")
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,10 @@ def settings(what: str, value: int) -> dict[str, Any]:
     return {**BASE, **SERIES[what][1], what: value}
 
 
-def measure(*, quick: bool, fresh: bool) -> dict[str, Grown]:
-    """All series."""
-    sizes = QUICK if quick else {what: values for what, (values, _) in SERIES.items()}
+def measure(names: Sequence[str], *, quick: bool, fresh: bool) -> dict[str, Grown]:
+    """These series, or what a quick run has of them."""
+    every = QUICK if quick else {what: values for what, (values, _) in SERIES.items()}
+    sizes = {what: values for what, values in every.items() if what in names}
     asked = [settings(what, value) for what, values in sizes.items() for value in values]
     jobs = iter(stored(f"{TABLE}-quick" if quick else TABLE, asked, run, fresh=fresh))
     return {what: Grown.of(values, [next(jobs) for _ in values]) for what, values in sizes.items()}
@@ -160,13 +163,14 @@ def page(series: Mapping[str, Grown]) -> str:
     """The section."""
     rows = []
     for what, grown in series.items():
-        shown = [str(grown.fits[cost]) for cost in COSTS if cost != "server MiB"]
+        shown = [str(grown.fits[cost]) for cost in COSTS if cost not in PEAKS]
+        shown += [_ends(grown.costs[cost]) for cost in PEAKS]
         off = grown.fits["seconds"].off or 0.0
         sizes = f"{TITLES[what]}, {grown.sizes[0]} to {grown.sizes[-1]}"
-        rows.append((sizes, *shown, _mib(grown), f"{100 * off:+.0f} %"))
+        rows.append((sizes, *shown, f"{100 * off:+.0f} %"))
     columns = ("what grows", "seconds, job", "seconds, rounds", "of the server",
                "of the accelerator", "bytes", "masked bytes", "server's peak, MiB",
-               "largest predicted")  # fmt: skip
+               "accelerator's peak, MiB", "largest predicted")  # fmt: skip
     adapter = series["sites"].adapter
     return "\n\n".join((
         "Method 1 with the real programs of server enclave and accelerator, one accelerator for "
@@ -190,34 +194,38 @@ def page(series: Mapping[str, Grown]) -> str:
     ))  # fmt: skip
 
 
-def _mib(grown: Grown) -> str:
-    first, last = grown.costs["server MiB"][0], grown.costs["server MiB"][-1]
-    return f"{first:.0f} to {last:.0f}"
+def _ends(costs: Sequence[float]) -> str:
+    return f"{costs[0]:.0f} to {costs[-1]:.0f}"
 
 
 def _words(series: Mapping[str, Grown]) -> str:
     """What follows for sizes that nobody has run."""
     far = extrapolated(series)
-    given = {name.removeprefix("8b "): value for name, value in far.items() if name[:2] == "8b"}
-    per_step = (
-        f"one site's training step of 8 rows of {BASE['tokens']} tokens (with its share of all "
-        f"else) would take {given['seconds, a step']:,.0f} processor seconds, "
-        f"{given['accelerator seconds, a step']:,.0f} of them the accelerator's, on this "
-        f"processor, and {size(int(given['masked bytes, a step']))} to the accelerator and back"
-    )
-    return (
+    sites = (
         "**Extrapolated, not measured.** With 1,000 sites (a job file takes 64) each site would "
         f"cost {far['seconds_per_site_1000_over_64']:.2f} times what it costs among 64, and the "
-        f"server {far['server_mib_1000_over_2']:.2f} times the memory that it needs for 2. With a "
-        f"model of 8 billion parameters (32 blocks, 4,096 wide) {per_step}."
+        f"server take {far['server_mib_1000_over_2']:.2f} times the memory that it needs for 2."
+    )
+    given = {name.removeprefix("8b "): value for name, value in far.items() if name[:2] == "8b"}
+    if not given:
+        return sites
+    return (
+        f"{sites} With a model of 8 billion parameters (32 blocks, 4,096 wide) one site's training "
+        f"step of 8 rows of {BASE['tokens']} tokens, with its share of all else, would take "
+        f"{given['seconds, a step']:,.0f} processor seconds, "
+        f"{given['accelerator seconds, a step']:,.0f} of them the accelerator's, on this "
+        f"processor, and {size(int(given['masked bytes, a step']))} to the accelerator and back."
     )
 
 
 def draw(series: Mapping[str, Grown]) -> Any:
     """A plot for each size that grows: measured points, fitted lines."""
-    figure, axes = plot(2, 3, width=10, height=6)
+    rows = -(-len(series) // 3)
+    columns = min(3, len(series))
+    figure, axes = plot(rows, columns, width=1 + 3 * columns, height=3 * rows)
+    places = [axes] if len(series) == 1 else list(axes.flat)
     shown = {"seconds": "#1f5fa8", "server seconds": "#b3541e", "bytes": "#3a7d44"}
-    for place, (what, grown) in zip(axes.flat, series.items(), strict=True):
+    for place, (what, grown) in zip(places, series.items(), strict=False):
         for cost, colour in shown.items():
             measured, fit = grown.costs[cost], grown.fits[cost]
             unit = 1e6 if cost == "bytes" else 1.0
@@ -229,8 +237,8 @@ def draw(series: Mapping[str, Grown]) -> Any:
         place.minorticks_off()
         place.set_xlabel(TITLES[what])
         place.legend(fontsize=7)
-    axes[0][0].set_ylabel("processor seconds, MB")
-    axes[1][0].set_ylabel("processor seconds, MB")
+    for place in places[::3]:
+        place.set_ylabel("processor seconds, MB")
     return figure
 
 
@@ -256,8 +264,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few sizes; writes no page")
     parser.add_argument("--fresh", action="store_true", help="run stored jobs again")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument(
+        "--only", default=",".join(SERIES), help="what grows; sites always [default: %(default)s]"
+    )
     options = parser.parse_args()
-    series = measure(quick=options.quick, fresh=options.fresh)
+    names = ["sites", *options.only.split(",")]
+    if unknown := sorted(set(names) - SERIES.keys()):
+        parser.error(f"nothing here is called {unknown[0]}; there are {', '.join(SERIES)}")
+    series = measure(names, quick=options.quick, fresh=options.fresh)
     if not options.quick:
         write_section(TABLE, page(series))
         write_plot(TABLE, draw(series))
