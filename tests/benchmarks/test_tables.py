@@ -22,6 +22,7 @@ from demo_rows import draw_rows, first_blocks
 from stored_jobs import Stored
 from table_accuracy import COLUMNS, CPU, HELD, Wanted, best, job_values
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PAGE = "".join(f"<!-- table-{n}: begin -->\n<!-- table-{n}: end -->\n" for n in (1, 2, 3))
 
 
@@ -145,3 +146,25 @@ def test_costs_repeat_from_stored_jobs(docs: Path, monkeypatch: pytest.MonkeyPat
     assert len(ran) == jobs
     assert (docs / "benchmarks.md").read_bytes() == first
     assert b"| 1.00 x |" in first
+
+
+def test_the_projects_page_follows_from_its_stored_jobs(
+    docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = {job.settings["seed"] for job in stored_jobs.kept("table-1")} - {HELD}
+    if not seeds:
+        pytest.skip("nothing is stored")
+    section = page.DOCS / "benchmarks.md"
+    settle(monkeypatch, "--only", "table-1", "--seeds", str(len(seeds)))
+
+    def work(_: object, settings: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError(f"is not stored: {settings}")
+
+    monkeypatch.setattr(table_accuracy, "work", work)
+    monkeypatch.setattr(tables, "DEVICE", "cpu")
+    tables.main()
+
+    def of(file: Path) -> str:
+        return file.read_text().split("<!-- table-1: begin -->")[1].split("<!-- table-1: end")[0]
+
+    assert of(section) == of(BENCHMARKS.parent / "docs" / "benchmarks.md")
