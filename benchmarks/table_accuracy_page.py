@@ -106,8 +106,8 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     blocks = f"cut to its first {size.blocks} blocks" if size.blocks else "whole"
     seeds = f"mean of {len(wanted.seeds)} seeds (least to most)" if wanted.seeds[1:] else "one seed"
     said = f"""
-    Right answers in percent, {seeds}. SmolLM2-135M {blocks}; texts cut to {size.tokens} tokens; {size.train} training and {size.test} test rows at
-    most, drawn by the seed and dealt out to three sites (Dirichlet, {size.alpha:g}); {size.rounds}
+    Right answers in percent, {seeds}. SmolLM2-135M {blocks}; texts cut to {size.tokens} tokens;
+    {size.train} training and {size.test} test rows at most, drawn by the seed and dealt out to three sites (Dirichlet, {size.alpha:g}); {size.rounds}
     rounds of {size.steps} steps of {size.batch} rows at each site, pooled and Method 2 as many as
     all sites together; rates warm up and fall to zero (cosine). LoRA (rank 8) and SPF + LoRA
     (preset `spf-vo`) tune the last {size.tuned} blocks; P-tuning v2 (16 virtual tokens) works on
