@@ -105,17 +105,18 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     accuracy, size = found["accuracy"], wanted.size
     blocks = f"cut to its first {size.blocks} blocks" if size.blocks else "whole"
     seeds = f"mean of {len(wanted.seeds)} seeds (least to most)" if wanted.seeds[1:] else "one seed"
+    tuned_on = " and ".join(wanted.tuned_on)
     said = f"""
     Right answers in percent, {seeds}. SmolLM2-135M {blocks}; texts cut to {size.tokens} tokens;
-    {size.train} training and {size.test} test rows at most, drawn by the seed and dealt out to three sites (Dirichlet, {size.alpha:g}); {size.rounds}
-    rounds of {size.steps} steps of {size.batch} rows at each site, pooled and Method 2 as many as
-    all sites together; rates warm up and fall to zero (cosine). LoRA (rank 8) and SPF + LoRA
-    (preset `spf-vo`) tune the last {size.tuned} blocks; P-tuning v2 (16 virtual tokens) works on
-    all, and does half the rounds. The head's rate is 0.003 for pooled and Method 2, with three
-    times the steps, and 0.01 otherwise; each column's own was chosen on held-out training rows of
-    {" and ".join(wanted.tuned_on)}, in a third of the rounds; Method 1 has the plain run's, Method
-    2 with LoRA the pooled one's. `spf-vo` tunes all values, some outputs and low rank elsewhere,
-    and makes 48 steps first to choose heads by. TF-IDF (words and pairs of words, logistic
+    {size.train} training and {size.test} test rows at most, drawn by the seed and dealt out to
+    three sites (Dirichlet, {size.alpha:g}); {size.rounds} rounds of {size.steps} steps of
+    {size.batch} rows at each site, pooled and Method 2 as many as all sites together; rates warm
+    up and fall to zero (cosine). LoRA (rank 8) and SPF + LoRA (preset `spf-vo`) tune the last
+    {size.tuned} blocks; P-tuning v2 (16 virtual tokens) works on all, and does half the rounds.
+    The head's rate is 0.003 for pooled and Method 2, with three times the steps, and 0.01
+    otherwise; each column's own was chosen on held-out training rows of {tuned_on},
+    in a third of the rounds; Method 1 has the plain run's, Method 2 with LoRA the pooled one's.
+    `spf-vo` tunes all values, some outputs and low rank elsewhere, and makes 48 steps first to choose heads by. TF-IDF (words and pairs of words, logistic
     regression) reads whole texts.
     """
     parts = [
