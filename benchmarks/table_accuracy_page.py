@@ -116,8 +116,8 @@ def markdown(wanted: Wanted, found: Mapping[str, Any]) -> str:
     The head's rate is 0.003 for pooled and Method 2, with three times the steps, and 0.01
     otherwise; each column's own was chosen on held-out training rows of {tuned_on},
     in a third of the rounds; Method 1 has the plain run's, Method 2 with LoRA the pooled one's.
-    `spf-vo` tunes all values, some outputs and low rank elsewhere, and makes 48 steps first to choose heads by. TF-IDF (words and pairs of words, logistic
-    regression) reads whole texts.
+    `spf-vo` tunes all values, some outputs and low rank elsewhere, and makes 48 steps first to
+    choose heads by. TF-IDF (words and pairs of words, logistic regression) reads whole texts.
     """
     parts = [
         " ".join(said.split()),
