@@ -116,7 +116,7 @@ def _of_run(folder: Path, size: Mapping[str, Any]) -> dict[str, Any]:
     sent = {key: value for key, value in summary["bytes"].items() if value is not None}
     uploads = [e["seconds"] for e in events if e.get("event") == "uploaded"]
     return {
-        "step": statistics.median(_between_steps(events)),
+        "step": round(statistics.median(_between_steps(events)), 4),
         "parts": parts,
         "bottom": round(sum(uploads) / len(SITES), 3),
         "bytes": sent,
@@ -193,7 +193,9 @@ def markdown(jobs: list[Stored]) -> str:
     each. *Step*: median seconds from the end of one to that of the next, two sites at once (plain:
     one after the other, in one process with all cores). *Enclave* to *pads*: where a site's time in
     a training round goes, by step. Bytes to and from accelerators are the whole job's, evaluations
-    included, by step. Method 2 trains the upper half, at the server.
+    included, by step. Method 2 trains the upper half, at the server. On shared cores a party's
+    time by the clock follows from how many processes wait beside it, so steps of one process and
+    of several are no fair comparison; processor seconds are fairer.
     """
     parts = [" ".join(said.split()), markdown_table(columns, rows)]
     if split:
