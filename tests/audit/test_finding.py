@@ -22,7 +22,7 @@ GUESSED, FOUND = Rate(0.5, 0.4, 0.6, 100), Rate(0.9, 0.8, 0.95, 100)
         (FOUND, Rate(0.6, 0.51, 0.7, 100), False, "broken"),
         (FOUND, FOUND, True, "limit"),
         (FOUND, None, True, "limit"),
-        (FOUND, GUESSED, True, "attack too weak"),
+        (FOUND, GUESSED, True, "held"),
         (GUESSED, GUESSED, False, "attack too weak"),
         (GUESSED, FOUND, False, "attack too weak"),
     ],

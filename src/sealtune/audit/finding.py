@@ -77,6 +77,6 @@ class Finding:
         if self.baseline.low <= self.chance:
             return Verdict.WEAK
         succeeds = self.protected is None or self.protected.low > self.chance
-        if self.limit:
-            return Verdict.LIMIT if succeeds else Verdict.WEAK
-        return Verdict.BROKEN if succeeds else Verdict.HELD
+        if not succeeds:
+            return Verdict.HELD
+        return Verdict.LIMIT if self.limit else Verdict.BROKEN
