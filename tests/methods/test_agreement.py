@@ -114,9 +114,10 @@ def played(
 ) -> tuple[list[dict[str, bool]], list[dict[str, int]]]:
     """Flags and counted rows of each round; the wild site's update is ``wild`` times the usual."""
     source, standings = np.random.default_rng(7), dict[str, Standing]()
+    sizes = {site: WHOLE[site] for site in sites}
     flags, rows = [], []
     for _ in range(rounds):
-        agreement = Agreement(Sketcher(bytes(32), SHAPES), standings, WHOLE)
+        agreement = Agreement(Sketcher(bytes(32), SHAPES), standings, sizes)
         rows.append({site: agreement.rows(site, 100) for site in sites})
         common = source.normal(size=SIZE)
         for site in sites:
@@ -140,6 +141,13 @@ def test_honest_sites_are_not_far_out_however_little_they_agree(noise: float, co
     flags, rows = played(4, 1.0, noise=noise, sites=SITES[-count:])
     assert not any(far for found in flags for far in found.values())
     assert all(counted == 100 for round_ in rows for counted in round_.values())
+
+
+def test_of_three_sites_the_two_that_are_alike_do_not_decide_over_the_third() -> None:
+    """An honest site with rows of other kinds is named, and keeps its weight."""
+    flags, rows = played(3, -1.0, sites=SITES[-3:])
+    assert all(found["wild"] for found in flags)
+    assert all(counted["wild"] == 100 for counted in rows)
 
 
 def test_two_colluding_sites_of_five_make_nobody_else_an_outlier() -> None:
