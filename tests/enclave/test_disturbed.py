@@ -28,8 +28,9 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def drive_killed(federation: Federation, server: Driver) -> None:
     """The relay is killed after each single thing that it does, and a new one knows nothing."""
-    while (outgoing := server.next()) is not None:
-        for site in reversed(list(outgoing)):
+    while (sent := server.next()) is not None:
+        outgoing = dict(sent)
+        for site in reversed(list(sent)):
             assert server.next() == outgoing  # killed with everything that it was given
             federation.sites[site].deliver(outgoing[site])
             again = server.next() or {}
@@ -71,7 +72,7 @@ def test_a_hostile_relay_gains_nothing_but_delay(
     server, old = federation.aggregator(), list[tuple[str, bytes]]()
     forged = 0
     while (outgoing := server.next()) is not None:
-        for site in reversed(outgoing):
+        for site in reversed(list(outgoing)):
             sealed = not outgoing[site].startswith(frames.MAGIC)
             for other, message in old[-6:]:  # also to whom they were not meant for
                 for receiver in (site, other) if sealed else ():  # a handshake it could prevent

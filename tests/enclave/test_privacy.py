@@ -246,7 +246,7 @@ def test_the_joint_adapter_has_the_noise_that_was_signed(llama: Path, tmp_path: 
 def test_who_is_away_changes_no_weight(llama: Path, tmp_path: Path) -> None:
     """Two of three sites answer: the job goes on, within the same budget."""
     spec = PrivacySpec(unit=SITE, epsilon=6.0)
-    job = make_spare_job(tmp_path, llama, privacy=spec, train=TRAIN)
+    job = make_spare_job(tmp_path, llama, privacy=spec, train=TRAIN, aggregation={})
     assert job.network == NetworkSpec(min_sites=2)
     federation = make_federation(job, tmp_path / "run")
     federation.run(

@@ -101,7 +101,7 @@ def test_heads_are_read_and_not_chosen_again(tmp_path: Path) -> None:
 def test_files_say_what_they_hold(live: Any, folder: Path) -> None:
     written = json.loads((folder / SPF_CONFIG).read_text())
     assert written["format"] == 1
-    assert written["config"] == json.loads(CONFIG.model_dump_json(exclude={"learning_rate"}))
+    assert written["config"] == json.loads(CONFIG.model_dump_json())
     assert written["heads"][ATTENTION].keys() == {"query", "key-value", "dense"}
     assert read_spf_config(folder).config == CONFIG
     assert read_spf_config(folder).heads == chosen_heads(live)
