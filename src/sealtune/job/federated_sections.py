@@ -34,7 +34,7 @@ class AggregationSpec(Section):
     """For `multi-krum`: how many sites may attack; it needs at least 2 attackers + 3 sites."""
     outliers: Literal["discount", "report"] = "discount"
     """A site whose updates point elsewhere than the others' is named in the round report;
-    `discount`: from the next round on its rows count a sixteenth, as long as they do, in a round of
+    `discount`: from the next round on its rows count a sixteenth, as long as they do, in a job of
     five sites or more. Of fewer, two that are alike would decide over a third."""
     server_optimizer: ServerOptimizer = "none"
     """What moves the global adapter, with the mean update in the place of a gradient."""

@@ -5,8 +5,8 @@ what a few of them send neither raises nor lowers it beyond that of honest ones.
 the median agreement of the same rounds, later rounds counting more. A site far below it is an
 outlier; with ``aggregation.outliers = "discount"`` its rows count a sixteenth in the next round:
 not nothing, so that no aggregate is of fewer organisations than the cohort. What decides is always
-past, so updates still stream through. It takes five sites: of fewer, two that are alike would
-decide over an honest one that has other rows.
+past, so updates still stream through. It takes a job of five sites: of fewer, two that are
+alike would decide over an honest one that has other rows.
 
 A site of a lower rank has a part of the numbers, in which all of its update lies and about as large
 a part of the others' squares: its cosine with them is that among the shared numbers times the root
@@ -33,7 +33,7 @@ _FAR = 0.5  # of what is usual
 _NOISE = 3 / math.sqrt(WIDTH)  # three deviations of a sketch's cosine
 _DISCOUNT = 16
 _FEWEST = 3  # of two sites, neither is the one that is far out
-DISCOUNTS_FROM = 5  # sites: 2 f + 3 bear f that attack, as for multi-krum
+_DISCOUNTS_FROM = 5  # sites: 2 f + 3 bear f that attack, as for multi-krum
 
 
 class Agreement:
@@ -56,7 +56,7 @@ class Agreement:
 
     def rows(self, site: str, signed: int) -> int:
         """How many rows a site counts in this round, by what it sent in those before."""
-        discounts = len(self._sizes) >= DISCOUNTS_FROM and self._is_far(site)
+        discounts = len(self._sizes) >= _DISCOUNTS_FROM and self._is_far(site)
         return max(1, signed // _DISCOUNT) if discounts else signed
 
     def note(self, site: str, update: Tensors) -> None:
